@@ -1,0 +1,382 @@
+"""The values at the centre: a job, its states, and what grading found.
+
+Everything here is frozen and pure: no clock, no file, no thread. The state machine is data
+(`TRANSITIONS`), and each decision about a job's future is a function of values. Records cross
+borders as JSON only; the ones that are kept carry `schema`.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any, Final
+
+from msgspec import Struct, field
+
+SCHEMA: Final = 1
+"""Version of every record that is kept or printed as JSON."""
+
+MAX_ATTEMPTS: Final = 3
+"""Infrastructure failures that a job may have before it is dead."""
+SOLO_AFTER: Final = 2
+"""Interruptions after which a job is run alone: it may be what kills its engines."""
+MAX_SOLO_DEATHS: Final = 3
+"""Engine deaths while a job was run alone that make it dead."""
+
+
+class State(StrEnum):
+    """Where a job is in the queue."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    DEAD = "dead"
+    CANCELLED = "cancelled"
+
+    @property
+    def terminal(self) -> bool:
+        return self in TERMINAL
+
+
+TERMINAL: Final = frozenset({State.DONE, State.DEAD, State.CANCELLED})
+
+
+class Outcome(StrEnum):
+    """What grading found, of a job that is done. Only `graded` has a score."""
+
+    GRADED = "graded"
+    NO_SCORE = "no_score"
+    TIME_LIMIT = "time_limit"
+    MEMORY_LIMIT = "memory_limit"
+    OUTPUT_LIMIT = "output_limit"
+
+
+class Trust(StrEnum):
+    """How far a score is out of the reach of the code that it grades."""
+
+    SEPARATED = "separated"
+    """The step that reported never saw the submission, only files that an earlier step left."""
+    SHARED = "shared"
+    """Grader and submission shared a sandbox: a hostile submission could have forged the score."""
+
+
+class Transition(Struct, frozen=True):
+    """One edge of the state machine. `source` is None where a job begins."""
+
+    source: State | None
+    verb: str
+    target: State
+    when: str = ""
+
+
+TRANSITIONS: Final[tuple[Transition, ...]] = (
+    Transition(None, "submit", State.QUEUED),
+    Transition(State.QUEUED, "claim", State.RUNNING, "due; a new attempt and token"),
+    Transition(State.QUEUED, "cancel", State.CANCELLED),
+    Transition(State.RUNNING, "finish", State.DONE),
+    Transition(State.RUNNING, "fail", State.QUEUED, "attempts left; due later"),
+    Transition(State.RUNNING, "fail", State.DEAD, "no attempts left, or retrying cannot help"),
+    Transition(State.RUNNING, "release", State.QUEUED, "engine stops; uncharged"),
+    Transition(State.RUNNING, "recover", State.QUEUED, "engine died; uncharged"),
+    Transition(State.RUNNING, "recover", State.DEAD, "for the third time while run alone"),
+    Transition(State.RUNNING, "reap", State.QUEUED, "lease lapsed; uncharged"),
+    Transition(State.RUNNING, "reap", State.DEAD, "for the third time while run alone"),
+    Transition(State.RUNNING, "cancelled", State.CANCELLED, "cancel was requested"),
+)
+"""Every edge there is. `retry` and `regrade` are no edges: they submit a new job that names the old one."""
+
+
+# --- limits and usage -------------------------------------------------------------------------
+
+
+class Limits(Struct, frozen=True, forbid_unknown_fields=True):
+    """What one step may use. Seconds and bytes."""
+
+    wall: float = 60.0
+    cpu: float | None = None
+    """CPU seconds of all processes together; None: bounded by `wall` and the share of cores alone."""
+    memory: int = 512 << 20
+    pids: int = 128
+    output: int = 1 << 20
+    """Bytes of stdout and stderr together, after which the step is ended."""
+    disk: int = 256 << 20
+    """Bytes of the writable directories together, held in memory on top of `memory`."""
+    cpus: float = 1.0
+    """Share of cores, where the sandbox can hold it."""
+
+
+class Usage(Struct, frozen=True):
+    """What a step, or a whole job, used. None: not known in this sandbox."""
+
+    wall: float = 0.0
+    cpu: float | None = None
+    memory: int | None = None
+    """Peak bytes, the writable directories included where the sandbox counts them."""
+
+
+class Notice(Struct, frozen=True):
+    """Something that a person should know, though it decided nothing. `id` is stable."""
+
+    id: str
+    message: str
+
+
+# --- results ----------------------------------------------------------------------------------
+
+
+class TestResult(Struct, frozen=True, omit_defaults=True):
+    """One test of a report, in Gradescope's words."""
+
+    __test__ = False
+
+    name: str = ""
+    number: str = ""
+    score: float | None = None
+    max_score: float | None = None
+    status: str | None = None
+    output: str = ""
+    output_format: str = "text"
+    name_format: str = "text"
+    visibility: str = "visible"
+    tags: tuple[str, ...] = ()
+    extra_data: dict[str, Any] = field(default_factory=dict)
+
+
+class LeaderboardEntry(Struct, frozen=True, omit_defaults=True):
+    name: str
+    value: float | str
+    order: str = "desc"
+
+
+class StepReport(Struct, frozen=True, omit_defaults=True):
+    """How one step ended. Exactly one of `exit_status` and `signal` is set, unless the step never started."""
+
+    name: str
+    exit_status: int | None = None
+    signal: int | None = None
+    limit: str | None = None
+    """The limit that ended it: wall, cpu, memory, output."""
+    usage: Usage = Usage()
+    output_bytes: int = 0
+    """All that it wrote, kept or not."""
+    refused: tuple[tuple[str, str], ...] = ()
+    """Files that it left and that were not taken: (path, reason)."""
+
+
+class Result(Struct, frozen=True, omit_defaults=True):
+    """What grading found. `score` is None unless the outcome is graded."""
+
+    outcome: Outcome
+    score: float | None = None
+    max_score: float | None = None
+    trust: Trust = Trust.SHARED
+    reason: str = ""
+    """A few words on what went wrong; empty for a plain grade."""
+    tests: tuple[TestResult, ...] = ()
+    feedback: str = ""
+    feedback_format: str = "text"
+    visibility: str = "visible"
+    stdout_visibility: str = "hidden"
+    leaderboard: tuple[LeaderboardEntry, ...] = ()
+    extra_data: dict[str, Any] = field(default_factory=dict)
+    warnings: tuple[Notice, ...] = ()
+    steps: tuple[StepReport, ...] = ()
+    usage: Usage = Usage()
+    sandbox: str = ""
+    image_digest: str = ""
+    schema: int = SCHEMA
+
+
+class Failure(Struct, frozen=True, omit_defaults=True):
+    """Why an attempt, or a dead job, was not graded: an error's id, message and next step."""
+
+    id: str
+    message: str
+    hint: str = ""
+
+
+# --- the queue's records ----------------------------------------------------------------------
+
+
+class JobSpec(Struct, frozen=True, omit_defaults=True):
+    """What submit writes: everything about a job that never changes. Digests name blobs."""
+
+    assignment: str
+    student: str
+    spec: str
+    """Digest of the assignment's canonical JSON."""
+    inputs: str
+    """Digest of the submission's bundle."""
+    key: str | None = None
+    """Idempotency: one live or done job per key in a queue. None: never the same as another."""
+    course: str = ""
+    title: str = ""
+    """What the hand-in is called: a file's name, for people."""
+    priority: int = 0
+    """Higher first."""
+    rank: int = 0
+    """Among equals in priority: lower first, then in order of submission."""
+    lane: str = ""
+    labels: dict[str, str] = field(default_factory=dict)
+    supersedes: str | None = None
+    refs: tuple[str, ...] = ()
+    """Every other blob that grading needs: kept while the job is."""
+
+
+class Job(Struct, frozen=True, omit_defaults=True):
+    """A job as the store has it now. Times are seconds since the epoch on the store's clock."""
+
+    id: str
+    seq: int
+    state: State
+    assignment: str
+    student: str
+    spec: str
+    inputs: str
+    queue: str = "default"
+    key: str | None = None
+    course: str = ""
+    title: str = ""
+    priority: int = 0
+    rank: int = 0
+    lane: str = ""
+    labels: dict[str, str] = field(default_factory=dict)
+    supersedes: str | None = None
+    attempt: int = 0
+    """The latest attempt's number; 0 before the first."""
+    failures: int = 0
+    interruptions: int = 0
+    solo_deaths: int = 0
+    node: str | None = None
+    cancel_requested: bool = False
+    submitted: float = 0.0
+    due: float | None = None
+    """Not before this; None: now."""
+    started: float | None = None
+    """When the latest attempt was claimed."""
+    expires: float | None = None
+    ended: float | None = None
+    ended_seq: int | None = None
+    """The order in which jobs ended: never reused, rises by one store-wide."""
+    outcome: Outcome | None = None
+    score: float | None = None
+    max_score: float | None = None
+    trust: Trust | None = None
+    reason: str = ""
+    wall: float | None = None
+    warnings: int = 0
+    failure: Failure | None = None
+    """Why it is dead, or why its latest attempt failed."""
+
+    @property
+    def solo(self) -> bool:
+        """Whether its next attempt is to be run alone."""
+        return self.interruptions >= SOLO_AFTER
+
+
+class Attempt(Struct, frozen=True, omit_defaults=True):
+    """One run of a job, for its story."""
+
+    job: str
+    number: int
+    node: str
+    started: float
+    ended: float | None = None
+    ended_by: str | None = None
+    """The verb that ended it: finish, fail, release, recover, reap, cancelled."""
+    failure: Failure | None = None
+
+
+class Lease(Struct, frozen=True):
+    """The right to run one attempt. Every verb of a running attempt carries it, and a stale one is refused."""
+
+    job: str
+    attempt: int
+    token: str
+    """Fencing token: new with each claim, never reused."""
+    expires: float
+    spec: str
+    inputs: str
+    assignment: str
+    student: str
+    solo: bool = False
+    """Claimed to be run alone on its node."""
+
+
+class StepOutput(Struct, frozen=True):
+    """What a step printed, as it came: the first and the last bytes, and how many lie between."""
+
+    step: str
+    head: bytes
+    tail: bytes = b""
+    elided: int = 0
+
+
+# --- what a runner makes of an attempt: the engine hands it to the store -----------------------
+
+
+class Finish(Struct, frozen=True, tag=True):
+    """The job was graded: its one result."""
+
+    lease: Lease
+    result: Result
+    outputs: tuple[StepOutput, ...] = ()
+
+
+class Fail(Struct, frozen=True, tag=True):
+    """We could not grade it. `retry=False` where no later attempt can do better (a mistake in the assignment)."""
+
+    lease: Lease
+    failure: Failure
+    retry: bool = True
+    charge: bool = True
+    """False: the sandbox is down for everyone; the job goes back and keeps its attempts."""
+
+
+class Release(Struct, frozen=True, tag=True):
+    """The engine stops: the job goes back, uncharged."""
+
+    lease: Lease
+
+
+class Cancelled(Struct, frozen=True, tag=True):
+    """A cancel was requested, and the sandbox is gone."""
+
+    lease: Lease
+
+
+Ack = Finish | Fail | Release | Cancelled
+
+
+# --- decisions --------------------------------------------------------------------------------
+
+
+class Next(Struct, frozen=True):
+    """What becomes of a job that was not graded this time."""
+
+    state: State
+    delay: float = 0.0
+    """Seconds until it is due again; of use only when queued."""
+
+
+def backoff(n: int, *, base: float = 1.0, most: float = 60.0) -> float:
+    """Seconds to wait before try `n + 1`, after the n-th went wrong: base, twice, four times, at most `most`."""
+    return float(min(most, base * 2 ** (max(n, 1) - 1)))
+
+
+def after_failure(failures: int, *, retry: bool = True, max_attempts: int = MAX_ATTEMPTS) -> Next:
+    """Decide on a job after its `failures`-th charged failure (this one counted)."""
+    if not retry or failures >= max_attempts:
+        return Next(State.DEAD)
+    return Next(State.QUEUED, backoff(failures))
+
+
+def after_interruption(solo_deaths: int, *, died: bool) -> Next:
+    """Decide on a job whose engine went away. Uncharged; `solo_deaths` counts this one if it was run alone.
+
+    `died` is True where the engine died or vanished, False where it stopped in good order. Only three
+    deaths of engines that ran nothing but this job speak against it. Between them it waits a little, so
+    that a killer at large is not met by the same job each time.
+    """
+    if died and solo_deaths >= MAX_SOLO_DEATHS:
+        return Next(State.DEAD)
+    return Next(State.QUEUED, backoff(solo_deaths, base=0.25) if died and solo_deaths else 0.0)

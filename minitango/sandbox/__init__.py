@@ -1,0 +1,202 @@
+"""Where a step runs: isolated, limited, once. A docstring here is the contract; `tests/contract/` holds
+every sandbox to it.
+
+A `Sandbox` makes boxes; a `Box` runs one command, once. Opening, putting files in, running, collecting and
+closing are separate verbs, so that a box can be started before its job is known:
+
+    box = sandbox.open(BoxSpec(...))      # ready: every process it needs is up, nothing of the job runs
+    box.put("/job", files)                # any number of times
+    end = box.run(command, ...)           # once; when it returns, every process in the box is dead
+    left = box.collect("/job", ["*.txt"]) # after run
+    box.close()                           # always; nothing is left
+
+Whose fault a thing is: a command that ends badly is an `End`. An error of ours, or of the sandbox's engine, is
+SandboxFailed: the attempt is retried and no student is charged. SandboxUnavailable: this machine cannot give
+such a box at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Literal, Protocol
+
+from msgspec import Struct
+
+from minitango.archive import File
+from minitango.errors import ConfigError, SandboxUnavailable
+from minitango.job import Limits, Usage
+
+
+class Mount(Struct, frozen=True):
+    """A directory of the box. Files are put into it from outside; the job may write there if `writable`."""
+
+    path: str
+    writable: bool = False
+    size: int | None = None
+    """Bytes it may hold, where writable; None: the limits' `disk`."""
+
+
+class BoxSpec(Struct, frozen=True):
+    """All that must be known to start a box. Nothing here depends on a submission."""
+
+    mounts: tuple[Mount, ...]
+    workdir: str
+    """One of the writable mounts; the command starts there, and it is its HOME."""
+    limits: Limits = Limits()
+    network: Literal["none", "open"] = "none"
+    """none: localhost only."""
+    image: str = ""
+    token: str = ""
+    """Names the attempt, so that a leftover can be told and swept."""
+
+
+class End(Struct, frozen=True):
+    """How the command ended. One of `exit_status`, `signal` and `exec_error` is set, the others are None."""
+
+    exit_status: int | None = None
+    signal: int | None = None
+    exec_error: int | None = None
+    """errno with which the command could not be executed: nothing of it ran."""
+    limit: Literal["wall", "cpu", "memory", "output"] | None = None
+    """The limit that ended it; then it was killed, by us or by the kernel on our behalf."""
+    cancelled: bool = False
+    usage: Usage = Usage()
+    output_bytes: int = 0
+    oom_kills: int = 0
+    """Processes that the kernel killed for memory, though the command itself may have ended well."""
+    disk_full: bool = False
+    """A writable mount was full, or nearly, at the end."""
+    pids_limit: bool = False
+    """A fork was refused at the limit, where the sandbox can know it."""
+
+
+class Collected(Struct, frozen=True):
+    """What was taken out, and what was not, with the reason."""
+
+    files: tuple[File, ...] = ()
+    refused: tuple[tuple[str, str], ...] = ()
+
+
+class CollectBounds(Struct, frozen=True):
+    files: int = 500
+    bytes: int = 32 << 20
+    """All files together, by apparent size."""
+    depth: int = 12
+    entries: int = 20_000
+    """Directory entries looked at, of any kind."""
+    path: int = 240
+    """Characters in a path."""
+
+
+Held = Literal["cgroup", "rlimit", "watched", "namespace", "tmpfs", "none"]
+
+
+class Guarantees(Struct, frozen=True):
+    """Which limit is held by what, on this machine, now: found by trying, not assumed."""
+
+    memory: Held = "none"
+    pids: Held = "none"
+    cpu: Held = "none"
+    disk: Held = "none"
+    network: Held = "none"
+    notes: tuple[str, ...] = ()
+    """For people: what is weaker than it could be, and what would mend it."""
+
+
+class Box(Protocol):
+    """One use of one sandbox. Verbs are called from one thread, except `kill`, which any thread may call."""
+
+    def put(self, mount: str, files: Iterable[File]) -> None:
+        """Write these files below `mount` (a path of the spec's mounts), before `run`.
+
+        Parents are made as needed; an existing file is replaced. In a writable mount the job owns them.
+        ValueError for an unsafe path; SandboxFailed if they do not fit or cannot be written.
+        """
+        ...
+
+    def run(
+        self,
+        command: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        output: Callable[[bytes], None],
+    ) -> End:
+        """Run the command, found through PATH, with exactly this environment and PATH, HOME, LANG, TMPDIR
+        (which `env` may override), stdin empty, and wait for its main process.
+
+        stdout and stderr arrive together, in order, through `output`, called from a single thread while it
+        runs, in chunks of at most 64 KiB; never after `run` has returned; and nothing beyond the output limit
+        plus one chunk. When the main process has ended, or a limit is passed, or `kill` was called, **every**
+        process of the box is killed; `run` returns when all are dead, within 2 s of a limit. A process that
+        outlives the main one and holds its output does not delay it.
+        """
+        ...
+
+    def collect(self, mount: str, patterns: Sequence[str], bounds: CollectBounds = CollectBounds()) -> Collected:
+        """Take files that the job left below `mount`, after `run`: regular files only, links never followed, names
+        clean, in bounds; what is refused is named with its reason. A pattern is a path below the mount, with
+        `*`, `?` and `[]` inside a name and `**` for any depth; one that ends in `/`, or names a directory, takes
+        all below it. Paths in the answer are relative to the mount, in sorted order.
+        """
+        ...
+
+    def kill(self) -> None:
+        """End the run: its `End.cancelled` is True. Before `run`: `run` then returns at once. Never raises."""
+        ...
+
+    def close(self) -> None:
+        """Remove all that the box had: processes, cgroups, directories. Idempotent, from any state, never raises
+        for what is already gone."""
+        ...
+
+
+class Sandbox(Protocol):
+    """Makes boxes of one kind. Safe to use from any thread."""
+
+    @property
+    def name(self) -> str:
+        """Short and stable: `bubblewrap`, `docker`. Part of a result and of a job's key."""
+        ...
+
+    def probe(self) -> Guarantees:
+        """Open a box and run a command in it. SandboxUnavailable, with the exact remedy, if that fails. Cached."""
+        ...
+
+    def image_digest(self, image: str) -> str:
+        """What identifies what `image` is now; empty where the sandbox has no images. ConfigError if there is none."""
+        ...
+
+    def open(self, spec: BoxSpec) -> Box:
+        """A fresh box, never used before, ready to run. SandboxFailed or SandboxUnavailable."""
+        ...
+
+    def sweep(self) -> int:
+        """Remove what boxes of dead engines on this machine left behind: processes, cgroups, directories.
+        Boxes of living engines are not touched. Returns how many boxes were removed."""
+        ...
+
+    def close(self) -> None:
+        """Close every box that is still open, and let go of threads. Idempotent."""
+        ...
+
+
+SANDBOXES = ("auto", "bubblewrap")
+
+
+def open_sandbox(name: str = "auto", *, state: str | None = None) -> Sandbox:
+    """The sandbox that `name` asks for, probed: it works when this returns.
+
+    `state` is a directory in which it may note what it started, for `sweep` after a crash. `auto` takes the
+    strongest that works here, and never runs anything unisolated. SandboxUnavailable says what would help.
+    """
+    if name not in SANDBOXES:
+        raise ConfigError(f"unknown sandbox {name!r}", hint=f"use one of: {', '.join(SANDBOXES)}", id="sandbox_name")
+    from minitango.sandbox.bubblewrap import BubblewrapSandbox
+
+    sandbox = BubblewrapSandbox(state=state)
+    try:
+        sandbox.probe()
+    except SandboxUnavailable:
+        sandbox.close()
+        raise
+    return sandbox

@@ -1,0 +1,234 @@
+"""Durable queue state, behind small protocols. A docstring here is the contract: `tests/contract/`
+holds every store to it.
+
+Rules that hold for every verb:
+
+- When a verb returns, what it did is durable (it survives `kill -9` and loss of power), whole, and seen by
+  every process. When it raises, nothing of it happened.
+- A store may be used from any thread. Any number of processes may submit to one store and watch it.
+- Time is a parameter: `now` is seconds since the epoch; None asks the store's own clock (the host's for
+  SQLite, `TIME` for Redis).
+- Verbs of a running attempt carry its `Lease`. One whose (job, attempt, token) is no longer the current one is
+  refused, and changes nothing: a fence on the token, not on the state.
+- Foreign exceptions become `StoreError`, `StoreFull` or `StoreTooNew`, with the cause kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Protocol, runtime_checkable
+
+from msgspec import Struct
+
+from minitango.errors import ConfigError
+from minitango.job import Ack, Attempt, Job, JobSpec, Lease, Result, State, StepOutput
+
+
+class Submitted(Struct, frozen=True):
+    """What became of one spec. `created` is False where a job with the same key was there already."""
+
+    id: str
+    created: bool
+    state: State
+
+
+class Exchanged(Struct, frozen=True):
+    """What one exchange did."""
+
+    refused: tuple[Lease, ...] = ()
+    """Leases of acks that were stale: those attempts' words were not recorded."""
+    settled: tuple[Job, ...] = ()
+    """Jobs whose acks were taken, as they are now, in the order of the acks."""
+    leases: tuple[Lease, ...] = ()
+    """New leases, in claim order."""
+
+
+class Query(Struct, frozen=True):
+    """Which jobs to list; unset fields do not filter."""
+
+    states: tuple[State, ...] = ()
+    assignment: str | None = None
+    student: str | None = None
+    ids: tuple[str, ...] | None = None
+    limit: int | None = None
+    newest_first: bool = False
+
+
+class Queue(Protocol):
+    """The verbs that move jobs."""
+
+    def now(self) -> float:
+        """The store's clock: seconds since the epoch."""
+        ...
+
+    def submit(self, specs: Sequence[JobSpec], *, fresh: bool = False, now: float | None = None) -> list[Submitted]:
+        """Write a queued job for each spec, all of them or none, in their order.
+
+        A key that a queued, running or done job of this queue holds already gives that job instead of a new
+        one. A dead or cancelled job does not hold its key: the new job takes it and names the old one in
+        `supersedes` (unless the spec names another). With `fresh`, a done job gives its key up in the same
+        way; a queued or running one keeps it. Two specs of one call with the same key are one job.
+        """
+        ...
+
+    def exchange(
+        self,
+        acks: Sequence[Ack] = (),
+        *,
+        claim: int = 0,
+        solo: bool = False,
+        node: str = "",
+        lease_for: float = 60.0,
+        now: float | None = None,
+    ) -> Exchanged:
+        """Record what became of attempts, and claim up to `claim` jobs, in one commit.
+
+        Acks are applied in order, each by the state machine (`job.TRANSITIONS`, `after_failure`): Finish
+        writes the one result and the outputs; Fail requeues with back-off or makes the job dead, and where
+        `charge` is False requeues it uncharged and due in one second; Release requeues it uncharged, due at
+        once; Cancelled ends it. A Finish, Fail or Release of a job whose cancel was requested: Finish records
+        the result (it won the race), Fail and Release end it cancelled. A stale ack is refused alone; the
+        others stand.
+
+        Then claims, of queued and due jobs: higher priority first, then lower rank, then order of submission.
+        Each becomes running with attempt + 1, a token never used before and an expiry `lease_for` seconds
+        away. Jobs that are to be run alone (`Job.solo`) are left unless `solo` is True, which claims at most
+        one job, and only such a job. The cost of a claim does not grow with the length of the queue, nor with
+        the number of jobs that are not yet due.
+        """
+        ...
+
+    def extend(
+        self, leases: Sequence[Lease], *, lease_for: float = 60.0, now: float | None = None
+    ) -> tuple[Lease, ...]:
+        """Move the expiry of each lease to `lease_for` seconds from now. Returns those that are lost."""
+        ...
+
+    def reap(self, *, now: float | None = None) -> list[Job]:
+        """Take back running jobs whose lease expired before `now`: uncharged interruptions (`after_interruption`).
+
+        A lease is lapsed strictly after its expiry, not at it. A job whose cancel was requested ends cancelled.
+        """
+        ...
+
+    def recover(self, *, now: float | None = None) -> list[Job]:
+        """Take back every running job, whatever its expiry: the caller has proven that no engine holds them.
+
+        As `reap`, otherwise. Returns the jobs as they are now.
+        """
+        ...
+
+    def cancel(self, id: str, *, now: float | None = None) -> Job:
+        """A queued job ends cancelled; a running one gets `cancel_requested`; an ended one stays as it is.
+
+        Returns the job as it is now. Unknown id: JobNotFound.
+        """
+        ...
+
+    def cancel_requested(self) -> list[str]:
+        """Ids of running jobs whose cancel was requested."""
+        ...
+
+    def next_due(self) -> float | None:
+        """The earliest due time among queued jobs that carry one, solo or not; None where there is none."""
+        ...
+
+    def solo_since(self) -> float | None:
+        """Since when the longest-waiting job that is to be run alone has been due; None where none is queued."""
+        ...
+
+    def counts(self) -> Mapping[State, int]:
+        """How many jobs of this queue are in each state; every state is a key. Cost does not grow with the queue."""
+        ...
+
+    def watch(self, changed: Callable[[], None]) -> Callable[[], None]:
+        """Call `changed` within 100 ms, from a thread of the store's, after another process changed the queue.
+
+        It may be called when nothing changed, and for changes of this process. Returns a function that stops
+        it; that function waits until no call is under way. Idle, it costs under 0.3 % of a core.
+        """
+        ...
+
+
+class History(Protocol):
+    """What was, and is. Reading never blocks the verbs that move jobs."""
+
+    def get(self, id: str) -> Job:
+        """The job, or JobNotFound. An unambiguous beginning of an id, at least 4 characters, stands for it."""
+        ...
+
+    def list(self, query: Query = Query()) -> list[Job]:
+        """The jobs that match, in order of submission (or the reverse)."""
+        ...
+
+    def spec(self, id: str) -> JobSpec:
+        """What was submitted, whole: submitting it anew, with another key, grades the same again."""
+        ...
+
+    def result(self, id: str) -> Result | None:
+        """The recorded result; None unless the job is done. Unknown id: JobNotFound."""
+        ...
+
+    def outputs(self, id: str) -> list[StepOutput]:
+        """What the steps of the finished attempt printed, in their order; empty unless the job is done."""
+        ...
+
+    def attempts(self, id: str) -> list[Attempt]:
+        """Every attempt, the first one first."""
+        ...
+
+    def ended_since(self, cursor: int, *, limit: int = 1000) -> list[Job]:
+        """Jobs with `ended_seq` > cursor, in that order. A job that ended is never missed by a caller who
+        passes the last `ended_seq` it saw: numbers become visible in their order."""
+        ...
+
+    def last_ended(self) -> int:
+        """The highest `ended_seq` so far; 0 before the first."""
+        ...
+
+
+class Upkeep(Protocol):
+    """Verbs that keep the store small."""
+
+    def forget(self, ids: Iterable[str]) -> int:
+        """Delete these jobs, if they have ended, with all that was recorded of them. Returns how many."""
+        ...
+
+    def referenced(self, digests: Iterable[str]) -> set[str]:
+        """Which of these blobs a job in the store needs (its spec, inputs or refs)."""
+        ...
+
+    def close(self) -> None:
+        """Let go of files and threads. Idempotent. No other verb may follow."""
+        ...
+
+
+@runtime_checkable
+class Store(Queue, History, Upkeep, Protocol):
+    """A whole store. An outbox (callbacks) and nodes (several machines) will be protocols beside these."""
+
+
+def open_store(url: str, *, queue: str = "default") -> Store:
+    """Open the store that `url` names: `sqlite:///relative.db`, `sqlite:////absolute.db`, or a bare path.
+
+    Creates the file, and its folder (mode 0700), where they are missing. Raises StoreError where that
+    cannot be, StoreTooNew where a later version wrote it, ConfigError where the URL is not understood.
+    """
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        scheme, rest = "sqlite", "/" + url
+    if scheme == "sqlite":
+        from minitango.store.sqlite import SqliteStore
+
+        if not rest.startswith("/") or rest == "/":
+            raise ConfigError(
+                f"the store URL {url!r} names no file",
+                hint="write sqlite:///queue.db for a file in this folder, sqlite:////srv/queue.db for an absolute path",
+                id="store_url",
+            )
+        return SqliteStore(rest[1:], queue=queue)
+    raise ConfigError(
+        f"the store URL {url!r} has an unknown scheme {scheme!r}",
+        hint="use sqlite:///PATH",
+        id="store_url",
+    )
