@@ -34,7 +34,10 @@ class Evidence(Struct, frozen=True):
 
 
 class Report(Struct, frozen=True):
-    """What the evidence says. `score` is None exactly where `reason` says why there is none."""
+    """What the evidence says. Where `score` is None, `reason` says why; beside a score it is a word on it.
+
+    Texts are as the report has them, unescaped: each sink makes them safe (`minitango.text`).
+    """
 
     score: float | None
     max_score: float | None = None

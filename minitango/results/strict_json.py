@@ -1,0 +1,119 @@
+"""JSON as a hostile program may write it -> plain values, or a refusal in a few words.
+
+Stricter than the standard says: one meaning for each document. Time and memory are bounded before parsing.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any, Final, NoReturn
+
+from minitango.text import one_line
+
+MAX_DEPTH: Final = 64
+MAX_VALUES: Final = 500_000
+MAX_DIGITS: Final = 400
+"""Characters in a number."""
+
+# Possessive, and the closing quote optional: linear in any input.
+_STRING: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
+_TO_SQUARE: Final = bytes.maketrans(b"{}", b"[]")
+_NO_BRACKETS: Final = bytes(c for c in range(256) if c not in b"[]{}")
+
+
+class Refused(ValueError):
+    """The document is not taken; the message says why, in one line that is safe to show."""
+
+
+def parse(data: bytes) -> Any:
+    """The value of a JSON document in UTF-8, with or without a byte order mark.
+
+    Refused: what is no JSON; nesting beyond MAX_DEPTH; more than MAX_VALUES values; a key twice in one object;
+    NaN, Infinity and numbers that a double or 64 bits cannot hold. Strings may still hold NUL or lone
+    surrogates: see `check_text`.
+    """
+    data = data.removeprefix(b"\xef\xbb\xbf")
+    _check_size(data)
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise Refused(f"not UTF-8 at byte {error.start}") from None
+    try:
+        return json.loads(
+            text, object_pairs_hook=_object, parse_int=_int, parse_float=_float, parse_constant=_no_constant
+        )
+    except json.JSONDecodeError as error:
+        raise Refused(f"not JSON at line {error.lineno}, column {error.colno}: {error.msg}") from None
+
+
+def check_text(text: str) -> None:
+    """Refuse a string that cannot be stored or shown everywhere: with NUL, or half of a surrogate pair."""
+    if "\0" in text:
+        raise Refused("a string holds a NUL character")
+    if not text.isascii():
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError:
+            raise Refused("a string holds half of a surrogate pair") from None
+
+
+def check_texts(value: Any) -> None:
+    """`check_text` for every string in a parsed value, keys included."""
+    if isinstance(value, str):
+        check_text(value)
+    elif isinstance(value, list):
+        for item in value:
+            check_texts(item)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            check_text(key)
+            check_texts(item)
+
+
+def _check_size(data: bytes) -> None:
+    """Bound depth and number of values without parsing, at the speed of bytes methods."""
+    skeleton = _STRING.sub(b"", data)
+    if skeleton.count(b",") + skeleton.count(b"[") + skeleton.count(b"{") > MAX_VALUES:
+        raise Refused(f"it holds more than {MAX_VALUES:,} values")
+    nesting = skeleton.translate(_TO_SQUARE, _NO_BRACKETS)
+    # Each round takes away the innermost level. What is left after the last is deeper, or was never closed: of
+    # that the parser speaks better, where it is short enough to be no danger.
+    for _ in range(MAX_DEPTH):
+        nesting, before = nesting.replace(b"[]", b""), len(nesting)
+        if len(nesting) == before:
+            break
+    if b"[]" in nesting or len(nesting) > MAX_DEPTH:
+        raise Refused(f"it is nested deeper than {MAX_DEPTH} levels, or its brackets are not closed")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise Refused(f'the key "{one_line(key, 40)}" stands twice in one object')
+            seen.add(key)
+    return found
+
+
+def _int(digits: str) -> int:
+    # 20 characters hold every 64-bit number; int() refuses very long ones, and is slow on long ones
+    if len(digits) > 20 or not -(2**63) <= (number := int(digits)) < 2**64:
+        raise Refused(f"a whole number of {len(digits)} characters does not fit 64 bits")
+    return number
+
+
+def _float(digits: str) -> float:
+    if len(digits) > MAX_DIGITS:
+        raise Refused(f"a number of {len(digits)} characters")
+    number = float(digits)
+    if not math.isfinite(number):
+        raise Refused(f"the number {one_line(digits, 40)} is too large")
+    return number
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise Refused(f"{name} is no number")

@@ -1,0 +1,329 @@
+"""Reports: what is well written gives its score; what is odd gives none, with the place and the reason."""
+
+import json
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minitango.job import LeaderboardEntry, TestResult
+from minitango.results import FORMATS, MAX_REPORT, Evidence, Report, exit_code, gradescope, reader
+from minitango.results.strict_json import MAX_DEPTH, Refused, parse
+
+FULL = {
+    "score": 44.0,
+    "execution_time": 136,
+    "output": "Text for the whole submission",
+    "output_format": "simple_format",
+    "test_output_format": "md",
+    "test_name_format": "html",
+    "visibility": "after_due_date",
+    "stdout_visibility": "visible",
+    "extra_data": {"host": ["a", 1, None, True, {"b": 0.5}], "big": 2**64 - 1},
+    "tests": [
+        {
+            "score": 2.0,
+            "max_score": 2.0,
+            "status": "passed",
+            "name": "Compiles",
+            "name_format": "text",
+            "number": "1.1",
+            "output": "fine",
+            "output_format": "ansi",
+            "tags": ["tag1", "tag2"],
+            "visibility": "visible",
+            "extra_data": {"x": 1},
+        },
+        {"score": 1, "max_score": 98, "number": 2},
+    ],
+    "leaderboard": [
+        {"name": "Accuracy", "value": 0.926},
+        {"name": "Time", "value": 15, "order": "asc"},
+        {"name": "Stars", "value": "*****"},
+    ],
+}
+
+
+def evidence(report, *, exit_status=0, signal=None, max_score=None, bonus=False):
+    if report is not None and not isinstance(report, bytes):
+        report = json.dumps(report).encode()
+    return Evidence(report, exit_status=exit_status, signal=signal, max_score=max_score, bonus=bonus)
+
+
+def grade(report, **keywords):
+    return gradescope.read(evidence(report, **keywords))
+
+
+def why_not(report, **keywords):
+    read = grade(report, **keywords)
+    assert read.score is None
+    assert read.reason
+    assert "\n" not in read.reason
+    assert len(read.reason) < 250
+    return read.reason
+
+
+def test_every_field_of_the_format_is_read():
+    assert grade(FULL) == Report(
+        score=44.0,
+        max_score=100.0,
+        feedback="Text for the whole submission",
+        feedback_format="simple_format",
+        visibility="after_due_date",
+        stdout_visibility="visible",
+        extra_data=FULL["extra_data"],
+        tests=(
+            TestResult(
+                name="Compiles",
+                number="1.1",
+                score=2.0,
+                max_score=2.0,
+                status="passed",
+                output="fine",
+                output_format="ansi",
+                name_format="text",
+                visibility="visible",
+                tags=("tag1", "tag2"),
+                extra_data={"x": 1},
+            ),
+            TestResult(
+                number="2",
+                score=1.0,
+                max_score=98.0,
+                output_format="md",
+                name_format="html",
+                visibility="after_due_date",
+            ),
+        ),
+        leaderboard=(
+            LeaderboardEntry("Accuracy", 0.926),
+            LeaderboardEntry("Time", 15.0, "asc"),
+            LeaderboardEntry("Stars", "*****"),
+        ),
+    )
+
+
+def test_what_is_read_can_be_kept_as_json():
+    read = grade(FULL)
+    assert msgspec.json.decode(msgspec.json.encode(read), type=Report) == read
+
+
+def test_without_a_total_the_tests_are_summed_without_rounding_errors():
+    tests = [{"score": 0.1, "max_score": 0.1}] * 10
+    assert grade({"tests": tests}) == Report(1.0, 1.0, tests=(TestResult(score=0.1, max_score=0.1),) * 10)
+    assert grade({"tests": [{"score": 1}, {"name": "for information"}]}).score == 1.0
+
+
+def test_a_total_that_rounding_put_above_the_maximum_is_the_maximum():
+    read = grade({"score": 0.1 + 0.2}, max_score=0.3)
+    assert read.score == 0.3
+    assert read.warnings == ()
+
+
+def test_the_assignments_maximum_stands_above_that_of_the_tests():
+    assert grade({"tests": [{"score": 3, "max_score": 5}]}, max_score=10).max_score == 10
+    assert grade({"tests": [{"score": 3, "max_score": 5}]}).max_score == 5
+    assert grade({"tests": [{"score": 3, "max_score": 5}, {"score": 1}]}).max_score is None
+    assert grade({"score": 3}).max_score is None
+
+
+def test_null_is_absent_and_unknown_keys_are_ignored():
+    assert grade({"score": None, "output": None, "tests": [{"score": 1, "tags": None}], "mine": [1]}).score == 1.0
+
+
+def test_a_score_of_zero_is_a_score():
+    read = grade({"score": 0})
+    assert (read.score, read.reason) == (0.0, "")
+    assert str(grade(b'{"score": -0.0}').score) == "0.0"
+
+
+def test_a_byte_order_mark_is_no_matter():
+    assert grade(b'\xef\xbb\xbf{"score": 3}').score == 3.0
+
+
+@pytest.mark.parametrize(
+    ("report", "place"),
+    [
+        ([], "the top level: expected an object, got a list"),
+        (b"null", "the top level: expected an object, got null"),
+        ({"score": "5"}, "score: expected a number, got a string"),
+        ({"score": True}, "score: expected a number, got a boolean"),
+        ({"score": 1e10}, "score: 1e+10 is out of range"),
+        ({"score": -1}, "score is -1, below 0"),
+        ({"tests": [{"score": 1}, {"score": -2}]}, "score is -1, below 0"),
+        ({"score": 1, "execution_time": "fast"}, "execution_time: expected a number"),
+        ({"score": 1, "output": ["a"]}, "output: expected a string, got a list"),
+        ({"score": 1, "output": "a\0b"}, "output: a string holds a NUL"),
+        ({"score": 1, "output": "\ud800"}, "output: a string holds half of a surrogate pair"),
+        ({"score": 1, "visibility": "hiden"}, 'visibility: "hiden" is none of visible, hidden'),
+        ({"score": 1, "output_format": "rtf"}, 'output_format: "rtf" is none of text'),
+        ({"score": 1, "extra_data": []}, "extra_data: expected an object, got a list"),
+        ({"score": 1, "extra_data": {"a": ["\0"]}}, "extra_data: a string holds a NUL"),
+        ({"score": 1, "extra_data": {"\ud8ff": 1}}, "extra_data: a string holds half"),
+        ({"score": 1, "tests": {}}, "tests: expected a list, got an object"),
+        ({"score": 1, "tests": [{}, 3]}, "tests[1]: expected an object, got a number"),
+        ({"tests": [{}, {}, {}, {"score": False}]}, "tests[3].score: expected a number, got a boolean"),
+        ({"tests": [{"score": 1, "max_score": -1}]}, "tests[0].max_score: -1 is below 0"),
+        ({"tests": [{"score": 1, "status": "ok"}]}, 'tests[0].status: "ok" is none of passed, failed'),
+        ({"tests": [{"score": 1, "tags": ["a", 1]}]}, "tests[0].tags[1]: expected a string, got a number"),
+        ({"tests": [{"score": 1, "number": False}]}, "tests[0].number: expected a string, got a boolean"),
+        ({"tests": [{"score": 1}] * 10_001}, "tests: 10,001 items, at most 10,000"),
+        ({"score": 1, "leaderboard": [{"name": "a"}]}, "leaderboard[0].value: missing"),
+        ({"score": 1, "leaderboard": [{"name": "a", "value": True}]}, "leaderboard[0].value: expected a number"),
+        ({"score": 1, "leaderboard": [{"name": "a", "value": 1, "order": "up"}]}, 'leaderboard[0].order: "up"'),
+        ({}, "no score: neither at the top nor in a test"),
+        ({"tests": []}, "no score: neither at the top nor in a test"),
+        ({"tests": [{"max_score": 1}]}, "no score: neither at the top nor in a test"),
+        (b'{"score": NaN}', "NaN is no number"),
+        (b'{"score": -Infinity}', "-Infinity is no number"),
+        (b'{"score": 1e999}', "the number 1e999 is too large"),
+        (b'{"score": ' + b"1" * 5000 + b"}", "a whole number of 5000 characters"),
+        (b'{"score": 0.' + b"1" * 5000 + b"}", "a number of 5002 characters"),
+        (b'{"score": 18446744073709551616}', "does not fit 64 bits"),
+        (b'{"score": 1, "score": 100}', 'the key "score" stands twice'),
+        (b'{"tests": [{"score": 1, "x\\u001b": 1, "x\\u001b": 2}]}', r'the key "x\x1b" stands twice'),
+        (b'{"score": 1} {"score": 2}', "not JSON at line 1, column 14"),
+        (b'{"score": 1, "output": "\n"}', "not JSON at line 1"),
+        (b'{"score": 1', "not JSON"),
+        (b'\xff\xfe{\x00"\x00', "not UTF-8 at byte 0"),
+        (b'{"output": "\xed\xa0\x80"}', "not UTF-8 at byte 12"),
+        (b"\xef\xbb\xbf" * 2 + b'{"score": 1}', "not JSON"),
+        (b" \n", "not JSON"),
+    ],
+)
+def test_what_is_odd_is_no_score_and_the_place_is_named(report, place):
+    assert place in why_not(report)
+
+
+@pytest.mark.parametrize(
+    ("exit_status", "signal", "words"),
+    [
+        (0, None, "the last step ended with exit status 0"),
+        (1, None, "the last step ended with exit status 1"),
+        (None, 11, "the last step was killed by SIGSEGV"),
+        (None, None, "the last step did not start"),
+    ],
+)
+def test_no_report_names_how_the_step_ended(exit_status, signal, words):
+    assert why_not(None, exit_status=exit_status, signal=signal) == f"no report: {words} and left no results.json"
+    empty = why_not(b"", exit_status=exit_status, signal=signal)
+    assert empty == f"the report results.json is empty (0 bytes); {words}"
+
+
+@pytest.mark.parametrize(("exit_status", "signal"), [(1, None), (None, 9)])
+def test_a_report_beside_a_bad_ending_counts_with_a_warning(exit_status, signal):
+    read = grade({"score": 3}, exit_status=exit_status, signal=signal)
+    assert read.score == 3.0
+    assert [warning.id for warning in read.warnings] == ["grader_exit"]
+
+
+def test_a_score_above_the_maximum_is_none_unless_there_is_bonus():
+    report = {"score": 101, "tests": [{"score": 101, "max_score": 100}]}
+    read = grade(report, max_score=100)
+    assert read.score is None
+    assert "101 is above the maximum of 100" in read.reason
+    assert [warning.id for warning in read.warnings] == ["score_above_max", "test_above_max"]
+    assert read.tests, "a teacher still sees what was reported"
+
+    read = grade(report, max_score=100, bonus=True)
+    assert (read.score, read.warnings) == (101.0, ())
+
+
+def test_a_test_may_be_above_its_maximum_or_a_penalty_and_the_total_decides():
+    read = grade({"tests": [{"score": 12, "max_score": 10}, {"score": -3, "max_score": 10}]})
+    assert read.score == 9.0
+    assert [warning.id for warning in read.warnings] == ["test_above_max"]
+
+
+def test_a_report_that_is_too_large_is_refused_unread():
+    assert "larger than 8 MiB" in why_not(b" " * (MAX_REPORT + 1))
+
+
+@pytest.mark.parametrize(
+    "bomb",
+    [
+        b"[" * MAX_REPORT,
+        b'{"a":' * (MAX_REPORT // 5),
+        b"[" * 200_000 + b"]" * 200_000,
+        b"{[" * 100_000 + b"]}" * 100_000,
+        b"[]," * (MAX_REPORT // 3),
+        b'"' * MAX_REPORT,
+        b'"' + b"\\" * (MAX_REPORT - 1),
+        b'{"' + b"a" * (MAX_REPORT - 2),
+        b"1" * MAX_REPORT,
+    ],
+    ids=["open", "open objects", "deep", "deep mixed", "many", "quotes", "backslashes", "one string", "digits"],
+)
+def test_bombs_are_refused(bomb):
+    assert len(bomb) <= MAX_REPORT
+    assert why_not(bomb)
+
+
+def test_the_depth_is_exact():
+    deepest = b"[" * MAX_DEPTH + b"]" * MAX_DEPTH
+    parse(deepest)
+    parse(b'"' + b"[" * 1000 + b'"')
+    for kind in (b"[%s]", b'{"a":%s}'):
+        with pytest.raises(Refused, match="deeper than 64"):
+            parse(kind % deepest)
+
+
+@settings(deadline=None)  # other tests share the machine
+@given(st.binary() | st.text().map(str.encode))
+def test_any_bytes_are_read_without_an_exception(report):
+    read = grade(report)
+    assert (read.score is None) == bool(read.reason)
+
+
+@settings(deadline=None)  # other tests share the machine
+@given(st.data())
+def test_a_mutated_report_is_read_without_an_exception(data):
+    report = bytearray(json.dumps(FULL, ensure_ascii=data.draw(st.booleans())).encode())
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(report)))
+        report[at : at + data.draw(st.integers(0, 8))] = data.draw(
+            st.binary(max_size=4) | st.sampled_from([b"NaN", b"1e999", b"null", b"true", b"\\u0000", b'"', b"[", b"}"])
+        )
+    read = grade(bytes(report), max_score=100)
+    assert (read.score is None) == bool(read.reason)
+    assert read.score is None or 0 <= read.score <= 100
+    msgspec.json.encode(read)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(codec=None), max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.sampled_from([*FULL, *FULL["tests"][0], "value", "order"]), inner, max_size=6)
+    ),
+    max_leaves=20,
+)
+
+
+@settings(deadline=None)  # other tests share the machine
+@given(st.dictionaries(st.sampled_from(list(FULL)), json_values), st.none() | st.just(10.0), st.booleans())
+def test_any_values_in_the_known_keys_are_read_without_an_exception(report, max_score, bonus):
+    read = grade(report, max_score=max_score, bonus=bonus)
+    assert (read.score is None) == bool(read.reason)
+    assert read.score is None or read.score >= 0
+    assert msgspec.json.decode(msgspec.json.encode(read), type=Report) == read
+
+
+def test_exit_status_zero_is_full_marks_and_any_other_is_zero():
+    assert exit_code.read(evidence(None, max_score=20)) == Report(20.0, 20.0)
+    assert exit_code.read(evidence(None)) == Report(1.0, 1.0)
+    failed = exit_code.read(evidence(b'{"score": 20}', exit_status=2, max_score=20))
+    assert failed == Report(0.0, 20.0, "the last step ended with exit status 2")
+
+
+def test_a_death_by_a_signal_is_no_verdict():
+    read = exit_code.read(evidence(None, exit_status=None, signal=9, max_score=20))
+    assert read == Report(None, 20.0, "no verdict: the last step was killed by SIGKILL")
+    assert exit_code.read(evidence(None, exit_status=None)).score is None
+
+
+def test_each_format_has_its_reader():
+    assert set(FORMATS) == {"gradescope", "exit-code"}
+    assert reader("gradescope") is gradescope.read
+    assert reader("exit-code") is exit_code.read

@@ -1,0 +1,134 @@
+"""Text for each sink: nothing in it can act on the place where it is shown."""
+
+import xml.etree.ElementTree as ET
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minitango.text import (
+    ending,
+    for_junit,
+    for_terminal,
+    human_seconds,
+    human_size,
+    one_line,
+    signal_name,
+)
+
+any_text = st.text(st.characters(codec=None)) | st.binary()
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain\n\tindented", "plain\n\tindented"),
+        ("\x1b[31mred\x1b[0m", r"\x1b[31mred\x1b[0m"),
+        ("\x1b]0;title\x07", r"\x1b]0;title\x07"),
+        ("\x9b31m", r"\x9b31m"),
+        ("del\x7f", r"del\x7f"),
+        ("over\rwritten\x08", r"over\rwritten\x08"),
+        ("abc\u202edcb\u2066", r"abc\u202edcb\u2066"),
+        ("\ud800", r"\ud800"),
+        ("Zoë 👩\u200d💻", "Zoë 👩\u200d💻"),
+        (b"caf\xc3\xa9 \xff\x00", r"café \xff\x00"),
+        (b"\xc2\x9b31m", r"\x9b31m"),
+    ],
+)
+def test_terminal(text, shown):
+    assert for_terminal(text) == shown
+
+
+@settings(deadline=None)  # other tests share the machine
+@given(any_text)
+def test_a_terminal_is_never_moved(text):
+    shown = for_terminal(text)
+    shown.encode("utf-8")
+    assert not any(ord(c) < 0x20 and c not in "\n\t" for c in shown)
+    assert not any(0x7F <= ord(c) <= 0x9F for c in shown)
+    assert not set(shown) & set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+@settings(deadline=None)  # other tests share the machine
+@given(any_text, st.integers(-1, 60))
+def test_one_line_is_one_line_and_fits(text, width):
+    line = one_line(text, width)
+    assert len(line) <= max(width, 1)
+    assert len(line.splitlines()) <= 1
+    assert line == for_terminal(line)
+
+
+@settings(deadline=None)  # other tests share the machine
+@given(any_text)
+def test_one_line_does_not_depend_on_what_is_cut(text):
+    """Looking at the head alone must not change the answer."""
+    whole = one_line(text, 10_000)
+    cut = one_line(text, 10)
+    assert cut == whole if len(whole) <= 10 else cut == whole[:9] + "…"
+
+
+def test_one_line_escapes_breaks_and_marks_the_cut():
+    assert one_line("a\nb\tc") == r"a\nb\tc"
+    assert one_line("a\u2028b") == r"a\u2028b"
+    assert one_line("abcdef", 4) == "abc…"
+    assert one_line("abcd", 4) == "abcd"
+
+
+@settings(deadline=None)  # other tests share the machine
+@given(any_text)
+def test_junit_survives_an_xml_parser(text):
+    safe = for_junit(text)
+    element = ET.Element("a")
+    element.text = safe
+    back = ET.fromstring(ET.tostring(element, encoding="utf-8")).text or ""
+    assert back == safe.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def test_junit_shows_what_it_replaced():
+    assert for_junit("ok\x1b[0m\ufffe\x00") == r"ok\x1b[0m\ufffe\x00"
+
+
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1024, "1 KiB"),
+        (1536, "1.5 KiB"),
+        (10 * 1024 + 100, "10 KiB"),
+        (1024 * 1024 - 1, "1 MiB"),
+        (128 << 20, "128 MiB"),
+        (3 << 29, "1.5 GiB"),
+        (5 << 40, "5 TiB"),
+        (5 << 50, "5120 TiB"),
+    ],
+)
+def test_sizes(size, words):
+    assert human_size(size) == words
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (-1, "0 ms"),
+        (0.008, "8 ms"),
+        (0.0999, "0.1 s"),
+        (0.44, "0.4 s"),
+        (9.96, "10 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min 00 s"),
+        (125, "2 min 05 s"),
+        (3780, "1 h 03 min"),
+    ],
+)
+def test_durations(seconds, words):
+    assert human_seconds(seconds) == words
+
+
+def test_endings():
+    assert signal_name(11) == "SIGSEGV"
+    assert signal_name(4711) == "signal 4711"
+    assert ending(3) == "ended with exit status 3"
+    assert ending(139) == "ended with exit status 139 (SIGSEGV)"
+    assert ending(None, 9) == "was killed by SIGKILL"
+    assert ending(None) == "did not start"
