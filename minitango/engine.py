@@ -1,0 +1,358 @@
+"""Engine: what a course imports. It takes submissions into a durable store, grades them, and tells.
+
+The work is done by a `Pool` (producer and consumers) over a `Store`; here is what people call.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent import futures
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from msgspec import Struct, structs
+
+from minitango import archive, statedir
+from minitango.blobs import Blobs
+from minitango.errors import ConfigError, EngineStopped, StoreError
+from minitango.handle import Handles, JobHandle
+from minitango.job import Job, JobSpec, Lease, Result, State
+from minitango.pool import EventKind, Pool
+from minitango.runner import Runner
+from minitango.store import Query, Store, open_store
+
+if TYPE_CHECKING:
+    from minitango.assignment import Assignment, Submission
+    from minitango.sandbox import Sandbox
+
+log = logging.getLogger("minitango")
+
+LEASE_FOR: Final = 60.0
+"""Seconds that a lease is good for; it is extended at a third of that."""
+GRACE: Final = 30.0
+"""Seconds that running jobs get to end in when the engine stops."""
+
+
+class Event(Struct, frozen=True):
+    """Something that happened, for people and logs: `job` as it is after it, where a job is concerned.
+
+    started, done, dead, retried, cancelled, released, recovered: of a job. lease_lost, paused, resumed,
+    store_trouble, crashed: of the engine; `message` says more.
+    """
+
+    kind: EventKind
+    job: Job | None = None
+    message: str = ""
+
+
+class Engine:
+    """The grading engine. `Engine.open` is the way in; use it as a context manager.
+
+    Thread-safe. Leaving the `with` block stops it: running jobs get GRACE seconds to end (none if an exception
+    leaves the block); what is left stays in the store, and goes on when an engine is next opened there.
+    """
+
+    def __init__(self, store: Store, blobs: Blobs, *, sandbox: Sandbox | None, sandbox_kind: str, state: Path) -> None:
+        """Use `Engine.open`."""
+        self.store = store
+        self.blobs = blobs
+        self.sandbox = sandbox
+        self.state = state
+        self.error: BaseException | None = None
+        """What killed the engine, if something did."""
+        self._kind = sandbox_kind
+        self._runner = Runner(sandbox, blobs) if sandbox is not None else None
+        self._pool: Pool | None = None
+        self._handles = Handles(store, self.cancel)
+        self._subscribers: list[Callable[[Event], None]] = []
+        self._moved = threading.Condition()
+        self._closed = False
+        self._close_lock = threading.Lock()
+        self._on_close: list[Callable[[], None]] = []
+
+    @classmethod
+    def open(
+        cls,
+        store: str | os.PathLike[str] = ".minitango",
+        *,
+        workers: int | None = None,
+        sandbox: str | Sandbox = "auto",
+        state: str | os.PathLike[str] | None = None,
+        queue: str = "default",
+        lease_for: float = LEASE_FOR,
+        on_event: Callable[[Event], None] | None = None,
+    ) -> Engine:
+        """Open the engine on a store, take back what an engine that died there left, and start grading.
+
+        `store` is a URL (`sqlite:///course/queue.db`) or a state directory (the queue is then its `queue.db`).
+        `state` holds blobs, lock and live output: the store's own folder unless given. `workers` consumers grade
+        at once, one a core unless given; 0 only submits and watches, for a process beside the one that grades.
+        `sandbox` is a name or an object, which is closed with the engine. `on_event`: as `subscribe`, but early
+        enough to hear what was recovered. Raises EngineRunning where another engine grades there already,
+        SandboxUnavailable where nothing could be isolated here, StoreError, ConfigError.
+        """
+        url, folder = statedir.locate(store, state)
+        workers = (os.cpu_count() or 1) if workers is None else workers
+        if workers < 0:
+            raise ConfigError(f"workers is {workers}", hint="give 0 or more", id="workers")
+        with contextlib.ExitStack() as undo:
+            statedir.make(folder)
+            opened = open_store(url, queue=queue)
+            undo.callback(opened.close)
+            box: Sandbox | None = None
+            if workers:
+                undo.callback(statedir.lock(folder))
+                if isinstance(sandbox, str):
+                    from minitango.sandbox import open_sandbox
+
+                    box = open_sandbox(sandbox, state=str(folder))
+                else:
+                    box = sandbox
+                undo.callback(box.close)
+                statedir.introduce(folder, box.name)
+            named = sandbox if isinstance(sandbox, str) and sandbox != "auto" else statedir.sandbox_kind(folder)
+            engine = cls(
+                opened, Blobs(folder / "blobs"), sandbox=box, sandbox_kind=box.name if box else named, state=folder
+            )
+            if on_event is not None:
+                engine.subscribe(on_event)
+            undo.callback(opened.watch(engine._store_changed))
+            if workers:
+                engine._start(workers, lease_for)
+            engine._on_close.append(undo.pop_all().close)
+        return engine
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        self.stop(grace=GRACE if kind is None else 0.0)
+
+    # --- submitting ---------------------------------------------------------------------------
+
+    def submit(self, submission: Submission, *, fresh: bool = False) -> JobHandle:
+        """Take a submission: when this returns it is durable and its files are fixed.
+
+        The same work (assignment, files, student, sandbox) submitted before gives the same job, graded or not,
+        unless `fresh`; work whose job died or was cancelled is tried anew. Raises SubmissionError, ArchiveError,
+        AssignmentError, StoreError, StoreFull: then nothing was accepted.
+        """
+        return self.submit_many([submission], fresh=fresh)[0]
+
+    def submit_many(self, submissions: Iterable[Submission], *, fresh: bool = False) -> list[JobHandle]:
+        """Take many at once: all of them or none, in their order, in one transaction."""
+        self._check_open()
+        taken: list[tuple[Submission, str, tuple[str, ...]]] = []
+        bundles: list[bytes] = []
+        for submission in submissions:
+            packed = submission.assignment.pack(self.blobs)
+            taken.append((submission, packed.digest, packed.refs))
+            bundles.append(archive.pack(submission.bundle()))
+        inputs = self.blobs.put_many(bundles)
+        specs = [
+            JobSpec(
+                assignment=submission.assignment.name,
+                student=submission.student,
+                spec=plan,
+                inputs=digest,
+                key=self._key(submission, plan, digest),
+                course=submission.course,
+                title=submission.title,
+                priority=submission.priority,
+                labels=dict(submission.labels),
+                refs=refs,
+            )
+            for (submission, plan, refs), digest in zip(taken, inputs, strict=True)
+        ]
+        return self._submit(specs, fresh=fresh)
+
+    def retry(self, id: str) -> JobHandle:
+        """Grade the same inputs again, as a new job that names this one. ConfigError unless this one has ended."""
+        self._check_open()
+        job = self.store.get(id)
+        if not job.state.terminal:
+            raise ConfigError(
+                f"job {job.id} is {job.state}: only a job that has ended can be retried",
+                hint=f"wait for it, or: minitango jobs cancel {job.id}",
+                id="not_ended",
+            )
+        spec = structs.replace(self.store.spec(job.id), supersedes=job.id)
+        return self._submit([spec], fresh=True)[0]
+
+    def _submit(self, specs: list[JobSpec], *, fresh: bool) -> list[JobHandle]:
+        handles = self._handles.submit(lambda: self.store.submit(specs, fresh=fresh))
+        if self._pool is not None:
+            self._pool.wake()
+        return handles
+
+    def _key(self, submission: Submission, plan: str, inputs: str) -> str:
+        """What makes two submissions the same work."""
+        steps = submission.assignment.steps
+        images = [self.sandbox.image_digest(step.image) for step in steps] if self.sandbox is not None else []
+        parts = [plan, self._kind, *images, submission.course, submission.student, inputs]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    def preflight(self, assignment: Assignment) -> None:
+        """Look whether the assignment's commands can run here, before anything is queued. AssignmentError if not.
+
+        Does nothing in an engine without workers.
+        """
+        if self._runner is not None:
+            self._runner.preflight(assignment.pack(self.blobs).digest)
+
+    # --- watching -----------------------------------------------------------------------------
+
+    def job(self, id: str) -> JobHandle:
+        """The handle of a job, by its id or an unambiguous beginning of it (4 characters or more). JobNotFound."""
+        return self._handles.get(id)
+
+    def jobs(self, query: Query = Query()) -> list[Job]:
+        """The jobs that match, in order of submission."""
+        return self.store.list(query)
+
+    @staticmethod
+    def as_completed(handles: Iterable[JobHandle], timeout: float | None = None) -> Iterator[JobHandle]:
+        """Yield the handles as their jobs end. TimeoutError once `timeout` seconds have passed."""
+        done: Iterator[Any] = futures.as_completed(list(handles), timeout)
+        return done
+
+    def cancel(self, id: str) -> Job:
+        """Cancel a job: a queued one ends at once, a running one as soon as its sandbox is gone. JobNotFound."""
+        job = self.store.cancel(id)
+        self._handles.settle(job)
+        if self._pool is not None:
+            self._pool.wake(changed=True)
+        return job
+
+    def subscribe(self, on_event: Callable[[Event], None]) -> Callable[[], None]:
+        """Call `on_event` for what happens in this engine, from its threads; returns how to stop that.
+
+        It must return quickly. An exception of its own is logged, and goes no further.
+        """
+        self._subscribers.append(on_event)
+        return lambda: self._subscribers.remove(on_event) if on_event in self._subscribers else None
+
+    def drain(self, timeout: float | None = None) -> bool:
+        """Wait until no job of the queue is queued or running; False once `timeout` seconds have passed.
+
+        EngineStopped if the engine stops, or dies, meanwhile.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            self._check_open()
+            counts = self.store.counts()
+            if not counts[State.QUEUED] and not counts[State.RUNNING]:
+                return True
+            left = 0.25 if deadline is None else min(0.25, deadline - time.monotonic())
+            if left <= 0:
+                return False
+            with self._moved:
+                self._moved.wait(left)
+
+    def wait(self) -> None:
+        """Wait until the engine was told to stop. EngineStopped, with its cause, if it died."""
+        if self._pool is not None:
+            self._pool.join()
+        if self.error is not None:
+            raise self._died() from self.error
+
+    # --- stopping -----------------------------------------------------------------------------
+
+    def request_stop(self, *, release: bool = False) -> None:
+        """Begin to stop, without waiting: for signal handlers. With `release`, running jobs are put back at once."""
+        if self._pool is not None:
+            self._pool.request_stop(release=release)
+
+    def stop(self, *, grace: float = GRACE) -> None:
+        """Claim nothing more, give running jobs `grace` seconds to end, put the rest back uncharged, and close.
+
+        What was not graded stays in the store; handles that still wait raise EngineStopped. Idempotent.
+        """
+        if self._pool is not None:
+            self._pool.stop(grace)
+        with self._close_lock:
+            if self._closed:
+                return
+            self._closed = True
+        self._handles.fail(EngineStopped("the engine was stopped; the job is safe in the store"))
+        for close in self._on_close:
+            close()
+
+    # --- told by the pool and the store (`pool.Observer`) ---------------------------------------
+
+    def _start(self, workers: int, lease_for: float) -> None:
+        assert self.sandbox is not None
+        assert self._runner is not None
+        swept = self.sandbox.sweep()
+        if swept:
+            log.info("removed %d sandboxes that a dead engine left", swept)
+        for job in self.store.recover():
+            kind: EventKind = {State.DEAD: "dead", State.CANCELLED: "cancelled"}.get(job.state, "recovered")  # type: ignore[assignment]
+            self.event(kind, job)
+        self._pool = Pool(self.store, self._runner, self, workers=workers, lease_for=lease_for, state=self.state)
+        self._pool.start()
+
+    def event(self, kind: EventKind, job: Job | None = None, message: str = "") -> None:
+        """Tell the subscribers. For the pool."""
+        if not self._subscribers:
+            return
+        event = Event(kind, job, message)
+        for subscriber in list(self._subscribers):
+            try:
+                subscriber(event)
+            except Exception:
+                log.exception("a subscriber failed on %s", kind)
+
+    def started(self, lease: Lease) -> None:
+        """An attempt begins. For the pool."""
+        if self._subscribers:
+            self.event("started", self.store.get(lease.job))
+
+    def settled(self, job: Job, result: Result | None) -> None:
+        """A job moved on. For the pool."""
+        self._handles.settle(job, result)
+        with self._moved:
+            self._moved.notify_all()
+
+    def changed(self) -> None:
+        """Another process may have moved jobs. For the pool."""
+        self._handles.follow()
+        with self._moved:
+            self._moved.notify_all()
+
+    def crashed(self, thread: str, error: BaseException) -> None:
+        """A thread died. For the pool."""
+        self.error = error
+        stopped = self._died()
+        stopped.__cause__ = error
+        self.event("crashed", None, f"the {thread} died: {error!r}")
+        self._handles.fail(stopped)
+
+    def _store_changed(self) -> None:
+        """From the store's own thread."""
+        if self._pool is not None:
+            self._pool.wake(changed=True)
+            return
+        try:
+            self.changed()
+        except StoreError as error:
+            self.event("store_trouble", None, str(error))
+
+    def _died(self) -> EngineStopped:
+        return EngineStopped(
+            f"the engine died: {self.error!r}; every job is safe in the store",
+            hint="run the same command again to go on",
+        )
+
+    def _check_open(self) -> None:
+        if self.error is not None:
+            raise self._died() from self.error
+        if self._closed:
+            raise EngineStopped("the engine is stopped", hint="open it again with Engine.open")

@@ -1,0 +1,137 @@
+"""Job handles: futures over jobs that are recorded in a store."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent import futures
+
+from minitango.errors import EngineStopped, JobDead, StoreError
+from minitango.job import Job, Result, State, StepOutput
+from minitango.store import Store, Submitted
+
+
+class JobHandle(futures.Future[Result]):
+    """A job, as a future: `result()` waits for its Result.
+
+    It raises JobDead where the job could not be graded, CancelledError where it was cancelled, EngineStopped where
+    the engine stopped first (the job is safe in the store). Unlike a plain future, it can be had again, by
+    `engine.job(id)`, in another process or after a restart. Works with `concurrent.futures.wait`, `as_completed`
+    and `asyncio.wrap_future`.
+    """
+
+    def __init__(self, id: str, store: Store, cancel: Callable[[str], Job], *, created: bool) -> None:
+        super().__init__()
+        self.id = id
+        self.created = created
+        """Whether submitting made a new job; False where the same work was there already."""
+        self._store = store
+        self._cancel_job = cancel
+
+    def __repr__(self) -> str:
+        return f"<JobHandle {self.id}>"
+
+    def job(self) -> Job:
+        """The job as the store has it now."""
+        return self._store.get(self.id)
+
+    def running(self) -> bool:
+        """Whether an attempt is running now, here or in another process."""
+        return not self.done() and self.job().state is State.RUNNING
+
+    def cancel(self) -> bool:
+        """Cancel the job: at once if it is queued, soon if it is running. False if it had ended otherwise."""
+        if self.done():
+            return self.cancelled()
+        job = self._cancel_job(self.id)
+        return job.state is State.CANCELLED or job.cancel_requested
+
+    def outputs(self) -> list[StepOutput]:
+        """What the steps printed; empty unless the job is done."""
+        return self._store.outputs(self.id)
+
+    def settle(self, job: Job, result: Result | None) -> None:
+        """Resolve from a job that has ended; `result` saves reading it from the store. For the engine."""
+        if self.done():
+            return
+        if job.state is State.CANCELLED:
+            super().cancel()
+            self.set_running_or_notify_cancel()
+            return
+        if job.state is State.DONE:
+            result = result or self._store.result(job.id)
+            if result is not None:
+                self.set_result(result)
+            else:
+                self.set_exception(StoreError(f"the result of job {job.id} is gone from the store", id="store_corrupt"))
+            return
+        text, hint = (job.failure.message, job.failure.hint) if job.failure else ("no reason was recorded", "")
+        self.set_exception(JobDead(f"job {job.id} ({job.student}) could not be graded: {text}", hint=hint))
+
+
+class Handles:
+    """The handles that wait, by job. No job can end unseen between its submit and its handle's being known."""
+
+    def __init__(self, store: Store, cancel: Callable[[str], Job]) -> None:
+        self._store = store
+        self._cancel = cancel
+        self._lock = threading.RLock()
+        self._waiting: dict[str, list[JobHandle]] = {}
+        self._cursor = store.last_ended()
+
+    def submit(self, write: Callable[[], Sequence[Submitted]]) -> list[JobHandle]:
+        """Submit by calling `write`, and make a handle for each job."""
+        with self._lock:
+            made = [(s, self._make(s.id, created=s.created, state=s.state)) for s in write()]
+        for submitted, handle in made:
+            if submitted.state.terminal:
+                handle.settle(self._store.get(submitted.id), None)
+        return [handle for _, handle in made]
+
+    def get(self, id: str) -> JobHandle:
+        """A handle for a job that is there already. JobNotFound."""
+        with self._lock:
+            job = self._store.get(id)
+            handle = self._make(job.id, created=False, state=job.state)
+        if job.state.terminal:
+            handle.settle(job, None)
+        return handle
+
+    def _make(self, id: str, *, created: bool, state: State) -> JobHandle:
+        handle = JobHandle(id, self._store, self._cancel, created=created)
+        if not state.terminal:
+            self._waiting.setdefault(id, []).append(handle)
+        return handle
+
+    def follow(self) -> None:
+        """Settle the handles of all jobs that ended since the last call, whoever ended them."""
+        while True:
+            with self._lock:
+                ended = self._store.ended_since(self._cursor)
+                if not ended:
+                    return
+                self._cursor = ended[-1].ended_seq or self._cursor
+                taken = [(job, self._waiting.pop(job.id, ())) for job in ended]
+            for job, handles in taken:  # outside the lock: settling runs callbacks
+                _settle(handles, job, None)
+
+    def settle(self, job: Job, result: Result | None = None) -> None:
+        """Settle the handles of one job, if it has ended."""
+        if job.state.terminal:
+            with self._lock:
+                handles = self._waiting.pop(job.id, ())
+            _settle(handles, job, result)
+
+    def fail(self, error: EngineStopped) -> None:
+        """Give up waiting: the engine that would have told us is gone."""
+        with self._lock:
+            handles = [handle for several in self._waiting.values() for handle in several]
+            self._waiting.clear()
+        for handle in handles:
+            if not handle.done():
+                handle.set_exception(error)
+
+
+def _settle(handles: Iterable[JobHandle], job: Job, result: Result | None) -> None:
+    for handle in handles:
+        handle.settle(job, result)

@@ -1,0 +1,333 @@
+"""The producer thread beside the pool of consumers.
+
+The producer is the only thread that claims. It commits what consumers made of their attempts, extends leases, passes
+cancels on, and claims as many jobs as consumers are idle: nothing is prefetched, so no job waits behind a busy one. A
+consumer takes one lease at a time and runs it. A thread that dies takes the pool down, and says so.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final, Literal, Protocol
+
+from minitango.breaker import Breaker
+from minitango.errors import StoreError
+from minitango.failpoint import failpoint
+from minitango.job import Ack, Fail, Finish, Job, Lease, Result, State
+from minitango.output import LiveOutput
+from minitango.runner import Runner
+from minitango.stopping import Stop, Why
+from minitango.store import Exchanged, Store
+
+log = logging.getLogger("minitango")
+
+SAFETY_POLL: Final = 1.0
+"""Seconds after which the producer looks by itself, whatever woke it or did not."""
+SOLO_PATIENCE: Final = 30.0
+"""Seconds that a job which must run alone waits for a quiet moment before one is made for it."""
+OVERDUE_GRACE: Final = 60.0
+"""Seconds beyond its steps' wall limits after which an attempt is taken to hang."""
+GIVE_UP: Final = 10.0
+"""Seconds for which a stopping pool goes on trying to record into a store that fails."""
+
+EventKind = Literal[
+    "started",
+    "done",
+    "dead",
+    "retried",
+    "cancelled",
+    "released",
+    "recovered",
+    "lease_lost",
+    "paused",
+    "resumed",
+    "store_trouble",
+    "crashed",
+]
+
+
+class Observer(Protocol):
+    """Whom the pool tells. Called from its threads; must not raise, and must return quickly."""
+
+    def event(self, kind: EventKind, job: Job | None = None, message: str = "") -> None: ...
+
+    def started(self, lease: Lease) -> None:
+        """A consumer is about to run this attempt."""
+
+    def settled(self, job: Job, result: Result | None) -> None:
+        """An ack was committed: the job as it is now."""
+
+    def changed(self) -> None:
+        """Another process may have changed the queue."""
+
+    def crashed(self, thread: str, error: BaseException) -> None:
+        """A thread died; the pool ends."""
+
+
+class _Running:
+    """An attempt that a consumer has, or is about to have."""
+
+    def __init__(self, lease: Lease, overdue: float) -> None:
+        self.lease = lease
+        self.stop = Stop()
+        self.overdue = overdue
+
+
+class Pool:
+    """Threads that grade, over a store. `start` once, `stop` once."""
+
+    def __init__(
+        self, store: Store, runner: Runner, observer: Observer, *, workers: int, lease_for: float, state: Path
+    ) -> None:
+        self._store = store
+        self._runner = runner
+        self._observer = observer
+        self._workers = workers
+        self._lease_for = lease_for
+        self._state = state
+        self._node = f"{os.uname().nodename}:{os.getpid()}" if hasattr(os, "uname") else f"pid:{os.getpid()}"
+        self._acks: deque[tuple[Lease, Ack | None]] = deque()
+        self._work: queue.SimpleQueue[_Running | None] = queue.SimpleQueue()
+        self._running: dict[str, _Running] = {}
+        self._wake = threading.Event()
+        self._changed = True
+        self._stopping = False
+        self._error: BaseException | None = None
+        self._threads: list[threading.Thread] = []
+        self._breaker = Breaker()
+        self._next_due: float | None = None
+        self._look_for_solo = 0.0
+        self._extend_at = 0.0
+        self._trouble_since: float | None = None
+
+    def start(self) -> None:
+        """Start the producer and the consumers."""
+        LiveOutput.clear(self._state)
+        self._spawn("producer", self._produce)
+        for number in range(self._workers):
+            self._spawn(f"consumer {number + 1}", self._consume)
+
+    def wake(self, *, changed: bool = False) -> None:
+        """There may be work now. `changed`: another process may have moved jobs, or a cancel was asked for."""
+        if changed:
+            self._changed = True
+        self._wake.set()
+
+    def request_stop(self, *, release: bool = False) -> None:
+        """Claim nothing from now on; with `release`, put running jobs back at once. Does not wait; any thread."""
+        self._stopping = True
+        if release:
+            self._request_all("release")
+        self._wake.set()
+
+    def stop(self, grace: float) -> None:
+        """Stop, give running jobs `grace` seconds, put the others back uncharged, wait until all threads ended."""
+        self.request_stop()
+        producer, *consumers = self._threads
+        producer.join(max(0.0, grace))
+        if producer.is_alive():
+            self._request_all("release")
+        for thread in (producer, *consumers):
+            thread.join()
+
+    def join(self) -> None:
+        """Wait until the producer ends: because it was told to, or because a thread died."""
+        for thread in self._threads[:1]:
+            thread.join()
+
+    # --- threads ------------------------------------------------------------------------------
+
+    def _spawn(self, name: str, target: Callable[[], None]) -> None:
+        def run() -> None:
+            try:
+                target()
+            except BaseException as error:  # a thread of ours must never die in silence
+                self._crash(name, error)
+
+        thread = threading.Thread(target=run, name=f"minitango {name}", daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _crash(self, name: str, error: BaseException) -> None:
+        """End everything, in the open. The jobs that ran are still running in the store, until an engine recovers."""
+        first = self._error is None
+        self._error = self._error or error
+        self._stopping = True
+        log.critical("the engine's %s died: %r; the engine stops", name, error, exc_info=error)
+        self._request_all("release")
+        self._wake.set()
+        if first:
+            self._observer.crashed(name, error)
+
+    def _request_all(self, why: Why) -> None:
+        for running in list(self._running.values()):
+            running.stop.request(why)
+
+    def _consume(self) -> None:
+        while True:
+            running = self._work.get()
+            if running is None:
+                return
+            lease = running.lease
+            with LiveOutput(self._state, lease.job) as live:
+                ack = self._runner.run(lease, stop=running.stop, sink=live.write)
+            self._acks.append((lease, ack))
+            self._wake.set()
+
+    def _produce(self) -> None:
+        self._extend_at = time.monotonic() + self._lease_for / 3
+        try:
+            while self._error is None:
+                self._wake.wait(self._patience())
+                self._wake.clear()
+                now = time.monotonic()
+                try:
+                    self._look_after(now)
+                    self._exchange(now)
+                    self._trouble_over()
+                except StoreError as error:
+                    self._trouble(now, error)
+                if self._stopping and not self._running:
+                    return
+        finally:
+            for _ in range(self._workers):
+                self._work.put(None)
+
+    def _patience(self) -> float:
+        """Seconds to sleep if nothing wakes the producer."""
+        now = time.monotonic()
+        if self._trouble_since is not None:
+            return 0.2
+        waits = [SAFETY_POLL, self._extend_at - now]
+        rest = self._breaker.wait(now)
+        if rest:
+            waits.append(rest)
+        if self._next_due is not None:
+            waits.append(self._next_due - self._store.now())
+        return max(0.0, min(waits))
+
+    # --- what the producer does in a round -----------------------------------------------------
+
+    def _look_after(self, now: float) -> None:
+        """Pass on what others changed, keep the leases, and end what hangs."""
+        if self._changed:
+            self._changed = False
+            self._observer.changed()
+            if self._running:
+                wanted = set(self._store.cancel_requested())
+                for running in self._running.values():
+                    if running.lease.job in wanted:
+                        running.stop.request("cancel")
+        if now >= self._extend_at:
+            self._extend_at = now + self._lease_for / 3
+            lost = self._store.extend([r.lease for r in self._running.values()], lease_for=self._lease_for)
+            for lease in lost:
+                running_ = self._running.get(lease.token)
+                if running_ is not None:
+                    running_.stop.request("lost")
+        for running in self._running.values():
+            if now > running.overdue:
+                running.stop.request("overdue")
+
+    def _exchange(self, now: float) -> None:
+        """Commit what consumers handed over, claim for those that are idle, and tell everyone."""
+        handed = list(self._acks)
+        over = {lease.token for lease, _ in handed}
+        still = [running for running in self._running.values() if running.lease.token not in over]
+        acks = [ack for _, ack in handed if ack is not None]
+        claim, solo = self._wanted(now, still)
+        out = Exchanged()
+        if acks or claim:
+            failpoint("engine.before_exchange")
+            out = self._store.exchange(acks, claim=claim, solo=solo, node=self._node, lease_for=self._lease_for)
+            failpoint("engine.after_exchange")
+        # committed: only now are the consumers' words taken from their list
+        for lease, _ in handed:
+            self._acks.popleft()
+            self._running.pop(lease.token, None)
+        self._admit(out.leases, now)
+        self._tell(acks, out, now)
+        if claim and not solo and not out.leases and not self._running:
+            quiet = self._store.exchange(claim=1, solo=True, node=self._node, lease_for=self._lease_for)
+            self._admit(quiet.leases, now)
+        self._next_due = self._store.next_due() if len(out.leases) < claim else None
+
+    def _admit(self, leases: Sequence[Lease], now: float) -> None:
+        for lease in leases:
+            running = _Running(lease, now + self._runner.wall_limit(lease.spec) + OVERDUE_GRACE)
+            self._running[lease.token] = running
+            self._work.put(running)
+            self._observer.started(lease)
+
+    def _tell(self, acks: Sequence[Ack], out: Exchanged, now: float) -> None:
+        for ack in acks:
+            self._judge_sandbox(ack, now)
+        for lease in out.refused:
+            self._observer.event(
+                "lease_lost",
+                None,
+                f"attempt {lease.attempt} of job {lease.job} had been taken over; its word was refused",
+            )
+        results = {ack.lease.job: ack.result for ack in acks if isinstance(ack, Finish)}
+        for job in out.settled:
+            self._observer.settled(job, results.get(job.id))
+            self._observer.event(_event_of(job), job)
+
+    def _wanted(self, now: float, still: Sequence[_Running]) -> tuple[int, bool]:
+        """How many jobs to claim, and whether it is the turn of one that must run alone."""
+        if self._stopping or any(running.lease.solo for running in still):
+            return 0, False
+        room = self._workers - len(still)
+        allowed = self._breaker.allowed(now, len(still))
+        if allowed is not None:
+            room = min(room, allowed)
+        if now >= self._look_for_solo:
+            since = self._store.solo_since()
+            if since is not None and self._store.now() - since > SOLO_PATIENCE:
+                return (0, False) if still else (min(room, 1), True)
+            self._look_for_solo = now + SAFETY_POLL
+        return max(0, room), False
+
+    def _judge_sandbox(self, ack: Ack, now: float) -> None:
+        if isinstance(ack, Finish):
+            if self._breaker.succeeded():
+                self._observer.event("resumed", None, "the sandbox works again")
+        elif (
+            isinstance(ack, Fail)
+            and ack.failure.id.startswith("sandbox")
+            and self._breaker.failed(now, certain=not ack.charge)
+        ):
+            rest = self._breaker.wait(now) or 0.0
+            self._observer.event("paused", None, f"no job is started for {rest:.0f} s: {ack.failure.message}")
+
+    def _trouble(self, now: float, error: StoreError) -> None:
+        """The store failed: nothing of the round happened, every word is kept and said again."""
+        if self._trouble_since is None:
+            self._trouble_since = now
+            self._observer.event("store_trouble", None, str(error))
+        if self._stopping and now - self._trouble_since > GIVE_UP:
+            raise error
+
+    def _trouble_over(self) -> None:
+        if self._trouble_since is not None:
+            self._trouble_since = None
+            self._observer.event("resumed", None, "the store works again")
+
+
+def _event_of(job: Job) -> EventKind:
+    match job.state:
+        case State.DONE:
+            return "done"
+        case State.DEAD:
+            return "dead"
+        case State.CANCELLED:
+            return "cancelled"
+        case _:
+            return "retried" if job.due is not None else "released"

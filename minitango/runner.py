@@ -1,0 +1,325 @@
+"""Runner: a lease in, what became of it out. Step by step, each in a sandbox of its own. Knows nothing of queues.
+
+Whose fault a thing is gets decided here, once: a student's (an outcome), the assignment's (Fail, not retried), or
+ours (Fail, retried).
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+from collections.abc import Callable, Sequence
+
+from minitango import archive
+from minitango.archive import File
+from minitango.assignment import Plan, PlanStep
+from minitango.blobs import Blobs
+from minitango.errors import (
+    AssignmentError,
+    ConfigError,
+    MinitangoError,
+    SandboxFailed,
+    SandboxUnavailable,
+)
+from minitango.job import (
+    Ack,
+    Cancelled,
+    Fail,
+    Failure,
+    Finish,
+    Lease,
+    Notice,
+    Outcome,
+    Release,
+    Result,
+    StepOutput,
+    StepReport,
+    Usage,
+)
+from minitango.layout import COLLECTED, REPORT, REPORT_NAME, SUBMISSION, WORK, box_spec, environment, without_clashes
+from minitango.output import HeadTail
+from minitango.preflight import brought_by_submission, check_command, exec_hint
+from minitango.results import MAX_REPORT, Evidence, Report, reader
+from minitango.sandbox import Box, CollectBounds, Collected, End, Sandbox
+from minitango.stopping import Stop
+from minitango.text import human_seconds, human_size, one_line
+
+Sink = Callable[[str, bytes], None]
+"""Called with a step's name and a piece of its output, as it comes."""
+
+
+class _Ended(Exception):
+    """Grading has an answer, whichever step it came from."""
+
+    def __init__(self, outcome: Outcome, reason: str) -> None:
+        super().__init__(reason)
+        self.outcome = outcome
+        self.reason = reason
+
+
+class _Stopped(Exception):
+    """The run was told to end."""
+
+
+class _Attempt:
+    """What one attempt has gathered so far."""
+
+    def __init__(self, plan: Plan, lease: Lease, stop: Stop, sink: Sink | None) -> None:
+        self.plan = plan
+        self.lease = lease
+        self.stop = stop
+        self.sink = sink
+        self.reports: list[StepReport] = []
+        self.outputs: list[StepOutput] = []
+        self.notices: list[Notice] = []
+        self.collected: list[File] = []
+
+
+class Runner:
+    """Runs attempts in one sandbox kind. Safe to use from many threads at once."""
+
+    def __init__(self, sandbox: Sandbox, blobs: Blobs) -> None:
+        self._sandbox = sandbox
+        self._blobs = blobs
+        self._plan = functools.lru_cache(maxsize=64)(self._load_plan)
+        self._bundle = functools.lru_cache(maxsize=8)(self._load_bundle)
+        self._checked: set[str] = set()
+        self._check_lock = threading.Lock()
+
+    def run(self, lease: Lease, *, stop: Stop, sink: Sink | None = None) -> Ack | None:
+        """Grade what the lease names. Never raises for anything that a submission, an assignment or a sandbox does.
+
+        None: the lease was lost, there is nothing to say. When this returns, no process of the attempt is left.
+        """
+        try:
+            if lease.spec not in self._checked:
+                self.preflight(lease.spec)
+            attempt = _Attempt(self._plan(lease.spec), lease, stop, sink)
+            result = self._grade(attempt)
+        except _Stopped:
+            return self._stopped(lease, stop)
+        except SandboxUnavailable as error:
+            return Fail(lease, _failure(error), charge=False)
+        except ConfigError as error:
+            return Fail(lease, _failure(error), retry=False)
+        except MinitangoError as error:
+            return Fail(lease, _failure(error))
+        except Exception as error:  # a mistake of ours must not take the engine down, nor be a student's zero
+            text = f"{type(error).__name__}: {error}"
+            return Fail(lease, Failure("internal", one_line(text, 500), "please report this as a bug"))
+        return Finish(lease, result, tuple(attempt.outputs))
+
+    def preflight(self, spec: str) -> None:
+        """Find what is wrong with an assignment before a student's work is run: each step's command must be there.
+
+        `spec` is the digest of its plan. AssignmentError says what is missing. Costs a box a step, once.
+        """
+        with self._check_lock:
+            if spec in self._checked:
+                return
+            plan = self._plan(spec)
+            for number, step in enumerate(plan.steps):
+                check_command(self._sandbox, plan, number, self._bundle(step.bundle) if step.bundle else ())
+            self._checked.add(spec)
+
+    def wall_limit(self, spec: str) -> float:
+        """Seconds that an attempt may take by its steps' own limits; an hour where the plan cannot be read."""
+        try:
+            return sum(step.limits.wall for step in self._plan(spec).steps)
+        except MinitangoError:
+            return 3600.0
+
+    # --- one attempt --------------------------------------------------------------------------
+
+    def _grade(self, attempt: _Attempt) -> Result:
+        plan = attempt.plan
+        submission = archive.unpack(self._blobs.get(attempt.lease.inputs))
+        report = Report(None)
+        outcome = Outcome.NO_SCORE
+        try:
+            for number, step in enumerate(plan.steps):
+                end, left = self._run_step(attempt, number, step, submission)
+                if number == len(plan.steps) - 1:
+                    report = self._read_report(attempt, end, left)
+                    outcome = Outcome.NO_SCORE if report.score is None else Outcome.GRADED
+        except _Ended as ended:
+            outcome, report = ended.outcome, Report(None, reason=ended.reason)
+        return Result(
+            outcome=outcome,
+            score=report.score,
+            max_score=report.max_score if report.max_score is not None else plan.max_score,
+            trust=plan.trust,
+            reason=report.reason,
+            tests=report.tests,
+            feedback=report.feedback,
+            feedback_format=report.feedback_format,
+            visibility=report.visibility,
+            stdout_visibility=report.stdout_visibility,
+            leaderboard=report.leaderboard,
+            extra_data=report.extra_data,
+            warnings=(*attempt.notices, *report.warnings),
+            steps=tuple(attempt.reports),
+            usage=_total(attempt.reports),
+            sandbox=self._sandbox.name,
+            image_digest=self._sandbox.image_digest(plan.steps[-1].image),
+        )
+
+    def _run_step(
+        self, attempt: _Attempt, number: int, step: PlanStep, submission: Sequence[File]
+    ) -> tuple[End, Collected]:
+        """Run one step and take what it left. Raises _Ended where the job ends here."""
+        plan, stop = attempt.plan, attempt.stop
+        last = number == len(plan.steps) - 1
+        if stop.why is not None:
+            raise _Stopped
+        box = self._sandbox.open(box_spec(plan, number, token=attempt.lease.token))
+        try:
+            stop.attach(box)
+            self._fill(attempt, box, number, step, submission)
+            kept = HeadTail()
+            end = box.run(step.command, env=environment(plan, number), output=_tee(kept, step.name, attempt.sink))
+            stop.attach(None)
+            if end.cancelled or stop.why is not None:
+                raise _Stopped
+            attempt.outputs.append(kept.output(step.name))
+            wanted, left = step.collect, Collected()
+            if last:
+                bounds = CollectBounds(files=1, bytes=MAX_REPORT, entries=1000)
+                left = box.collect(REPORT, [REPORT_NAME], bounds)
+            elif wanted and end.limit is None and end.exec_error is None:
+                left = box.collect(WORK, wanted)
+        finally:
+            stop.attach(None)
+            box.close()
+        attempt.reports.append(
+            StepReport(
+                step.name,
+                exit_status=end.exit_status,
+                signal=end.signal,
+                limit=end.limit,
+                usage=end.usage,
+                output_bytes=end.output_bytes,
+                refused=left.refused,
+            )
+        )
+        attempt.notices.extend(_notices(step.name, end))
+        self._judge(step, end)
+        if not last:
+            attempt.collected.extend(
+                File(f"{step.name}/{file.path}", file.data, file.executable) for file in left.files
+            )
+            if left.refused:
+                path, reason = left.refused[0]
+                more = f" (and {len(left.refused) - 1} more)" if len(left.refused) > 1 else ""
+                text = f"step {step.name!r} left files that were not taken: {one_line(path, 80)}: {reason}{more}"
+                attempt.notices.append(Notice("refused_files", text))
+        return end, left
+
+    def _fill(self, attempt: _Attempt, box: Box, number: int, step: PlanStep, submission: Sequence[File]) -> None:
+        own = self._bundle(step.bundle) if step.bundle else ()
+        if step.submission:
+            box.put(SUBMISSION, submission)
+            theirs, shadowed = without_clashes(submission, own)
+            box.put(WORK, theirs)
+            if shadowed:
+                names = ", ".join(one_line(path, 60) for path in shadowed[:3])
+                text = f"the hand-in's {names} gave way to the assignment's own file in step {step.name!r}"
+                attempt.notices.append(Notice("shadowed_files", text))
+        box.put(WORK, own)
+        if number > 0:
+            box.put(COLLECTED, attempt.collected)
+
+    def _judge(self, step: PlanStep, end: End) -> None:
+        """Raise where this step's end is the job's end."""
+        name, limits = step.name, step.limits
+        if end.exec_error is not None:
+            what = f"{step.command[0]} in step {name!r} could not be executed: {os.strerror(end.exec_error)}"
+            if brought_by_submission(step):
+                raise _Ended(Outcome.NO_SCORE, f"the hand-in's {what}")
+            raise AssignmentError(
+                f"the command {what}", key=f"step {name}.command", hint=exec_hint(end.exec_error), id="command"
+            )
+        if end.limit is None:
+            return
+        passed = {
+            "wall": (Outcome.TIME_LIMIT, f"took longer than {human_seconds(limits.wall)}"),
+            "cpu": (Outcome.TIME_LIMIT, f"used more than {human_seconds(limits.cpu or 0)} of CPU time"),
+            "memory": (Outcome.MEMORY_LIMIT, f"used more than {human_size(limits.memory)} of memory"),
+            "output": (Outcome.OUTPUT_LIMIT, f"printed more than {human_size(limits.output)}"),
+        }
+        outcome, text = passed[end.limit]
+        raise _Ended(outcome, f"step {name!r} {text}")
+
+    def _read_report(self, attempt: _Attempt, end: End, left: Collected) -> Report:
+        if left.refused:
+            path, reason = left.refused[0]
+            return Report(None, reason=f"the report {one_line(path, 60)} was refused: {reason}")
+        output = attempt.outputs[-1]
+        evidence = Evidence(
+            report=left.files[0].data if left.files else None,
+            exit_status=end.exit_status,
+            signal=end.signal,
+            output=output.head + output.tail,
+            max_score=attempt.plan.max_score,
+            bonus=attempt.plan.bonus,
+        )
+        return reader(attempt.plan.format)(evidence)
+
+    def _stopped(self, lease: Lease, stop: Stop) -> Ack | None:
+        match stop.why:
+            case "cancel":
+                return Cancelled(lease)
+            case "release":
+                return Release(lease)
+            case "lost":
+                return None
+            case _:
+                text = "the sandbox did not end in time and was killed"
+                return Fail(lease, _failure(SandboxFailed(text, id="sandbox_overdue")))
+
+    # --- blobs --------------------------------------------------------------------------------
+
+    def _load_plan(self, digest: str) -> Plan:
+        return Plan.decode(self._blobs.get(digest))
+
+    def _load_bundle(self, digest: str) -> tuple[File, ...]:
+        return archive.unpack(self._blobs.get(digest))
+
+
+def _tee(kept: HeadTail, step: str, sink: Sink | None) -> Callable[[bytes], None]:
+    if sink is None:
+        return kept.add
+
+    def both(data: bytes) -> None:
+        kept.add(data)
+        sink(step, data)
+
+    return both
+
+
+def _notices(step: str, end: End) -> list[Notice]:
+    found = []
+    if end.oom_kills and end.limit is None:
+        text = f"step {step!r}: a process was killed for memory, though the step went on to its own end"
+        found.append(Notice("memory_kill", text))
+    if end.disk_full:
+        found.append(Notice("disk_full", f"step {step!r} filled its disk"))
+    if end.pids_limit:
+        found.append(Notice("pids_limit", f"step {step!r} ran into its limit of processes"))
+    return found
+
+
+def _failure(error: MinitangoError) -> Failure:
+    return Failure(error.id, one_line(str(error), 1000), error.hint)
+
+
+def _total(reports: Sequence[StepReport]) -> Usage:
+    cpus = [r.usage.cpu for r in reports]
+    peaks = [r.usage.memory for r in reports if r.usage.memory is not None]
+    known = [cpu for cpu in cpus if cpu is not None]
+    return Usage(
+        wall=sum(r.usage.wall for r in reports),
+        cpu=sum(known) if len(known) == len(cpus) else None,
+        memory=max(peaks, default=None),
+    )

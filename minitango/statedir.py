@@ -1,0 +1,89 @@
+"""The state directory: where the queue, the blobs and the lock of one course are, and who grades there."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from minitango.errors import EngineRunning, StoreError
+
+
+def locate(store: str | os.PathLike[str], state: str | os.PathLike[str] | None) -> tuple[str, Path]:
+    """The store's URL and the state directory. A `store` that is no URL is a state directory."""
+    text = os.fspath(store)
+    if "://" not in text:
+        folder = Path(text)
+        return f"sqlite:///{folder / 'queue.db'}", Path(state) if state is not None else folder
+    if state is not None:
+        return text, Path(state)
+    scheme, _, rest = text.partition("://")
+    return text, Path(rest[1:]).parent if scheme == "sqlite" else Path(".minitango")
+
+
+def make(state: Path) -> None:
+    """Make the directory, for this user alone. StoreError, with a remedy, where that cannot be."""
+    try:
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(
+            f"the state directory {state} cannot be made: {error.strerror}",
+            hint="choose another with --state DIR",
+            id="state",
+        ) from error
+
+
+def lock(state: Path) -> Callable[[], None]:
+    """Become the only engine of this directory; returns how to let go. The kernel lets go of it when we die.
+
+    EngineRunning where another engine is alive there.
+    """
+    from filelock import FileLock, Timeout
+
+    file = FileLock(state / "engine.lock", thread_local=False)
+    try:
+        file.acquire(timeout=0)
+    except Timeout as error:
+        pid = _note(state).get("pid")
+        pid = pid if isinstance(pid, int) else None
+        who = f" (process {pid})" if pid else ""
+        raise EngineRunning(
+            f"another engine{who} is grading in {state}",
+            pid=pid,
+            hint="submit to it, wait for it to end, or use another --state DIR",
+        ) from error
+    except (OSError, NotImplementedError) as error:
+        raise StoreError(
+            f"{state / 'engine.lock'} cannot be locked: {error}",
+            hint="choose a --state DIR on a local disk that you may write to",
+            id="state",
+        ) from error
+    return file.release
+
+
+def introduce(state: Path, sandbox: str) -> None:
+    """Note who grades here, and in what kind of sandbox, for processes that only submit."""
+    text = json.dumps({"pid": os.getpid(), "sandbox": sandbox})
+    try:
+        (state / "engine.json").write_text(text)
+    except OSError as error:
+        raise StoreError(
+            f"{state / 'engine.json'} cannot be written: {error.strerror}",
+            hint="choose another --state DIR",
+            id="state",
+        ) from error
+
+
+def sandbox_kind(state: Path) -> str:
+    """The kind of sandbox of the latest engine here; `auto` before the first."""
+    return str(_note(state).get("sandbox", "auto"))
+
+
+def _note(state: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((state / "engine.json").read_bytes()[:4096])
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

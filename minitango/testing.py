@@ -1,0 +1,142 @@
+"""For the tests of tools that are built on minitango: a sandbox whose inside is a function, and a clock that waits.
+
+    def inside(run: FakeRun) -> End:
+        run.write("/report/results.json", b'{"score": 7}')
+        run.print(b"hello\\n")
+        return End(exit_status=0)
+
+    with Engine.open(tmp_path, sandbox=FakeSandbox(inside)) as engine: ...
+
+The queue, the blobs, the runner and the readers are the real ones.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from minitango.archive import File
+from minitango.preflight import PREFLIGHT_ENV
+from minitango.sandbox import BoxSpec, CollectBounds, Collected, End, Guarantees
+
+
+class FakeRun:
+    """What the function sees of one run: the command, its environment, the files, and a flag for being killed."""
+
+    def __init__(
+        self,
+        spec: BoxSpec,
+        command: Sequence[str],
+        env: Mapping[str, str],
+        files: dict[str, File],
+        output: Callable[[bytes], None],
+        killed: threading.Event,
+    ) -> None:
+        self.spec = spec
+        self.command = tuple(command)
+        self.env = dict(env)
+        self.files = files
+        self.killed = killed
+        self._output = output
+
+    def read(self, path: str) -> bytes:
+        """The bytes of a file in the box, by absolute path. KeyError if there is none."""
+        return self.files[path].data
+
+    def write(self, path: str, data: bytes) -> None:
+        """Leave a file in the box."""
+        self.files[path] = File(path, data)
+
+    def print(self, data: bytes) -> None:
+        """Print, as the command would."""
+        self._output(data)
+
+
+Inside = Callable[[FakeRun], End]
+
+
+class FakeBox:
+    def __init__(self, spec: BoxSpec, inside: Inside) -> None:
+        self._spec = spec
+        self._inside = inside
+        self._files: dict[str, File] = {}
+        self._killed = threading.Event()
+
+    def put(self, mount: str, files: Iterable[File]) -> None:
+        for file in files:
+            path = f"{mount}/{file.path}"
+            self._files[path] = File(path, file.data, file.executable)
+
+    def run(self, command: Sequence[str], *, env: Mapping[str, str], output: Callable[[bytes], None]) -> End:
+        if PREFLIGHT_ENV in env:
+            return End(exit_status=0)
+        if self._killed.is_set():
+            return End(cancelled=True)
+        printed = 0
+
+        def count(data: bytes) -> None:
+            nonlocal printed
+            printed += len(data)
+            output(data)
+
+        end = self._inside(FakeRun(self._spec, command, env, self._files, count, self._killed))
+        if self._killed.is_set():
+            return End(cancelled=True)
+        return end
+
+    def collect(self, mount: str, patterns: Sequence[str], bounds: CollectBounds = CollectBounds()) -> Collected:
+        """By `fnmatch` on the whole path; a pattern that ends in `/` takes all below. The real bounds do not apply."""
+        found = []
+        for path, file in sorted(self._files.items()):
+            if not path.startswith(mount + "/"):
+                continue
+            name = path[len(mount) + 1 :]
+            if any(fnmatch.fnmatchcase(name, p + "*" if p.endswith("/") else p) for p in patterns):
+                found.append(File(name, file.data, file.executable))
+        return Collected(tuple(found))
+
+    def kill(self) -> None:
+        self._killed.set()
+
+    def close(self) -> None:
+        self._killed.set()
+
+
+class FakeSandbox:
+    """A `Sandbox` whose commands are one function. No isolation at all: for trusted test code only."""
+
+    name = "fake"
+
+    def __init__(self, inside: Inside | None = None) -> None:
+        self._inside = inside or (lambda run: End(exit_status=0))
+        self.opened = 0
+
+    def probe(self) -> Guarantees:
+        return Guarantees(notes=("a fake for tests: nothing is isolated",))
+
+    def image_digest(self, image: str) -> str:
+        return ""
+
+    def open(self, spec: BoxSpec) -> FakeBox:
+        self.opened += 1
+        return FakeBox(spec, self._inside)
+
+    def sweep(self) -> int:
+        return 0
+
+    def close(self) -> None:
+        pass
+
+
+class FakeClock:
+    """A clock that moves when told: pass it where a clock is taken."""
+
+    def __init__(self, now: float = 1_000_000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += seconds
