@@ -5,11 +5,14 @@ Rules that hold for every verb:
 
 - When a verb returns, what it did is durable (it survives `kill -9` and loss of power), whole, and seen by
   every process. When it raises, nothing of it happened.
+- A store object is one queue: every verb sees the jobs of its queue only. Ids, `ended_seq` and `referenced` are
+  store-wide.
 - A store may be used from any thread. Any number of processes may submit to one store and watch it.
 - Time is a parameter: `now` is seconds since the epoch; None asks the store's own clock (the host's for
   SQLite, `TIME` for Redis).
 - Verbs of a running attempt carry its `Lease`. One whose (job, attempt, token) is no longer the current one is
   refused, and changes nothing: a fence on the token, not on the state.
+- A verb that is given an id takes the whole id, but for `get`. Unknown id: JobNotFound.
 - Foreign exceptions become `StoreError`, `StoreFull` or `StoreTooNew`, with the cause kept.
 """
 
@@ -114,7 +117,7 @@ class Queue(Protocol):
     def recover(self, *, now: float | None = None) -> list[Job]:
         """Take back every running job, whatever its expiry: the caller has proven that no engine holds them.
 
-        As `reap`, otherwise. Returns the jobs as they are now.
+        As `reap`, otherwise. Both return the jobs that they took back, as they are now, in order of submission.
         """
         ...
 
@@ -144,8 +147,9 @@ class Queue(Protocol):
     def watch(self, changed: Callable[[], None]) -> Callable[[], None]:
         """Call `changed` within 100 ms, from a thread of the store's, after another process changed the queue.
 
-        It may be called when nothing changed, and for changes of this process. Returns a function that stops
-        it; that function waits until no call is under way. Idle, it costs under 0.3 % of a core.
+        `changed` must not raise. It may be called when nothing changed, and for changes of this process.
+        Returns a function that stops it; that function waits until no call is under way. Idle, it costs under
+        0.3 % of a core.
         """
         ...
 
@@ -155,10 +159,6 @@ class History(Protocol):
 
     def get(self, id: str) -> Job:
         """The job, or JobNotFound. An unambiguous beginning of an id, at least 4 characters, stands for it."""
-        ...
-
-    def list(self, query: Query = Query()) -> list[Job]:
-        """The jobs that match, in order of submission (or the reverse)."""
         ...
 
     def spec(self, id: str) -> JobSpec:
@@ -184,6 +184,11 @@ class History(Protocol):
 
     def last_ended(self) -> int:
         """The highest `ended_seq` so far; 0 before the first."""
+        ...
+
+    # The last one: in annotations below it, its name would hide the builtin.
+    def list(self, query: Query = Query()) -> list[Job]:
+        """The jobs that match, in order of submission (or the reverse)."""
         ...
 
 

@@ -1,0 +1,356 @@
+"""One SQLite file that is a minitango store: opened, checked, migrated, and used in whole transactions.
+
+Knows files, locks and errors; what the tables mean is `sqlite.py`'s.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+import stat
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from minitango.errors import ConfigError, StoreError, StoreFull, StoreTooNew
+from minitango.failpoint import failpoint
+from minitango.job import TRANSITIONS, State
+from minitango.store._rows import Row, new_token
+from minitango.store._schema import APPLICATION_ID, MIGRATIONS
+
+OLDEST_SQLITE: Final = (3, 35, 0)
+"""The first library with RETURNING."""
+BUSY_TIMEOUT: Final = 60.0
+"""Seconds to wait for another process's transaction, which takes milliseconds."""
+WATCH_INTERVAL: Final = 0.025
+
+_EDGES: Final = frozenset((edge.source, edge.verb, edge.target) for edge in TRANSITIONS)
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+_FORBIDDEN: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+
+T = TypeVar("T")
+
+
+class Transaction:
+    """A write transaction under way. It keeps the books (counts, the order of ends) of what it moves."""
+
+    def __init__(self, connection: sqlite3.Connection, queue: str, now: float) -> None:
+        self.execute = connection.execute
+        self.executemany = connection.executemany
+        self.now = now
+        self._queue = queue
+        self._moved: dict[State, int] = {}
+        self._ended_seq: int | None = None
+
+    def move(self, source: State | None, verb: str, target: State, n: int = 1) -> None:
+        """Count `n` jobs from one state to another. Every change of a state passes here, and must be an edge."""
+        if (source, verb, target) not in _EDGES:
+            raise AssertionError(f"{source} --{verb}--> {target} is no edge of the state machine")
+        if source is not None:
+            self._moved[source] = self._moved.get(source, 0) - n
+        self._moved[target] = self._moved.get(target, 0) + n
+
+    def drop(self, state: State) -> None:
+        """Count one job that is forgotten."""
+        self._moved[state] = self._moved.get(state, 0) - 1
+
+    def next_ended(self) -> int:
+        """The number of the next job that ends. Taken under the write lock, so seen in its order."""
+        if self._ended_seq is None:
+            ((self._ended_seq,),) = self.execute("SELECT value FROM meta WHERE name = 'ended_seq'").fetchall()
+        self._ended_seq += 1
+        return self._ended_seq
+
+    def flush(self) -> None:
+        """Write the books."""
+        if self._ended_seq is not None:
+            self.execute("UPDATE meta SET value = ? WHERE name = 'ended_seq'", (self._ended_seq,))
+        for state, n in self._moved.items():
+            if n:
+                self.execute(
+                    "INSERT INTO counts (queue, state, n) VALUES (?, ?, ?) "
+                    "ON CONFLICT (queue, state) DO UPDATE SET n = n + excluded.n",
+                    (self._queue, state.value, n),
+                )
+
+
+class Database:
+    """An open store file: one connection that writes and one that reads, each behind a lock of its own.
+
+    So threads may share it, and no read waits for a commit. Not to be used across a fork.
+    """
+
+    def __init__(self, path: str | Path, queue: str, clock: Callable[[], float]) -> None:
+        self.path = Path(path).absolute()
+        self._queue = queue
+        self._clock = clock
+        self._write_lock = threading.Lock()
+        self._read_lock = threading.Lock()
+        self._watchers: list[Callable[[], None]] = []
+        if sqlite3.sqlite_version_info < OLDEST_SQLITE:
+            raise StoreError(
+                f"SQLite {sqlite3.sqlite_version} is too old: minitango needs 3.35 or later",
+                hint="use a Python that was built with a newer SQLite",
+                id="sqlite_too_old",
+            )
+        try:
+            _make_file(self.path)
+        except OSError as error:
+            raise _from_os(error, self.path) from error
+        self._writer = self._connect()
+        try:
+            _check_and_migrate(self._writer, self.path)
+            self._reader = self._connect()
+            self._reader.execute("PRAGMA query_only = ON")
+        except sqlite3.Error as error:
+            self._writer.close()
+            raise _from_sqlite(error, self.path) from error
+        except BaseException:
+            self._writer.close()
+            raise
+
+    def _connect(self) -> sqlite3.Connection:
+        try:
+            connection = sqlite3.connect(
+                self.path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False, cached_statements=256
+            )
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA trusted_schema = OFF")
+            connection.execute("PRAGMA cache_size = -16000")
+            connection.create_function("new_token", 0, new_token)
+        except sqlite3.Error as error:
+            raise _from_sqlite(error, self.path) from error
+        return connection
+
+    def transact(self, verb: str, body: Callable[[Transaction], T], now: float | None = None) -> T:
+        """Run `body` in one transaction: durable and whole when this returns, undone when it raises."""
+        with self._write_lock:
+            writer = self._writer
+            try:
+                writer.execute("BEGIN IMMEDIATE")
+                transaction = Transaction(writer, self._queue, self._clock() if now is None else now)
+                answer = body(transaction)
+                transaction.flush()
+                failpoint(f"store.{verb}.before_commit")
+                writer.execute("COMMIT")
+            except BaseException as error:
+                # Also for KeyboardInterrupt, wherever it fell: no lock of the file outlives this frame.
+                with suppress(sqlite3.Error):
+                    if writer.in_transaction:
+                        writer.execute("ROLLBACK")
+                if isinstance(error, sqlite3.Error):
+                    raise _from_sqlite(error, self.path) from error
+                if isinstance(error, UnicodeEncodeError | OverflowError):
+                    raise ConfigError(
+                        f"a value cannot be stored: {error}",
+                        hint="text must be Unicode, and integers must have 64 bits at most",
+                        id="not_storable",
+                    ) from error
+                raise
+        failpoint(f"store.{verb}.after_commit")
+        return answer
+
+    def read(self, sql: str, *parameters: object) -> list[Row]:
+        """The rows of one SELECT, all from one moment."""
+        try:
+            with self._read_lock:
+                return self._reader.execute(sql, parameters).fetchall()
+        except sqlite3.Error as error:
+            raise _from_sqlite(error, self.path) from error
+        except (UnicodeEncodeError, OverflowError):
+            return []  # what cannot be stored is not there
+
+    def watch(self, changed: Callable[[], None]) -> Callable[[], None]:
+        """Call `changed`, which must not raise, soon after each commit of another connection to the file."""
+        stopping = threading.Event()
+        connection = self._connect()
+        try:
+            ((seen,),) = connection.execute("PRAGMA data_version").fetchall()
+        except sqlite3.Error as error:
+            connection.close()
+            raise _from_sqlite(error, self.path) from error
+
+        def poll() -> None:
+            nonlocal connection, seen
+            while not stopping.wait(WATCH_INTERVAL):
+                try:
+                    ((version,),) = connection.execute("PRAGMA data_version").fetchall()
+                except (sqlite3.Error, StoreError):
+                    # It may be over soon, and changes may have been missed: begin anew, and say so.
+                    connection.close()
+                    with suppress(StoreError):
+                        connection = self._connect()
+                    version = None
+                if version != seen:
+                    seen = version
+                    changed()
+            connection.close()
+
+        thread = threading.Thread(target=poll, name="minitango-watch", daemon=True)
+        thread.start()
+
+        def stop() -> None:
+            stopping.set()
+            with suppress(ValueError):
+                self._watchers.remove(stop)
+            if thread is not threading.current_thread():
+                thread.join()
+
+        self._watchers.append(stop)
+        return stop
+
+    def close(self) -> None:
+        """Stop the watchers and let the file go. Idempotent."""
+        while self._watchers:
+            self._watchers[-1]()
+        with self._read_lock:
+            self._reader.close()
+        with self._write_lock:
+            self._writer.close()
+
+
+def _make_file(path: Path) -> None:
+    """Have a file there that only its owner may read, as its folder: it holds grades."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        with suppress(FileExistsError):  # another process made it just now
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        mode = path.stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+
+
+def _check_and_migrate(db: sqlite3.Connection, path: Path) -> None:
+    """Refuse a file that is not ours, or too new; else bring it to the present. Two processes may do so at once."""
+    _refuse_foreign(db, path)
+    _set_wal(db)
+    while True:
+        # Taken even where there is nothing to do: it proves that the file can be written.
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            version = _refuse_foreign(db, path)
+            if version == len(MIGRATIONS):
+                db.execute("ROLLBACK")
+                return
+            for statement in MIGRATIONS[version]:
+                db.execute(statement)
+            db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            db.execute(f"PRAGMA user_version = {version + 1}")
+            db.execute("COMMIT")
+        finally:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+
+
+def _refuse_foreign(db: sqlite3.Connection, path: Path) -> int:
+    """The file's version, in one read. 0: it is empty."""
+    application, version, tables = db.execute(
+        "SELECT (SELECT application_id FROM pragma_application_id), (SELECT user_version FROM pragma_user_version), "
+        "(SELECT count(*) FROM sqlite_master)"
+    ).fetchone()
+    if application != APPLICATION_ID and (application or version or tables):
+        raise _not_a_store(path, "another program's SQLite file")
+    if version > len(MIGRATIONS):
+        raise StoreTooNew(
+            f"{path} was written by a later minitango (store version {version}; this one knows {len(MIGRATIONS)})",
+            hint="upgrade minitango, or choose another place with --state DIR",
+        )
+    return int(version)
+
+
+def _set_wal(db: sqlite3.Connection) -> None:
+    """Readers beside one writer. The mode stays in the file, so only its first opener changes it."""
+    deadline = time.monotonic() + BUSY_TIMEOUT
+    while True:
+        try:
+            db.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            # SQLite does not wait for this lock by itself where two openers stand in each other's way.
+            if not error.sqlite_errorname.startswith("SQLITE_BUSY") or time.monotonic() > deadline:
+                raise
+            time.sleep(0.005)
+        else:
+            return
+
+
+# --- foreign errors become ours ---------------------------------------------------------------
+
+
+def _not_a_store(path: Path, what: str) -> StoreError:
+    return StoreError(
+        f"{path} is not a minitango store: it is {what}",
+        hint="choose another place with --state DIR, or move that file away",
+        id="store_corrupt",
+    )
+
+
+def _readonly(path: Path, why: object) -> StoreError:
+    return StoreError(
+        f"{path} cannot be written ({why})",
+        hint=f"make {path.parent} and the files in it writable for you, or choose another place with --state DIR",
+        id="store_readonly",
+    )
+
+
+def _full(path: Path) -> StoreFull:
+    return StoreFull(
+        f"the disk of {path} is full: nothing was written", hint=f"free some space (df -h {path.parent}), then repeat"
+    )
+
+
+def _from_os(error: OSError, path: Path) -> StoreError:
+    if error.errno in _FULL:
+        return _full(path)
+    if error.errno in _FORBIDDEN:
+        return _readonly(path, error.strerror)
+    return StoreError(
+        f"{path} cannot hold a store: {error.strerror or error}",
+        hint="name a file that is not there yet, or choose another place with --state DIR",
+        id="store_path",
+    )
+
+
+def _from_sqlite(error: sqlite3.Error, path: Path) -> StoreError:
+    name: Any = getattr(error, "sqlite_errorname", "")
+    if name == "SQLITE_FULL" or (name.startswith("SQLITE_IOERR") and _no_space(path)):
+        return _full(path)
+    if name == "SQLITE_NOTADB":
+        return _not_a_store(path, "no SQLite file")
+    if name.startswith("SQLITE_CORRUPT") or (name == "SQLITE_ERROR" and str(error).startswith("no such")):
+        return StoreError(
+            f"{path} is damaged ({error})",
+            hint=f"restore it from a backup, or save what can be saved: sqlite3 {path} .recover",
+            id="store_corrupt",
+        )
+    if name.startswith("SQLITE_READONLY") or name == "SQLITE_PERM":
+        return _readonly(path, error)
+    if name.startswith("SQLITE_CANTOPEN") and not (os.access(path.parent, os.W_OK) and os.access(path, os.W_OK)):
+        return _readonly(path, error)
+    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+        return StoreError(
+            f"{path} was locked by another process for {BUSY_TIMEOUT:.0f} seconds",
+            hint=f"see which process holds it: fuser -v {path}",
+            id="store_busy",
+        )
+    if isinstance(error, sqlite3.ProgrammingError) and "closed" in str(error):
+        return StoreError(f"the store {path} was closed", id="store_closed")
+    return StoreError(
+        f"{path} cannot be used: {error}", hint=f"look at the file and its disk: ls -l {path}", id="store_io"
+    )
+
+
+def _no_space(path: Path) -> bool:
+    """Whether an I/O error was a full disk: SQLite says so of its own files only."""
+    try:
+        disk = os.statvfs(path.parent)
+    except OSError:
+        return False
+    return disk.f_bavail * disk.f_frsize < 1 << 16

@@ -1,0 +1,111 @@
+"""Rows of the SQLite store <-> the records of `job.py`."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any, Final
+
+import msgspec
+
+from minitango.job import Attempt, Failure, Job, JobSpec, Lease, Outcome, Result, State, Trust
+
+Row = tuple[Any, ...]
+
+JOB_COLUMNS: Final = ", ".join(f"jobs.{name}" for name in Job.__struct_fields__)
+"""What to select where `job_of` is to read it."""
+WIDTH: Final = len(Job.__struct_fields__)
+
+_AT: Final = {name: place for place, name in enumerate(Job.__struct_fields__)}
+_STATE, _LABELS, _CANCEL = _AT["state"], _AT["labels"], _AT["cancel_requested"]
+_OUTCOME, _TRUST, _FAILURE = _AT["outcome"], _AT["trust"], _AT["failure"]
+_STATES: Final = {state.value: state for state in State}
+_OUTCOMES: Final = {None: None} | {outcome.value: outcome for outcome in Outcome}
+_TRUSTS: Final = {None: None} | {trust.value: trust for trust in Trust}
+
+_encoder: Final = msgspec.json.Encoder()
+_labels: Final = msgspec.json.Decoder(dict[str, str])
+_failure: Final = msgspec.json.Decoder(Failure)
+_result: Final = msgspec.json.Decoder(Result)
+
+_CROCKFORD: Final = "0123456789abcdefghjkmnpqrstvwxyz"
+ID_LENGTH: Final = 10
+
+
+def new_id() -> str:
+    """50 random bits as 10 characters of lower-case Crockford base32: says nothing, and reads well aloud."""
+    bits = secrets.randbits(5 * ID_LENGTH)
+    return "".join(_CROCKFORD[bits >> 5 * place & 31] for place in range(ID_LENGTH))
+
+
+def new_token() -> str:
+    """A fencing token that was never used before: 128 random bits, in hex."""
+    return secrets.token_hex(16)
+
+
+def is_prefix(text: str) -> bool:
+    """Whether an id could begin like this."""
+    return 4 <= len(text) < ID_LENGTH and all(letter in _CROCKFORD for letter in text)
+
+
+def job_of(row: Row) -> Job:
+    """The job in the first WIDTH columns of a row that was selected as JOB_COLUMNS."""
+    values = list(row[:WIDTH])
+    values[_STATE] = _STATES[values[_STATE]]
+    values[_LABELS] = _labels.decode(values[_LABELS]) if values[_LABELS] else {}
+    values[_CANCEL] = bool(values[_CANCEL])
+    values[_OUTCOME] = _OUTCOMES[values[_OUTCOME]]
+    values[_TRUST] = _TRUSTS[values[_TRUST]]
+    values[_FAILURE] = failure_of(values[_FAILURE])
+    return Job(*values)
+
+
+def failure_of(text: str | None) -> Failure | None:
+    return None if text is None else _failure.decode(text)
+
+
+def spec_of(job: Job, refs: tuple[str, ...]) -> JobSpec:
+    """What was submitted: a job's own columns, and its refs."""
+    shared = {name: getattr(job, name) for name in JobSpec.__struct_fields__ if name != "refs"}
+    return JobSpec(**shared, refs=refs)
+
+
+def attempt_of(job: str, row: Row) -> Attempt:
+    number, node, started, ended, ended_by, failure = row
+    return Attempt(job, number, node, started, ended, ended_by, failure_of(failure))
+
+
+def lease_of(row: Row) -> Lease:
+    """From: id, attempt, token, expires, spec, inputs, assignment, student, solo_lease."""
+    return Lease(*(*row[:8], bool(row[8])))
+
+
+def result_of(data: bytes) -> Result:
+    return _result.decode(data)
+
+
+def to_json(value: object) -> bytes:
+    """JSON of a record. Text that is no Unicode (lone surrogates) is kept, with a `?` for each one."""
+    try:
+        return _encoder.encode(value)
+    except UnicodeEncodeError:
+        return _encoder.encode(_clean(msgspec.to_builtins(value)))
+
+
+def to_text(value: object) -> str | None:
+    """JSON for a column that a person may read; None for None and for an empty dict."""
+    return None if value is None or value == {} else to_json(value).decode()
+
+
+def clean_text(text: str) -> str:
+    """Text that SQLite takes: the same, but for lone surrogates."""
+    return text.encode("utf-8", "replace").decode() if not text.isascii() else text
+
+
+def _clean(value: Any) -> Any:
+    if isinstance(value, str):
+        return clean_text(value)
+    if isinstance(value, dict):
+        return {_clean(key): _clean(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_clean(item) for item in value]
+    return value

@@ -1,0 +1,382 @@
+"""The store in one SQLite file: what one machine needs, and nothing to install.
+
+A commit is one fsync (WAL, `synchronous=FULL`), and every write is one `BEGIN IMMEDIATE` transaction, so that
+processes take turns and never meet `database is locked`. What becomes of a job is decided in `job.py`; here it
+is written down.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Final
+
+from msgspec.structs import replace
+
+from minitango.job import (
+    Ack,
+    Cancelled,
+    Fail,
+    Failure,
+    Finish,
+    Job,
+    JobSpec,
+    Lease,
+    Release,
+    State,
+    after_failure,
+    after_interruption,
+)
+from minitango.store import Exchanged, Submitted
+from minitango.store import _rows as rows
+from minitango.store._database import Database, Transaction
+from minitango.store._history import SELECT, SqliteHistory, as_json, not_found
+from minitango.store._rows import WIDTH, Row
+from minitango.store._schema import FORGET
+
+UNCHARGED_DELAY: Final = 1.0
+"""Seconds before a job is due again whose sandbox was down for everyone."""
+FORGET_BATCH: Final = 500
+"""Jobs forgotten in one transaction: others need not wait long for their turn."""
+
+_POISON: Final = Failure(
+    "poison",
+    "three engines died while they ran this job alone",
+    "look at its output and at the machine's memory (dmesg), then: minitango jobs retry",
+)
+
+_INSERT_JOB: Final = """
+    INSERT INTO jobs (id, queue, state, priority, rank, lane, due_since, submitted, assignment, student, course,
+                      title, spec, inputs, key, supersedes, labels)
+    VALUES (?, ?, 'queued', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    ON CONFLICT (id) DO NOTHING
+"""
+_LATEST_OF_KEY: Final = """
+    SELECT jobs.id, jobs.state FROM keys JOIN jobs ON jobs.seq = keys.job WHERE keys.queue = ? AND keys.key = ?
+"""
+_PROMOTE: Final = """
+    UPDATE jobs SET due = NULL WHERE seq IN (
+        SELECT seq FROM jobs INDEXED BY jobs_due
+        WHERE queue = ? AND state = 'queued' AND due IS NOT NULL AND due <= ?)
+"""
+_CLAIM: Final = """
+    UPDATE jobs SET state = 'running', attempt = attempt + 1, token = new_token(), node = ?, started = ?,
+                    expires = ?, solo_lease = solo
+    WHERE seq IN (
+        SELECT seq FROM jobs INDEXED BY jobs_ready
+        WHERE queue = ? AND solo = ? AND state = 'queued' AND due IS NULL
+        ORDER BY priority DESC, rank, seq LIMIT ?)
+    RETURNING id, attempt, token, expires, spec, inputs, assignment, student, solo_lease, seq, priority, rank
+"""
+_LEAVE: Final = """
+    UPDATE jobs SET state = ?, due = ?, due_since = ?, solo = ?, failures = ?, interruptions = ?, solo_deaths = ?,
+                    ended = ?, ended_seq = ?, outcome = ?, score = ?, max_score = ?, trust = ?, reason = ?, wall = ?,
+                    warnings = ?, failure = ?, token = NULL, expires = NULL, solo_lease = 0
+    WHERE seq = ?
+"""
+_FENCE: Final = "id = ? AND queue = ? AND attempt = ? AND token = ?"
+_RUNNING: Final = "INDEXED BY jobs_running WHERE queue = ? AND state = 'running'"
+
+
+class SqliteStore(SqliteHistory):
+    """`Store` in one SQLite file. Threads may share it; a process that forks opens its own.
+
+    One store object is one queue of its file. The file and its folder are created where they are missing, for
+    their owner's eyes only. `clock` tells the time wherever `now` is None.
+
+    Raises StoreError (ids store_path, store_readonly, store_corrupt, store_busy, store_io, sqlite_too_old),
+    StoreFull or StoreTooNew, from here and from every verb.
+    """
+
+    def __init__(self, path: str | Path, *, queue: str = "default", clock: Callable[[], float] = time.time) -> None:
+        super().__init__(Database(path, queue, clock), queue)
+        self._clock = clock
+
+    def __repr__(self) -> str:
+        return f"SqliteStore({str(self._db.path)!r}, queue={self.queue!r})"
+
+    # --- Queue ------------------------------------------------------------------------------------
+
+    def now(self) -> float:
+        return self._clock()
+
+    def submit(self, specs: Sequence[JobSpec], *, fresh: bool = False, now: float | None = None) -> list[Submitted]:
+        if not specs:
+            return []
+        return self._db.transact("submit", lambda tx: [self._submit_one(tx, spec, fresh) for spec in specs], now)
+
+    def _submit_one(self, tx: Transaction, spec: JobSpec, fresh: bool) -> Submitted:
+        supersedes = spec.supersedes
+        if spec.key is not None:
+            for holder, value in tx.execute(_LATEST_OF_KEY, (self.queue, spec.key)).fetchall():
+                state = State(value)
+                if not state.terminal or (state is State.DONE and not fresh):
+                    return Submitted(holder, False, state)
+                supersedes = supersedes or holder
+        written = 0
+        while not written:  # an id that is taken: one in 2**50 for each job in the store
+            new = rows.new_id()
+            cursor = tx.execute(
+                _INSERT_JOB,
+                (new, self.queue, spec.priority, spec.rank, spec.lane, tx.now, tx.now, spec.assignment, spec.student,
+                 spec.course, spec.title, spec.spec, spec.inputs, spec.key, supersedes, rows.to_text(spec.labels)),
+            )  # fmt: skip
+            written = cursor.rowcount
+        seq = cursor.lastrowid
+        digests = enumerate((spec.spec, spec.inputs, *spec.refs))
+        tx.executemany(
+            "INSERT INTO blob_refs (job, position, digest) VALUES (?, ?, ?)",
+            [(seq, at, digest) for at, digest in digests],
+        )
+        if spec.key is not None:
+            tx.execute("INSERT OR REPLACE INTO keys (queue, key, job) VALUES (?, ?, ?)", (self.queue, spec.key, seq))
+        tx.move(None, "submit", State.QUEUED)
+        return Submitted(new, True, State.QUEUED)
+
+    def exchange(
+        self,
+        acks: Sequence[Ack] = (),
+        *,
+        claim: int = 0,
+        solo: bool = False,
+        node: str = "",
+        lease_for: float = 60.0,
+        now: float | None = None,
+    ) -> Exchanged:
+        if not acks and claim <= 0:
+            return Exchanged()
+
+        def body(tx: Transaction) -> Exchanged:
+            refused, settled = [], []
+            for ack in acks:
+                row = self._held(tx, ack.lease)
+                if row is None:
+                    refused.append(ack.lease)
+                else:
+                    settled.append(self._settle(tx, row, ack))
+            leases = self._claim(tx, claim, solo, node, lease_for) if claim > 0 else ()
+            return Exchanged(tuple(refused), tuple(settled), leases)
+
+        return self._db.transact("exchange", body, now)
+
+    def _held(self, tx: Transaction, lease: Lease) -> Row | None:
+        """The fence: the job's row, if this lease is its current one. A token is gone when its attempt ends."""
+        found: Row | None = tx.execute(
+            f"{SELECT} WHERE {_FENCE}", (lease.job, self.queue, lease.attempt, lease.token)
+        ).fetchone()
+        return found
+
+    def _settle(self, tx: Transaction, row: Row, ack: Ack) -> Job:
+        job = rows.job_of(row)
+        match ack:
+            case Finish():
+                return self._finish(tx, job, ack)
+            case Cancelled():
+                return self._leave(tx, job, "cancelled", State.CANCELLED)
+            case Fail() if job.cancel_requested:
+                return self._leave(tx, job, "cancelled", State.CANCELLED, failure=ack.failure)
+            case Release() if job.cancel_requested:
+                return self._leave(tx, job, "cancelled", State.CANCELLED)
+            case Fail(charge=False):
+                job = replace(job, failure=ack.failure)
+                return self._leave(tx, job, "fail", State.QUEUED, delay=UNCHARGED_DELAY, failure=ack.failure)
+            case Fail():
+                job = replace(job, failures=job.failures + 1, failure=ack.failure)
+                after = after_failure(job.failures, retry=ack.retry)
+                return self._leave(tx, job, "fail", after.state, delay=after.delay, failure=ack.failure)
+            case Release():
+                after = after_interruption(job.solo_deaths, died=False)
+                return self._leave(tx, job, "release", after.state, delay=after.delay)
+
+    def _finish(self, tx: Transaction, job: Job, ack: Finish) -> Job:
+        result = ack.result
+        tx.execute("INSERT INTO results (job, result) VALUES (?, ?)", (job.seq, rows.to_json(result)))
+        tx.executemany(
+            "INSERT INTO outputs (job, position, step, head, tail, elided) VALUES (?, ?, ?, ?, ?, ?)",
+            [
+                (job.seq, at, rows.clean_text(output.step), output.head, output.tail, output.elided)
+                for at, output in enumerate(ack.outputs)
+            ],
+        )
+        job = replace(
+            job,
+            outcome=result.outcome,
+            score=result.score,
+            max_score=result.max_score,
+            trust=result.trust,
+            reason=rows.clean_text(result.reason),
+            wall=result.usage.wall,
+            warnings=len(result.warnings),
+            failure=None,
+        )
+        return self._leave(tx, job, "finish", State.DONE)
+
+    def _interrupt(self, tx: Transaction, row: Row, verb: str) -> Job:
+        """Take a running job back from an engine that died."""
+        job = rows.job_of(row)
+        if job.cancel_requested:
+            return self._leave(tx, job, "cancelled", State.CANCELLED)
+        job = replace(job, interruptions=job.interruptions + 1, solo_deaths=job.solo_deaths + row[WIDTH])
+        after = after_interruption(job.solo_deaths, died=True)
+        if after.state is State.DEAD:
+            job = replace(job, failure=_POISON)
+        return self._leave(tx, job, verb, after.state, delay=after.delay)
+
+    def _leave(
+        self,
+        tx: Transaction,
+        job: Job,
+        verb: str,
+        target: State,
+        *,
+        delay: float = 0.0,
+        failure: Failure | None = None,
+    ) -> Job:
+        """Write a job that leaves its state for `target`, with the new values in `job`; `failure` is its attempt's."""
+        tx.move(job.state, verb, target)
+        if job.state is State.RUNNING:
+            tx.execute(
+                "UPDATE attempts SET ended = ?, ended_by = ?, failure = ? WHERE job = ? AND number = ?",
+                (tx.now, verb, rows.to_text(failure), job.seq, job.attempt),
+            )
+        ended = target.terminal
+        job = replace(
+            job,
+            state=target,
+            due=tx.now + delay if delay and not ended else None,
+            expires=None,
+            ended=tx.now if ended else None,
+            ended_seq=tx.next_ended() if ended else None,
+        )
+        tx.execute(
+            _LEAVE,
+            (target.value, job.due, tx.now + delay, job.solo, job.failures, job.interruptions, job.solo_deaths,
+             job.ended, job.ended_seq, job.outcome, job.score, job.max_score, job.trust, job.reason, job.wall,
+             job.warnings, rows.to_text(job.failure), job.seq),
+        )  # fmt: skip
+        return job
+
+    def _claim(self, tx: Transaction, n: int, solo: bool, node: str, lease_for: float) -> tuple[Lease, ...]:
+        tx.execute(_PROMOTE, (self.queue, tx.now))
+        claimed = tx.execute(_CLAIM, (node, tx.now, tx.now + lease_for, self.queue, solo, 1 if solo else n)).fetchall()
+        # RETURNING promises no order.
+        claimed.sort(key=lambda row: (-row[10], row[11], row[9]))
+        tx.executemany(
+            "INSERT INTO attempts (job, number, node, started) VALUES (?, ?, ?, ?)",
+            [(row[9], row[1], node, tx.now) for row in claimed],
+        )
+        tx.move(State.QUEUED, "claim", State.RUNNING, len(claimed))
+        return tuple(map(rows.lease_of, claimed))
+
+    def extend(
+        self, leases: Sequence[Lease], *, lease_for: float = 60.0, now: float | None = None
+    ) -> tuple[Lease, ...]:
+        if not leases:
+            return ()
+
+        def body(tx: Transaction) -> tuple[Lease, ...]:
+            lost = []
+            for lease in leases:
+                if self._held(tx, lease) is None:
+                    lost.append(lease)
+                else:
+                    tx.execute("UPDATE jobs SET expires = ? WHERE id = ?", (tx.now + lease_for, lease.job))
+            return tuple(lost)
+
+        return self._db.transact("extend", body, now)
+
+    def reap(self, *, now: float | None = None) -> list[Job]:
+        def body(tx: Transaction) -> list[Job]:
+            lapsed = tx.execute(f"{SELECT} {_RUNNING} AND expires < ? ORDER BY seq", (self.queue, tx.now)).fetchall()
+            return [self._interrupt(tx, row, "reap") for row in lapsed]
+
+        return self._db.transact("reap", body, now)
+
+    def recover(self, *, now: float | None = None) -> list[Job]:
+        def body(tx: Transaction) -> list[Job]:
+            running = tx.execute(f"{SELECT} {_RUNNING} ORDER BY seq", (self.queue,)).fetchall()
+            return [self._interrupt(tx, row, "recover") for row in running]
+
+        return self._db.transact("recover", body, now)
+
+    def cancel(self, id: str, *, now: float | None = None) -> Job:
+        def body(tx: Transaction) -> Job:
+            row = tx.execute(f"{SELECT} WHERE id = ? AND queue = ?", (id, self.queue)).fetchone()
+            if row is None:
+                raise not_found(id)
+            job = rows.job_of(row)
+            if job.state is State.QUEUED:
+                return self._leave(tx, job, "cancel", State.CANCELLED)
+            if job.state is State.RUNNING and not job.cancel_requested:
+                tx.execute("UPDATE jobs SET cancel_requested = 1 WHERE seq = ?", (job.seq,))
+                return replace(job, cancel_requested=True)
+            return job
+
+        return self._db.transact("cancel", body, now)
+
+    def cancel_requested(self) -> list[str]:
+        found = self._db.read(
+            "SELECT id FROM jobs INDEXED BY jobs_to_cancel "
+            "WHERE queue = ? AND state = 'running' AND cancel_requested = 1 ORDER BY seq",
+            self.queue,
+        )
+        return [row[0] for row in found]
+
+    def next_due(self) -> float | None:
+        ((due,),) = self._db.read(
+            "SELECT min(due) FROM jobs INDEXED BY jobs_due WHERE queue = ? AND state = 'queued' AND due IS NOT NULL",
+            self.queue,
+        )
+        return None if due is None else float(due)
+
+    def solo_since(self) -> float | None:
+        ((since,),) = self._db.read(
+            "SELECT min(due_since) FROM jobs INDEXED BY jobs_solo WHERE queue = ? AND state = 'queued' AND solo = 1",
+            self.queue,
+        )
+        return None if since is None else float(since)
+
+    def counts(self) -> Mapping[State, int]:
+        found: dict[str, int] = dict(self._db.read("SELECT state, n FROM counts WHERE queue = ?", self.queue))
+        return {state: found.get(state.value, 0) for state in State}
+
+    def watch(self, changed: Callable[[], None]) -> Callable[[], None]:
+        return self._db.watch(changed)
+
+    # --- Upkeep -----------------------------------------------------------------------------------
+
+    def forget(self, ids: Iterable[str]) -> int:
+        waiting = iter(ids)
+        forgotten = 0
+        while batch := list(islice(waiting, FORGET_BATCH)):
+            forgotten += self._db.transact("forget", partial(self._forget, batch))
+        return forgotten
+
+    def _forget(self, ids: Sequence[str], tx: Transaction) -> int:
+        gone = tx.execute(
+            "DELETE FROM jobs WHERE id IN (SELECT value FROM json_each(?)) AND queue = ? "
+            "AND state IN ('done', 'dead', 'cancelled') RETURNING seq, state, key",
+            (as_json(ids), self.queue),
+        ).fetchall()
+        for statement in FORGET:
+            tx.executemany(statement, [(seq,) for seq, _, _ in gone])
+        tx.executemany(
+            "DELETE FROM keys WHERE queue = ? AND key = ? AND job = ?",
+            [(self.queue, key, seq) for seq, _, key in gone if key is not None],
+        )
+        for _, state, _ in gone:
+            tx.drop(State(state))
+        return len(gone)
+
+    def referenced(self, digests: Iterable[str]) -> set[str]:
+        found = self._db.read(
+            "SELECT value FROM json_each(?) WHERE EXISTS (SELECT 1 FROM blob_refs WHERE digest = value)",
+            as_json(list(digests)),
+        )
+        return {digest for (digest,) in found}
+
+    def close(self) -> None:
+        self._db.close()
