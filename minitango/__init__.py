@@ -1,3 +1,73 @@
-"""minitango grades programming submissions: a durable queue, a sandbox for each, an honest score."""
+"""minitango grades programming submissions: a durable queue, a sandbox for each, an honest score.
+
+from minitango import Assignment, Engine, Submission
+
+with Engine.open("course/.minitango") as engine:
+    job = engine.submit(Submission(Assignment.load("hw1"), student="ada", files="handins/ada.py"))
+    print(job.result(timeout=120).score)
+"""
+
+from minitango.assignment import Assignment, Sample, Step, SubmissionRule
+from minitango.engine import Engine, Event
+from minitango.errors import (
+    ArchiveError,
+    AssignmentError,
+    BlobError,
+    ConfigError,
+    EngineRunning,
+    EngineStopped,
+    JobDead,
+    JobNotFound,
+    LeaseLost,
+    MinitangoError,
+    NothingToGrade,
+    SandboxFailed,
+    SandboxUnavailable,
+    StoreError,
+    StoreFull,
+    StoreTooNew,
+    SubmissionError,
+    UnavailableError,
+)
+from minitango.handle import JobHandle
+from minitango.job import Job, Limits, Outcome, Result, State, TestResult, Trust, Usage
+from minitango.submission import Submission
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "ArchiveError",
+    "Assignment",
+    "AssignmentError",
+    "BlobError",
+    "ConfigError",
+    "Engine",
+    "EngineRunning",
+    "EngineStopped",
+    "Event",
+    "Job",
+    "JobDead",
+    "JobHandle",
+    "JobNotFound",
+    "LeaseLost",
+    "Limits",
+    "MinitangoError",
+    "NothingToGrade",
+    "Outcome",
+    "Result",
+    "Sample",
+    "SandboxFailed",
+    "SandboxUnavailable",
+    "State",
+    "Step",
+    "StoreError",
+    "StoreFull",
+    "StoreTooNew",
+    "Submission",
+    "SubmissionError",
+    "SubmissionRule",
+    "TestResult",
+    "Trust",
+    "UnavailableError",
+    "Usage",
+]

@@ -16,7 +16,6 @@ from minitango.sandbox import Sandbox
 
 PREFLIGHT_ENV: Final = "MINITANGO_PREFLIGHT"
 """Set for the command that only looks whether programs are there."""
-_TOKEN: Final = "preflight"
 _LOOK: Final = 'for p do command -v -- "$p" >/dev/null || printf "%s\\n" "$p"; done'
 
 
@@ -26,27 +25,36 @@ def check_command(sandbox: Sandbox, plan: Plan, number: int, bundle: Iterable[Fi
     `bundle`: the assignment's files in this step. AssignmentError says what is missing and what to do.
     """
     step = plan.steps[number]
-    place = {"file": plan.name, "key": f"step {step.name}.command"}
+    key = f"step {step.name}.command"
     program = step.command[0]
     if step.provided:
-        programs = _interpreters(program, bundle, place)
+        if "/" not in program:
+            raise AssignmentError(
+                f"{program} would be looked for among the system's programs, not in the working directory",
+                file=plan.name,
+                key=key,
+                hint=f'write "./{program}"',
+                id="command",
+            )
+        programs = _interpreters(program, bundle, plan.name, key)
     elif brought_by_submission(step):
         return
     else:
         programs = (program,)
     if not programs:
         return
-    box = sandbox.open(box_spec(plan, number, token=_TOKEN, limits=Limits(wall=20)))
+    box = sandbox.open(box_spec(plan, number, token="preflight", limits=Limits(wall=20)))  # noqa: S106
     try:
         said = HeadTail()
-            command = ("/bin/sh", "-c", _LOOK, "preflight", *programs)
+        command = ("/bin/sh", "-c", _LOOK, "preflight", *programs)
         end = box.run(command, env={PREFLIGHT_ENV: "1"}, output=said.add)
     finally:
         box.close()
     if end.exec_error is not None:
         raise AssignmentError(
             f"there is no /bin/sh in the sandbox of step {step.name!r}",
-            **place,
+            file=plan.name,
+            key=key,
             hint="use an image that has a shell",
             id="no_shell",
         )
@@ -56,7 +64,8 @@ def check_command(sandbox: Sandbox, plan: Plan, number: int, bundle: Iterable[Fi
     if missing:
         raise AssignmentError(
             f"{missing} is not there in the sandbox of step {step.name!r}, so no submission can be graded",
-            **place,
+            file=plan.name,
+            key=key,
             hint=exec_hint(errno.ENOENT),
             id="command",
         )
@@ -77,7 +86,7 @@ def exec_hint(number: int) -> str:
     return "check the step's command"
 
 
-def _interpreters(program: str, bundle: Iterable[File], place: dict[str, str]) -> tuple[str, ...]:
+def _interpreters(program: str, bundle: Iterable[File], name: str, key: str) -> tuple[str, ...]:
     """The programs that a command of the assignment's own needs: what its `#!` line names."""
     path = program.removeprefix("./")
     file = next((file for file in bundle if file.path == path), None)
@@ -86,7 +95,8 @@ def _interpreters(program: str, bundle: Iterable[File], place: dict[str, str]) -
     if not file.executable:
         raise AssignmentError(
             f"{program} is not executable",
-            **place,
+            file=name,
+            key=key,
             hint=f'chmod +x it, or name its interpreter: ["sh", "{path}"]',
             id="command",
         )
@@ -96,7 +106,8 @@ def _interpreters(program: str, bundle: Iterable[File], place: dict[str, str]) -
     if line.endswith(b"\r"):
         raise AssignmentError(
             f"{program} has Windows line ends, so its #! line names no program",
-            **place,
+            file=name,
+            key=key,
             hint=f"sed -i 's/\\r$//' {path}",
             id="command",
         )

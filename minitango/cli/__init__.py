@@ -1,0 +1,76 @@
+"""The command line. One module a command; data on stdout, progress and errors on stderr.
+
+Exit codes: 0 all graded, 1 an expectation was missed, 2 usage or configuration, 3 sandbox or store unavailable,
+4 some jobs could not be graded, 5 nothing to grade, 70 a mistake of minitango's own, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+
+import click
+
+from minitango import __version__
+from minitango.cli.check import check
+from minitango.cli.jobs import jobs
+from minitango.cli.run import run
+from minitango.cli.submit import submit
+from minitango.cli.worker import worker
+from minitango.errors import MinitangoError
+from minitango.text import for_terminal
+
+INTERRUPTED = 130
+OUR_MISTAKE = 70
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="minitango")
+def cli() -> None:
+    """Grade programming submissions, each in a sandbox of its own; nothing that was taken is lost.
+
+    \b
+    minitango run hw1 handins/       grade every hand-in in a folder now
+    minitango check hw1              grade the assignment's own samples
+    minitango jobs                   what is queued, running and done
+    """
+
+
+for command in (run, check, submit, worker, jobs):
+    cli.add_command(command)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line and exit with its code."""
+    sys.exit(_main(argv))
+
+
+def _main(argv: list[str] | None) -> int:
+    try:
+        code = cli.main(argv, prog_name="minitango", standalone_mode=False)
+        sys.stdout.flush()
+    except MinitangoError as error:
+        complain(error)
+        return error.exit_code
+    except click.ClickException as error:
+        error.show()
+        return 2
+    except (KeyboardInterrupt, click.Abort):
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # `minitango jobs | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception:
+        traceback.print_exc()
+        print("error[internal]: this is a mistake of minitango's own: please report it", file=sys.stderr)
+        return OUR_MISTAKE
+    return code if isinstance(code, int) else 0
+
+
+def complain(error: MinitangoError) -> None:
+    """One error, for people: what, where, and what to do next."""
+    print(f"error[{error.id}]: {for_terminal(str(error))}", file=sys.stderr)
+    if error.hint:
+        print(f"  next: {for_terminal(error.hint)}", file=sys.stderr)

@@ -1,0 +1,3 @@
+from minitango.cli import main
+
+main()

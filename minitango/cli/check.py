@@ -1,0 +1,166 @@
+"""`minitango check`: is the assignment right? Its samples are graded and held to what they should get."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import click
+from msgspec import Struct
+
+from minitango.assignment import Assignment, Sample
+from minitango.cli import show
+from minitango.cli.grading import Batch, terminated_like_ctrl_c
+from minitango.cli.progress import Progress, progress
+from minitango.cli.settings import Settings, grading_options, resolve
+from minitango.errors import ConfigError, NothingToGrade
+from minitango.job import Job, Outcome, State
+from minitango.submission import Submission
+from minitango.text import for_junit
+
+MISSED = 1
+NOT_GRADED = 4
+TOLERANCE = 1e-6
+
+
+class Checked(Struct, frozen=True):
+    """One sample, what became of it, and in words what is wrong; `wrong` is empty where it held."""
+
+    assignment: Assignment
+    sample: Sample
+    job: Job
+    wrong: str
+
+
+@click.command()
+@click.argument("assignments", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="ASSIGNMENT...")
+@click.option("--junit", metavar="FILE", type=click.Path(path_type=Path), help="Write the verdicts as JUnit XML, too.")
+@click.option("--json", "as_json", is_flag=True, help="Print the verdicts as JSON.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress.")
+@grading_options
+def check(assignments: tuple[Path, ...], junit: Path | None, as_json: bool, quiet: bool, **where: object) -> int:
+    """Grade the samples of each ASSIGNMENT and hold them to the score or outcome that assignment.toml expects.
+
+    For CI: exits 1 if one misses. Uses a temporary state of its own: nothing is kept, nothing is reused.
+    """
+    settings = resolve(**where)  # type: ignore[arg-type]
+    loaded = [Assignment.load(path) for path in assignments]
+    for assignment, path in zip(loaded, assignments, strict=True):
+        if not assignment.samples:
+            raise NothingToGrade(
+                f"{path} has no samples",
+                hint="add [[sample]] with a path and a score or outcome to its assignment.toml",
+            )
+    with tempfile.TemporaryDirectory(prefix="minitango-check-") as state:
+        private = Settings(state, None, settings.sandbox, settings.workers)
+        checked = _grade(private, loaded, quiet)
+    if junit is not None:
+        _write_junit(junit, checked)
+    if as_json:
+        show.print_json({"samples": [_json(each) for each in checked]})
+    else:
+        _print_table(checked)
+    if any(each.job.state is not State.DONE for each in checked):
+        return NOT_GRADED
+    return MISSED if any(each.wrong for each in checked) else 0
+
+
+def _grade(settings: Settings, assignments: Sequence[Assignment], quiet: bool) -> list[Checked]:
+    cases = [(assignment, sample) for assignment in assignments for sample in assignment.samples]
+    submissions = [
+        Submission(assignment, student=_title(sample), files=assignment.root / sample.path, labels={"sample": str(n)})
+        for n, (assignment, sample) in enumerate(cases)
+    ]
+    bar: list[Progress] = []
+    with terminated_like_ctrl_c():
+        batch = Batch(settings, lambda: bar[0] if bar else None)
+        interrupted = True
+        try:
+            for assignment in assignments:
+                batch.engine.preflight(assignment)
+            handles = [batch.engine.submit(submission, fresh=True) for submission in submissions]
+            with progress(len(handles), "samples", quiet=quiet) as shown:
+                bar.append(shown)
+                jobs = batch.wait(handles, shown.ended)
+            interrupted = False
+        finally:
+            batch.close(interrupted=interrupted)
+    return [
+        Checked(assignment, sample, job, _wrong(sample, job))
+        for (assignment, sample), job in zip(cases, jobs, strict=True)
+    ]
+
+
+def _title(sample: Sample) -> str:
+    return sample.name or sample.path
+
+
+def _wrong(sample: Sample, job: Job) -> str:
+    if job.state is not State.DONE:
+        return f"could not be graded: {show.note(job)}"
+    wanted = sample.outcome or Outcome.GRADED
+    if job.outcome is not wanted:
+        return f"{show.outcome(job)} instead of {wanted}" + (f": {job.reason}" if job.reason else "")
+    if sample.score is not None and (job.score is None or abs(job.score - sample.score) > TOLERANCE):
+        return f"scored {show.score(job.score, None)} instead of {show.number(sample.score)}"
+    return ""
+
+
+def _expected(sample: Sample) -> str:
+    return show.number(sample.score) if sample.score is not None else str(sample.outcome)
+
+
+def _print_table(checked: Sequence[Checked]) -> None:
+    rows = []
+    for each in checked:
+        got = show.score(each.job.score, None) if each.job.outcome is Outcome.GRADED else show.outcome(each.job)
+        verdict = "MISSED" if each.wrong else "ok"
+        note = each.wrong or show.note(each.job)
+        rows.append([each.assignment.name, _title(each.sample), _expected(each.sample), got, verdict, note])
+    print(show.table(["assignment", "sample", "expected", "got", "verdict", "note"], rows))
+    missed = sum(bool(each.wrong) for each in checked)
+    print(f"\n{show.plural(len(checked), 'sample')}: {len(checked) - missed} as expected, {missed} missed.")
+
+
+def _json(each: Checked) -> dict[str, object]:
+    sample = each.sample
+    expected = {"score": sample.score, "outcome": str(sample.outcome) if sample.outcome else None}
+    return {
+        "sample": _title(sample),
+        "expected": expected,
+        "ok": not each.wrong,
+        "wrong": each.wrong,
+        **show.as_json(each.job),
+    }
+
+
+def _write_junit(path: Path, checked: Sequence[Checked]) -> None:
+    """One suite an assignment, one case a sample. A sample that could not be graded is an error, not a failure."""
+    root = ET.Element("testsuites")
+    suites: dict[str, ET.Element] = {}
+    for each in checked:
+        name = each.assignment.name
+        if name not in suites:
+            suites[name] = ET.SubElement(root, "testsuite", name=for_junit(name))
+        case = ET.SubElement(
+            suites[name],
+            "testcase",
+            classname=for_junit(name),
+            name=for_junit(_title(each.sample)),
+            time=f"{each.job.wall or 0:.3f}",
+        )
+        if each.wrong:
+            kind = "failure" if each.job.state is State.DONE else "error"
+            ET.SubElement(case, kind, message=for_junit(each.wrong))
+    for suite in suites.values():
+        suite.set("tests", str(len(suite)))
+        suite.set("failures", str(len(suite.findall("testcase/failure"))))
+        suite.set("errors", str(len(suite.findall("testcase/error"))))
+    try:
+        ET.ElementTree(root).write(path, encoding="utf-8", xml_declaration=True)
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be written: {error.strerror}", hint="choose another --junit FILE", id="junit"
+        ) from error

@@ -1,0 +1,125 @@
+"""Grading a batch to its end: shared by `run` and `check`."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent import futures
+from typing import Final
+
+from minitango.cli.progress import Progress
+from minitango.cli.settings import Settings
+from minitango.engine import Engine
+from minitango.errors import EngineRunning, EngineStopped
+from minitango.handle import JobHandle
+from minitango.job import Job, Result
+
+TAKE_OVER: Final = 1.0
+"""Seconds between looks whether the engine that we submitted to is still there."""
+CTRL_C_GRACE: Final = 5.0
+"""Seconds that running jobs get after the first Ctrl-C."""
+
+
+class Batch:
+    """An engine of our own, or the one that runs already, and the jobs that we wait for."""
+
+    def __init__(self, settings: Settings, progress: Callable[[], Progress | None]) -> None:
+        self._settings = settings
+        self._progress = progress
+        self.engine, self.joined = self._open()
+
+    def _open(self) -> tuple[Engine, bool]:
+        try:
+            return self._settings.open(on_event=self._event), False
+        except EngineRunning as error:
+            print(f"{error}: submitting to it", file=sys.stderr)
+            return self._settings.open(workers=0, on_event=self._event), True
+
+    def _event(self, event: object) -> None:
+        shown = self._progress()
+        if shown is not None:
+            shown.event(event)  # type: ignore[arg-type]
+
+    def wait(self, handles: Sequence[JobHandle], ended: Callable[[Job], None]) -> list[Job]:
+        """Wait until every job has ended, telling of each; returns the jobs in the order of `handles`.
+
+        If the engine that we submitted to goes away, its place is taken. EngineStopped if ours dies.
+        """
+        order = [handle.id for handle in handles]
+        jobs: dict[str, Job] = {}
+        finished: queue.SimpleQueue[futures.Future[Result]] = queue.SimpleQueue()
+        waiting = self._listen(handles, finished)
+        while waiting:
+            try:
+                handle = finished.get(timeout=TAKE_OVER)
+            except queue.Empty:
+                handle = None
+            if isinstance(handle, JobHandle) and waiting.get(handle.id) is handle:
+                _raise_if_engine_died(handle)
+                del waiting[handle.id]
+                jobs[handle.id] = handle.job()
+                ended(jobs[handle.id])
+            elif self.joined and self._take_over():
+                waiting = self._listen([self.engine.job(job) for job in waiting], finished)
+        return [jobs[job] for job in order]
+
+    @staticmethod
+    def _listen(
+        handles: Sequence[JobHandle], finished: queue.SimpleQueue[futures.Future[Result]]
+    ) -> dict[str, JobHandle]:
+        waiting = {handle.id: handle for handle in handles}
+        for handle in waiting.values():
+            handle.add_done_callback(finished.put)
+        return waiting
+
+    def _take_over(self) -> bool:
+        try:
+            engine = self._settings.open(on_event=self._event)
+        except EngineRunning:
+            return False
+        print("the engine that was grading is gone: going on in its place", file=sys.stderr)
+        old, self.engine, self.joined = self.engine, engine, False
+        old.stop(grace=0)
+        return True
+
+    def close(self, *, interrupted: bool) -> None:
+        """Stop. After an interruption running jobs get a few seconds, and a second Ctrl-C ends that."""
+        if not interrupted:
+            self.engine.stop()
+            return
+        if not self.joined:
+            hurry = "stopping: running jobs get a few seconds, the others stay queued (Ctrl-C again: at once)"
+            print(hurry, file=sys.stderr)
+        try:
+            self.engine.stop(grace=CTRL_C_GRACE)
+        except KeyboardInterrupt:
+            self.engine.stop(grace=0)
+
+
+def _raise_if_engine_died(handle: JobHandle) -> None:
+    error = None if handle.cancelled() else handle.exception()
+    if isinstance(error, EngineStopped):
+        raise error
+
+
+@contextlib.contextmanager
+def terminated_like_ctrl_c() -> Iterator[None]:
+    """SIGTERM and SIGHUP interrupt, as Ctrl-C does, so that the same care is taken."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    names = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+    old = {number: signal.signal(number, interrupt) for number in names}
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)

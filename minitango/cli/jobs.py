@@ -1,0 +1,258 @@
+"""`minitango jobs`: what is queued, running and done; one job's story; its output; cancel and retry."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import click
+import msgspec
+
+from minitango.cli import show
+from minitango.cli.settings import Settings, resolve, state_options
+from minitango.engine import Engine
+from minitango.job import Attempt, Job, Result, State, StepOutput, StepReport
+from minitango.output import live_path
+from minitango.store import Query
+from minitango.text import for_terminal, human_seconds, human_size, one_line
+
+POLL = 0.1
+
+
+@click.group(invoke_without_command=True)
+@state_options
+def jobs(**where: object) -> int | None:
+    """Look at the queue: `jobs list` (the default), show, logs, cancel, retry."""
+    context = click.get_current_context()
+    context.obj = where
+    return int(context.invoke(list_jobs)) if context.invoked_subcommand is None else None
+
+
+def _settings(where: dict[str, object]) -> Settings:
+    """--store and --state may stand before or after the verb."""
+    before: dict[str, object] = click.get_current_context().obj or {}
+    merged = {key: where.get(key) or before.get(key) for key in ("store", "state")}
+    return resolve(**merged)  # type: ignore[arg-type]
+
+
+@jobs.command("list")
+@click.option(
+    "--state-is", "states", multiple=True, type=click.Choice([str(s) for s in State]), help="Only these; repeatable."
+)
+@click.option("--assignment", metavar="NAME", help="Only this assignment's.")
+@click.option("--student", metavar="NAME", help="Only this student's.")
+@click.option("-n", "--limit", type=click.IntRange(1), metavar="N", help="Only the latest N.")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+@state_options
+def list_jobs(
+    states: tuple[str, ...] = (),
+    assignment: str | None = None,
+    student: str | None = None,
+    limit: int | None = None,
+    as_json: bool = False,
+    **where: object,
+) -> int:
+    """List jobs, in the order in which they were submitted."""
+    query = Query(
+        states=tuple(State(s) for s in states), assignment=assignment, student=student, limit=limit, newest_first=True
+    )
+    with _settings(where).open_existing() as engine:
+        found = list(reversed(engine.jobs(query)))
+        counts = engine.store.counts()
+    if as_json:
+        show.print_json({"jobs": [show.as_json(job) for job in found]})
+        return 0
+    rows = [
+        [j.id, str(j.state), j.assignment, j.student, show.outcome(j) if j.state.terminal else show.NOTHING,
+         show.score(j.score, j.max_score), show.seconds(j), str(j.attempt), show.note(j)]
+        for j in found
+    ]  # fmt: skip
+    head = ["job", "state", "assignment", "student", "outcome", "score", "time", "attempt", "note"]
+    print(show.table(head, rows, right=("score", "time", "attempt")))
+    print("\n" + (", ".join(f"{count} {state}" for state, count in counts.items() if count) or "the queue is empty"))
+    return 0
+
+
+@jobs.command("show")
+@click.argument("id")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON, the result whole.")
+@state_options
+def show_job(id: str, as_json: bool, **where: object) -> int:
+    """Tell one job's story: what happened when, how it was graded, what to do next. ID may be shortened."""
+    with _settings(where).open_existing() as engine:
+        job = engine.store.get(id)
+        result = engine.store.result(job.id)
+        attempts = engine.store.attempts(job.id)
+        outputs = engine.store.outputs(job.id)
+    if as_json:
+        body = {**show.as_json(job), "result": msgspec.to_builtins(result), "history": msgspec.to_builtins(attempts)}
+        show.print_json({"jobs": [body]})
+    else:
+        print("\n".join(_story(job, result, attempts, outputs)))
+    return 0
+
+
+def _story(job: Job, result: Result | None, attempts: Sequence[Attempt], outputs: Sequence[StepOutput]) -> list[str]:
+    student = one_line(job.student, 80)
+    lines = [f"job {job.id}: {one_line(job.assignment, 80)}, {student} ({one_line(job.title, 80)})"]
+    verdict = show.outcome(job)
+    if job.score is not None:
+        verdict += f", {show.score(job.score, job.max_score)}"
+    lines.append(f"{verdict}{f': {one_line(show.note(job), 300)}' if show.note(job) else ''}")
+    lines += ["", "what happened"]
+    lines.append(f"  {_clock(job.submitted)}  submitted")
+    for attempt in attempts:
+        ended = (
+            f"{attempt.ended_by} after {human_seconds(attempt.ended - attempt.started)}" if attempt.ended else "running"
+        )
+        why = f": {one_line(attempt.failure.message, 300)}" if attempt.failure else ""
+        lines.append(
+            f"  {_clock(attempt.started)}  attempt {attempt.number} on {one_line(attempt.node, 60)}: {ended}{why}"
+        )
+    if job.due is not None and job.state is State.QUEUED:
+        lines.append(f"  {_clock(job.due)}  to be tried again")
+    if result is not None:
+        lines += ["", "steps"]
+        lines += [f"  {_step(step)}" for step in result.steps]
+        for notice in result.warnings:
+            lines.append(f"  warning [{notice.id}]: {one_line(notice.message, 300)}")
+        lines.append(f"  trust: {result.trust}; sandbox: {result.sandbox}")
+        if result.tests:
+            lines += ["", "tests"]
+        for test in result.tests:
+            points = show.score(test.score, test.max_score)
+            seen = f" [{test.visibility}]" if test.visibility != "visible" else ""
+            lines.append(f"  {points:>8}  {one_line(test.name, 100)}{seen}")
+            lines += [f"            {line}" for line in for_terminal(test.output).splitlines()[:10]]
+        if result.feedback:
+            lines += ["", "feedback", *[f"  {line}" for line in for_terminal(result.feedback).splitlines()]]
+    printed = [output.step for output in outputs if output.head]
+    lines.append("")
+    if job.state is State.DEAD:
+        hint = f" ({job.failure.hint})" if job.failure and job.failure.hint else ""
+        lines.append(f"next: mend the cause{hint}, then: minitango jobs retry {job.id}")
+    elif not job.state.terminal:
+        lines.append(f"next: minitango jobs logs -f {job.id}")
+    elif printed:
+        lines.append(f"its output: minitango jobs logs {job.id}")
+    return lines
+
+
+def _step(step: StepReport) -> str:
+
+    if step.limit is not None:
+        end = f"ended by its {step.limit} limit"
+    elif step.signal is not None:
+        end = f"killed by signal {step.signal}"
+    else:
+        end = f"exit status {step.exit_status}"
+    usage = step.usage
+    used = [human_seconds(usage.wall)]
+    if usage.cpu is not None:
+        used.append(f"cpu {human_seconds(usage.cpu)}")
+    if usage.memory is not None:
+        used.append(f"memory {human_size(usage.memory)}")
+    used.append(f"printed {human_size(step.output_bytes)}")
+    return f"{step.name}: {end}; {', '.join(used)}"
+
+
+def _clock(when: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(when))
+
+
+@jobs.command("logs")
+@click.argument("id")
+@click.option("-f", "--follow", is_flag=True, help="Go on printing while the job runs.")
+@state_options
+def logs(id: str, follow: bool, **where: object) -> int:
+    """Print what a job's steps printed. ID may be shortened."""
+    out = sys.stdout.buffer
+    with _settings(where).open_existing() as engine:
+        job = engine.store.get(id)
+        shown = _follow(engine, job, out) if follow else 0
+        job = engine.store.get(job.id)
+        if not job.state.terminal and not follow:
+            shown = _copy(live_path(engine.state, job.id), out, 0)
+            print(f"(job {job.id} is {job.state}; -f follows it)", file=sys.stderr)
+        elif job.state is not State.DONE and job.state.terminal:
+            why = f": {one_line(job.failure.message, 300)}" if job.failure else ""
+            print(f"(job {job.id} is {job.state}{why})", file=sys.stderr)
+        _print_outputs(engine.store.outputs(job.id), out, shown)
+    return 0
+
+
+def _follow(engine: Engine, job: Job, out: BinaryIO) -> int:
+    """Print the running job's output as it comes, until it ends. Returns how many bytes were printed."""
+    if job.state is State.QUEUED:
+        print(f"(job {job.id} is queued: waiting for it to start)", file=sys.stderr)
+    ended = threading.Event()
+    engine.job(job.id).add_done_callback(lambda _: ended.set())
+    path = live_path(engine.state, job.id)
+    shown, attempt = 0, job.attempt
+    while not ended.is_set():
+        shown = _copy(path, out, shown)
+        ended.wait(POLL)
+        latest = engine.store.get(job.id)
+        if latest.attempt != attempt:  # a new attempt starts its output anew
+            attempt, shown = latest.attempt, 0
+    return shown
+
+
+def _copy(path: Path, out: BinaryIO, start: int) -> int:
+    try:
+        with path.open("rb") as file:
+            file.seek(start)
+            data = file.read()
+    except FileNotFoundError:
+        return start
+    _write(data, out)
+    return start + len(data)
+
+
+def _print_outputs(outputs: Sequence[StepOutput], out: BinaryIO, skip: int) -> None:
+    """Print the recorded output, but for the first `skip` bytes, which were shown while it ran."""
+    for output in outputs:
+        for data in (output.head, output.tail):
+            if data is output.tail and output.elided:
+                if skip < len(output.head) + output.elided:
+                    out.write(f"\n... {human_size(output.elided)} left out ...\n".encode())
+                skip = max(0, skip - output.elided)
+            _write(data[skip:], out)
+            skip = max(0, skip - len(data))
+
+
+def _write(data: bytes, out: BinaryIO) -> None:
+    """On a terminal, control characters are shown, not obeyed; into a pipe or file the bytes go as they came."""
+    if data:
+        out.write(for_terminal(data).encode() if sys.stdout.isatty() else data)
+        out.flush()
+
+
+@jobs.command("cancel")
+@click.argument("ids", nargs=-1, required=True, metavar="ID...")
+@state_options
+def cancel(ids: tuple[str, ...], **where: object) -> int:
+    """Cancel jobs: a queued one at once, a running one as soon as its sandbox is gone."""
+    with _settings(where).open_existing() as engine:
+        for given in ids:
+            job = engine.cancel(engine.store.get(given).id)
+            state = "is being cancelled" if job.state is State.RUNNING else f"is {job.state}"
+            print(f"{job.id} {state}")
+    return 0
+
+
+@jobs.command("retry")
+@click.argument("ids", nargs=-1, required=True, metavar="ID...")
+@state_options
+def retry(ids: tuple[str, ...], **where: object) -> int:
+    """Grade the same inputs again, as new jobs. Prints the new ids."""
+    with _settings(where).open_existing() as engine:
+        for given in ids:
+            handle = engine.retry(given)
+            print(f"{handle.id} is queued, in place of {engine.store.get(given).id}")
+    print("next: minitango worker grades what is queued, unless an engine runs already", file=sys.stderr)
+    return 0

@@ -1,0 +1,47 @@
+"""`minitango submit`: put hand-ins into the queue, for the engine that runs there, or runs there later."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from minitango.assignment import Assignment
+from minitango.cli import show
+from minitango.cli.run import NOT_GRADED, gather
+from minitango.cli.settings import resolve, state_options
+from minitango.errors import NothingToGrade
+from minitango.text import one_line
+
+
+@click.command()
+@click.argument("assignment", type=click.Path(path_type=Path))
+@click.argument("paths", nargs=-1, type=click.Path(path_type=Path), metavar="PATH...")
+@click.option("--student", metavar="NAME", help="PATH is this student's one hand-in (a folder too).")
+@click.option("--fresh", is_flag=True, help="Grade anew what was graded before.")
+@click.option("--json", "as_json", is_flag=True, help="Print the jobs as JSON.")
+@state_options
+def submit(
+    assignment: Path, paths: tuple[Path, ...], student: str | None, fresh: bool, as_json: bool, **where: object
+) -> int:
+    """Queue hand-ins and return; each PATH as in `run`. Prints a job id and a student on each line.
+
+    They are durable, and their files fixed, when this returns. `minitango worker` grades them.
+    """
+    settings = resolve(**where)  # type: ignore[arg-type]
+    loaded = Assignment.load(assignment)
+    if not paths:
+        raise NothingToGrade("no hand-ins were named", hint=f"minitango submit {assignment} PATH-TO-HANDINS")
+    submissions, refused = gather(loaded, paths, student)
+    with settings.open(workers=0) as engine:
+        handles = engine.submit_many(submissions, fresh=fresh)
+        jobs = [handle.job() for handle in handles]
+    for each in refused:
+        print(f"refused: {one_line(each.title, 60)}: {one_line(str(each.error), 300)}", file=sys.stderr)
+    if as_json:
+        show.print_json({"jobs": [show.as_json(job) for job in jobs]})
+    else:
+        for job in jobs:
+            print(f"{job.id}  {one_line(job.student, 200)}")
+    return NOT_GRADED if refused else 0
