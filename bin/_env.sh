@@ -58,8 +58,9 @@ find_environment() { # run|dev; sets env, also where there is none yet
 
 make_environment() { # run|dev
     find_python
-    mkdir -p "$env" || fail "$env cannot be made." "Set MINITANGO_VENV to a directory that can be written."
-    if [ ! -f "$env/.lock" ] && [ -n "$(ls -A "$env")" ]; then
+    claim_directory
+    if [ ! -d "$env" ]; then fail "$env cannot be made." "Set MINITANGO_VENV to a directory that can be written."; fi
+    if [ ! -f "$env/.lock" ]; then
         fail "$env is not minitango's own environment, and is left alone." "Set MINITANGO_VENV to an empty directory."
     fi
     exec 9>>"$env/.lock"
@@ -82,6 +83,25 @@ except BlockingIOError:
         (set_up "$1") >"$log" 2>&1 || fail_with_log
     fi
     exec 9>&-
+}
+
+claim_directory() {
+    # It appears together with its lock, or another start at this moment would take it for somebody else's.
+    "$python" -c '
+import os, sys
+env = sys.argv[1]
+new = f"{env}.{os.getpid()}"
+try:
+    os.makedirs(new)
+    open(os.path.join(new, ".lock"), "w").close()
+    os.rename(new, env)  # also onto an empty directory, but onto no other
+except OSError:
+    if os.path.isdir(new):
+        os.unlink(os.path.join(new, ".lock"))
+        os.rmdir(new)
+    elif os.path.isdir(env) and not os.listdir(env):
+        open(os.path.join(env, ".lock"), "w").close()
+' "$env" 2>/dev/null || true
 }
 
 set_up() { # run|dev; its output is the log

@@ -240,15 +240,15 @@ def test_a_failed_set_up_says_why_and_the_next_try_starts_over(checkout):
     assert json.loads(checkout.run().out)["probe"] == "1.0"
 
 
-def test_two_at_once_make_one_environment(checkout):
-    both = [checkout.start(str(number)) for number in range(2)]
-    said = []
-    for number, process in enumerate(both):
-        out, err = process.communicate(timeout=100)
-        assert json.loads(out)["argv"] == [str(number)]
-        said += err.splitlines()
+def test_several_at_once_make_one_environment(checkout):
+    processes = [checkout.start(str(number)) for number in range(3)]
+    answers = [process.communicate(timeout=100) for process in processes]
+    said = [line for _, err in answers for line in err.splitlines()]
     assert said.count("Setting up minitango (once, about a minute)...") == 1
     assert set(said) <= {"Setting up minitango (once, about a minute)...", "Waiting for another set-up of minitango..."}
+    assert [json.loads(out)["argv"] for out, _ in answers] == [["0"], ["1"], ["2"]]
+    assert {json.loads(out)["prefix"] for out, _ in answers} == {str(checkout.venv)}
+    assert [path.name for path in checkout.root.iterdir() if path.name.startswith(".venv")] == [".venv"]
 
 
 def test_somebody_elses_venv_is_left_alone(checkout):
