@@ -137,7 +137,10 @@ class Queue(Protocol):
         ...
 
     def solo_since(self) -> float | None:
-        """Since when the longest-waiting job that is to be run alone has been due; None where none is queued."""
+        """Since when the longest-waiting job that is to be run alone has been due; None where none is queued.
+
+        A time to come, where the first of them is not due yet.
+        """
         ...
 
     def counts(self) -> Mapping[State, int]:

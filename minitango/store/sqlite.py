@@ -111,8 +111,9 @@ class SqliteStore(SqliteHistory):
     def _submit_one(self, tx: Transaction, spec: JobSpec, fresh: bool) -> Submitted:
         supersedes = spec.supersedes
         if spec.key is not None:
-            for holder, value in tx.execute(_LATEST_OF_KEY, (self.queue, spec.key)).fetchall():
-                state = State(value)
+            latest = tx.execute(_LATEST_OF_KEY, (self.queue, spec.key)).fetchone()
+            if latest is not None:
+                holder, state = latest[0], State(latest[1])
                 if not state.terminal or (state is State.DONE and not fresh):
                     return Submitted(holder, False, state)
                 supersedes = supersedes or holder

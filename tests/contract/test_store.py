@@ -1,0 +1,1216 @@
+"""The contract of `minitango.store`: each sentence of its docstrings has a test here, and every store passes.
+
+A new store adds a `Backend` to BACKENDS, and nothing else.
+"""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from minitango import job as job_module
+from minitango.errors import ConfigError, JobNotFound, StoreError
+from minitango.job import (
+    MAX_ATTEMPTS,
+    MAX_SOLO_DEATHS,
+    SOLO_AFTER,
+    TRANSITIONS,
+    Ack,
+    Cancelled,
+    Fail,
+    Failure,
+    Finish,
+    Job,
+    JobSpec,
+    Lease,
+    Notice,
+    Outcome,
+    Release,
+    Result,
+    State,
+    StepOutput,
+    StepReport,
+    TestResult,
+    Trust,
+    Usage,
+)
+from minitango.store import Query, Store
+from minitango.store.sqlite import SqliteStore
+
+T0 = 1_800_000_000.0
+
+
+class Clock:
+    """A clock that stands still until it is told otherwise."""
+
+    def __init__(self) -> None:
+        self.time = T0
+
+    def __call__(self) -> float:
+        return self.time
+
+    def advance(self, seconds: float) -> None:
+        self.time += seconds
+
+
+class Backend(Protocol):
+    """A place for one store, fresh with each test."""
+
+    clock: Clock
+
+    def open(self, queue: str = "default") -> Store:
+        """Open the place, as another process would: every store of it shares `clock`."""
+        ...
+
+    def url(self) -> str:
+        """What `open_store` in another process calls this place."""
+        ...
+
+
+class SqliteBackend:
+    def __init__(self, folder: Path) -> None:
+        self.clock = Clock()
+        self._path = folder / "state" / "queue.db"
+        self._opened: list[Store] = []
+
+    def open(self, queue: str = "default") -> Store:
+        store = SqliteStore(self._path, queue=queue, clock=self.clock)
+        self._opened.append(store)
+        return store
+
+    def url(self) -> str:
+        return f"sqlite:///{self._path}"
+
+    def close(self) -> None:
+        for store in self._opened:
+            store.close()
+
+
+BACKENDS = {"sqlite": SqliteBackend}
+
+
+@pytest.fixture(params=BACKENDS)
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
+    backend = BACKENDS[request.param](tmp_path)
+    yield backend
+    backend.close()
+
+
+@pytest.fixture
+def store(place: Backend) -> Store:
+    return place.open()
+
+
+@pytest.fixture
+def clock(place: Backend) -> Clock:
+    return place.clock
+
+
+# --- words for the tests ----------------------------------------------------------------------
+
+FAILURE = Failure("sandbox_failed", "the sandbox broke", "look at it")
+RESULT = Result(
+    Outcome.GRADED,
+    score=7.5,
+    max_score=10,
+    trust=Trust.SEPARATED,
+    tests=(TestResult(name="one", score=7.5, output="naïve \x00 ✓"),),
+    extra_data={"deep": [1, {"a": None}], "big": 2**70},
+    warnings=(Notice("disk_full", "the disk was full"),),
+    steps=(StepReport("test", exit_status=0, usage=Usage(1.5, 0.5, 1 << 20)),),
+    usage=Usage(1.5, 0.5, 1 << 20),
+)
+
+
+def spec(student: str = "ada", **rest: object) -> JobSpec:
+    return JobSpec("hw1", student, "5" * 64, "1" * 64, **rest)  # type: ignore[arg-type]
+
+
+def submit(store: Store, *specs: JobSpec, fresh: bool = False) -> list[str]:
+    return [one.id for one in store.submit(specs or [spec()], fresh=fresh)]
+
+
+def claim(store: Store, n: int = 1, **rest: object) -> list[Lease]:
+    return list(store.exchange(claim=n, **rest).leases)  # type: ignore[arg-type]
+
+
+def running(store: Store, **rest: object) -> Lease:
+    """A lease of a job that was submitted and claimed just now."""
+    (job_id,) = submit(store, spec(**rest))  # type: ignore[arg-type]
+    (lease,) = claim(store)
+    assert lease.job == job_id
+    return lease
+
+
+def settle(store: Store, ack: Ack) -> Job:
+    done = store.exchange([ack])
+    assert done.refused == ()
+    (job,) = done.settled
+    assert job == store.get(ack.lease.job), "what an exchange tells is what the store has"
+    return job
+
+
+def interrupted(store: Store, times: int) -> str:
+    """A job whose engines died `times` times while it was one of several."""
+    (job_id,) = submit(store)
+    for _ in range(times):
+        claim(store)
+        store.recover()
+    return job_id
+
+
+def in_state(store: Store, state: State) -> str:
+    (job_id,) = submit(store, spec(f"in {state}"))
+    if state is State.QUEUED:
+        return job_id
+    if state is State.CANCELLED:
+        return store.cancel(job_id).id
+    (lease,) = claim(store)
+    if state is State.DONE:
+        settle(store, Finish(lease, RESULT))
+    elif state is State.DEAD:
+        settle(store, Fail(lease, FAILURE, retry=False))
+    return job_id
+
+
+def states(store: Store) -> dict[State, int]:
+    return {state: n for state, n in store.counts().items() if n}
+
+
+def everything(store: Store) -> list[object]:
+    """All that a store can tell."""
+    jobs = store.list()
+    return [
+        jobs,
+        store.counts(),
+        store.last_ended(),
+        store.next_due(),
+        store.solo_since(),
+        store.cancel_requested(),
+    ] + [(store.attempts(job.id), store.result(job.id), store.outputs(job.id)) for job in jobs]
+
+
+ACKS: dict[str, Callable[[Lease], Ack]] = {
+    "finish": lambda lease: Finish(lease, RESULT, (StepOutput("test", b"hello"),)),
+    "fail": lambda lease: Fail(lease, FAILURE),
+    "fail for good": lambda lease: Fail(lease, FAILURE, retry=False),
+    "fail uncharged": lambda lease: Fail(lease, FAILURE, charge=False),
+    "release": Release,
+    "cancelled": Cancelled,
+}
+
+# --- the protocol ------------------------------------------------------------------------------
+
+
+def test_is_a_store(store: Store) -> None:
+    assert isinstance(store, Store)
+
+
+def test_its_clock_is_seconds_since_the_epoch(store: Store, clock: Clock) -> None:
+    assert store.now() == clock.time
+
+
+# --- submit ------------------------------------------------------------------------------------
+
+
+def test_a_submitted_job_is_queued_and_whole(store: Store, clock: Clock) -> None:
+    whole = JobSpec(
+        "hw1", "ada", "5" * 64, "1" * 64, key="k", course="15-213", title="a\nb🎉.c", priority=3, rank=-2, lane="gpu",
+        labels={"section": "B"}, supersedes="0123456789", refs=("a" * 64, "b" * 64, "a" * 64),
+    )  # fmt: skip
+    (submitted,) = store.submit([whole])
+
+    assert submitted.created
+    assert submitted.state is State.QUEUED
+    job = store.get(submitted.id)
+    assert (job.state, job.attempt, job.failures, job.interruptions) == (State.QUEUED, 0, 0, 0)
+    assert (job.submitted, job.due, job.started, job.ended) == (clock.time, None, None, None)
+    assert (job.title, job.labels, job.priority, job.rank) == ("a\nb🎉.c", {"section": "B"}, 3, -2)
+    assert store.spec(submitted.id) == whole
+
+
+def test_submitting_nothing_does_nothing(store: Store) -> None:
+    assert store.submit([]) == []
+    assert states(store) == {}
+
+
+def test_submit_keeps_the_order_of_its_specs(store: Store) -> None:
+    ids = submit(store, *(spec(str(n)) for n in range(50)))
+    jobs = store.list()
+    assert [job.id for job in jobs] == ids
+    assert [job.seq for job in jobs] == sorted(job.seq for job in jobs)
+
+
+def test_submit_is_all_or_nothing(store: Store) -> None:
+    with pytest.raises(ConfigError) as caught:
+        store.submit([spec(key="a"), spec("\ud800 is no text")])
+    assert caught.value.id == "not_storable"
+    assert store.list() == []
+    assert states(store) == {}
+    assert submit(store, spec(key="a")), "and nothing holds the key"
+
+
+def test_an_id_is_opaque_and_unlike_the_others(store: Store) -> None:
+    ids = submit(store, *[spec()] * 300)
+    assert len(set(ids)) == 300
+    assert all(len(job_id) == 10 and set(job_id) <= set("0123456789abcdefghjkmnpqrstvwxyz") for job_id in ids)
+
+
+@pytest.mark.parametrize("state", [State.QUEUED, State.RUNNING, State.DONE])
+def test_a_key_that_is_held_gives_the_job_that_holds_it(store: Store, state: State) -> None:
+    (first,) = submit(store, spec(key="k"))
+    if state is not State.QUEUED:
+        (lease,) = claim(store)
+        if state is State.DONE:
+            settle(store, Finish(lease, RESULT))
+    (again,) = store.submit([spec("another", key="k")])
+    assert (again.id, again.created, again.state) == (first, False, state)
+    assert len(store.list()) == 1
+
+
+@pytest.mark.parametrize("state", [State.DEAD, State.CANCELLED])
+def test_a_dead_or_cancelled_job_gives_its_key_up(store: Store, state: State) -> None:
+    (first,) = submit(store, spec(key="k"))
+    if state is State.DEAD:
+        settle(store, Fail(claim(store)[0], FAILURE, retry=False))
+    else:
+        store.cancel(first)
+    (again,) = store.submit([spec(key="k")])
+    assert again.created
+    assert store.get(again.id).supersedes == first
+    assert store.get(first).key == "k", "it remembers the key that it had"
+
+
+def test_a_spec_that_names_what_it_supersedes_is_believed(store: Store) -> None:
+    (first,) = submit(store, spec(key="k"))
+    store.cancel(first)
+    (again,) = submit(store, spec(key="k", supersedes="elsewhere1"))
+    assert store.get(again).supersedes == "elsewhere1"
+
+
+def test_fresh_takes_the_key_of_a_done_job(store: Store) -> None:
+    lease = running(store, key="k")
+    settle(store, Finish(lease, RESULT))
+    (again,) = store.submit([spec(key="k")], fresh=True)
+    assert again.created
+    assert store.get(again.id).supersedes == lease.job
+    store.cancel(again.id)
+    (third,) = store.submit([spec(key="k")])
+    assert third.created, "the done job does not get its key back"
+    assert store.get(third.id).supersedes == again.id
+
+
+@pytest.mark.parametrize("state", [State.QUEUED, State.RUNNING])
+def test_fresh_leaves_a_queued_or_running_job_its_key(store: Store, state: State) -> None:
+    (first,) = submit(store, spec(key="k"))
+    if state is State.RUNNING:
+        claim(store)
+    (again,) = store.submit([spec(key="k")], fresh=True)
+    assert (again.id, again.created, again.state) == (first, False, state)
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_two_specs_of_one_call_with_one_key_are_one_job(store: Store, fresh: bool) -> None:
+    one, other, two = store.submit([spec(key="k"), spec(key="j"), spec(key="k")], fresh=fresh)
+    assert (one.id, one.created, two.created) == (two.id, True, False)
+    assert other.id != one.id
+
+
+def test_without_a_key_nothing_is_the_same(store: Store) -> None:
+    assert len(set(submit(store, spec(), spec()))) == 2
+
+
+def test_a_forgotten_job_holds_no_key(store: Store) -> None:
+    lease = running(store, key="k")
+    settle(store, Finish(lease, RESULT))
+    store.forget([lease.job])
+    (again,) = store.submit([spec(key="k")])
+    assert again.created
+    assert store.get(again.id).supersedes is None
+
+
+def test_two_threads_that_submit_one_key_make_one_job(place: Backend) -> None:
+    made = []
+
+    def run(store: Store) -> None:
+        for n in range(40):
+            made.append(store.submit([spec(key=f"k{n}")])[0])
+
+    threads = [threading.Thread(target=run, args=(place.open(),)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == 120
+    assert len({one.id for one in made}) == 40
+    assert sum(one.created for one in made) == 40
+
+
+# --- claims ------------------------------------------------------------------------------------
+
+
+def test_claims_come_by_priority_then_rank_then_order_of_submission(store: Store) -> None:
+    wanted = [(p, r, n) for p in (5, 0, -5) for r in (-1, 0, 7) for n in range(2)]
+    shuffled = list(wanted)
+    random.Random(7).shuffle(shuffled)
+    shuffled.sort(key=lambda one: one[2])
+    ids = submit(store, *(spec(f"{p} {r} {n}", priority=p, rank=r) for p, r, n in shuffled))
+    order = dict(zip(shuffled, ids, strict=True))
+    got = [lease.job for size in (1, 5, 2, 50) for lease in claim(store, size)]
+    assert got == [order[one] for one in wanted]
+
+
+def test_a_claim_makes_a_job_running(store: Store, clock: Clock) -> None:
+    (job_id,) = submit(store)
+    clock.advance(5)
+    (lease,) = claim(store, node="here", lease_for=30)
+    assert (lease.job, lease.attempt, lease.expires, lease.solo) == (job_id, 1, clock.time + 30, False)
+    assert (lease.spec, lease.inputs, lease.assignment, lease.student) == ("5" * 64, "1" * 64, "hw1", "ada")
+    job = store.get(job_id)
+    assert (job.state, job.attempt, job.node) == (State.RUNNING, 1, "here")
+    assert (job.started, job.expires) == (clock.time, clock.time + 30)
+
+
+def test_a_claim_takes_no_more_than_it_asks_for(store: Store) -> None:
+    submit(store, *[spec()] * 5)
+    assert len(claim(store, 2)) == 2
+    assert store.exchange(claim=0).leases == ()
+    assert len(claim(store, 9)) == 3
+    assert claim(store, 9) == []
+
+
+def test_each_attempt_has_a_higher_number_and_a_new_token(store: Store) -> None:
+    submit(store)
+    leases = []
+    for _ in range(5):
+        (lease,) = claim(store)
+        leases.append(lease)
+        settle(store, Release(lease))
+    assert [lease.attempt for lease in leases] == [1, 2, 3, 4, 5]
+    assert len({lease.token for lease in leases}) == 5
+    assert all(len(lease.token) >= 32 for lease in leases)
+
+
+def test_two_threads_claim_disjoint_jobs(place: Backend) -> None:
+    submit(place.open(), *(spec(str(n)) for n in range(200)))
+    got: list[str] = []
+
+    def run(store: Store) -> None:
+        while leases := claim(store, 3):
+            got.extend(lease.job for lease in leases)
+
+    shared = place.open()
+    threads = [threading.Thread(target=run, args=(store,)) for store in (shared, shared, place.open())]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(got) == len(set(got)) == 200
+
+
+def test_a_job_is_claimed_when_it_is_due_and_not_before(store: Store, clock: Clock) -> None:
+    lease = running(store)
+    job = settle(store, Fail(lease, FAILURE))
+    assert job.due == clock.time + 1
+    clock.advance(0.999)
+    assert claim(store) == []
+    clock.advance(0.001)
+    assert [again.job for again in claim(store)] == [lease.job]
+    assert store.get(lease.job).due is None
+
+
+def test_a_job_that_became_due_takes_its_old_place(store: Store, clock: Clock) -> None:
+    first = running(store)
+    settle(store, Fail(first, FAILURE))
+    (second,) = submit(store)
+    clock.advance(1)
+    assert [lease.job for lease in claim(store, 2)] == [first.job, second]
+
+
+def test_next_due_is_the_earliest(store: Store, clock: Clock) -> None:
+    start = clock.time
+    assert store.next_due() is None
+    one, two = running(store), running(store)
+    submit(store)
+    assert store.next_due() is None
+    settle(store, Fail(two, FAILURE))
+    assert store.next_due() == start + 1
+    clock.advance(0.5)
+    settle(store, Fail(one, FAILURE, charge=False))
+    assert store.next_due() == start + 1
+    clock.advance(0.5)
+    assert [lease.job for lease in claim(store, 1)] == [two.job]
+    assert store.next_due() == start + 1.5
+    store.cancel(one.job)
+    assert store.next_due() is None
+
+
+# --- acks --------------------------------------------------------------------------------------
+
+
+def test_finish_records_the_one_result(store: Store, clock: Clock) -> None:
+    lease = running(store)
+    outputs = (StepOutput("build", b"\x00\xff\n"), StepOutput("test", b"head", b"tail\x00", 12345))
+    clock.advance(2)
+    job = settle(store, Finish(lease, RESULT, outputs))
+    assert (job.state, job.outcome, job.score, job.max_score) == (State.DONE, Outcome.GRADED, 7.5, 10)
+    assert (job.trust, job.wall, job.warnings, job.failure) == (Trust.SEPARATED, 1.5, 1, None)
+    assert (job.ended, job.expires) == (clock.time, None)
+    assert store.result(lease.job) == RESULT
+    assert store.outputs(lease.job) == list(outputs)
+
+
+def test_a_result_without_a_score_says_why(store: Store) -> None:
+    lease = running(store)
+    job = settle(store, Finish(lease, Result(Outcome.TIME_LIMIT, reason="60 s")))
+    assert (job.outcome, job.score, job.reason) == (Outcome.TIME_LIMIT, None, "60 s")
+
+
+def test_text_that_is_no_unicode_does_not_lose_a_result(store: Store) -> None:
+    lease = running(store)
+    result = Result(Outcome.NO_SCORE, reason="\udcff!", feedback="a\ud800b", extra_data={"\ud800": ["\udfff"]})
+    job = settle(store, Finish(lease, result, (StepOutput("\ud800", b"\x80"),)))
+    assert (job.state, job.reason) == (State.DONE, "?!")
+    recorded = store.result(lease.job)
+    assert recorded is not None
+    assert (recorded.feedback, recorded.extra_data) == ("a?b", {"?": ["?"]})
+    assert store.outputs(lease.job) == [StepOutput("?", b"\x80")]
+
+
+def test_a_failure_is_charged_and_comes_back_later_each_time(store: Store, clock: Clock) -> None:
+    submit(store)
+    delays = []
+    for n in range(1, MAX_ATTEMPTS):
+        (lease,) = claim(store)
+        job = settle(store, Fail(lease, FAILURE))
+        assert (job.state, job.failures, job.failure) == (State.QUEUED, n, FAILURE)
+        assert job.due is not None
+        delays.append(job.due - clock.time)
+        clock.advance(delays[-1])
+    assert delays == [job_module.backoff(n) for n in range(1, MAX_ATTEMPTS)]
+    (lease,) = claim(store)
+    job = settle(store, Fail(lease, FAILURE))
+    assert (job.state, job.failures, job.failure, job.due) == (State.DEAD, MAX_ATTEMPTS, FAILURE, None)
+    assert job.ended == clock.time
+    assert store.result(job.id) is None
+
+
+def test_a_failure_that_cannot_be_retried_is_the_last(store: Store) -> None:
+    job = settle(store, Fail(running(store), FAILURE, retry=False))
+    assert (job.state, job.failure) == (State.DEAD, FAILURE)
+
+
+def test_an_uncharged_failure_costs_no_attempt(store: Store, clock: Clock) -> None:
+    submit(store)
+    for _ in range(3 * MAX_ATTEMPTS):
+        (lease,) = claim(store)
+        job = settle(store, Fail(lease, FAILURE, charge=False))
+        assert (job.state, job.failures, job.interruptions) == (State.QUEUED, 0, 0)
+        assert (job.due, job.failure) == (clock.time + 1, FAILURE)
+        clock.advance(1)
+
+
+def test_a_release_counts_nothing_and_is_due_at_once(store: Store) -> None:
+    submit(store)
+    for _ in range(3 * SOLO_AFTER):
+        (lease,) = claim(store)
+        job = settle(store, Release(lease))
+        assert (job.state, job.due) == (State.QUEUED, None)
+        assert (job.failures, job.interruptions, job.solo_deaths, job.solo) == (0, 0, 0, False)
+
+
+def test_cancelled_ends_a_job(store: Store, clock: Clock) -> None:
+    lease = running(store)
+    store.cancel(lease.job)
+    job = settle(store, Cancelled(lease))
+    assert (job.state, job.ended, job.outcome) == (State.CANCELLED, clock.time, None)
+
+
+def test_a_finish_wins_against_a_cancel(store: Store) -> None:
+    lease = running(store)
+    store.cancel(lease.job)
+    assert settle(store, Finish(lease, RESULT)).state is State.DONE
+    assert store.result(lease.job) == RESULT
+
+
+@pytest.mark.parametrize("ack", ["fail", "fail for good", "fail uncharged", "release"])
+def test_after_a_cancel_there_is_no_other_attempt(store: Store, ack: str) -> None:
+    lease = running(store)
+    store.cancel(lease.job)
+    job = settle(store, ACKS[ack](lease))
+    assert (job.state, job.due) == (State.CANCELLED, None)
+    assert states(store) == {State.CANCELLED: 1}
+
+
+def test_acks_and_claims_go_in_one_exchange(store: Store) -> None:
+    first, second = running(store), running(store)
+    (third,) = submit(store)
+    done = store.exchange([Finish(first, RESULT), Release(second)], claim=5)
+    assert [job.id for job in done.settled] == [first.job, second.job]
+    assert [lease.job for lease in done.leases] == [second.job, third], "a released job may be claimed at once"
+
+
+# --- the fence ---------------------------------------------------------------------------------
+
+
+def stale_by_release(store: Store, clock: Clock, lease: Lease) -> None:
+    settle(store, Release(lease))
+
+
+def stale_by_recover(store: Store, clock: Clock, lease: Lease) -> None:
+    store.recover()
+
+
+def stale_by_reap(store: Store, clock: Clock, lease: Lease) -> None:
+    clock.advance(1000)
+    assert store.reap()
+
+
+def stale_by_another_attempt(store: Store, clock: Clock, lease: Lease) -> None:
+    store.recover()
+    assert [again.job for again in claim(store)] == [lease.job]
+
+
+def stale_by_its_own_finish(store: Store, clock: Clock, lease: Lease) -> None:
+    settle(store, Finish(lease, RESULT))
+
+
+def stale_by_its_end(store: Store, clock: Clock, lease: Lease) -> None:
+    settle(store, Fail(lease, FAILURE, retry=False))
+
+
+def stale_by_being_forgotten(store: Store, clock: Clock, lease: Lease) -> None:
+    settle(store, Cancelled(lease))
+    store.forget([lease.job])
+
+
+STALE = [
+    stale_by_release, stale_by_recover, stale_by_reap, stale_by_another_attempt, stale_by_its_own_finish,
+    stale_by_its_end, stale_by_being_forgotten,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("ack", ACKS)
+@pytest.mark.parametrize("overtake", STALE)
+def test_a_stale_ack_is_refused_and_changes_nothing(
+    store: Store, clock: Clock, overtake: Callable[[Store, Clock, Lease], None], ack: str
+) -> None:
+    lease = running(store)
+    overtake(store, clock, lease)
+    before = everything(store)
+    done = store.exchange([ACKS[ack](lease)])
+    assert (done.refused, done.settled) == ((lease,), ())
+    assert everything(store) == before
+
+
+@pytest.mark.parametrize("overtake", STALE)
+def test_a_stale_lease_is_not_extended(
+    store: Store, clock: Clock, overtake: Callable[[Store, Clock, Lease], None]
+) -> None:
+    lease, good = running(store), running(store)
+    if overtake is stale_by_another_attempt:
+        settle(store, Release(good))
+    overtake(store, clock, lease)
+    before = store.list(Query(ids=(lease.job,)))
+    assert lease in store.extend([lease, good])
+    assert store.list(Query(ids=(lease.job,))) == before
+
+
+@pytest.mark.parametrize("ack", ACKS)
+def test_the_fence_is_the_token_not_the_state(store: Store, ack: str) -> None:
+    lease = running(store)
+    forged = Lease(lease.job, lease.attempt, "0" * 32, lease.expires, "", "", "", "")
+    other = Lease(lease.job, lease.attempt + 1, lease.token, lease.expires, "", "", "", "")
+    assert store.exchange([ACKS[ack](forged), ACKS[ack](other)]).refused == (forged, other)
+    assert store.extend([forged, other]) == (forged, other)
+    assert store.get(lease.job).state is State.RUNNING
+
+
+def test_an_ack_that_comes_twice_in_one_exchange_counts_once(store: Store) -> None:
+    lease = running(store)
+    done = store.exchange([Finish(lease, RESULT), Finish(lease, Result(Outcome.NO_SCORE)), Release(lease)])
+    assert done.refused == (lease, lease)
+    assert store.result(lease.job) == RESULT
+
+
+def test_a_stale_ack_does_not_take_the_others_with_it(store: Store) -> None:
+    stale = running(store)
+    store.recover()
+    (again,) = claim(store)
+    good = running(store)
+    done = store.exchange([Finish(stale, Result(Outcome.NO_SCORE)), Finish(good, RESULT), Finish(again, RESULT)])
+    assert done.refused == (stale,)
+    assert [job.id for job in done.settled] == [good.job, again.job]
+    assert store.result(stale.job) == RESULT
+
+
+# --- leases ------------------------------------------------------------------------------------
+
+
+def test_a_lease_lapses_after_its_expiry_not_at_it(store: Store, clock: Clock) -> None:
+    (job_id,) = submit(store)
+    (lease,) = claim(store, lease_for=60)
+    clock.time = lease.expires
+    assert store.reap() == []
+    clock.advance(0.001)
+    (job,) = store.reap()
+    assert (job.id, job.state, job.interruptions, job.failures) == (job_id, State.QUEUED, 1, 0)
+    assert job == store.get(job_id)
+
+
+def test_an_extended_lease_lapses_later(store: Store, clock: Clock) -> None:
+    lease = running(store)
+    clock.advance(59)
+    assert store.extend([lease], lease_for=60) == ()
+    assert store.get(lease.job).expires == clock.time + 60
+    clock.advance(60)
+    assert store.reap() == []
+    clock.advance(1)
+    assert len(store.reap()) == 1
+
+
+def test_a_lapsed_lease_that_nobody_reaped_still_holds(store: Store, clock: Clock) -> None:
+    lease = running(store)
+    clock.advance(10_000)
+    assert store.extend([lease]) == ()
+    assert store.reap() == []
+    clock.advance(10_000)
+    assert settle(store, Finish(lease, RESULT)).state is State.DONE
+
+
+def test_extending_nothing_loses_nothing(store: Store) -> None:
+    assert store.extend([]) == ()
+
+
+def test_time_is_a_parameter_of_each_verb(store: Store) -> None:
+    (one,) = store.submit([spec()], now=100.0)
+    assert store.get(one.id).submitted == 100.0
+    (lease,) = store.exchange(claim=1, lease_for=10, now=200.0).leases
+    assert lease.expires == 210.0
+    assert store.extend([lease], lease_for=10, now=205.0) == ()
+    assert store.reap(now=215.0) == []
+    (job,) = store.reap(now=215.5)
+    assert store.attempts(job.id)[0].ended == 215.5
+    store.exchange(claim=1, now=300.0)
+    assert store.recover(now=301.0)[0].interruptions == 2
+    assert store.cancel(one.id, now=302.0).ended == 302.0
+
+
+# --- interruptions -----------------------------------------------------------------------------
+
+
+def test_recover_takes_back_every_running_job(store: Store) -> None:
+    leases = [running(store) for _ in range(3)]
+    (waiting,) = submit(store)
+    taken = store.recover()
+    assert [job.id for job in taken] == [lease.job for lease in leases]
+    for job in taken:
+        assert (job.state, job.interruptions, job.failures, job.due) == (State.QUEUED, 1, 0, None)
+        assert job == store.get(job.id)
+    assert store.get(waiting).interruptions == 0
+    assert store.recover() == []
+
+
+@pytest.mark.parametrize("verb", ["recover", "reap"])
+def test_a_job_that_was_interrupted_twice_is_run_alone(store: Store, clock: Clock, verb: str) -> None:
+    (job_id,) = submit(store)
+    for _ in range(SOLO_AFTER):
+        assert not store.get(job_id).solo
+        assert [lease.job for lease in claim(store)] == [job_id]
+        clock.advance(100)
+        store.recover() if verb == "recover" else store.reap()
+    assert store.get(job_id).solo
+    (other,) = submit(store)
+    assert [lease.job for lease in claim(store, 9)] == [other], "a plain claim leaves it"
+    (lease,) = claim(store, 9, solo=True)
+    assert (lease.job, lease.solo) == (job_id, True)
+
+
+def test_a_solo_claim_takes_one_job_and_only_such_a_job(store: Store) -> None:
+    submit(store, spec(), spec())
+    assert claim(store, 5, solo=True) == []
+    for _ in range(SOLO_AFTER):
+        claim(store, 2)
+        store.recover()
+    assert len(claim(store, 5, solo=True)) == 1
+
+
+def test_solo_since_is_when_the_first_of_them_became_due(store: Store, clock: Clock) -> None:
+    submit(store)
+    assert store.solo_since() is None
+    first = interrupted(store, 0)
+    claim(store, 2)
+    store.recover()
+    claim(store, 2)
+    store.recover()
+    start = clock.time
+    clock.advance(50)
+    assert store.solo_since() == start
+    (lease,) = claim(store, solo=True)
+    assert store.solo_since() == start, "there is another"
+    claim(store, solo=True)
+    assert store.solo_since() is None
+    settle(store, Release(lease))
+    assert store.solo_since() == clock.time
+    assert store.get(first).solo
+
+
+def test_three_deaths_alone_make_a_job_dead(store: Store, clock: Clock) -> None:
+    job_id = interrupted(store, SOLO_AFTER)
+    for n in range(1, MAX_SOLO_DEATHS):
+        (lease,) = claim(store, solo=True)
+        (job,) = store.recover()
+        assert (job.state, job.solo_deaths) == (State.QUEUED, n)
+        assert job.due is not None
+        assert store.solo_since() == job.due
+        assert claim(store, solo=True) == [], "it waits a little"
+        clock.time = job.due
+    (lease,) = claim(store, solo=True)
+    (job,) = store.recover()
+    assert (job.id, job.state, job.solo_deaths, job.failures) == (job_id, State.DEAD, MAX_SOLO_DEATHS, 0)
+    assert job.failure is not None
+    assert job.failure.id == "poison"
+    assert job.failure.hint
+    assert job.ended_seq == store.last_ended()
+    assert store.exchange([Finish(lease, RESULT)]).refused == (lease,)
+
+
+def test_a_hundred_engine_deaths_kill_no_job_that_was_not_alone(store: Store) -> None:
+    submit(store, *[spec()] * 200)
+    for _ in range(100):
+        assert len(claim(store, 4)) == 4
+        store.recover()
+    jobs = store.list()
+    assert states(store) == {State.QUEUED: 200}
+    assert {(job.interruptions, job.solo_deaths, job.failures) for job in jobs} == {(2, 0, 0)}
+    for _ in jobs:
+        (lease,) = claim(store, solo=True)
+        settle(store, Finish(lease, RESULT))
+    assert states(store) == {State.DONE: 200}
+
+
+def test_a_solo_job_that_stops_in_good_order_is_not_charged_with_a_death(store: Store) -> None:
+    job_id = interrupted(store, SOLO_AFTER)
+    for _ in range(2 * MAX_SOLO_DEATHS):
+        (lease,) = claim(store, solo=True)
+        settle(store, Release(lease))
+    job = store.get(job_id)
+    assert (job.state, job.solo_deaths, job.due) == (State.QUEUED, 0, None)
+
+
+@pytest.mark.parametrize("verb", ["recover", "reap"])
+def test_a_job_that_is_taken_back_after_a_cancel_ends_cancelled(store: Store, clock: Clock, verb: str) -> None:
+    lease = running(store)
+    store.cancel(lease.job)
+    clock.advance(100)
+    (job,) = store.recover() if verb == "recover" else store.reap()
+    assert (job.id, job.state) == (lease.job, State.CANCELLED)
+    assert store.cancel_requested() == []
+
+
+# --- cancel ------------------------------------------------------------------------------------
+
+
+def test_cancel_ends_a_queued_job(store: Store, clock: Clock) -> None:
+    (job_id,) = submit(store)
+    clock.advance(1)
+    job = store.cancel(job_id)
+    assert (job.state, job.ended) == (State.CANCELLED, clock.time)
+    assert job == store.get(job_id)
+    assert claim(store) == []
+
+
+def test_cancel_ends_a_job_that_waits_for_its_time(store: Store, clock: Clock) -> None:
+    lease = running(store)
+    settle(store, Fail(lease, FAILURE))
+    assert store.cancel(lease.job).state is State.CANCELLED
+    assert store.next_due() is None
+    clock.advance(100)
+    assert claim(store) == []
+
+
+def test_cancel_asks_a_running_job_to_end(store: Store) -> None:
+    lease, other = running(store), running(store)
+    for _ in range(2):
+        job = store.cancel(lease.job)
+        assert (job.state, job.cancel_requested) == (State.RUNNING, True)
+        assert job == store.get(lease.job)
+    assert store.cancel_requested() == [lease.job]
+    assert not store.get(other.job).cancel_requested
+    assert store.extend([lease]) == (), "its lease stands until the sandbox is gone"
+
+
+@pytest.mark.parametrize("state", [State.DONE, State.DEAD, State.CANCELLED])
+def test_cancel_leaves_an_ended_job_as_it_is(store: Store, state: State) -> None:
+    job_id = in_state(store, state)
+    before = store.get(job_id)
+    assert store.cancel(job_id) == before
+    assert store.get(job_id) == before
+
+
+# --- counts, and the state machine ------------------------------------------------------------
+
+
+def test_counts_have_every_state(store: Store) -> None:
+    assert dict(store.counts()) == dict.fromkeys(State, 0)
+    for state in (State.DONE, State.DEAD, State.DEAD, State.CANCELLED):
+        in_state(store, state)
+    in_state(store, State.RUNNING)
+    submit(store, *[spec()] * 3)
+    assert states(store) == {
+        State.DONE: 1, State.DEAD: 2, State.CANCELLED: 1, State.RUNNING: 1, State.QUEUED: 3,
+    }  # fmt: skip
+    store.forget([job.id for job in store.list()])
+    assert states(store) == {State.RUNNING: 1, State.QUEUED: 3}
+
+
+def test_every_edge_of_the_state_machine_is_walked(store: Store, clock: Clock) -> None:
+    """By the record that attempts leave: (verb, state of the job then)."""
+    walked: set[tuple[State | None, str, State]] = set()
+    (job_id,) = submit(store)
+    walked.add((None, "submit", store.get(job_id).state))
+    walked.add((State.QUEUED, "cancel", store.cancel(job_id).state))
+    for make in ACKS.values():
+        lease = running(store)
+        walked.add((State.QUEUED, "claim", store.get(lease.job).state))
+        job = settle(store, make(lease))
+        walked.add((State.RUNNING, str(store.attempts(job.id)[0].ended_by), job.state))
+        if not job.state.terminal:
+            store.cancel(job.id)
+    for verb in ("recover", "reap"):
+        job_id = interrupted(store, SOLO_AFTER)
+        while not store.get(job_id).state.terminal:
+            clock.advance(100)
+            claim(store, solo=True)
+            clock.advance(100)
+            (job,) = store.recover() if verb == "recover" else store.reap()
+            walked.add((State.RUNNING, str(store.attempts(job_id)[-1].ended_by), job.state))
+    assert walked == {(edge.source, edge.verb, edge.target) for edge in TRANSITIONS}
+
+
+# --- queues ------------------------------------------------------------------------------------
+
+
+def test_queues_of_one_store_do_not_see_each_other(place: Backend) -> None:
+    one, other = place.open("one"), place.open("other")
+    (job_id,) = submit(one, spec(key="k"))
+    (second,) = submit(other, spec(key="k", refs=("r" * 64,)))
+    assert second != job_id
+    with pytest.raises(JobNotFound):
+        other.get(job_id)
+    with pytest.raises(JobNotFound):
+        other.cancel(job_id)
+    (lease,) = claim(other, 9)
+    assert lease.job == second
+    assert one.exchange([Finish(lease, RESULT)]).refused == (lease,)
+    assert one.recover() == []
+    settle(other, Finish(lease, RESULT))
+    assert states(one) == {State.QUEUED: 1}
+    assert states(other) == {State.DONE: 1}
+    assert one.ended_since(0) == []
+    assert one.forget([second]) == 0
+    assert one.referenced(["r" * 64]) == {"r" * 64}, "blobs are the whole store's"
+    one.cancel(job_id)
+    assert one.last_ended() == other.last_ended() == 2
+
+
+# --- history -----------------------------------------------------------------------------------
+
+
+def test_get_takes_an_unambiguous_beginning(store: Store) -> None:
+    (job_id,) = submit(store)
+    for length in range(4, 11):
+        assert store.get(job_id[:length]).id == job_id
+    for wrong in (
+        job_id[:3],
+        "",
+        job_id + "0",
+        "%" * 4,
+        "____",
+        "-" * 10,
+        job_id[:4].upper() + "!",
+        "\ud800" * 5,
+        "\x00" * 4,
+    ):
+        with pytest.raises(JobNotFound):
+            store.get(wrong)
+
+
+def test_get_refuses_an_ambiguous_beginning(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = iter(["abcd000000", "abcd111111"])
+    monkeypatch.setattr("minitango.store._rows.new_id", lambda: next(ids))
+    submit(store, spec(), spec())
+    with pytest.raises(JobNotFound, match="several") as caught:
+        store.get("abcd")
+    assert caught.value.hint
+    assert store.get("abcd1").id == "abcd111111"
+
+
+def test_an_id_that_is_taken_is_drawn_anew(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = iter(["abcd000000", "abcd000000", "abcd000000", "abcd111111"])
+    monkeypatch.setattr("minitango.store._rows.new_id", lambda: next(ids))
+    assert submit(store, spec("a"), spec("b")) == ["abcd000000", "abcd111111"]
+    assert store.get("abcd000000").student == "a"
+
+
+@pytest.mark.parametrize("verb", ["get", "spec", "result", "outputs", "attempts", "cancel"])
+def test_an_unknown_id_is_not_found(store: Store, verb: str) -> None:
+    with pytest.raises(JobNotFound) as caught:
+        getattr(store, verb)("zzzzzzzzzz")
+    assert "zzzzzzzzzz" in str(caught.value)
+    assert caught.value.hint
+
+
+def test_list_filters(store: Store) -> None:
+    queued = in_state(store, State.QUEUED)
+    store.cancel(queued)
+    done = in_state(store, State.DONE)
+    (ada,) = submit(store, JobSpec("hw2", "ada", "5" * 64, "1" * 64))
+
+    def listed(**wanted: object) -> list[str]:
+        return [job.id for job in store.list(Query(**wanted))]  # type: ignore[arg-type]
+
+    assert listed() == [queued, done, ada]
+    assert listed(newest_first=True) == [ada, done, queued]
+    assert listed(limit=2) == [queued, done]
+    assert listed(limit=1, newest_first=True) == [ada]
+    assert listed(limit=0) == []
+    assert listed(states=(State.DONE, State.QUEUED)) == [done, ada]
+    assert listed(assignment="hw2") == listed(student="ada") == [ada]
+    assert listed(assignment="hw1", student="ada") == []
+    assert listed(ids=(ada, "unknown", queued)) == [queued, ada]
+    assert listed(ids=()) == []
+    assert listed(ids=(ada, done), states=(State.DONE,)) == [done]
+
+
+def test_list_takes_any_number_of_ids(store: Store) -> None:
+    (job_id,) = submit(store)
+    ids = (*(f"{n:010}" for n in range(40_000)), job_id)
+    assert [job.id for job in store.list(Query(ids=ids))] == [job_id]
+
+
+@pytest.mark.parametrize("state", [State.QUEUED, State.RUNNING, State.DEAD, State.CANCELLED])
+def test_only_a_done_job_has_a_result(store: Store, state: State) -> None:
+    job_id = in_state(store, state)
+    assert store.result(job_id) is None
+    assert store.outputs(job_id) == []
+
+
+def test_attempts_tell_a_jobs_story(store: Store, clock: Clock) -> None:
+    (job_id,) = submit(store)
+    assert store.attempts(job_id) == []
+    (first,) = claim(store, node="a")
+    clock.advance(1)
+    settle(store, Fail(first, FAILURE))
+    clock.advance(1)
+    claim(store, node="b")
+    store.recover()
+    (third,) = claim(store, node="c")
+    one, two, three = store.attempts(job_id)
+    assert (one.number, one.node, one.started, one.ended) == (1, "a", T0, T0 + 1)
+    assert (one.ended_by, one.failure) == ("fail", FAILURE)
+    assert (two.number, two.node, two.ended_by, two.failure) == (2, "b", "recover", None)
+    assert (three.node, three.ended, three.ended_by) == ("c", None, None)
+    settle(store, Finish(third, RESULT))
+    assert store.attempts(job_id)[2].ended_by == "finish"
+
+
+def test_ended_since_follows_the_order_in_which_jobs_ended(store: Store) -> None:
+    assert (store.ended_since(0), store.last_ended()) == ([], 0)
+    ids = [in_state(store, state) for state in (State.CANCELLED, State.DONE, State.DEAD, State.DONE)]
+    jobs = store.ended_since(0)
+    assert [job.id for job in jobs] == ids
+    assert [job.ended_seq for job in jobs] == [1, 2, 3, 4]
+    assert store.last_ended() == 4
+    assert [job.id for job in store.ended_since(2)] == ids[2:]
+    assert [job.id for job in store.ended_since(1, limit=2)] == ids[1:3]
+    assert store.ended_since(4) == []
+
+
+def test_ended_seq_is_never_reused(store: Store) -> None:
+    job_id = in_state(store, State.DONE)
+    store.forget([job_id])
+    assert store.last_ended() == 1
+    assert store.get(in_state(store, State.DONE)).ended_seq == 2
+
+
+def test_a_follower_misses_no_end(place: Backend) -> None:
+    """Writers end jobs in several stores at once; a reader that only goes forward sees each of them, once."""
+    stores = [place.open() for _ in range(3)]
+    submit(stores[0], *(spec(str(n)) for n in range(150)))
+    finished = threading.Event()
+
+    def run(store: Store) -> None:
+        while leases := claim(store, 2):
+            store.exchange([Finish(lease, RESULT) for lease in leases])
+
+    threads = [threading.Thread(target=run, args=(store,)) for store in stores]
+    seen: list[int] = []
+
+    def follow(store: Store) -> None:
+        last = False
+        while not last:
+            last = finished.is_set()
+            seen.extend(job.ended_seq or 0 for job in store.ended_since(seen[-1] if seen else 0, limit=7))
+            last = last and len(seen) >= store.last_ended()
+
+    follower = threading.Thread(target=follow, args=(place.open(),))
+    for thread in [*threads, follower]:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    finished.set()
+    follower.join()
+    assert seen == list(range(1, 151))
+
+
+# --- upkeep ------------------------------------------------------------------------------------
+
+
+def test_forget_deletes_ended_jobs_only(store: Store) -> None:
+    ids = [in_state(store, state) for state in (State.DONE, State.DEAD, State.CANCELLED, State.RUNNING)]
+    ids += submit(store)
+    assert store.forget(job_id for job_id in [*ids, "unknown"]) == 3
+    assert [job.id for job in store.list()] == ids[3:]
+    assert store.forget(ids) == 0
+    for verb in (store.get, store.result, store.outputs, store.attempts, store.spec):
+        with pytest.raises(JobNotFound):
+            verb(ids[0])
+
+
+def test_forget_takes_any_number(store: Store) -> None:
+    ids = submit(store, *[spec()] * 1200)
+    for job_id in ids[:1100]:
+        store.cancel(job_id)
+    assert store.forget(ids) == 1100
+    assert states(store) == {State.QUEUED: 100}
+
+
+def test_referenced_names_the_blobs_that_jobs_need(store: Store) -> None:
+    (kept,) = submit(store, JobSpec("hw", "ada", "s" * 64, "i" * 64, refs=("r" * 64, "r" * 64)))
+    (gone,) = submit(store, JobSpec("hw", "bob", "s" * 64, "j" * 64, refs=("q" * 64,)))
+    everything = [letter * 64 for letter in "sirjqx"]
+    assert store.referenced(everything) == {letter * 64 for letter in "sirjq"}
+    store.cancel(gone)
+    assert store.referenced(everything) == {letter * 64 for letter in "sirjq"}, "an ended job may be graded again"
+    store.forget([gone])
+    assert store.referenced(everything) == {letter * 64 for letter in "sir"}
+    assert store.referenced(everything[3:]) == set()
+    assert store.referenced([*(f"{n:064}" for n in range(40_000)), "s" * 64]) == {"s" * 64}
+    assert store.get(kept).spec == "s" * 64
+
+
+# --- durability, processes, watching ------------------------------------------------------------
+
+
+def test_another_opening_sees_everything(place: Backend) -> None:
+    store = place.open()
+    lease = running(store, key="k")
+    settle(store, Finish(lease, RESULT, (StepOutput("test", b"x"),)))
+    store.close()
+    again = place.open()
+    assert again.result(lease.job) == RESULT
+    assert again.outputs(lease.job) == [StepOutput("test", b"x")]
+    assert states(again) == {State.DONE: 1}
+    assert submit(again, spec(key="k")) == [lease.job]
+
+
+def test_close_may_come_twice_and_nothing_after_it(place: Backend) -> None:
+    store = place.open()
+    store.close()
+    store.close()
+    for verb in (store.counts, store.recover, store.last_ended):
+        with pytest.raises(StoreError) as caught:
+            verb()
+        assert caught.value.id == "store_closed"
+
+
+def test_an_exception_inside_a_verb_leaves_no_trace(place: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = place.open()
+    lease = running(store)
+
+    def interrupt(name: str) -> None:
+        if name.endswith("before_commit"):
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("minitango.store._database.failpoint", interrupt)
+        for verb in (
+            lambda: store.submit([spec()]),
+            lambda: store.exchange([Finish(lease, RESULT)], claim=1),
+            lambda: store.recover(),
+            lambda: store.cancel(lease.job),
+        ):
+            with pytest.raises(KeyboardInterrupt):
+                verb()
+    other = place.open()
+    assert states(other) == {State.RUNNING: 1}
+    assert not other.get(lease.job).cancel_requested
+    assert submit(other), "and no lock is held"
+    assert settle(store, Finish(lease, RESULT)).state is State.DONE
+
+
+def test_watch_tells_of_what_another_process_did(place: Backend) -> None:
+    store = place.open()
+    called = threading.Event()
+    stop = store.watch(called.set)
+    code = (
+        "import sys; from minitango.store import open_store; from minitango.job import JobSpec;"
+        "open_store(sys.argv[1]).submit([JobSpec('hw', 'ada', 's', 'i')])"
+    )
+    subprocess.run([sys.executable, "-c", code, place.url()], check=True, timeout=60)
+    assert called.wait(10)
+    assert states(store) == {State.QUEUED: 1}
+    stop()
+    called.clear()
+    submit(place.open())
+    assert not called.is_set()
+    stop()
+
+
+def test_watch_tells_soon(place: Backend) -> None:
+    store, other = place.open(), place.open()
+    called = threading.Event()
+    stop = store.watch(called.set)
+    for _ in range(5):
+        called.clear()
+        submit(other)
+        assert called.wait(2), "the contract says 100 ms; a machine under load gets 2 s"
+    stop()
+
+
+def test_closing_a_store_ends_its_watches(place: Backend) -> None:
+    store = place.open()
+    before = threading.active_count()
+    store.watch(lambda: None)
+    store.watch(lambda: None)
+    store.close()
+    assert threading.active_count() == before
+
+
+def test_reading_does_not_wait_for_a_write(place: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = place.open()
+    (job_id,) = submit(store)
+    inside, leave = threading.Event(), threading.Event()
+
+    def stall(name: str) -> None:
+        if name == "store.cancel.before_commit":
+            inside.set()
+            leave.wait(30)
+
+    monkeypatch.setattr("minitango.store._database.failpoint", stall)
+    writer = threading.Thread(target=store.cancel, args=(job_id,))
+    writer.start()
+    assert inside.wait(10)
+    assert store.get(job_id).state is State.QUEUED, "read while the commit is under way, and before it"
+    assert states(store) == {State.QUEUED: 1}
+    leave.set()
+    writer.join()
+    assert store.get(job_id).state is State.CANCELLED
