@@ -15,6 +15,9 @@ from msgspec import Struct, field
 SCHEMA: Final = 1
 """Version of every record that is kept or printed as JSON."""
 
+FORMATS: Final = ("gradescope", "exit-code")
+"""What an assignment's last step may report in. Each has its reader in `results`."""
+
 MAX_ATTEMPTS: Final = 3
 """Infrastructure failures that a job may have before it is dead."""
 SOLO_AFTER: Final = 2

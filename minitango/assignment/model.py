@@ -1,0 +1,128 @@
+"""An assignment as a value, the same whether it came from a file or was built in code."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from msgspec import Struct, structs
+from msgspec import field as struct_field
+
+from minitango.assignment.checks import check
+from minitango.assignment.places import NOWHERE, Places
+from minitango.assignment.plan import PackCache, Packed
+from minitango.blobs import Blobs
+from minitango.job import Limits, Outcome, Trust
+
+
+class SubmissionRule(Struct, frozen=True):
+    """What is handed in, and where it lands in the working directory of a step that sees it."""
+
+    path: str = ""
+    """A file's path (`hello.c`): the hand-in becomes this file, or holds it. A folder's, with a `/` at its end, or
+    nothing, which is the working directory itself: the hand-in's files go there under their own names."""
+    max_size: int = 10 << 20
+    """Bytes, unpacked."""
+    max_files: int = 500
+
+
+class Step(Struct, frozen=True):
+    """One command in one fresh sandbox. Lists are taken for tuples."""
+
+    command: tuple[str, ...]
+    name: str = ""
+    """`[a-z0-9_-]+`. By default `grade` for an only step, `run` and `grade` for two, else `step1`, `step2`, ..."""
+    image: str = ""
+    files: tuple[str, ...] = ()
+    """The instructor's files, relative to the assignment's folder. `grader/`: the content of that folder goes into the
+    working directory. `grader` or `tests/*.json`: what is named goes there under its own path."""
+    submission: bool = True
+    """Whether this step sees the submission."""
+    collect: tuple[str, ...] = ()
+    """Patterns of files in the working directory that later steps get to see."""
+    network: Literal["none", "open"] = "none"
+    limits: Limits = Limits()
+    env: dict[str, str] = struct_field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("command", "files", "collect"):
+            if isinstance(getattr(self, name), list):
+                structs.force_setattr(self, name, tuple(getattr(self, name)))
+
+
+class Sample(Struct, frozen=True):
+    """A hand-in whose grade is known: what `minitango check` holds the assignment to."""
+
+    path: str
+    """Relative to the assignment's folder."""
+    name: str = ""
+    """For people; by default the path."""
+    score: float | None = None
+    """Expected score; then the expected outcome is `graded`."""
+    outcome: Outcome | None = None
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            structs.force_setattr(self, "name", self.path)
+        if self.score is not None and self.outcome is None:
+            structs.force_setattr(self, "outcome", Outcome.GRADED)
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """How to grade. `validate` says what is wrong with it; `load` and `pack` call it.
+
+    Steps without a name get their default one. `root` is the folder that `Step.files` and `Sample.path` are
+    relative to.
+    """
+
+    name: str
+    steps: tuple[Step, ...]
+    format: str = "gradescope"
+    """What the last step reports in: one of `job.FORMATS`."""
+    max_score: float | None = None
+    """None: the report decides."""
+    bonus: bool = False
+    """Whether a score may be above the maximum."""
+    submission: SubmissionRule = SubmissionRule()  # noqa: RUF009 - it is frozen
+    samples: tuple[Sample, ...] = ()
+    root: Path = Path()
+    _packed: PackCache = field(default_factory=PackCache, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        steps = list(self.steps)
+        names = {1: ["grade"], 2: ["run", "grade"]}.get(len(steps), [f"step{n + 1}" for n in range(len(steps))])
+        for n, step in enumerate(steps):
+            if not step.name:
+                steps[n] = structs.replace(step, name=names[n])
+        object.__setattr__(self, "steps", tuple(steps))
+        object.__setattr__(self, "samples", tuple(self.samples))
+        object.__setattr__(self, "root", Path(self.root))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Assignment:
+        """Read an `assignment.toml`, or that of a folder. AssignmentError names the file, the key and the line."""
+        from minitango.assignment.toml_file import load
+
+        return load(Path(path))
+
+    def validate(self, places: Places = NOWHERE) -> None:
+        """AssignmentError for the first thing that is wrong; `places` says where in a file it was written."""
+        check(self, places)
+
+    @property
+    def trust(self) -> Trust:
+        """Separated: the step that reports does not see the submission, and one before it does."""
+        *earlier, last = self.steps
+        separated = not last.submission and any(step.submission for step in earlier)
+        return Trust.SEPARATED if separated else Trust.SHARED
+
+    def pack(self, blobs: Blobs) -> Packed:
+        """Put all that grading needs of this assignment into blobs: durable, and spared by a prune for its grace.
+
+        Files are read again only when one of them changed on disk, so this is cheap to call for each submission.
+        AssignmentError: the assignment is not valid, or its files cannot be read. StoreError, StoreFull.
+        """
+        return self._packed.pack(self, blobs)

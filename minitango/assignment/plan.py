@@ -1,0 +1,184 @@
+"""What a runner needs to know of an assignment, as blobs: fixed when a submission is taken."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal
+
+import msgspec
+from msgspec import Struct, field
+
+from minitango import archive
+from minitango.assignment.files import gather, sources
+from minitango.assignment.places import NOWHERE
+from minitango.blobs import Blobs
+from minitango.errors import AssignmentError
+from minitango.job import SCHEMA, Limits, Trust
+
+if TYPE_CHECKING:
+    from minitango.assignment.model import Assignment
+
+
+class PlanStep(Struct, frozen=True):
+    """One step, its files as a bundle's digest."""
+
+    name: str
+    command: tuple[str, ...]
+    image: str = ""
+    bundle: str = ""
+    """Digest of the instructor's files as `archive.pack` has them; empty: there are none."""
+    submission: bool = True
+    collect: tuple[str, ...] = ()
+    network: Literal["none", "open"] = "none"
+    limits: Limits = Limits()
+    env: dict[str, str] = field(default_factory=dict)
+    provided: bool = False
+    """Whether the command's first word is one of the instructor's files."""
+
+
+class Plan(Struct, frozen=True):
+    """An assignment as it was when a submission was taken. The same assignment always gives the same bytes."""
+
+    name: str
+    format: str
+    max_score: float | None
+    bonus: bool
+    trust: Trust
+    steps: tuple[PlanStep, ...]
+    schema: int = SCHEMA
+
+    def encode(self) -> bytes:
+        """Canonical JSON."""
+        return msgspec.json.encode(self, order="deterministic")
+
+    @classmethod
+    def decode(cls, data: bytes) -> Plan:
+        """The plan that `encode` wrote. AssignmentError: not one, or one of a later version."""
+        try:
+            if msgspec.json.decode(data, type=_Schema).schema > SCHEMA:
+                raise AssignmentError("this plan was written by a later minitango", hint="upgrade", id="plan_too_new")
+            return msgspec.json.decode(data, type=cls)
+        except msgspec.DecodeError as error:
+            raise AssignmentError(f"not a plan: {error}", hint="submit the work again", id="plan") from error
+
+
+class _Schema(Struct):
+    schema: int
+
+
+class Packed(Struct, frozen=True):
+    """An assignment in blobs."""
+
+    plan: Plan
+    digest: str
+    """Of the plan's canonical JSON."""
+    refs: tuple[str, ...]
+    """The bundles that the plan names, each once."""
+
+
+_Signature = tuple[tuple[str, int, int, int, int], ...]
+
+_JUST_NOW: Final = 50_000_000
+"""Nanoseconds in which a file may change twice without its time of change telling."""
+
+
+class PackCache:
+    """What an assignment was packed to, for each blob directory, while its files stay as they were."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._kept: dict[Path, tuple[_Signature, Packed]] = {}
+
+    def pack(self, assignment: Assignment, blobs: Blobs) -> Packed:
+        """As `Assignment.pack`."""
+        with self._lock:
+            kept = self._kept.get(blobs.root)
+            if kept and _signature(path for path, *_ in kept[0]) == kept[0]:
+                packed = kept[1]
+                if all(blobs.touch(digest) for digest in (packed.digest, *packed.refs)):
+                    return packed
+            self._kept.pop(blobs.root, None)
+            assignment.validate()
+            # looked at before it is read: a change in between shows next time
+            before = _signature(_sources(assignment))
+            packed = _pack(assignment, blobs)
+            if before is not None and not _is_fresh(before):
+                self._kept[blobs.root] = before, packed
+            return packed
+
+
+def _sources(assignment: Assignment) -> list[str]:
+    """Every file and folder that packing this assignment reads."""
+    return [
+        str(path)
+        for n, step in enumerate(assignment.steps)
+        for path in sources(assignment.root, step.files, ("step", n, "files"))
+    ]
+
+
+def _signature(paths: Iterable[str]) -> _Signature | None:
+    """What tells that a file was changed; None if one is not there."""
+    try:
+        return tuple(
+            (path, status.st_mtime_ns, status.st_size, status.st_ino, status.st_mode)
+            for path, status in ((path, os.stat(path)) for path in paths)  # noqa: PTH116 - twice as fast
+        )
+    except OSError:
+        return None
+
+
+def _is_fresh(signature: _Signature) -> bool:
+    now = time.time_ns()
+    return any(abs(now - mtime) < _JUST_NOW for _, mtime, *_ in signature)
+
+
+def _pack(assignment: Assignment, blobs: Blobs) -> Packed:
+    rule = assignment.submission.path
+    bundles: dict[str, bytes] = {}
+    steps: list[PlanStep] = []
+    for n, step in enumerate(assignment.steps):
+        key = ("step", n, "files")
+        files = archive.tree(gather(assignment.root, step.files, key))
+        paths = {file.path for file in files}
+        if step.submission and rule in paths:
+            raise NOWHERE.error(
+                key,
+                f"the assignment's own {rule!r} lands where the submission does: everybody would get its grade",
+                "rename it, or take it out of files",
+                "file_over_submission",
+            )
+        digest = ""
+        if files:
+            bundle = archive.pack(files)
+            digest = hashlib.sha256(bundle).hexdigest()
+            bundles[digest] = bundle
+        program = step.command[0]
+        steps.append(
+            PlanStep(
+                name=step.name,
+                command=step.command,
+                image=step.image,
+                bundle=digest,
+                submission=step.submission,
+                collect=step.collect,
+                network=step.network,
+                limits=step.limits,
+                env=step.env,
+                provided="/" in program and os.path.normpath(program) in paths,
+            )
+        )
+    plan = Plan(
+        name=assignment.name,
+        format=assignment.format,
+        max_score=assignment.max_score,
+        bonus=assignment.bonus,
+        trust=assignment.trust,
+        steps=tuple(steps),
+    )
+    *refs, digest = blobs.put_many([*bundles.values(), plan.encode()])
+    return Packed(plan, digest, tuple(refs))
