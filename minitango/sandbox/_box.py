@@ -1,0 +1,443 @@
+"""One bubblewrap box: from its start, over one run, to nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import select
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal
+
+from minitango.archive import File
+from minitango.errors import SandboxFailed, SandboxUnavailable
+from minitango.job import Usage
+from minitango.sandbox import BoxSpec, CollectBounds, Collected, End, Mount
+from minitango.sandbox._cgroup import Group, total_memory
+from minitango.sandbox._host import acting_as, parent_of
+from minitango.sandbox._inside import encode_go, first_program
+from minitango.sandbox._profile import arguments, environment, writable
+from minitango.sandbox._supervise import Ended, Limit, Supervisor, kill, wait_dead
+from minitango.sandbox._tickets import Ticket
+from minitango.sandbox._tree import Patterns, read_tree, write_tree
+from minitango.sandbox._watch import Watcher
+
+if TYPE_CHECKING:
+    from minitango.sandbox._setting import Setting
+
+_UP: Final = 10.0
+"""Seconds that a box has to come up."""
+_SIGKILL: Final = 9
+_NOFILE: Final = 1024
+
+
+class BubblewrapBox:
+    """A `Box`. Made by `BubblewrapSandbox.open`, in order: files, group, bwrap, descriptors."""
+
+    def __init__(
+        self, setting: Setting, ticket: Ticket, spec: BoxSpec, closed: Callable[[BubblewrapBox], None]
+    ) -> None:
+        self._setting = setting
+        self._ticket = ticket
+        self._spec = spec
+        self._closed = closed
+        self._state: Literal["open", "run", "over", "closed"] = "open"
+        self._stop = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._lock = threading.Lock()  # of _stop's and _state's end, between kill and close
+        self._fds: list[int] = []
+        self._mounts: dict[str, int] = {}
+        self._trees: list[int] = []
+        self._group: Group | None = None
+        self._watcher: Watcher | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._pid1 = -1
+        try:
+            self._start()
+        except BaseException:
+            self.close()
+            raise
+
+    # --- coming up ---------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        staged = self._stage()
+        go, self._go = os.pipe2(os.O_CLOEXEC)
+        self._status, status = os.pipe2(os.O_CLOEXEC)
+        self._output, output = os.pipe2(os.O_CLOEXEC)
+        info, info_fd = os.pipe2(os.O_CLOEXEC)
+        theirs = [go, status, output, info_fd]
+        self._fds += [self._go, self._status, self._output, info]
+        try:
+            seccomp = self._setting.seccomp_fd()
+            theirs += [seccomp] if seccomp >= 0 else []
+            layout = self._setting.layout(self._spec.network)
+            command = arguments(self._spec, layout, staged, info_fd=info_fd, seccomp_fd=seccomp)
+            command += first_program(perl=self._setting.perl, python=self._setting.python, status_fd=status)
+            self._process = self._setting.start(
+                command, uid=self._ticket.uid, stdin=go, output=output, keep=[fd for fd in theirs[1:] if fd != output]
+            )
+        finally:
+            for fd in theirs:
+                os.close(fd)
+        self._fds.append(monitor := os.pidfd_open(self._process.pid))
+        self._monitor = monitor
+        for fd in (self._status, self._output, info):
+            os.set_blocking(fd, False)
+        if self._setting.groups is not None:  # while bwrap is busy
+            self._group = self._setting.groups.make(self._ticket.name, self._spec.limits)
+        deadline = time.monotonic() + _UP
+        pid = self._pid = self._child(info, deadline)
+        self._fds.append(pid1 := os.pidfd_open(pid))
+        self._pid1 = pid1
+        if parent_of(pid) != self._process.pid:
+            raise self._failure("its first process was gone at once")
+        if self._wait(self._status, deadline, 2) != b"R\n":
+            raise self._failure("its first process did not come up")
+        self._hold(pid)
+        self._ticket.started(self._process.pid, pid)
+
+    def _stage(self) -> dict[str, str]:
+        """Make the directories behind the read-only mounts, and in them a place for each mount that lies inside."""
+        staged: dict[str, str] = {}
+        for number, mount in enumerate(self._spec.mounts):
+            if mount.writable:
+                continue
+            handle, source = self._setting.staging(self._ticket, number)
+            self._fds.append(handle)
+            staged[mount.path] = source
+            self._mounts[mount.path] = handle
+        for path, handle in self._mounts.items():
+            for inner in self._spec.mounts:
+                if inner.path.startswith(path + "/"):
+                    at = os.dup(handle)
+                    for name in inner.path[len(path) + 1 :].split("/"):
+                        with contextlib.suppress(FileExistsError):
+                            os.mkdir(name, dir_fd=at)
+                            os.chmod(name, 0o755, dir_fd=at)  # noqa: S103
+                        at, above = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at), at
+                        os.close(above)
+                    os.close(at)
+        return staged
+
+    def _child(self, info: int, deadline: float) -> int:
+        text = b""
+        while not text.rstrip().endswith(b"}"):
+            more = self._wait(info, deadline, 4096)
+            if not more:
+                raise self._failure("bwrap did not start")
+            text += more
+        return int(json.loads(text)["child-pid"])
+
+    def _wait(self, fd: int, deadline: float, size: int) -> bytes:
+        """Read from a box that comes up; empty where it ended or took too long."""
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        poll.poll(max(0.0, deadline - time.monotonic()) * 1000)
+        with contextlib.suppress(BlockingIOError):
+            return os.read(fd, size)
+        return b""
+
+    def _failure(self, what: str) -> SandboxFailed:
+        """The error of a box that did not come up, with what bwrap had to say."""
+        if self._process is not None:
+            with contextlib.suppress(OSError):
+                self._process.kill()
+            with contextlib.suppress(SandboxFailed):
+                wait_dead(self._monitor, 2)
+        said = b""
+        with contextlib.suppress(BlockingIOError):
+            said = os.read(self._output, 4096)
+        text = " ".join("".join(c if c.isprintable() else " " for c in said.decode("utf-8", "replace")).split())[:500]
+        return SandboxFailed(f"a box could not be started: {text or what}", id="sandbox_start")
+
+    def _hold(self, pid: int) -> None:
+        """Put pid 1, which waits for the command, under the limits, and keep hold of its directories."""
+        root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._fds.append(root)
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+        for mount in writable(self._spec):
+            fd = os.open(mount.path[1:], flags, dir_fd=root)
+            self._fds.append(fd)
+            self._trees.append(fd)
+            if mount in self._spec.mounts:
+                self._mounts[mount.path] = fd
+        if self._group is not None:
+            self._group.add(pid)
+        else:
+            proc = os.open("proc", flags, dir_fd=root)
+            self._fds.append(proc)
+            self._watcher = Watcher(proc, self._trees)
+
+    def _rlimits(self) -> dict[int, int]:
+        """What every process of the job is bound by, whoever holds the rest."""
+        limits = self._spec.limits
+        bounds = {
+            resource.RLIMIT_CORE: 0,
+            resource.RLIMIT_NOFILE: _NOFILE,
+            resource.RLIMIT_MEMLOCK: 64 << 10,
+            resource.RLIMIT_MSGQUEUE: 0,
+            resource.RLIMIT_FSIZE: max([limits.disk, *(mount.size or 0 for mount in self._spec.mounts)]) + (1 << 20),
+        }
+        if self._group is None:
+            # Between two looks one process must not take all there is. Not exactly the limit: the watcher is to
+            # find out, for a program that is refused memory may end in any way.
+            bounds[resource.RLIMIT_DATA] = 2 * total_memory(limits) + (1 << 30)
+            if self._setting.nproc:
+                bounds[resource.RLIMIT_NPROC] = limits.pids + 1
+        for which, most in bounds.items():
+            hard = resource.getrlimit(which)[1]
+            bounds[which] = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        return bounds
+
+    # --- the verbs -----------------------------------------------------------------------------------
+
+    def put(self, mount: str, files: Iterable[File]) -> None:
+        """See `Box.put`."""
+        if self._state != "open":
+            raise SandboxFailed("files cannot be put into a box that has run or is closed")
+        uid = self._ticket.uid if self._mount(mount).writable else None
+        try:
+            with acting_as(uid):
+                write_tree(self._mounts[mount], files)
+        except OSError as error:
+            raise SandboxFailed(f"a file could not be put into {mount}: {error.strerror}", id="sandbox_put") from error
+
+    def run(self, command: Sequence[str], *, env: Mapping[str, str], output: Callable[[bytes], None]) -> End:
+        """See `Box.run`."""
+        defaults = environment(self._spec, self._setting.layout(self._spec.network))
+        message = encode_go(command, {**defaults, **env}, self._rlimits())
+        with self._lock:
+            if self._state != "open":
+                raise SandboxFailed("a box runs once")
+            self._state = "run"
+        meter = _GroupMeter(self._group, self._spec) if self._group is not None else self._watching()
+        supervisor = Supervisor(
+            pid1=self._pid1,
+            status=self._status,
+            output=self._output,
+            stop=self._stop,
+            wall=self._spec.limits.wall,
+            output_limit=self._spec.limits.output,
+            meter=meter,
+            deliver=output,
+        )
+        try:
+            if not self._stopped():
+                self._send(message)
+            ended = supervisor.run()
+            wait_dead(self._monitor, 10)
+        except OSError as error:
+            raise SandboxFailed(f"a box could not be watched: {error}") from error
+        finally:
+            self._state = "over"
+        return self._end(ended)
+
+    def collect(self, mount: str, patterns: Sequence[str], bounds: CollectBounds = CollectBounds()) -> Collected:
+        """See `Box.collect`."""
+        if self._state != "over":
+            raise SandboxFailed("files are collected after the run")
+        uid = self._ticket.uid if self._mount(mount).writable else None
+        wanted = Patterns(patterns)
+        try:
+            with acting_as(uid):
+                return read_tree(self._mounts[mount], wanted, bounds)
+        except OSError as error:
+            raise SandboxFailed(f"what the job left in {mount} cannot be read: {error.strerror}") from error
+
+    def kill(self) -> None:
+        """See `Box.kill`."""
+        with self._lock:
+            if self._stop >= 0:
+                os.eventfd_write(self._stop, 1)
+
+    def close(self) -> None:
+        """See `Box.close`."""
+        with self._lock:
+            if self._state == "closed":
+                return
+            self._state = "closed"
+            os.close(self._stop)
+            self._stop = -1
+        failure: SandboxFailed | None = None
+        try:
+            self._bury()
+        except SandboxFailed as error:
+            failure = error
+        for fd in self._fds:
+            os.close(fd)
+        self._fds.clear()
+        try:
+            if self._group is not None:
+                self._group.remove()
+        except SandboxFailed as error:
+            failure = failure or error
+        self._setting.unstage(self._ticket, len(self._spec.mounts))
+        self._setting.finish(self._ticket, clean=failure is None)
+        self._closed(self)
+        if failure is not None:
+            raise failure
+
+    def _bury(self) -> None:
+        if self._process is None:
+            return
+        if self._pid1 >= 0:
+            kill(self._pid1)
+            wait_dead(self._pid1, 10)
+        else:
+            self._process.kill()
+        wait_dead(self._monitor, 10)
+        self._process.wait()
+
+    def check_host_uid(self) -> None:
+        """SandboxUnavailable if, on the host, the box runs as root though it was told to be somebody else."""
+        if self._ticket.uid is None:
+            return
+        status = Path(f"/proc/{self._pid}/status").read_text()
+        uids = {int(word) for line in status.splitlines() if line.startswith("Uid:") for word in line.split()[1:]}
+        if uids != {self._ticket.uid}:
+            raise SandboxUnavailable(f"a box runs with the host's uids {sorted(uids)}", id="sandbox_not_isolated")
+
+    # --- helpers ---------------------------------------------------------------------------------------
+
+    def _mount(self, path: str) -> Mount:
+        for mount in self._spec.mounts:
+            if mount.path == path:
+                return mount
+        raise ValueError(f"{path!r} is not a mount of this box")
+
+    def _stopped(self) -> bool:
+        poll = select.poll()
+        poll.register(self._stop, select.POLLIN)
+        return bool(poll.poll(0))
+
+    def _send(self, message: bytes) -> None:
+        """Start the command. A box that does not take it ends the run: pid 1 tells why, or is dead."""
+        os.set_blocking(self._go, False)
+        poll = select.poll()
+        poll.register(self._go, select.POLLOUT)
+        left = memoryview(message)
+        while left:
+            if not poll.poll(_UP * 1000):
+                raise SandboxFailed("the box's first process does not take its command")
+            try:
+                left = left[os.write(self._go, left) :]
+            except BlockingIOError:
+                continue
+            except BrokenPipeError:
+                return
+
+    def _watching(self) -> _WatchMeter:
+        assert self._watcher is not None
+        return _WatchMeter(self._watcher, self._spec)
+
+    def _end(self, ended: Ended) -> End:
+        status, limits = ended.status, self._spec.limits
+        cpu = status.cpu if status is not None else None
+        oom_kills, refused = 0, False
+        if self._group is not None:
+            with contextlib.suppress(OSError):
+                cpu = self._group.cpu()
+            with contextlib.suppress(OSError):
+                oom_kills = self._group.oom_kills()
+            with contextlib.suppress(OSError):
+                refused = self._group.forks_refused()
+        elif self._watcher is not None:
+            cpu = max(cpu or 0.0, self._watcher.cpu)
+            refused = self._watcher.most_processes > limits.pids
+        exit_status = (
+            os.WEXITSTATUS(status.wait) if status and status.wait is not None and os.WIFEXITED(status.wait) else None
+        )
+        signal = (
+            os.WTERMSIG(status.wait) if status and status.wait is not None and os.WIFSIGNALED(status.wait) else None
+        )
+        exec_error = status.exec_error if status else None
+        limit: Limit | None = ended.limit
+        if status is not None and status.fork_error is not None:
+            raise SandboxFailed(f"no process could be started in the box: {os.strerror(status.fork_error)}")
+        if status is not None and status.limit_error is not None:
+            raise SandboxFailed(f"a limit could not be set in the box: {os.strerror(status.limit_error)}")
+        if exit_status is None and signal is None and exec_error is None:
+            if not (ended.limit or ended.cancelled or oom_kills):
+                raise SandboxFailed("the box's first process died, and nobody here killed it", id="sandbox_died")
+            signal = _SIGKILL
+        if limit is None and not ended.cancelled and self._died_of_memory(signal, exit_status, oom_kills, ended):
+            limit = "memory"
+        return End(
+            exit_status=exit_status,
+            signal=signal,
+            exec_error=exec_error,
+            limit=limit,
+            cancelled=ended.cancelled,
+            usage=Usage(wall=ended.wall, cpu=cpu, memory=self._peak(ended)),
+            output_bytes=ended.output_bytes,
+            oom_kills=oom_kills,
+            disk_full=any(_full(tree) for tree in self._trees),
+            pids_limit=refused,
+        )
+
+    def _died_of_memory(self, signal: int | None, exit_status: int | None, oom_kills: int, ended: Ended) -> bool:
+        """Whether memory ended it: the kernel's killer struck the main process, or, where only a watcher holds the
+        limit, the kernel says that a process had been over it and the command did not end well."""
+        if self._group is not None:
+            return signal == _SIGKILL and oom_kills > 0
+        status = ended.status
+        return status is not None and exit_status != 0 and status.max_rss > total_memory(self._spec.limits)
+
+    def _peak(self, ended: Ended) -> int | None:
+        if self._group is not None:
+            with contextlib.suppress(OSError):
+                return self._group.peak()
+            return None
+        assert self._watcher is not None
+        return max(self._watcher.peak, ended.status.max_rss if ended.status else 0)
+
+
+def _full(tree: int) -> bool:
+    """Whether less than 1 % (or a page) of a directory's bytes, or no file, is left."""
+    use = os.fstatvfs(tree)
+    return use.f_bfree <= use.f_blocks // 100 or (use.f_files > 0 and use.f_ffree == 0)
+
+
+class _GroupMeter:
+    """The kernel holds memory and processes; CPU seconds are looked up when they could be used up at the earliest."""
+
+    def __init__(self, group: Group, spec: BoxSpec) -> None:
+        self._group = group
+        self._limit = spec.limits.cpu
+        self._cores = min(spec.limits.cpus, os.cpu_count() or 1)
+
+    def check(self) -> tuple[Limit | None, float]:
+        used = self._group.cpu() if self._limit is not None else None
+        if self._limit is None or used is None:
+            return None, float("inf")
+        if used >= self._limit:
+            return "cpu", 0.0
+        return None, max(0.005, (self._limit - used) / self._cores)
+
+
+class _WatchMeter:
+    """Looks at everything, as often as looking is cheap."""
+
+    _EVERY: Final = 0.01
+
+    def __init__(self, watcher: Watcher, spec: BoxSpec) -> None:
+        self._watcher = watcher
+        self._limits = spec.limits
+
+    def check(self) -> tuple[Limit | None, float]:
+        started = time.monotonic()
+        try:
+            most = total_memory(self._limits)
+            look = self._watcher.look(most)
+        except OSError:
+            return None, self._EVERY  # the box is just ending
+        if look.memory > most:
+            return "memory", 0.0
+        if self._limits.cpu is not None and look.cpu >= self._limits.cpu:
+            return "cpu", 0.0
+        return None, max(self._EVERY, 10 * (time.monotonic() - started))

@@ -1,0 +1,177 @@
+"""What a box looks like from inside: the command line of bwrap, and the few files of its /etc."""
+
+from __future__ import annotations
+
+import posixpath
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from msgspec import Struct
+
+from minitango.sandbox import BoxSpec, Mount
+
+UID: Final = 1000
+"""Who the job is inside its box."""
+
+_SHM: Final = 64 << 20
+_TMP: Final = ("/tmp", "/dev/shm")  # noqa: S108
+_TAKEN: Final = ("/proc", "/dev", "/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc")
+_ROOT_LINKS: Final = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
+
+# Of the host's /etc: what the loader, Java, fonts and scripting languages need to work. World-readable parts only.
+_ETC_COPIED: Final = (
+    "ld.so.cache",
+    "ld.so.conf",
+    "ld.so.conf.d",
+    "alternatives",
+    "localtime",
+    "timezone",
+    "mime.types",
+    "services",
+    "protocols",
+    "magic",
+    "fonts",
+    "perl",
+    "R",
+)
+_ETC_COPIED_LIKE: Final = ("java-*", "python3*")
+_ETC_OPEN: Final = ("resolv.conf", "ssl", "ca-certificates", "pki", "crypto-policies")
+
+
+class Layout(Struct, frozen=True):
+    """Where the parts of a box are, as the process that becomes bwrap sees them."""
+
+    bwrap: str
+    etc: str
+    prefix: str | None
+    """The interpreter's prefix, at its own path inside; None where it lies below /usr."""
+    prefix_source: str | None
+    disable_userns: bool
+    """Whether this bwrap has --disable-userns."""
+
+
+def writable(spec: BoxSpec) -> list[Mount]:
+    """Every sized directory of a box: the spec's, and /tmp and /dev/shm, where the spec does not name them."""
+    named = {mount.path for mount in spec.mounts}
+    own = [
+        Mount(path, writable=True, size=min(_SHM, spec.limits.disk) if path == "/dev/shm" else None)  # noqa: S108
+        for path in _TMP
+        if path not in named
+    ]
+    return [mount for mount in spec.mounts if mount.writable] + own
+
+
+def check_spec(spec: BoxSpec) -> None:
+    """ValueError where no box can be like this."""
+    paths = [mount.path for mount in spec.mounts]
+    for path in paths:
+        if not path.startswith("/") or posixpath.normpath(path) != path or path == "/" or "\0" in path:
+            raise ValueError(f"a mount must be an absolute, plain path, not {path!r}")
+        if any(path == taken or path.startswith(taken + "/") for taken in _TAKEN) and path != "/dev/shm":  # noqa: S108
+            raise ValueError(f"a mount cannot lie at {path}: the box has its own there")
+    if len(set(paths)) != len(paths):
+        raise ValueError("two mounts have the same path")
+    if not any(mount.path == spec.workdir and mount.writable for mount in spec.mounts):
+        raise ValueError(f"the working directory {spec.workdir!r} is not a writable mount")
+    limits = spec.limits
+    if min(limits.wall, limits.memory, limits.pids, limits.disk, limits.cpus) <= 0 or limits.output < 0:
+        raise ValueError("limits must be positive")
+
+
+def environment(spec: BoxSpec, layout: Layout) -> dict[str, str]:
+    """What every command finds in its environment, unless it is given something else."""
+    path = "/usr/local/bin:/usr/bin:/bin"
+    if layout.prefix is not None:
+        path = f"{layout.prefix}/bin:{path}"
+    return {"PATH": path, "HOME": spec.workdir, "LANG": "C.UTF-8", "TMPDIR": "/tmp"}  # noqa: S108
+
+
+def arguments(spec: BoxSpec, layout: Layout, staged: dict[str, str], *, info_fd: int, seccomp_fd: int) -> list[str]:
+    """bwrap's arguments, up to and with `--`. `staged` has the source of each read-only mount."""
+    words = [layout.bwrap, "--unshare-all", "--unshare-user", "--uid", str(UID), "--gid", str(UID)]
+    words += ["--cap-drop", "ALL", "--new-session", "--die-with-parent", "--as-pid-1", "--hostname", "job"]
+    words += ["--clearenv", "--info-fd", str(info_fd)]
+    if spec.network == "open":
+        words.append("--share-net")
+    if layout.disable_userns:
+        words.append("--disable-userns")
+    if seccomp_fd >= 0:
+        words += ["--seccomp", str(seccomp_fd)]
+    words += ["--ro-bind", "/usr", "/usr"]
+    for name in _ROOT_LINKS:
+        place = Path("/", name)
+        if place.is_symlink():
+            words += ["--symlink", str(place.readlink()), str(place)]
+        elif place.is_dir():
+            words += ["--ro-bind", str(place), str(place)]
+    words += ["--ro-bind", layout.etc, "/etc", "--proc", "/proc", "--dev", "/dev"]
+    if layout.prefix is not None and layout.prefix_source is not None:
+        words += ["--ro-bind", layout.prefix_source, layout.prefix]
+    # Parents before what lies in them. /dev is closed once /dev/shm is there, the root when all is: both are
+    # writable and unbounded otherwise.
+    sized = {mount.path: mount for mount in writable(spec)}
+    for path in sorted({*sized, *staged}):
+        if path in sized:
+            mode = "1777" if path in _TMP else "0755"
+            size = sized[path].size
+            words += ["--perms", mode, "--size", str(spec.limits.disk if size is None else size), "--tmpfs", path]
+        else:
+            words += ["--ro-bind", staged[path], path]
+    words += ["--symlink", "/tmp", "/var/tmp"]  # noqa: S108
+    return [*words, "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", spec.workdir, "--"]
+
+
+def write_etc(place: Path, *, network: bool) -> None:
+    """Make the box's /etc here: a user, a group, localhost, and what programs need of the host's."""
+    files = {
+        "passwd": f"root:x:0:0:root:/:/bin/sh\njob:x:{UID}:{UID}:job:/tmp:/bin/sh\n",
+        "group": f"root:x:0:\njob:x:{UID}:\n",
+        "hosts": "127.0.0.1 localhost job\n::1 localhost\n",
+        "hostname": "job\n",
+        "nsswitch.conf": f"passwd: files\ngroup: files\nhosts: files{' dns' if network else ''}\n",
+    }
+    place.mkdir(mode=0o755)
+    for name, text in files.items():
+        (place / name).write_text(text)
+        (place / name).chmod(0o644)
+    host = Path("/etc")
+    names: list[str] = [*_ETC_COPIED, *(_ETC_OPEN if network else ())]
+    names += [found.name for like in _ETC_COPIED_LIKE for found in sorted(host.glob(like))]
+    for name in names:
+        _copy(host / name, place / name)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy what all may read: files and links and folders of them. What is not there, or closed, is left out."""
+    todo: list[tuple[Path, Path, bool]] = [(source, target, True)]
+    while todo:
+        at, to, first = todo.pop()
+        try:
+            if at.is_symlink() and (not first or at.is_dir()):
+                to.symlink_to(at.readlink())
+            elif at.is_dir():
+                to.mkdir(mode=0o755)
+                to.chmod(0o755)
+                todo += [(child, to / child.name, False) for child in at.iterdir()]
+            elif at.is_file() and at.stat().st_mode & 0o004:
+                shutil.copyfile(at, to)
+                to.chmod(0o644)
+        except OSError:
+            continue
+
+
+def sources_to_show(prefix: str, bwrap: str) -> Sequence[str]:
+    """Directories that a uid without rights must be able to reach to start a box, apart from /usr."""
+    sources = [] if below_usr(prefix) else [prefix]
+    if not below_usr(bwrap):
+        sources.append(str(Path(bwrap).parent))
+        package = Path(bwrap).parent.parent
+        libraries = package.with_name(package.name + ".libs")  # the wheel's own, found relative to the program
+        sources += [str(libraries)] if libraries.is_dir() else []
+    return sources
+
+
+def below_usr(path: str) -> bool:
+    return path == "/usr" or path.startswith("/usr/")

@@ -1,0 +1,198 @@
+"""Who has which box: names, uids, and the records by which a later engine finds what a dead one left.
+
+STATE/boxes/ENGINE/lock        held with flock as long as the engine lives: the proof of life
+STATE/boxes/ENGINE/NAME.json   one line before a box starts (its control groups), one when it is up (its processes)
+STATE/boxes/ENGINE/staging/    files behind read-only mounts, where they are not kept in memory
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import itertools
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from minitango.errors import SandboxFailed, SandboxUnavailable
+from minitango.sandbox._cgroup import remove_group
+from minitango.sandbox._host import start_time
+
+UIDS: Final = range(60600, 61000)
+"""Host uids that root's boxes may have; Debian and systemd give them to nobody."""
+
+
+class Uids:
+    """Host uids for live boxes, one each, no two alike on this machine.
+
+    A uid is claimed by a name in the kernel's abstract socket space: taken by one process at a time, and free again
+    when that process is gone, however it went.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._held: dict[int, socket.socket] = {}
+        self._free: list[int] = []
+        start = secrets.randbelow(len(UIDS))
+        self._untried: Iterator[int] = iter([*UIDS[start:], *UIDS[:start]])
+
+    def take(self) -> int:
+        """A uid that no other live box has. SandboxFailed where all are taken."""
+        with self._lock:
+            if self._free:
+                return self._free.pop()
+            for uid in self._untried:
+                claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+                try:
+                    claim.bind(f"\0minitango-uid-{uid}")
+                except OSError:
+                    claim.close()
+                    continue
+                self._held[uid] = claim
+                return uid
+        raise SandboxFailed(f"all {len(UIDS)} uids for boxes are in use", hint="run fewer workers at once")
+
+    def give_back(self, uid: int) -> None:
+        """The box is dead to its last process: another may have its uid."""
+        with self._lock:
+            self._free.append(uid)
+
+    def close(self) -> None:
+        for claim in self._held.values():
+            claim.close()
+        self._held.clear()
+        self._free.clear()
+
+
+class Ticket:
+    """One box's name, uid and record."""
+
+    def __init__(self, name: str, uid: int | None, record: Path, line: dict[str, object]) -> None:
+        self.name = name
+        self.uid = uid
+        """The host uid to become; None: our own."""
+        self._record = os.open(record, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self._path = record
+        self._note(line)
+
+    def started(self, *pids: int) -> None:
+        """Note the box's processes."""
+        self._note({"processes": [[pid, start_time(pid)] for pid in pids], "namespace": _here()})
+
+    def close(self, *, clean: bool) -> None:
+        """Forget the box, if nothing of it is left; otherwise leave the record for `sweep`."""
+        os.close(self._record)
+        if clean:
+            self._path.unlink(missing_ok=True)
+
+    def _note(self, line: dict[str, object]) -> None:
+        os.write(self._record, json.dumps(line).encode() + b"\n")
+
+
+class Registry:
+    """This engine's records, and the way to those of dead ones."""
+
+    def __init__(self, boxes: Path) -> None:
+        """`boxes` is STATE/boxes; it is made, closed to others. SandboxUnavailable where that cannot be."""
+        self._boxes = boxes
+        try:
+            boxes.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if boxes.stat().st_uid != os.geteuid():
+                raise SandboxUnavailable(
+                    f"{boxes} belongs to another user", hint="name a state directory of your own: --state DIR"
+                )
+            self._lock, self.home = self._settle()
+        except OSError as error:
+            raise SandboxUnavailable(
+                f"boxes cannot be recorded in {boxes}: {error.strerror}",
+                hint="name a state directory that can be written: --state DIR",
+            ) from error
+        self._prefix = f"minitango-{self.home.name}"
+        self._numbers = itertools.count(1)
+
+    def _settle(self) -> tuple[int, Path]:
+        while True:
+            home = self._boxes / f"{os.getpid()}-{secrets.token_hex(4)}"
+            home.mkdir(mode=0o700)
+            lock = os.open(home / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            if _try_lock(lock) and home.exists():
+                return lock, home
+            os.close(lock)  # a sweeper was quicker than we, and has taken it for a dead one's
+
+    def ticket(self, uid: int | None, groups: tuple[str, ...], name: str, token: str) -> Ticket:
+        """The record of a box that is about to start."""
+        return Ticket(name, uid, self.home / f"{name}.json", {"token": token, "groups": groups})
+
+    def new_name(self) -> str:
+        return f"{self._prefix}-{next(self._numbers)}"
+
+    def sweep(self) -> int:
+        """Remove what engines that are dead left behind; how many boxes that were."""
+        return sum(_sweep(home) for home in self._homes())
+
+    def _homes(self) -> Iterator[Path]:
+        with contextlib.suppress(OSError):
+            for home in sorted(self._boxes.iterdir()):
+                if home != self.home and home.is_dir():
+                    yield home
+
+    def close(self) -> None:
+        """Give up the proof of life; and the directory, if every box was closed well."""
+        if not any(self.home.glob("*.json")):
+            shutil.rmtree(self.home, ignore_errors=True)
+        os.close(self._lock)
+
+
+def _sweep(home: Path) -> int:
+    try:
+        lock = os.open(home / "lock", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return 0  # being made, or being swept
+    try:
+        if not _try_lock(lock):
+            return 0
+        records = sorted(home.glob("*.json"))
+        for record in records:
+            _clean_up(record)
+        shutil.rmtree(home, ignore_errors=True)
+        return len(records)
+    finally:
+        os.close(lock)
+
+
+def _clean_up(record: Path) -> None:
+    """Kill what a record names, and remove its groups. A process is named by pid and start time, so that nobody who
+    got its pid later is struck."""
+    noted: dict[str, object] = {}
+    for line in record.read_text().splitlines():
+        with contextlib.suppress(ValueError):  # the engine died while it wrote
+            noted.update(json.loads(line))
+    processes, groups = noted.get("processes", []), noted.get("groups", [])
+    if isinstance(processes, list) and noted.get("namespace") == _here():
+        for pid, started in processes:
+            if started is not None and start_time(pid) == started:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+    if isinstance(groups, list):
+        for group in groups:
+            remove_group(group)
+
+
+def _try_lock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _here() -> list[str]:
+    """In which pid namespace of which boot pids are meant."""
+    return [Path("/proc/sys/kernel/random/boot_id").read_text().strip(), str(Path("/proc/self/ns/pid").readlink())]

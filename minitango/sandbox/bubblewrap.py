@@ -1,0 +1,182 @@
+"""The bubblewrap sandbox: isolation by the kernel's namespaces, with no daemon and no image.
+
+A box is the host's own /usr, read-only, a minimal /etc, the interpreter's prefix, and sized directories in memory.
+The job is uid 1000 inside, and outside a uid without rights, never root. Limits are held by control groups where
+they can be had, otherwise by rlimits and a watcher: `probe` tells, having tried.
+
+How the parts lie: `_setting` what all boxes share; `_box` one box; `_supervise` its run; `_inside` its pid 1;
+`_profile` what it looks like; `_seccomp` the system calls it does not get; `_cgroup` and `_watch` its limits;
+`_tree` files in and out; `_tickets` names, uids, records, sweep; `_host` threads and credentials; `_remedy` what to
+say where it does not work.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from minitango.errors import SandboxFailed, SandboxUnavailable
+from minitango.job import Limits
+from minitango.sandbox import Box, BoxSpec, End, Guarantees, Held, Mount
+from minitango.sandbox._remedy import diagnose, not_linux
+
+if TYPE_CHECKING:
+    from minitango.sandbox._box import BubblewrapBox
+    from minitango.sandbox._setting import Setting
+
+_TRIAL = Limits(wall=20.0, memory=24 << 20, disk=8 << 20, pids=12, output=64 << 10)
+_NAMESPACES = ("pid", "net", "mnt", "ipc", "user")
+
+
+class BubblewrapSandbox:
+    """A `Sandbox`. Cheap to make; the first use finds out what this machine has."""
+
+    def __init__(
+        self, *, state: str | None = None, bwrap: str | None = None, cgroups: bool = True, perl: bool = True
+    ) -> None:
+        """`state` is where live boxes are recorded, for `sweep`; None: a place of this user's. `bwrap` names the
+        program; `cgroups=False` and `perl=False` do without what this machine may have."""
+        self._state = state
+        self._wanted = (bwrap, cgroups, perl)
+        self._lock = threading.RLock()
+        self._setting: Setting | None = None
+        self._guarantees: Guarantees | None = None
+        self._open: set[BubblewrapBox] = set()
+        self._closed = False
+
+    @property
+    def name(self) -> str:
+        return "bubblewrap"
+
+    def image_digest(self, image: str) -> str:
+        """Empty: a box has the host's own programs, whatever image is asked for."""
+        return ""
+
+    def open(self, spec: BoxSpec) -> Box:
+        """See `Sandbox.open`. ValueError for a spec that no box can have."""
+        return self._box(spec)
+
+    def _box(self, spec: BoxSpec) -> BubblewrapBox:
+        from minitango.sandbox._box import BubblewrapBox
+        from minitango.sandbox._profile import check_spec
+
+        check_spec(spec)
+        setting = self._set_up()
+        ticket = setting.ticket(spec.token)
+        try:
+            box = BubblewrapBox(setting, ticket, spec, self._forget)
+        except OSError as error:
+            raise SandboxFailed(f"a box could not be started: {error}", id="sandbox_start") from error
+        with self._lock:
+            if not self._closed:
+                self._open.add(box)
+                return box
+        box.close()
+        raise SandboxFailed("the sandbox is closed")
+
+    def _forget(self, box: BubblewrapBox) -> None:
+        with self._lock:
+            self._open.discard(box)
+
+    def _set_up(self) -> Setting:
+        with self._lock:
+            if self._closed:
+                raise SandboxFailed("the sandbox is closed")
+            if self._setting is None:
+                if sys.platform != "linux":
+                    raise not_linux(sys.platform)
+                from minitango.sandbox._setting import Setting, default_state
+
+                bwrap, cgroups, perl = self._wanted
+                state = Path(self._state) if self._state is not None else default_state()
+                self._setting = Setting(state, bwrap=bwrap, cgroups=cgroups, perl=perl)
+            return self._setting
+
+    def sweep(self) -> int:
+        """See `Sandbox.sweep`."""
+        return self._set_up().registry.sweep()
+
+    def close(self) -> None:
+        """See `Sandbox.close`."""
+        with self._lock:
+            self._closed = True
+            setting, self._setting = self._setting, None
+            boxes = list(self._open)
+        for box in boxes:
+            box.close()
+        if setting is not None:
+            setting.close()
+
+    # --- probing ---------------------------------------------------------------------------------------
+
+    def probe(self) -> Guarantees:
+        """See `Sandbox.probe`."""
+        with self._lock:
+            if self._guarantees is None:
+                setting = self._set_up()
+                try:
+                    self._guarantees = self._try(setting)
+                except SandboxFailed as error:
+                    version = ".".join(str(number) for number in setting.version)
+                    raise diagnose(error.message, bwrap=setting.bwrap, version=version) from error
+            return self._guarantees
+
+    def _try(self, setting: Setting) -> Guarantees:
+        self._try_isolation()
+        notes = []
+        by_kernel: Held = "cgroup" if setting.groups is not None else "watched"
+        memory: Held = by_kernel if self._try_memory().limit == "memory" else "none"
+        pids: Held = "cgroup" if setting.groups is not None else "rlimit"
+        if self._try_processes().exit_status == 0:
+            pids = "none"
+        if setting.groups is None:
+            notes.append(
+                "memory and CPU are held by a watcher, which a quick program can outrun for a moment, and the share of "
+                "cores is not held; for control groups, start with: systemd-run --user --scope -p Delegate=yes ..."
+            )
+        if not setting.filtered:
+            notes.append(f"system calls are not filtered on {os.uname().machine}")
+        for limit, held in (("memory", memory), ("processes", pids)):
+            if held == "none":
+                notes.append(f"the limit on {limit} was tried, and did not hold")
+        return Guarantees(
+            memory=memory, pids=pids, cpu=by_kernel, disk="tmpfs", network="namespace", notes=tuple(notes)
+        )
+
+    def _try_isolation(self) -> None:
+        """That namespaces are new ones, and that on the host the box is nobody of rights."""
+        outer = [str(Path(f"/proc/self/ns/{kind}").readlink()) for kind in _NAMESPACES]
+        end, said = self._try_command(["readlink", *(f"/proc/self/ns/{kind}" for kind in _NAMESPACES)])
+        inner = said.decode(errors="replace").split()
+        if end.exit_status != 0 or len(inner) != len(outer):
+            raise SandboxFailed(f"a trial command did not work: {said.decode(errors='replace').strip()[:200] or end}")
+        shared = [kind for kind, a, b in zip(_NAMESPACES, inner, outer, strict=True) if a == b]
+        if shared:
+            raise SandboxUnavailable(
+                f"a box shares its {', '.join(shared)} namespace with the host",
+                hint="install a newer bubblewrap: apt-get install bubblewrap",
+                id="sandbox_not_isolated",
+            )
+
+    def _try_memory(self) -> End:
+        if self._set_up().perl:
+            script = "my @held; push @held, 'x' x (1 << 20) for 1 .. 64; select(undef, undef, undef, 1)"
+            return self._try_command(["perl", "-e", script])[0]
+        script = "import time; held = b'x' * (64 << 20); time.sleep(1)"
+        return self._try_command(["python3", "-I", "-S", "-c", script])[0]
+
+    def _try_processes(self) -> End:
+        """A shell that cannot fork says so, and ends with another status than 0."""
+        return self._try_command(["sh", "-c", "for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do sleep 9 & done"])[0]
+
+    def _try_command(self, command: list[str]) -> tuple[End, bytes]:
+        said: list[bytes] = []
+        box = self._box(BoxSpec((Mount("/job", writable=True),), "/job", _TRIAL))
+        try:
+            box.check_host_uid()
+            return box.run(command, env={}, output=said.append), b"".join(said)
+        finally:
+            box.close()
