@@ -7,7 +7,7 @@ with Engine.open("course/.minitango") as engine:
     print(job.result(timeout=120).score)
 """
 
-from minitango.assignment import Assignment, Sample, Step, SubmissionRule
+from minitango.assignment import Assignment, Sample, Step, Submission, SubmissionRule
 from minitango.engine import Engine, Event
 from minitango.errors import (
     ArchiveError,
@@ -31,7 +31,6 @@ from minitango.errors import (
 )
 from minitango.handle import JobHandle
 from minitango.job import Job, Limits, Outcome, Result, State, TestResult, Trust, Usage
-from minitango.submission import Submission
 
 __version__ = "0.1.0"
 

@@ -10,14 +10,13 @@ from xml.etree import ElementTree as ET
 import click
 from msgspec import Struct
 
-from minitango.assignment import Assignment, Sample
+from minitango.assignment import Assignment, Sample, Submission
 from minitango.cli import show
 from minitango.cli.grading import Batch, terminated_like_ctrl_c
 from minitango.cli.progress import Progress, progress
 from minitango.cli.settings import Settings, grading_options, resolve
 from minitango.errors import ConfigError, NothingToGrade
 from minitango.job import Job, Outcome, State
-from minitango.submission import Submission
 from minitango.text import for_junit
 
 MISSED = 1

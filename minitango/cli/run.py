@@ -10,14 +10,13 @@ from pathlib import Path
 import click
 from msgspec import Struct
 
-from minitango.assignment import Assignment
+from minitango.assignment import Assignment, Submission, find_handins
 from minitango.cli import show
 from minitango.cli.grading import Batch, terminated_like_ctrl_c
 from minitango.cli.progress import Progress, progress
 from minitango.cli.settings import grading_options, resolve, state_options
 from minitango.errors import ConfigError, NothingToGrade, SubmissionError
 from minitango.job import Job, State
-from minitango.submission import Submission, find_handins
 from minitango.text import one_line
 
 NOT_GRADED = 4

@@ -1,0 +1,75 @@
+"""What tests of the runner and the engine share: small assignments, and waiting for things that other threads do."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from minitango import Assignment, Engine, Limits, Step, Submission
+from minitango.sandbox import End
+from minitango.testing import FakeRun
+
+PATIENCE = 20.0
+"""Seconds after which a test gives up on another thread. Never waited out when things go well."""
+
+
+def assignment(name: str = "hw", **changes: Any) -> Assignment:
+    """One step, graded by whatever the fake sandbox's function does."""
+    values: dict[str, Any] = {"steps": (Step(command=("grade",), limits=Limits(wall=5)),), "max_score": 10}
+    return Assignment(name=name, **{**values, **changes})
+
+
+def submission(
+    student: str = "ada", text: bytes = b"print(1)\n", of: Assignment | None = None, **more: Any
+) -> Submission:
+    return Submission(of or assignment(), student=student, files={"answer.py": text}, **more)
+
+
+def scoring(score: float) -> Callable[[FakeRun], End]:
+    """The inside of a sandbox that reports this score."""
+
+    def inside(run: FakeRun) -> End:
+        report(run, {"score": score})
+        return End(exit_status=0)
+
+    return inside
+
+
+def report(run: FakeRun, body: dict[str, Any]) -> None:
+    run.write(run.env["MINITANGO_REPORT"], json.dumps(body).encode())
+
+
+class Gate:
+    """The inside of a sandbox that waits to be let go; it ends early if its box is killed."""
+
+    def __init__(self, score: float = 10) -> None:
+        self.entered = threading.Semaphore(0)
+        self.open = threading.Event()
+        self._score = score
+
+    def __call__(self, run: FakeRun) -> End:
+        self.entered.release()
+        deadline = time.monotonic() + PATIENCE
+        while not self.open.wait(0.005) and not run.killed.is_set():
+            assert time.monotonic() < deadline, "nobody opened the gate"
+        return scoring(self._score)(run)
+
+    def wait_entered(self) -> None:
+        assert self.entered.acquire(timeout=PATIENCE), "no attempt began"
+
+
+def eventually(check: Callable[[], bool], what: str = "it did not come true") -> None:
+    """Wait for what another thread or process brings about."""
+    deadline = time.monotonic() + PATIENCE
+    while not check():
+        assert time.monotonic() < deadline, what
+        threading.Event().wait(0.005)
+
+
+def open_engine(where: Any, inside: Callable[[FakeRun], End], **options: Any) -> Engine:
+    from minitango.testing import FakeSandbox
+
+    return Engine.open(where, **{"workers": 2, "sandbox": FakeSandbox(inside), **options})

@@ -1,0 +1,555 @@
+"""Engine, over a real store and blobs, with a sandbox whose inside is a function."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import subprocess
+import sys
+import textwrap
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from minitango import (
+    ConfigError,
+    Engine,
+    EngineRunning,
+    EngineStopped,
+    Event,
+    JobDead,
+    JobNotFound,
+    Outcome,
+    SandboxFailed,
+    SandboxUnavailable,
+    State,
+    StoreError,
+)
+from minitango import engine as engine_module
+from minitango.sandbox import End
+from minitango.store import open_store
+from minitango.testing import FakeRun, FakeSandbox
+from tests.support import PATIENCE, Gate, assignment, eventually, open_engine, report, scoring, submission
+
+
+def test_a_submission_is_graded(tmp_path: Path) -> None:
+    with open_engine(tmp_path, scoring(7)) as engine:
+        result = engine.submit(submission()).result(PATIENCE)
+    assert (result.outcome, result.score, result.max_score) == (Outcome.GRADED, 7, 10)
+    assert result.sandbox == "fake"
+
+
+def test_many_are_graded_each_for_itself(tmp_path: Path) -> None:
+    def inside(run: FakeRun) -> End:
+        report(run, {"score": int(run.read("/job/answer.py"))})
+        return End(exit_status=0)
+
+    with open_engine(tmp_path, inside, workers=4) as engine:
+        handles = engine.submit_many(submission(f"s{n}", str(n % 11).encode()) for n in range(100))
+        scores = [handle.result(PATIENCE).score for handle in handles]
+    assert scores == [n % 11 for n in range(100)]
+
+
+def test_handles_are_futures(tmp_path: Path) -> None:
+    called = threading.Event()
+    with open_engine(tmp_path, scoring(1)) as engine:
+        handles = engine.submit_many(submission(f"s{n}") for n in range(5))
+        handles[0].add_done_callback(lambda _: called.set())
+        assert {h.id for h in engine.as_completed(handles, PATIENCE)} == {h.id for h in handles}
+        done, waiting = concurrent.futures.wait(handles, PATIENCE)
+        assert len(done) == 5
+        assert not waiting
+        assert called.wait(PATIENCE)
+
+        async def awaited() -> float | None:
+            return (await asyncio.wrap_future(engine.submit(submission("eve")))).score
+
+        assert asyncio.run(awaited()) == 1
+
+
+def test_result_can_time_out(tmp_path: Path) -> None:
+    gate = Gate()
+    with open_engine(tmp_path, gate) as engine:
+        handle = engine.submit(submission())
+        gate.wait_entered()
+        assert handle.running()
+        with pytest.raises(TimeoutError):
+            handle.result(0.01)
+        gate.open.set()
+        assert handle.result(PATIENCE).score == 10
+        assert not handle.running()
+
+
+def test_the_same_work_is_one_job_and_fresh_makes_another(tmp_path: Path) -> None:
+    runs = []
+
+    def inside(run: FakeRun) -> End:
+        runs.append(run)
+        return scoring(len(runs))(run)
+
+    with open_engine(tmp_path, inside) as engine:
+        first = engine.submit(submission())
+        assert first.result(PATIENCE).score == 1
+        again = engine.submit(submission())
+        assert (again.id, again.created, again.result(PATIENCE).score) == (first.id, False, 1)
+        assert engine.submit(submission("bob")).id != first.id
+        assert engine.submit(submission(text=b"other")).id != first.id
+        assert engine.submit(submission(of=assignment(max_score=20))).id != first.id
+        fresh = engine.submit(submission(), fresh=True)
+        assert fresh.id != first.id
+        fresh.result(PATIENCE)
+        assert fresh.job().supersedes == first.id
+
+
+def test_a_job_can_be_found_again_after_a_restart(tmp_path: Path) -> None:
+    with open_engine(tmp_path, scoring(3)) as engine:
+        id = engine.submit(submission()).id
+        engine.drain(PATIENCE)
+    with open_engine(tmp_path, scoring(9)) as engine:
+        assert engine.job(id).result(PATIENCE).score == 3
+        assert engine.job(id[:6]).id == id
+        assert engine.submit(submission()).result(PATIENCE).score == 3
+        with pytest.raises(JobNotFound):
+            engine.job("nosuchjob1")
+
+
+def test_queued_work_survives_an_engine_that_stops(tmp_path: Path) -> None:
+    with Engine.open(tmp_path, workers=0) as engine:
+        handles = engine.submit_many(submission(f"s{n}") for n in range(3))
+    for handle in handles:
+        with pytest.raises(EngineStopped):
+            handle.result(PATIENCE)
+    with open_engine(tmp_path, scoring(1)) as engine:
+        assert engine.drain(PATIENCE)
+        assert [engine.job(handle.id).result(0).score for handle in handles] == [1, 1, 1]
+
+
+def test_stop_puts_running_jobs_back_uncharged(tmp_path: Path) -> None:
+    gate = Gate()
+    engine = open_engine(tmp_path, gate)
+    handle = engine.submit(submission())
+    gate.wait_entered()
+    engine.stop(grace=0)
+    with pytest.raises(EngineStopped):
+        handle.result(PATIENCE)
+    with open_engine(tmp_path, scoring(5)) as engine:
+        assert engine.job(handle.id).result(PATIENCE).score == 5
+        job = engine.store.get(handle.id)
+        assert (job.attempt, job.failures, job.interruptions) == (2, 0, 0)
+
+
+def test_stop_lets_running_jobs_end_within_the_grace(tmp_path: Path) -> None:
+    gate = Gate()
+    engine = open_engine(tmp_path, gate, workers=1)
+    first, second = engine.submit_many([submission("a"), submission("b")])
+    gate.wait_entered()
+    stopping = threading.Thread(target=engine.stop, kwargs={"grace": PATIENCE})
+    stopping.start()
+    gate.open.set()
+    stopping.join(PATIENCE)
+    assert first.result(0).score == 10
+    with pytest.raises(EngineStopped):
+        second.result(0)
+    engine.stop()  # again: nothing happens
+    with pytest.raises(EngineStopped):
+        engine.submit(submission())
+
+
+def test_one_engine_a_state(tmp_path: Path) -> None:
+    with open_engine(tmp_path, scoring(1)) as engine:
+        with pytest.raises(EngineRunning) as caught:
+            open_engine(tmp_path, scoring(2))
+        assert caught.value.pid is not None
+        with Engine.open(tmp_path, workers=0) as other:
+            assert other.submit(submission()).result(PATIENCE).score == 1
+        assert engine.drain(PATIENCE)
+    with open_engine(tmp_path, scoring(1)):
+        pass
+
+
+def test_a_submit_from_another_process_is_graded_at_once(tmp_path: Path) -> None:
+    script = """
+        import sys
+        from minitango import Engine
+        from tests.support import submission
+        with Engine.open(sys.argv[1], workers=0) as engine:
+            print(engine.submit(submission("far")).result(20).score)
+    """
+    with open_engine(tmp_path, scoring(4)):
+        out = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(script), str(tmp_path)],
+            capture_output=True, text=True, check=True, timeout=60,
+        )  # fmt: skip
+    assert out.stdout.strip() == "4.0"
+
+
+# --- cancel -------------------------------------------------------------------------------------
+
+
+def test_cancel_of_a_queued_job(tmp_path: Path) -> None:
+    with Engine.open(tmp_path, workers=0) as engine:
+        handle = engine.submit(submission())
+        assert handle.cancel()
+        assert handle.cancelled()
+        with pytest.raises(concurrent.futures.CancelledError):
+            handle.result(0)
+        assert handle.job().state is State.CANCELLED
+        assert not engine.store.counts()[State.QUEUED]
+        anew = engine.submit(submission())
+        assert anew.id != handle.id
+
+
+def test_cancel_of_a_running_job_kills_its_box(tmp_path: Path) -> None:
+    gate = Gate()
+    with open_engine(tmp_path, gate) as engine:
+        handle = engine.submit(submission())
+        gate.wait_entered()
+        assert handle.cancel()
+        with pytest.raises(concurrent.futures.CancelledError):
+            handle.result(PATIENCE)
+        assert handle.job().state is State.CANCELLED
+        assert engine.store.result(handle.id) is None
+
+
+def test_cancel_from_another_engine(tmp_path: Path) -> None:
+    gate = Gate()
+    with open_engine(tmp_path, gate) as engine:
+        handle = engine.submit(submission())
+        gate.wait_entered()
+        with Engine.open(tmp_path, workers=0) as other:
+            assert other.cancel(handle.id).cancel_requested
+        with pytest.raises(concurrent.futures.CancelledError):
+            handle.result(PATIENCE)
+
+
+def test_cancel_of_a_done_job_changes_nothing(tmp_path: Path) -> None:
+    with open_engine(tmp_path, scoring(2)) as engine:
+        handle = engine.submit(submission())
+        handle.result(PATIENCE)
+        assert not handle.cancel()
+        assert engine.cancel(handle.id).state is State.DONE
+
+
+# --- failures of ours ---------------------------------------------------------------------------
+
+
+class Failing(FakeSandbox):
+    """A sandbox that fails to open some times, then works."""
+
+    def __init__(self, error: Exception, times: int) -> None:
+        super().__init__(scoring(8))
+        self.error = error
+        self.left = times
+
+    def open(self, spec: Any) -> Any:
+        if self.left > 0 and spec.token != "preflight":
+            self.left -= 1
+            raise self.error
+        return super().open(spec)
+
+
+@pytest.fixture
+def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Back-off without the wait: due at once, tried at once."""
+    monkeypatch.setattr("minitango.job.backoff", lambda n, **_: 0.001)
+    monkeypatch.setattr("minitango.breaker.backoff", lambda n, **_: 0.001)
+
+
+@pytest.mark.usefixtures("_no_waiting")
+def test_a_failure_of_ours_is_tried_again(tmp_path: Path) -> None:
+    events: list[str] = []
+    with open_engine(tmp_path, scoring(0), sandbox=Failing(SandboxFailed("broke"), 2)) as engine:
+        engine.subscribe(lambda event: events.append(event.kind))
+        handle = engine.submit(submission())
+        assert handle.result(PATIENCE).score == 8
+        job = handle.job()
+    assert (job.attempt, job.failures) == (3, 2)
+    assert events.count("retried") == 2
+
+
+@pytest.mark.usefixtures("_no_waiting")
+def test_after_three_failures_a_job_is_dead_and_that_is_no_zero(tmp_path: Path) -> None:
+    with open_engine(tmp_path, scoring(0), sandbox=Failing(SandboxFailed("broke"), 3)) as engine:
+        handle = engine.submit(submission())
+        with pytest.raises(JobDead, match="broke"):
+            handle.result(PATIENCE)
+        assert (handle.job().state, handle.job().score, handle.job().outcome) == (State.DEAD, None, None)
+        retried = engine.retry(handle.id)
+        assert retried.result(PATIENCE).score == 8
+        assert retried.job().supersedes == handle.id
+
+
+@pytest.mark.usefixtures("_no_waiting")
+def test_a_sandbox_that_is_away_charges_nobody(tmp_path: Path) -> None:
+    kinds: list[str] = []
+    sandbox = Failing(SandboxUnavailable("away"), 12)
+    with open_engine(tmp_path, scoring(0), sandbox=sandbox, workers=2) as engine:
+        engine.subscribe(lambda event: kinds.append(event.kind))
+        handles = engine.submit_many(submission(f"s{n}") for n in range(4))
+        monkey = [handle.result(PATIENCE).score for handle in handles]
+        assert monkey == [8] * 4
+        assert all(handle.job().failures == 0 for handle in handles)
+    assert "paused" in kinds
+    assert "resumed" in kinds
+
+
+def test_retry_asks_for_a_job_that_has_ended(tmp_path: Path) -> None:
+    with Engine.open(tmp_path, workers=0) as engine:
+        handle = engine.submit(submission())
+        with pytest.raises(ConfigError, match="queued"):
+            engine.retry(handle.id)
+
+
+def test_a_thread_that_dies_takes_the_engine_down_loudly(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(BaseException):
+        pass
+
+    def inside(run: FakeRun) -> End:
+        raise Broken("a bug")
+
+    events: list[Event] = []
+    engine = open_engine(tmp_path, inside, on_event=events.append)
+    handle = engine.submit(submission())
+    with pytest.raises(EngineStopped, match="a bug"):
+        handle.result(PATIENCE)
+    with pytest.raises(EngineStopped):
+        engine.wait()
+    with pytest.raises(EngineStopped):
+        engine.submit(submission("bob"))
+    engine.stop()
+    assert [event.kind for event in events if event.kind == "crashed"] == ["crashed"]
+    assert "died" in caplog.text
+    with open_engine(tmp_path, scoring(6)) as engine:  # and nothing is lost
+        assert engine.job(handle.id).result(PATIENCE).score == 6
+
+
+def test_the_producer_dying_takes_the_engine_down_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = open_engine(tmp_path, scoring(1))
+    monkeypatch.setattr(engine.store, "exchange", lambda *_, **__: 1 / 0)
+    handle = engine.submit(submission())
+    with pytest.raises(EngineStopped):
+        handle.result(PATIENCE)
+    engine.stop()
+
+
+def test_store_trouble_loses_no_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = Gate(9)
+    kinds: list[str] = []
+    with open_engine(tmp_path, gate, on_event=lambda e: kinds.append(e.kind)) as engine:
+        handle = engine.submit(submission())
+        gate.wait_entered()
+        real = engine.store.exchange
+        left = 3
+
+        def flaky(*args: Any, **more: Any) -> Any:
+            nonlocal left
+            if left:
+                left -= 1
+                raise StoreError("disk trouble")
+            return real(*args, **more)
+
+        monkeypatch.setattr(engine.store, "exchange", flaky)
+        gate.open.set()
+        assert handle.result(PATIENCE).score == 9
+    assert kinds.count("store_trouble") == 1
+    assert "resumed" in kinds
+
+
+def test_an_exception_in_a_subscriber_goes_no_further(tmp_path: Path) -> None:
+    with open_engine(tmp_path, scoring(1), on_event=lambda e: 1 / 0) as engine:
+        assert engine.submit(submission()).result(PATIENCE).score == 1
+
+
+# --- recovery -----------------------------------------------------------------------------------
+
+
+def test_what_a_dead_engine_ran_is_run_again_uncharged(tmp_path: Path) -> None:
+    with Engine.open(tmp_path, workers=0) as engine:
+        handle = engine.submit(submission())
+        engine.store.exchange(claim=1, node="dead")
+    recovered: list[str] = []
+    with open_engine(tmp_path, scoring(2), on_event=lambda e: recovered.append(e.kind)) as engine:
+        assert engine.job(handle.id).result(PATIENCE).score == 2
+        job = engine.store.get(handle.id)
+    assert recovered[0] == "recovered"
+    assert (job.failures, job.interruptions, job.attempt) == (0, 1, 2)
+
+
+def test_a_job_interrupted_twice_is_run_alone(tmp_path: Path) -> None:
+    with Engine.open(tmp_path, workers=0) as engine:
+        suspect = engine.submit(submission("suspect"))
+        for _ in range(2):
+            engine.store.exchange(claim=1)
+            engine.store.recover()
+        engine.submit_many(submission(f"s{n}") for n in range(6))
+    lock = threading.Lock()
+    running: set[str] = set()
+    seen: dict[str, int] = {}
+
+    def inside(run: FakeRun) -> End:
+        me = run.spec.token
+        with lock:
+            running.add(me)
+            for token in running:
+                seen[token] = max(seen.get(token, 0), len(running))
+        threading.Event().wait(0.02)
+        with lock:
+            running.discard(me)
+        return scoring(1)(run)
+
+    alone: list[str] = []
+    with open_engine(tmp_path, inside, workers=3, on_event=lambda e: alone.append(e.kind)) as engine:
+        assert engine.job(suspect.id).result(PATIENCE).score == 1
+        assert engine.drain(PATIENCE)
+    assert max(seen.values()) > 1, "the others run side by side"
+    assert 1 in seen.values(), "the suspect ran with nobody beside it"
+
+
+def test_a_poison_job_ends_dead_and_harms_nobody(tmp_path: Path) -> None:
+    with Engine.open(tmp_path, workers=0) as engine:
+        poison = engine.submit(submission("poison"))
+        innocent = engine.submit(submission("innocent"))
+        store = engine.store
+        for _ in range(2):
+            store.exchange(claim=2)
+            store.recover()
+        for _ in range(3):
+            lease = store.exchange(claim=1, solo=True, now=store.now() + 100).leases[0]
+            assert lease.job == poison.id
+            store.recover()
+        assert store.get(poison.id).state is State.DEAD
+    with open_engine(tmp_path, scoring(1)) as engine:
+        assert engine.job(innocent.id).result(PATIENCE).score == 1
+        with pytest.raises(JobDead):
+            engine.job(poison.id).result(0)
+
+
+def test_a_lost_lease_ends_its_attempt_and_its_word_is_refused(tmp_path: Path) -> None:
+    gate = Gate(1)
+    kinds: list[str] = []
+    with open_engine(tmp_path, gate, workers=1, on_event=lambda e: kinds.append(e.kind)) as engine:
+        handle = engine.submit(submission())
+        gate.wait_entered()
+        engine.store.recover()  # as another engine would, had it proven us dead
+        gate.open.set()
+        assert handle.result(PATIENCE).score == 1
+        assert engine.store.get(handle.id).attempt == 2
+    assert "lease_lost" in kinds
+    assert kinds.count("done") == 1
+
+
+# --- opening ------------------------------------------------------------------------------------
+
+
+def test_open_says_what_is_wrong(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="workers"):
+        Engine.open(tmp_path, workers=-1)
+    with pytest.raises(ConfigError, match="unknown sandbox"):
+        Engine.open(tmp_path, workers=1, sandbox="chroot")
+    with pytest.raises(ConfigError, match="scheme"):
+        Engine.open("postgres://x/y", state=tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="cannot be made"):
+        Engine.open(tmp_path / "file" / "state")
+    with open_engine(tmp_path, scoring(1)) as engine:  # every failure above let go of the lock
+        assert engine.drain(PATIENCE)
+
+
+def test_the_state_directory_is_private(tmp_path: Path) -> None:
+    where = tmp_path / "course" / "state"
+    with Engine.open(where, workers=0):
+        assert where.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_store_url_names_the_file(tmp_path: Path) -> None:
+    with open_engine(f"sqlite:///{tmp_path}/sub/my.db", scoring(1)) as engine:
+        engine.submit(submission()).result(PATIENCE)
+    assert open_store(f"{tmp_path}/sub/my.db").counts()[State.DONE] == 1
+    assert (tmp_path / "sub" / "blobs").is_dir()
+
+
+def test_priority_goes_first(tmp_path: Path) -> None:
+    order: list[bytes] = []
+
+    def inside(run: FakeRun) -> End:
+        order.append(run.read("/job/answer.py"))
+        return scoring(1)(run)
+
+    with Engine.open(tmp_path, workers=0) as engine:
+        engine.submit_many([submission("a", b"1"), submission("b", b"2"), submission("c", b"3", priority=5)])
+    with open_engine(tmp_path, inside, workers=1) as engine:
+        assert engine.drain(PATIENCE)
+    assert order == [b"3", b"1", b"2"]
+
+
+def test_drain_gives_up_in_time(tmp_path: Path) -> None:
+    with Engine.open(tmp_path, workers=0) as engine:
+        engine.submit(submission())
+        assert not engine.drain(0.01)
+
+
+def test_idle_engine_sleeps(tmp_path: Path) -> None:
+    with open_engine(tmp_path, scoring(1)) as engine:
+        engine.submit(submission()).result(PATIENCE)
+        rounds = 0
+        assert engine._pool is not None
+        real = engine._pool._exchange
+
+        def counted(now: float) -> None:
+            nonlocal rounds
+            rounds += 1
+            real(now)
+
+        engine._pool._exchange = counted  # type: ignore[method-assign]
+        threading.Event().wait(1.2)
+    assert rounds <= 5, "an idle producer wakes about once a second, not in a loop"
+
+
+def test_inputs_are_fixed_at_submit(tmp_path: Path) -> None:
+    source = tmp_path / "answer.py"
+    source.write_text("first")
+    seen: list[bytes] = []
+
+    def inside(run: FakeRun) -> End:
+        seen.append(run.read("/job/answer.py"))
+        return scoring(1)(run)
+
+    from minitango import Submission
+
+    with Engine.open(tmp_path / "s", workers=0) as engine:
+        engine.submit(Submission(assignment(), student="ada", files=source))
+    source.write_text("second")
+    with open_engine(tmp_path / "s", inside) as engine:
+        assert engine.drain(PATIENCE)
+    assert seen == [b"first"]
+
+
+def test_live_output_can_be_followed(tmp_path: Path) -> None:
+    from minitango.output import live_path
+
+    go = threading.Event()
+
+    def inside(run: FakeRun) -> End:
+        run.print(b"working\n")
+        assert go.wait(PATIENCE)
+        return scoring(1)(run)
+
+    with open_engine(tmp_path, inside) as engine:
+        handle = engine.submit(submission())
+        path = live_path(tmp_path, handle.id)
+        eventually(lambda: path.exists() and path.read_bytes() == b"working\n")
+        go.set()
+        handle.result(PATIENCE)
+        assert handle.outputs()[0].head == b"working\n"
+        eventually(lambda: not path.exists())
+
+
+def test_public_names() -> None:
+    import minitango
+
+    assert sorted(minitango.__all__, key=str.lower) == sorted(minitango.__all__, key=str.lower)
+    for name in minitango.__all__:
+        assert getattr(minitango, name).__module__.startswith("minitango")
+    assert engine_module.Engine.__doc__
