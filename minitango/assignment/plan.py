@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
-from msgspec import Struct, field
+from msgspec import Struct, field, structs
 
 from minitango import archive
 from minitango.assignment.files import gather, sources
@@ -167,7 +167,7 @@ def _pack(assignment: Assignment, blobs: Blobs) -> Packed:
                 submission=step.submission,
                 collect=step.collect,
                 network=step.network,
-                limits=step.limits,
+                limits=_canonical(step.limits),
                 env=step.env,
                 provided="/" in program and os.path.normpath(program) in paths,
             )
@@ -175,10 +175,16 @@ def _pack(assignment: Assignment, blobs: Blobs) -> Packed:
     plan = Plan(
         name=assignment.name,
         format=assignment.format,
-        max_score=assignment.max_score,
+        max_score=None if assignment.max_score is None else float(assignment.max_score),
         bonus=assignment.bonus,
         trust=assignment.trust,
         steps=tuple(steps),
     )
     *refs, digest = blobs.put_many([*bundles.values(), plan.encode()])
     return Packed(plan, digest, tuple(refs))
+
+
+def _canonical(limits: Limits) -> Limits:
+    """The same limits with whole seconds as floats: 5 and 5.0 are to give the same bytes."""
+    cpu = None if limits.cpu is None else float(limits.cpu)
+    return structs.replace(limits, wall=float(limits.wall), cpu=cpu, cpus=float(limits.cpus))
