@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 import sqlite3
 import stat
 import threading
@@ -27,6 +28,8 @@ OLDEST_SQLITE: Final = (3, 35, 0)
 BUSY_TIMEOUT: Final = 60.0
 """Seconds to wait for another process's transaction, which takes milliseconds."""
 WATCH_INTERVAL: Final = 0.025
+SMALLEST_PAGE: Final = 512
+"""Bytes. SQLite takes a file with fewer for an empty one, and would write over it."""
 
 _EDGES: Final = frozenset((edge.source, edge.verb, edge.target) for edge in TRANSITIONS)
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -104,6 +107,7 @@ class Database:
         self._writer = self._connect()
         try:
             _check_and_migrate(self._writer, self.path)
+            self._writer.execute("PRAGMA busy_timeout = 0")  # `_begin` waits
             self._reader = self._connect()
             self._reader.execute("PRAGMA query_only = ON")
         except sqlite3.Error as error:
@@ -118,10 +122,14 @@ class Database:
             connection = sqlite3.connect(
                 self.path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False, cached_statements=256
             )
-            connection.execute("PRAGMA synchronous = FULL")
-            connection.execute("PRAGMA trusted_schema = OFF")
-            connection.execute("PRAGMA cache_size = -16000")
-            connection.create_function("new_token", 0, new_token)
+            try:
+                connection.execute("PRAGMA synchronous = FULL")
+                connection.execute("PRAGMA trusted_schema = OFF")
+                connection.execute("PRAGMA cache_size = -16000")
+                connection.create_function("new_token", 0, new_token)
+            except BaseException:
+                connection.close()
+                raise
         except sqlite3.Error as error:
             raise _from_sqlite(error, self.path) from error
         return connection
@@ -131,7 +139,7 @@ class Database:
         with self._write_lock:
             writer = self._writer
             try:
-                writer.execute("BEGIN IMMEDIATE")
+                _begin(writer)
                 transaction = Transaction(writer, self._queue, self._clock() if now is None else now)
                 answer = body(transaction)
                 transaction.flush()
@@ -213,19 +221,39 @@ class Database:
             self._writer.close()
 
 
+def _begin(db: sqlite3.Connection) -> None:
+    """Take the file's write lock, waiting for our turn.
+
+    SQLite's own wait sleeps up to 100 ms at a time, deaf to Ctrl-C, while whoever came last takes the lock. Short
+    random sleeps give each of many processes its share.
+    """
+    deadline = time.monotonic() + BUSY_TIMEOUT
+    while True:
+        try:
+            db.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            if not _is_busy(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(random.uniform(0.0003, 0.002))  # noqa: S311 - no secret
+        else:
+            return
+
+
 def _make_file(path: Path) -> None:
     """Have a file there that only its owner may read, as its folder: it holds grades."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
-        mode = path.stat().st_mode
+        found = path.stat()
     except FileNotFoundError:
         with suppress(FileExistsError):  # another process made it just now
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-        mode = path.stat().st_mode
-    if stat.S_ISDIR(mode):
+        found = path.stat()
+    if stat.S_ISDIR(found.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    if not stat.S_ISREG(mode):
+    if not stat.S_ISREG(found.st_mode):
         raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+    if 0 < found.st_size < SMALLEST_PAGE:
+        raise _not_a_store(path, "no SQLite file")
 
 
 def _check_and_migrate(db: sqlite3.Connection, path: Path) -> None:
@@ -233,12 +261,12 @@ def _check_and_migrate(db: sqlite3.Connection, path: Path) -> None:
     _refuse_foreign(db, path)
     _set_wal(db)
     while True:
-        # Taken even where there is nothing to do: it proves that the file can be written.
         db.execute("BEGIN IMMEDIATE")
         try:
             version = _refuse_foreign(db, path)
             if version == len(MIGRATIONS):
-                db.execute("ROLLBACK")
+                # Nothing to do, but to find out now whether the file can be written. BEGIN does not.
+                db.execute("UPDATE meta SET value = value WHERE 0")
                 return
             for statement in MIGRATIONS[version]:
                 db.execute(statement)
@@ -274,7 +302,7 @@ def _set_wal(db: sqlite3.Connection) -> None:
             db.execute("PRAGMA journal_mode = WAL")
         except sqlite3.OperationalError as error:
             # SQLite does not wait for this lock by itself where two openers stand in each other's way.
-            if not error.sqlite_errorname.startswith("SQLITE_BUSY") or time.monotonic() > deadline:
+            if not _is_busy(error) or time.monotonic() > deadline:
                 raise
             time.sleep(0.005)
         else:
@@ -334,7 +362,7 @@ def _from_sqlite(error: sqlite3.Error, path: Path) -> StoreError:
         return _readonly(path, error)
     if name.startswith("SQLITE_CANTOPEN") and not (os.access(path.parent, os.W_OK) and os.access(path, os.W_OK)):
         return _readonly(path, error)
-    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+    if _is_busy(error):
         return StoreError(
             f"{path} was locked by another process for {BUSY_TIMEOUT:.0f} seconds",
             hint=f"see which process holds it: fuser -v {path}",
@@ -345,6 +373,10 @@ def _from_sqlite(error: sqlite3.Error, path: Path) -> StoreError:
     return StoreError(
         f"{path} cannot be used: {error}", hint=f"look at the file and its disk: ls -l {path}", id="store_io"
     )
+
+
+def _is_busy(error: sqlite3.Error) -> bool:
+    return str(getattr(error, "sqlite_errorname", "")).startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
 
 
 def _no_space(path: Path) -> bool:

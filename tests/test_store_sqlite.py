@@ -1,0 +1,617 @@
+"""What is special to the SQLite store: its file, its errors, its processes, its query plans."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from minitango.errors import StoreError, StoreFull, StoreTooNew
+from minitango.job import TRANSITIONS, Cancelled, Fail, Failure, Finish, JobSpec, Lease, Outcome, Release, Result, State
+from minitango.store import Query, _database, _schema, open_store, sqlite
+from minitango.store.sqlite import SqliteStore
+
+SPEC = JobSpec("hw", "ada", "s" * 64, "i" * 64)
+RESULT = Result(Outcome.GRADED, 1, 1)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "state" / "queue.db"
+
+
+@pytest.fixture
+def store(path: Path) -> Iterator[SqliteStore]:
+    store = SqliteStore(path)
+    yield store
+    store.close()
+
+
+def refused(path: Path | str) -> StoreError:
+    with pytest.raises(StoreError) as caught:
+        SqliteStore(path)
+    assert caught.value.hint
+    return caught.value
+
+
+# --- the file ----------------------------------------------------------------------------------
+
+
+def test_file_and_folder_are_for_their_owner_alone(store: SqliteStore, path: Path) -> None:
+    store.submit([SPEC])
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+    for file in path.parent.iterdir():
+        assert file.stat().st_mode & 0o777 == 0o600, file
+
+
+def test_a_folder_that_is_there_keeps_its_mode(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    SqliteStore(tmp_path / "queue.db").close()
+    assert tmp_path.stat().st_mode & 0o777 == 0o755
+
+
+def test_urls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for url in (f"sqlite:///{tmp_path}/a.db", "sqlite:///b.db", "c/d.db", "sqlite:///:memory:", "sqlite:///e?mode=ro"):
+        open_store(url).close()
+    assert {file.name for file in tmp_path.iterdir()} == {"a.db", "b.db", "c", ":memory:", "e?mode=ro"}
+
+
+def test_every_commit_is_on_disk(store: SqliteStore) -> None:
+    """FULL is 2. What is written to the log is synced before a verb returns."""
+    (journal,) = store._db._writer.execute("PRAGMA journal_mode").fetchone()
+    (synchronous,) = store._db._writer.execute("PRAGMA synchronous").fetchone()
+    assert (journal, synchronous) == ("wal", 2)
+
+
+def test_an_empty_file_becomes_a_store(path: Path) -> None:
+    path.parent.mkdir()
+    path.touch()
+    store = SqliteStore(path)
+    store.submit([SPEC])
+    store.close()
+
+
+# --- files that cannot be one ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "content", [b"name,score\nada,100\n" * 100, b"x", b"SQLite format 3\x00" + b"\xff" * 5000, b"\x00" * 8192]
+)
+def test_a_file_that_is_not_sqlite(path: Path, content: bytes) -> None:
+    path.parent.mkdir()
+    path.write_bytes(content)
+    error = refused(path)
+    assert error.id == "store_corrupt"
+    assert "is not a minitango store" in str(error)
+    assert path.read_bytes() == content, "it is left as it was"
+
+
+@pytest.mark.parametrize("script", ["CREATE TABLE grades (x)", "PRAGMA user_version = 1", "PRAGMA application_id = 7"])
+def test_another_programs_file_is_left_alone(path: Path, script: str) -> None:
+    path.parent.mkdir()
+    db = sqlite3.connect(path)
+    db.execute(script)
+    db.commit()
+    db.close()
+    before = path.read_bytes()
+    error = refused(path)
+    assert error.id == "store_corrupt"
+    assert "is not a minitango store" in str(error)
+    assert path.read_bytes() == before
+
+
+def test_a_file_that_a_later_version_wrote(path: Path) -> None:
+    SqliteStore(path).close()
+    db = sqlite3.connect(path)
+    db.execute("PRAGMA user_version = 99")
+    db.close()
+    error = refused(path)
+    assert isinstance(error, StoreTooNew)
+    assert error.id == "store_too_new"
+    assert "99" in str(error)
+    assert "upgrade" in error.hint
+
+
+def damage(path: Path, pages: list[int]) -> None:
+    data = bytearray(path.read_bytes())
+    for page in pages:
+        data[(page - 1) * 4096 : page * 4096] = b"\xa5" * 4096
+    path.write_bytes(data)
+
+
+def test_a_file_that_is_damaged_throughout(path: Path) -> None:
+    SqliteStore(path).close()
+    damage(path, list(range(2, path.stat().st_size // 4096 + 1)))
+    error = refused(path)
+    assert error.id == "store_corrupt"
+    assert "damaged" in str(error)
+
+
+def test_damage_that_is_met_later(path: Path, store: SqliteStore) -> None:
+    store.submit([SPEC])
+    roots = [page for (page,) in store._db.read("SELECT rootpage FROM sqlite_master")]
+    store.close()
+    damage(path, roots)
+    store = SqliteStore(path)
+    for verb in (store.list, store.recover, lambda: store.submit([SPEC]), lambda: store.exchange(claim=1)):
+        with pytest.raises(StoreError) as caught:
+            verb()
+        assert caught.value.id == "store_corrupt"
+        assert str(path) in str(caught.value)
+        assert "recover" in caught.value.hint
+    store.close()
+
+
+def test_a_file_whose_tables_are_gone(path: Path) -> None:
+    SqliteStore(path).close()
+    db = sqlite3.connect(path)
+    db.execute("DROP TABLE jobs")
+    db.close()
+    store = SqliteStore(path)
+    with pytest.raises(StoreError) as caught:
+        store.list()
+    assert caught.value.id == "store_corrupt"
+    store.close()
+
+
+def test_a_folder_in_place_of_a_file(tmp_path: Path) -> None:
+    error = refused(tmp_path)
+    assert error.id == "store_path"
+    assert "directory" in str(error)
+
+
+def test_a_file_in_place_of_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert refused(tmp_path / "file" / "queue.db").id == "store_path"
+    assert refused(tmp_path / "file" / "deeper" / "queue.db").id == "store_path"
+
+
+def test_a_name_that_is_too_long(tmp_path: Path) -> None:
+    assert refused(tmp_path / ("x" * 300)).id == "store_path"
+
+
+def test_a_fifo_in_place_of_a_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    assert refused(tmp_path / "fifo").id == "store_path"
+
+
+def test_an_old_sqlite(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 34, 1))
+    monkeypatch.setattr(sqlite3, "sqlite_version", "3.34.1")
+    error = refused(path)
+    assert error.id == "sqlite_too_old"
+    assert "3.34.1" in str(error)
+
+
+AS_NOBODY = """
+import json, os, sys
+os.setgroups([]) if os.geteuid() == 0 else None
+from minitango.store.sqlite import SqliteStore
+from minitango.errors import StoreError
+if os.geteuid() == 0:
+    os.setgid(65534); os.setuid(65534)
+try:
+    SqliteStore(sys.argv[1])
+except StoreError as error:
+    print(json.dumps([error.id, str(error), error.hint]))
+"""
+
+
+@pytest.mark.parametrize("what", ["folder", "file", "new file", "unreadable"])
+def test_a_place_that_cannot_be_written(tmp_path: Path, what: str) -> None:
+    """In a process without root's rights, on which permissions do not bind."""
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.stat().st_uid == os.geteuid() and folder != Path("/"):
+            folder.chmod(folder.stat().st_mode | 0o055)
+    state = tmp_path / "state"
+    state.mkdir()
+    path = state / "queue.db"
+    if what != "new file":
+        SqliteStore(path).close()
+        path.chmod({"file": 0o444, "unreadable": 0o000}.get(what, 0o666))
+    state.chmod(0o777 if what in ("file", "unreadable") else 0o555)
+    done = subprocess.run(
+        [sys.executable, "-c", AS_NOBODY, path], check=False, capture_output=True, text=True, timeout=60
+    )
+    state.chmod(0o700)
+    error_id, message, hint = json.loads(done.stdout or f'["", {json.dumps(done.stderr)}, ""]')
+    assert error_id == "store_readonly", message
+    assert str(path) in message
+    assert "--state" in hint
+
+
+# --- a disk that is full -----------------------------------------------------------------------
+
+
+def test_a_full_disk_refuses_a_submit_whole_and_goes_on_when_there_is_room(store: SqliteStore) -> None:
+    """By SQLite's own limit on its file, which fails as a full disk does."""
+    kept = [one.id for one in store.submit([SPEC] * 10)]
+    (pages,) = store._db._writer.execute("PRAGMA page_count").fetchone()
+    store._db._writer.execute(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(StoreFull) as caught:
+        store.submit([SPEC] * 1000)
+    assert caught.value.id == "store_full"
+    assert isinstance(caught.value.__cause__, sqlite3.Error)
+    assert [job.id for job in store.list()] == kept
+    assert store.counts()[State.QUEUED] == 10
+    store._db._writer.execute("PRAGMA max_page_count = 1000000")
+    assert len(store.submit([SPEC] * 1000)) == 1000
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 1 MiB of one's own."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if os.geteuid() != 0 or libc.mount(b"tmpfs", bytes(disk), b"tmpfs", 0, b"size=1m") != 0:
+        pytest.skip("mounting a small disk takes root; max_page_count stands in for it above")
+    yield disk
+    libc.umount2(bytes(disk), 2)
+
+
+def test_a_disk_that_is_really_full(small_disk: Path) -> None:
+    store = SqliteStore(small_disk / "queue.db")
+    kept = 0
+    with pytest.raises(StoreFull):  # noqa: PT012 - the last of many is refused
+        for _ in range(10_000):
+            kept += len(store.submit([SPEC] * 20))
+    assert kept > 0
+    assert store.counts()[State.QUEUED] == len(store.list()) == kept
+    store.close()
+
+
+def test_no_room_for_a_new_store(small_disk: Path) -> None:
+    (small_disk / "ballast").write_bytes(b"x" * (1 << 20))
+    assert isinstance(refused(small_disk / "queue.db"), StoreFull)
+
+
+# --- migrations --------------------------------------------------------------------------------
+
+
+def test_openers_at_once_make_one_store(path: Path) -> None:
+    """The first opening of a file is by twelve threads at once, each with connections of its own."""
+    for n in range(5):
+        place = path.with_name(f"{n}.db")
+        barrier = threading.Barrier(12)
+        opened: list[SqliteStore] = []
+
+        def run(place: Path = place, barrier: threading.Barrier = barrier, opened: list[SqliteStore] = opened) -> None:
+            barrier.wait()
+            store = SqliteStore(place)
+            store.submit([SPEC])
+            opened.append(store)
+
+        threads = [threading.Thread(target=run) for _ in range(12)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert [store.counts()[State.QUEUED] for store in opened] == [12] * 12
+        for store in opened:
+            store.close()
+
+
+def test_a_migration_is_applied_once_and_keeps_what_was_there(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = SqliteStore(path)
+    store.submit([SPEC])
+    store.close()
+    second = ("CREATE TABLE news (x)", "INSERT INTO news VALUES (1)")
+    for _ in range(2):
+        monkeypatch.setattr(_database, "MIGRATIONS", (*_schema.MIGRATIONS, second))
+        store = SqliteStore(path)
+        assert store._db.read("SELECT x FROM news") == [(1,)]
+        assert len(store.list()) == 1
+        store.close()
+    monkeypatch.undo()
+    assert isinstance(refused(path), StoreTooNew)
+
+
+def test_a_migration_that_fails_leaves_the_file_as_it_was(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    SqliteStore(path).close()
+    broken = ("CREATE TABLE news (x)", "INSERT INTO nowhere VALUES (1)")
+    with monkeypatch.context() as patched:
+        patched.setattr(_database, "MIGRATIONS", (*_schema.MIGRATIONS, broken))
+        refused(path)
+    store = SqliteStore(path)
+    assert store._db.read("SELECT name FROM sqlite_master WHERE name = 'news'") == []
+    store.close()
+
+
+# --- many processes ----------------------------------------------------------------------------
+
+GRADER = """
+import sys
+from minitango.job import Finish, JobSpec, Outcome, Result
+from minitango.store import open_store
+store = open_store(sys.argv[1])
+store.submit([JobSpec("hw", sys.argv[2], "s", "i") for _ in range(int(sys.argv[3]))])
+mine, acks = [], []
+print("ready", flush=True)
+sys.stdin.readline()
+while True:
+    done = store.exchange(acks, claim=3, node=sys.argv[2])
+    assert not done.refused
+    mine += [lease.job for lease in done.leases]
+    acks = [Finish(lease, Result(Outcome.GRADED, 1, 1)) for lease in done.leases]
+    if not acks:
+        break
+print(*mine)
+"""
+
+
+def test_sixteen_processes_never_claim_a_job_twice_nor_find_the_file_locked(path: Path, store: SqliteStore) -> None:
+    each, processes = 200, 16
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-c", GRADER, f"sqlite:///{path}", f"node{n}", str(each)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for n in range(processes)
+    ]  # fmt: skip
+    for child in children:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n"
+    for child in children:
+        assert child.stdin is not None
+        child.stdin.write("go\n")
+        child.stdin.flush()
+    answers = [child.communicate(timeout=100) for child in children]
+    assert [error for _, error in answers if error] == []
+    claimed = [job_id for out, _ in answers for job_id in out.split()]
+    assert len(claimed) == len(set(claimed)) == each * processes
+    assert len({out for out, _ in answers}) > 3, "they did run at the same time"
+    jobs = store.list()
+    assert len(jobs) == each * processes
+    assert {(job.state, job.attempt) for job in jobs} == {(State.DONE, 1)}
+    assert sorted(job.ended_seq or 0 for job in jobs) == list(range(1, len(jobs) + 1))
+
+
+def test_a_lock_that_is_not_given_back_is_an_error_with_a_name(
+    store: SqliteStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_database, "BUSY_TIMEOUT", 0.05)
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StoreError) as caught:
+        store.submit([SPEC])
+    assert caught.value.id == "store_busy"
+    assert str(path) in caught.value.hint
+    assert store.list() == [], "reading goes on"
+    other.execute("ROLLBACK")
+    other.close()
+    assert store.submit([SPEC])
+
+
+def test_a_lock_that_is_given_back_is_waited_for(store: SqliteStore, path: Path) -> None:
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    release = threading.Timer(0.2, other.execute, ("ROLLBACK",))
+    release.start()
+    assert store.submit([SPEC])
+    release.join()
+    other.close()
+
+
+# --- killed in the middle ----------------------------------------------------------------------
+
+VICTIM = """
+import sys
+from minitango.job import Finish, JobSpec, Outcome, Result, StepOutput
+from minitango.store import open_store
+store = open_store(sys.argv[1])
+(done, running, waiting) = store.submit([JobSpec("hw", n, "s", "i", key=n) for n in ("done", "running", "waiting")])
+print("submitted", flush=True)
+leases = store.exchange(claim=2).leases
+print("claimed", flush=True)
+store.exchange([Finish(leases[0], Result(Outcome.GRADED, 1, 1), (StepOutput("s", b"x"),))])
+print("finished", flush=True)
+store.cancel(waiting.id)
+print("cancelled", flush=True)
+store.recover()
+print("recovered", flush=True)
+"""
+STORY = ["submitted", "claimed", "finished", "cancelled", "recovered"]
+AFTER = [
+    {},
+    {State.QUEUED: 3},
+    {State.QUEUED: 1, State.RUNNING: 2},
+    {State.QUEUED: 1, State.RUNNING: 1, State.DONE: 1},
+    {State.RUNNING: 1, State.DONE: 1, State.CANCELLED: 1},
+    {State.QUEUED: 1, State.DONE: 1, State.CANCELLED: 1},
+]
+
+
+@pytest.mark.parametrize("side", ["before_commit", "after_commit"])
+@pytest.mark.parametrize("step", range(5), ids=STORY)
+def test_killed_at_a_commit_nothing_is_lost_and_nothing_is_half(path: Path, step: int, side: str) -> None:
+    place = ["submit", "exchange:1", "exchange:2", "cancel", "recover"][step]
+    verb, _, count = place.partition(":")
+    child = subprocess.run(
+        [sys.executable, "-c", VICTIM, f"sqlite:///{path}"],
+        check=False, capture_output=True, text=True, timeout=60,
+        env={**os.environ, "MINITANGO_FAILPOINT": f"store.{verb}.{side}:{count or 1}"},
+    )  # fmt: skip
+    assert child.returncode == -signal.SIGKILL, child.stderr
+    assert child.stdout.split() == STORY[:step], "it died where it was told to"
+
+    store = SqliteStore(path)
+    happened = step + (side == "after_commit")
+    assert {state: n for state, n in store.counts().items() if n} == AFTER[happened]
+    assert_books_are_right(store)
+    for job in store.list(Query(states=(State.DONE,))):
+        assert store.result(job.id) == RESULT
+        assert store.outputs(job.id)[0].head == b"x"
+        assert store.attempts(job.id)[0].ended_by == "finish"
+
+    # And it goes on: submitted again, taken back, graded once each.
+    store.submit([JobSpec("hw", name, "s", "i", key=name) for name in ("done", "running", "waiting")])
+    store.recover()
+    while leases := store.exchange(claim=5).leases:
+        store.exchange([Finish(lease, RESULT) for lease in leases])
+    graded = [job.student for job in store.list(Query(states=(State.DONE,)))]
+    assert sorted(graded) == ["done", "running", "waiting"]
+    assert_books_are_right(store)
+    store.close()
+
+
+def assert_books_are_right(store: SqliteStore) -> None:
+    """The kept counts and the last number are what a scan of the rows gives."""
+    scanned: dict[str, int] = dict(store._db.read("SELECT state, count(*) FROM jobs GROUP BY state"))
+    assert {state.value: n for state, n in store.counts().items() if n} == scanned
+    ((highest,),) = store._db.read("SELECT coalesce(max(ended_seq), 0) FROM jobs")
+    assert store.last_ended() == highest
+
+
+# --- the SQL -----------------------------------------------------------------------------------
+
+
+def test_every_change_of_a_state_is_an_edge(store: SqliteStore, path: Path) -> None:
+    """Seen from below: a trigger writes down what the SQL did to each row."""
+    db = sqlite3.connect(path)
+    db.executescript(
+        "CREATE TABLE seen (source TEXT, target TEXT);"
+        "CREATE TRIGGER a AFTER INSERT ON jobs BEGIN INSERT INTO seen VALUES (NULL, NEW.state); END;"
+        "CREATE TRIGGER b AFTER UPDATE ON jobs WHEN OLD.state <> NEW.state "
+        "BEGIN INSERT INTO seen VALUES (OLD.state, NEW.state); END;"
+    )
+    failure = Failure("x", "x")
+
+    def lease(**rest: object) -> Lease:
+        store.submit([SPEC])
+        (lease,) = store.exchange(claim=1).leases
+        return lease
+
+    store.exchange([Finish(lease(), RESULT)])
+    store.exchange([Fail(lease(), failure, retry=False)])
+    store.exchange([Cancelled(lease())])
+    for ack in (Fail(lease(), failure), Release(lease())):
+        (job,) = store.exchange([ack]).settled
+        store.cancel(job.id)
+    lease()
+    for _ in range(5):
+        store.recover(now=0)
+        store.exchange(claim=1, now=1e12)
+        store.exchange(claim=1, solo=True, now=1e12)
+    seen = set(db.execute("SELECT source, target FROM seen").fetchall())
+    db.close()
+    assert seen == {(edge.source and edge.source.value, edge.target.value) for edge in TRANSITIONS}
+
+
+def test_a_change_that_is_no_edge_is_undone(store: SqliteStore) -> None:
+    store.submit([SPEC])
+    with pytest.raises(AssertionError, match="no edge"):
+        store._db.transact("submit", lambda tx: tx.move(State.DONE, "finish", State.QUEUED))
+    assert_books_are_right(store)
+    assert store.submit([SPEC])
+
+
+def plan(store: SqliteStore, sql: str, parameters: int) -> str:
+    found = store._db._writer.execute("EXPLAIN QUERY PLAN " + sql, [0] * parameters).fetchall()
+    return "\n".join(row[3] for row in found)
+
+
+def test_a_claim_looks_at_no_more_rows_than_it_takes(store: SqliteStore) -> None:
+    """By the plan: the index gives the rows in claim order (no sort), and nothing is scanned."""
+    for sql, parameters, index in ((sqlite._CLAIM, 6, "jobs_ready"), (sqlite._PROMOTE, 2, "jobs_due")):
+        text = plan(store, sql, parameters)
+        assert f"INDEX {index}" in text
+        assert "SCAN jobs" not in text
+        assert "TEMP B-TREE" not in text
+
+
+@pytest.mark.parametrize(
+    ("verb", "index"),
+    [
+        (lambda store: store.cancel_requested(), "jobs_to_cancel"),
+        (lambda store: store.next_due(), "jobs_due"),
+        (lambda store: store.solo_since(), "jobs_solo"),
+        (lambda store: store.ended_since(0), "jobs_ended"),
+        (lambda store: store.counts(), "PRIMARY KEY"),
+        (lambda store: store.referenced(["a"]), "blob_refs_digest"),
+        (lambda store: store.list(Query(ids=("a",))), "sqlite_autoindex_jobs_1"),
+        (lambda store: store.last_ended(), "PRIMARY KEY"),
+    ],
+)
+def test_reads_of_the_engine_scan_nothing(
+    store: SqliteStore, verb: object, index: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, int]] = []
+    read = store._db.read
+
+    def spy(sql: str, *parameters: object) -> list[tuple[object, ...]]:
+        asked.append((sql, len(parameters)))
+        return read(sql, *parameters)
+
+    monkeypatch.setattr(store._db, "read", spy)
+    verb(store)  # type: ignore[operator]
+    ((sql, parameters),) = asked
+    text = plan(store, sql, parameters)
+    assert index in text
+    assert "SCAN jobs" not in text
+    assert "SCAN blob_refs" not in text
+    assert "SCAN counts" not in text
+
+
+def test_a_claim_costs_the_same_among_a_hundred_times_as_many(tmp_path: Path) -> None:
+    """In steps of SQLite's virtual machine, which do not depend on how busy the machine is."""
+
+    def steps(queued: int, waiting: int) -> int:
+        clock = [100.0]
+        store = SqliteStore(tmp_path / f"{queued}.{waiting}.db", clock=lambda: clock[0])
+        store.submit([SPEC] * waiting)
+        leases = store.exchange(claim=waiting).leases
+        store.exchange([Fail(lease, Failure("x", "x")) for lease in leases])
+        store.submit([SPEC] * queued)
+        taken = 0
+
+        def count() -> int:
+            nonlocal taken
+            taken += 1
+            return 0
+
+        store._db._writer.set_progress_handler(count, 1)
+        assert len(store.exchange(claim=4).leases) == 4
+        store._db._writer.set_progress_handler(None, 0)
+        store.close()
+        return taken
+
+    small = steps(50, 0)
+    assert steps(5000, 0) <= small * 1.1
+    assert steps(50, 2000) <= small * 1.1 + 20
+
+
+# --- watching ----------------------------------------------------------------------------------
+
+
+def test_a_watch_survives_an_error_and_tells_that_it_may_have_missed_something(
+    store: SqliteStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[sqlite3.Connection] = []
+    connect = store._db._connect
+
+    def spy() -> sqlite3.Connection:
+        opened.append(connect())
+        return opened[-1]
+
+    monkeypatch.setattr(store._db, "_connect", spy)
+    called = threading.Event()
+    stop = store.watch(called.set)
+    opened[0].close()  # from now on its thread meets errors
+    assert called.wait(10)
+    called.clear()
+    other = SqliteStore(path)
+    other.submit([SPEC])
+    assert called.wait(10)
+    stop()
+    other.close()
