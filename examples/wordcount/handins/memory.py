@@ -1,0 +1,8 @@
+"""Keeps everything, for ever."""
+
+kept = []
+while True:
+    try:
+        kept.append(b"x" * 1_000_000)
+    except MemoryError:
+        pass
