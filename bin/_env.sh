@@ -161,7 +161,11 @@ with_pip() {
                 return
             fi
         done
-        wheel=$("$env/bin/python" "$root/bin/_fetch_pip.py" "$env") && "$env/bin/python" "$wheel/pip" "$@"
+        if wheel=$("$env/bin/python" "$root/bin/_fetch_pip.py" "$env"); then
+            "$env/bin/python" "$wheel/pip" "$@"
+        else
+            apt_install python3-venv && "$env/bin/python" -m ensurepip && "$env/bin/python" -m pip "$@"
+        fi
     fi
 }
 

