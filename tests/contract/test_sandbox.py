@@ -1,0 +1,918 @@
+"""What every sandbox must be: each sentence of the contract in `minitango/sandbox/__init__.py`, and each class of
+hostile program. Another sandbox adds a kind to `KINDS`, and nothing else.
+
+A kind that does not work on this machine is skipped with the reason; under CI it fails.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from minitango.archive import File
+from minitango.errors import SandboxFailed, SandboxUnavailable
+from minitango.job import Limits
+from minitango.sandbox import Box, BoxSpec, CollectBounds, Collected, End, Mount, Sandbox
+from minitango.sandbox.bubblewrap import BubblewrapSandbox
+
+KINDS: dict[str, Callable[[str], Sandbox]] = {
+    "bubblewrap": lambda state: BubblewrapSandbox(state=state),
+    "bubblewrap-watched": lambda state: BubblewrapSandbox(state=state, cgroups=False),
+}
+
+MIB = 1 << 20
+LIMITS = Limits(wall=10, memory=48 * MIB, disk=16 * MIB, pids=24, output=256 << 10)
+MOUNTS = (Mount("/job", writable=True), Mount("/tests"))
+
+
+@pytest.fixture(scope="module", params=list(KINDS))
+def sandbox(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+    made = KINDS[request.param](str(tmp_path_factory.mktemp("state")))
+    try:
+        made.probe()
+    except SandboxUnavailable as error:
+        if os.environ.get("CI") == "true":
+            raise
+        pytest.skip(f"{request.param}: {error} (try: {error.hint})")
+    yield made
+    made.close()
+
+
+class Ran:
+    """What one whole life of a box came to."""
+
+    def __init__(self, end: End, output: bytes, left: Collected) -> None:
+        self.end = end
+        self.output = output
+        self.text = output.decode(errors="replace")
+        self.files = {file.path: file.data for file in left.files}
+        self.refused = dict(left.refused)
+
+
+def python(code: str) -> list[str]:
+    return ["python3", "-I", "-S", "-c", code]
+
+
+def sh(code: str) -> list[str]:
+    return ["sh", "-c", code]
+
+
+def live(
+    sandbox: Sandbox,
+    command: list[str],
+    *,
+    limits: Limits = LIMITS,
+    mounts: tuple[Mount, ...] = MOUNTS,
+    files: dict[str, list[File]] | None = None,
+    env: dict[str, str] | None = None,
+    patterns: list[str] | None = None,
+    bounds: CollectBounds | None = None,
+    watch: Callable[[Box, bytes], None] | None = None,
+) -> Ran:
+    box = sandbox.open(BoxSpec(mounts, "/job", limits))
+    try:
+        for mount, tree in (files or {}).items():
+            box.put(mount, tree)
+        chunks: list[bytes] = []
+
+        def take(chunk: bytes) -> None:
+            chunks.append(chunk)
+            if watch is not None:
+                watch(box, chunk)
+
+        end = box.run(command, env=env or {}, output=take)
+        left = box.collect("/job", ["**"] if patterns is None else patterns, bounds or CollectBounds())
+        return Ran(end, b"".join(chunks), left)
+    finally:
+        box.close()
+
+
+def marked(marker: str) -> list[int]:
+    """Processes of this machine with the marker among their arguments."""
+    found = []
+    for place in Path("/proc").iterdir():
+        if place.name.isdigit() and int(place.name) != os.getpid():
+            try:
+                if marker.encode() in (place / "cmdline").read_bytes():
+                    found.append(int(place.name))
+            except OSError:
+                continue
+    return found
+
+
+def new_marker() -> str:
+    return "marker-" + secrets.token_hex(8)
+
+
+# --- the plain life of a box ---------------------------------------------------------------------
+
+
+def test_a_command_runs_and_its_end_is_told(sandbox: Sandbox) -> None:
+    ran = live(sandbox, sh("echo out; echo err >&2; exit 7"))
+    assert (ran.end.exit_status, ran.end.signal, ran.end.exec_error) == (7, None, None)
+    assert ran.output == b"out\nerr\n"
+    assert ran.end.output_bytes == 8
+    assert ran.end.limit is None
+    assert not ran.end.cancelled
+    assert 0 < ran.end.usage.wall < 5
+
+
+def test_a_signal_and_a_high_exit_status_are_told_apart(sandbox: Sandbox) -> None:
+    by_signal = live(sandbox, sh("kill -SEGV $$")).end
+    by_status = live(sandbox, sh("exit 139")).end
+    assert (by_signal.exit_status, by_signal.signal) == (None, signal.SIGSEGV)
+    assert (by_status.exit_status, by_status.signal) == (139, None)
+
+
+@pytest.mark.parametrize(
+    ("command", "number"),
+    [(["no-such-program"], errno.ENOENT), (["/job/plain"], errno.EACCES), (["/job"], errno.EACCES)],
+)
+def test_a_command_that_cannot_be_executed_is_not_an_exit_status(
+    sandbox: Sandbox, command: list[str], number: int
+) -> None:
+    end = live(sandbox, command, files={"/job": [File("plain", b"echo hi\n")]}).end
+    assert (end.exit_status, end.signal, end.exec_error) == (None, None, number)
+    assert live(sandbox, sh("exit 127")).end.exit_status == 127
+
+
+def test_the_command_is_found_through_the_path_that_is_given(sandbox: Sandbox) -> None:
+    tool = File("bin/tool", b"#!/bin/sh\necho the tool, $1\n", executable=True)
+    ran = live(sandbox, ["tool", "really"], files={"/tests": [tool]}, env={"PATH": "/tests/bin:/usr/bin:/bin"})
+    assert ran.output == b"the tool, really\n"
+
+
+def test_the_environment_is_exactly_what_is_promised(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINITANGO_SECRET_KEY", "hunter2")
+    ran = live(sandbox, ["/usr/bin/env", "-0"], env={"GREETING": "hello = two\nlines", "LANG": "C"})
+    found = dict(entry.split("=", 1) for entry in ran.text.rstrip("\0").split("\0"))
+    assert found.pop("PATH").split(":")[-2:] == ["/usr/bin", "/bin"]
+    assert found == {"HOME": "/job", "LANG": "C", "TMPDIR": "/tmp", "GREETING": "hello = two\nlines"}
+
+
+def test_stdin_is_empty_and_the_command_starts_in_its_working_directory(sandbox: Sandbox) -> None:
+    assert live(sandbox, sh("wc -c; pwd")).text.split() == ["0", "/job"]
+
+
+def test_python3_works_with_its_library(sandbox: Sandbox) -> None:
+    ran = live(sandbox, ["python3", "-c", "import json, ssl, sqlite3, ctypes; print(json.dumps([1]))"])
+    assert (ran.text, ran.end.exit_status) == ("[1]\n", 0)
+
+
+def test_nothing_but_the_streams_is_open(sandbox: Sandbox) -> None:
+    with socket.socket() as ours:
+        os.set_inheritable(ours.fileno(), True)
+        ran = live(sandbox, python("import os; print(sorted(map(int, os.listdir('/proc/self/fd'))))"))
+    assert ran.text == "[0, 1, 2, 3]\n"  # 3 is the listing's own
+
+
+def test_files_go_in_and_come_out(sandbox: Sandbox) -> None:
+    box = sandbox.open(BoxSpec(MOUNTS, "/job", LIMITS))
+    try:
+        box.put("/job", [File("a/b/deep.txt", b"first"), File("run.sh", b"cat /job/a/b/deep.txt", executable=True)])
+        box.put("/job", [File("a/b/deep.txt", b"second")])
+        box.put("/tests", [File("t/expected", b"x" * 300_000)])
+        script = "sh ./run.sh; wc -c < /tests/t/expected; mkdir out; cp run.sh out/; echo 1 > out/n; rm -r a"
+        chunks: list[bytes] = []
+        end = box.run(sh(script), env={}, output=chunks.append)
+        assert end.exit_status == 0
+        assert b"".join(chunks).split() == [b"second300000"]
+        assert box.collect("/job", ["out/*"]).files == (
+            File("out/n", b"1\n"),
+            File("out/run.sh", b"cat /job/a/b/deep.txt", executable=True),
+        )
+        assert box.collect("/tests", ["**"]).files == (File("t/expected", b"x" * 300_000),)
+    finally:
+        box.close()
+
+
+def test_the_job_owns_what_is_in_writable_mounts_and_cannot_touch_the_others(sandbox: Sandbox) -> None:
+    script = (
+        "echo more >> /job/own/f && chmod 600 /job/own/f && mkdir /job/own/d && echo owned;"
+        "for at in /tests/t /tests/new /tests /usr/x /etc/x /x /dev/x /root/x /var/x /tests/d/x; do"
+        " if (echo x > $at/x || echo x > $at || chmod 777 $at) 2>/dev/null; then echo wrote $at; fi; done"
+    )
+    files = {"/job": [File("own/f", b"1\n")], "/tests": [File("t", b"secret"), File("d/x", b"2")]}
+    assert live(sandbox, sh(script), files=files).text == "owned\n"
+
+
+@pytest.mark.parametrize("path", ["../x", "/etc/x", "a/../../x", "", "a//b", ".", "a/./b", "a\0b"])
+def test_an_unsafe_path_is_not_written(sandbox: Sandbox, path: str) -> None:
+    box = sandbox.open(BoxSpec(MOUNTS, "/job", LIMITS))
+    try:
+        for mount in ("/job", "/tests"):
+            with pytest.raises(ValueError, match="unsafe"):
+                box.put(mount, [File(path, b"x")])
+        with pytest.raises(ValueError, match="not a mount"):
+            box.put("/usr", [File("x", b"x")])
+    finally:
+        box.close()
+
+
+def test_files_that_do_not_fit_are_our_failure(sandbox: Sandbox) -> None:
+    box = sandbox.open(BoxSpec(MOUNTS, "/job", LIMITS))
+    try:
+        with pytest.raises(SandboxFailed, match="/job"):
+            box.put("/job", [File("big", bytes(LIMITS.disk + 1))])
+    finally:
+        box.close()
+
+
+def test_mounts_may_lie_in_one_another(sandbox: Sandbox) -> None:
+    mounts = (
+        Mount("/auto/submission"),
+        Mount("/auto", writable=True),
+        Mount("/auto/results", writable=True, size=MIB),
+        Mount("/given"),
+        Mount("/given/inner", writable=True),
+    )
+    box = sandbox.open(BoxSpec(mounts, "/auto", LIMITS))
+    try:
+        box.put("/auto/submission", [File("main.c", b"int x;")])
+        box.put("/auto", [File("run", b"r")])
+        box.put("/given", [File("g", b"g")])
+        script = "cat /auto/submission/main.c /auto/run /given/g; echo 1 > results/r; echo 2 > /given/inner/i"
+        said: list[bytes] = []
+        assert box.run(sh(script), env={}, output=said.append).exit_status == 0
+        assert b"".join(said) == b"int x;rg"
+        assert [file.data for file in box.collect("/auto/results", ["r"]).files] == [b"1\n"]
+        assert [file.data for file in box.collect("/given/inner", ["*"]).files] == [b"2\n"]
+    finally:
+        box.close()
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        BoxSpec((Mount("job", writable=True),), "job"),
+        BoxSpec((Mount("/", writable=True),), "/"),
+        BoxSpec((Mount("/usr", writable=True),), "/usr"),
+        BoxSpec((Mount("/proc/x", writable=True),), "/proc/x"),
+        BoxSpec((Mount("/job"),), "/job"),
+        BoxSpec((Mount("/job", writable=True), Mount("/job")), "/job"),
+        BoxSpec((Mount("/a/../usr", writable=True),), "/a/../usr"),
+        BoxSpec((Mount("/job", writable=True),), "/job", Limits(pids=0)),
+    ],
+)
+def test_a_spec_that_no_box_can_have_is_refused(sandbox: Sandbox, spec: BoxSpec) -> None:
+    with pytest.raises(ValueError, match=r"mount|directory|limits"):
+        sandbox.open(spec)
+
+
+def test_a_box_runs_once(sandbox: Sandbox) -> None:
+    box = sandbox.open(BoxSpec(MOUNTS, "/job", LIMITS))
+    with pytest.raises(SandboxFailed):
+        box.collect("/job", ["*"])
+    assert box.run(["true"], env={}, output=lambda _: None).exit_status == 0
+    with pytest.raises(SandboxFailed):
+        box.run(["true"], env={}, output=lambda _: None)
+    with pytest.raises(SandboxFailed):
+        box.put("/job", [File("late", b"")])
+    box.close()
+    box.close()
+    box.kill()
+
+
+@pytest.mark.parametrize("command", [[], [""], ["a\0b"]])
+def test_what_is_no_command_is_refused(sandbox: Sandbox, command: list[str]) -> None:
+    box = sandbox.open(BoxSpec(MOUNTS, "/job", LIMITS))
+    try:
+        with pytest.raises(ValueError, match=r"command|NUL"):
+            box.run(command, env={}, output=lambda _: None)
+    finally:
+        box.close()
+
+
+def test_a_long_command_arrives_whole(sandbox: Sandbox) -> None:
+    words = [str(n) * 50 for n in range(2000)]
+    assert live(sandbox, [*sh("echo $#"), "name", *words]).text == "2000\n"
+
+
+def test_image_names_nothing_or_something_stable(sandbox: Sandbox) -> None:
+    assert sandbox.image_digest("") == sandbox.image_digest("")
+    assert sandbox.name
+
+
+# --- how it ends -----------------------------------------------------------------------------------
+
+
+def test_kill_from_another_thread(sandbox: Sandbox) -> None:
+    marker = new_marker()
+
+    def from_elsewhere(box: Box, _: bytes) -> None:
+        threading.Thread(target=box.kill).start()
+
+    began = time.monotonic()
+    end = live(sandbox, [*sh("echo up; exec sleep 1000"), marker], watch=from_elsewhere).end
+    assert end.cancelled
+    assert (end.signal, end.limit) == (signal.SIGKILL, None)
+    assert time.monotonic() - began < 5
+    assert marked(marker) == []
+
+
+def test_kill_before_the_run(sandbox: Sandbox) -> None:
+    box = sandbox.open(BoxSpec(MOUNTS, "/job", LIMITS))
+    try:
+        box.kill()
+        end = box.run(["touch", "/job/ran"], env={}, output=lambda _: None)
+        assert end.cancelled
+        assert box.collect("/job", ["*"]).files == ()
+    finally:
+        box.close()
+
+
+def test_a_box_that_was_never_run_leaves_nothing(sandbox: Sandbox) -> None:
+    sandbox.open(BoxSpec(MOUNTS, "/job", LIMITS)).close()
+
+
+def test_a_box_outlives_the_thread_that_opened_it(sandbox: Sandbox) -> None:
+    boxes: list[Box] = []
+    opener = threading.Thread(target=lambda: boxes.append(sandbox.open(BoxSpec(MOUNTS, "/job", LIMITS))))
+    opener.start()
+    opener.join()
+    said: list[bytes] = []
+    assert boxes[0].run(sh("sleep 0.1; echo alive"), env={}, output=said.append).exit_status == 0
+    boxes[0].close()
+    assert said == [b"alive\n"]
+
+
+def test_an_exception_from_the_listener_ends_the_box(sandbox: Sandbox) -> None:
+    marker = new_marker()
+    box = sandbox.open(BoxSpec(MOUNTS, "/job", LIMITS))
+
+    def fails(_: bytes) -> None:
+        raise RuntimeError("the disk is full")
+
+    with pytest.raises(RuntimeError, match="disk is full"):
+        box.run([*sh("echo x; sleep 1000"), marker], env={}, output=fails)
+    box.close()
+    assert marked(marker) == []
+
+
+def test_many_boxes_at_once(sandbox: Sandbox) -> None:
+    outputs: list[str] = []
+
+    def worker(number: int) -> None:
+        for turn in range(4):
+            ran = live(sandbox, sh("cat /tests/who"), files={"/tests": [File("who", f"{number}.{turn}\n".encode())]})
+            outputs.append(ran.text)
+
+    threads = [threading.Thread(target=worker, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outputs) == sorted(f"{number}.{turn}\n" for number in range(4) for turn in range(4))
+
+
+def test_no_descriptor_is_left_open(sandbox: Sandbox) -> None:
+    live(sandbox, ["true"])
+    before = sorted(os.listdir("/proc/self/fd"))
+    for command in (["true"], ["no-such-program"], sh("kill -9 $$")):
+        live(sandbox, command)
+    assert sorted(os.listdir("/proc/self/fd")) == before
+
+
+# --- limits ------------------------------------------------------------------------------------------
+
+
+def quick(**changed: float) -> Limits:
+    values = {"wall": 10, "memory": 48 * MIB, "disk": 16 * MIB, "pids": 24, "output": 256 << 10, **changed}
+    return Limits(**values)  # type: ignore[arg-type]
+
+
+IGNORES_ALL = """
+import signal
+for number in range(1, 65):
+    try: signal.signal(number, signal.SIG_IGN)
+    except (OSError, ValueError): pass
+print("ignoring", flush=True)
+while True: pass
+"""
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["sleep", "1000"],
+        python(IGNORES_ALL),
+        sh("kill -STOP -1; kill -STOP $$; sleep 1000"),
+        sh("trap '' TERM INT HUP; (trap '' TERM; sleep 1000) & while :; do sleep 100; done"),
+    ],
+    ids=["sleeper", "ignores-every-signal", "stops-everything", "children"],
+)
+def test_the_wall_limit_ends_it(sandbox: Sandbox, command: list[str]) -> None:
+    marker = new_marker()
+    began = time.monotonic()
+    ran = live(sandbox, [*command, marker] if command[0] != "sleep" else command, limits=quick(wall=0.6))
+    assert time.monotonic() - began < 0.6 + 2 + 1
+    assert ran.end.limit == "wall"
+    assert ran.end.signal == signal.SIGKILL
+    assert 0.6 <= ran.end.usage.wall < 2.6
+    assert marked(marker) == []
+
+
+def test_the_cpu_limit_ends_it(sandbox: Sandbox) -> None:
+    end = live(sandbox, sh("(while :; do :; done) & while :; do :; done"), limits=quick(cpu=0.4, cpus=2)).end
+    assert end.limit == "cpu"
+    assert end.usage.cpu is not None
+    assert 0.4 <= end.usage.cpu < 1.5
+    assert end.usage.wall < 3
+
+
+def test_sleeping_costs_no_cpu(sandbox: Sandbox) -> None:
+    end = live(sandbox, ["sleep", "0.5"], limits=quick(cpu=0.2)).end
+    assert (end.limit, end.exit_status) == (None, 0)
+
+
+def test_the_share_of_cores_is_held_where_it_is_promised(sandbox: Sandbox) -> None:
+    if sandbox.probe().cpu != "cgroup":
+        pytest.skip("no control group")
+    end = live(sandbox, sh("for i in 1 2 3; do (while :; do :; done) & done; wait"), limits=quick(wall=1, cpus=0.4)).end
+    assert end.usage.cpu is not None
+    assert end.usage.cpu < 0.8
+
+
+MEMORY_BOMB = "held = []\nwhile True: held.append(bytearray(4 << 20))"
+
+
+def test_a_memory_bomb_ends_at_its_limit(sandbox: Sandbox) -> None:
+    end = live(sandbox, python(MEMORY_BOMB)).end
+    assert end.limit == "memory"
+    assert end.signal == signal.SIGKILL
+    assert end.usage.memory is not None
+    assert end.usage.memory >= LIMITS.memory // 2
+    assert end.usage.wall < 8
+
+
+def test_a_memory_bomb_in_a_child_does_not_escape(sandbox: Sandbox) -> None:
+    code = f"import os\nif os.fork():\n print(os.wait()[1] & 127, flush=True)\nelse:\n {MEMORY_BOMB.splitlines()[0]}\n"
+    code += " while True: held.append(bytearray(4 << 20))"
+    ran = live(sandbox, python(code))
+    if sandbox.probe().memory == "cgroup":
+        # the kernel took the child alone: the command ended well, and its report counts
+        assert (ran.end.exit_status, ran.end.limit, ran.text) == (0, None, "9\n")
+        assert ran.end.oom_kills >= 1
+    else:
+        assert ran.end.limit == "memory"
+
+
+def test_memory_shared_by_many_processes_counts_once(sandbox: Sandbox) -> None:
+    code = """
+import os, time
+held = b"x" * (20 << 20)
+for n in range(8):
+    if not os.fork():
+        time.sleep(0.5)
+        os._exit(0)
+for n in range(8): os.wait()
+"""
+    end = live(sandbox, python(code)).end
+    assert (end.limit, end.exit_status) == (None, 0)
+
+
+def test_shared_memory_is_counted(sandbox: Sandbox) -> None:
+    code = """
+import mmap, time
+held = mmap.mmap(-1, 200 << 20)
+for at in range(0, 200 << 20, 4096): held[at] = 1
+time.sleep(1)
+"""
+    assert live(sandbox, python(code)).end.limit == "memory"
+
+
+FORK_BOMB = """
+import os, time
+while True:
+    try: os.fork()
+    except OSError: time.sleep(0.01)
+"""
+
+
+def test_a_fork_bomb_ends_at_its_limit(sandbox: Sandbox) -> None:
+    marker = new_marker()
+    most = 0
+
+    def watch(box: Box, _: bytes) -> None:
+        nonlocal most
+        most = max(most, len(marked(marker)))
+
+    code = "import threading, os, sys\n" + FORK_BOMB.replace("except OSError:", "except OSError: os.write(1, b'.');")
+    ran = live(sandbox, [*python(code), marker], limits=quick(wall=1.0, memory=256 * MIB), watch=watch)
+    assert ran.end.limit in ("wall", "output")
+    assert 1 < most <= 24
+    assert ran.end.pids_limit
+    assert marked(marker) == []
+
+
+def test_zombies_do_no_harm(sandbox: Sandbox) -> None:
+    code = """
+import os
+for n in range(200):
+    try:
+        if not os.fork(): os._exit(0)
+    except OSError:
+        print("refused")
+        break
+"""
+    ran = live(sandbox, python(code))
+    assert (ran.end.exit_status, ran.text) == (0, "refused\n")
+
+
+def test_orphans_are_reaped(sandbox: Sandbox) -> None:
+    ran = live(
+        sandbox, sh("for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16; do (true &) ; done; sleep 0.3; ps ax -o stat")
+    )
+    assert "Z" not in ran.text
+
+
+def test_disk_is_bounded(sandbox: Sandbox) -> None:
+    code = """
+for place in ("/job", "/tmp"):
+    try:
+        with open(place + "/fill", "wb", 0) as file:
+            while True: file.write(bytes(1 << 20))
+    except OSError as error: print(place, error.strerror, flush=True)
+    if place == "/tmp": import os; os.unlink("/tmp/fill")
+"""
+    ran = live(sandbox, python(code), patterns=[])
+    assert ran.text == "/job No space left on device\n/tmp No space left on device\n"
+    assert ran.end.exit_status == 0
+    assert ran.end.disk_full
+
+
+def test_a_mount_may_have_its_own_size(sandbox: Sandbox) -> None:
+    mounts = (Mount("/job", writable=True), Mount("/report", writable=True, size=MIB))
+    ran = live(sandbox, sh("head -c 3000000 /dev/zero > /report/x; wc -c < /report/x"), mounts=mounts)
+    assert ran.text.split()[-1] == str(MIB)
+    assert ran.end.disk_full
+
+
+def test_files_without_content_are_bounded_too(sandbox: Sandbox) -> None:
+    code = """
+n = 0
+try:
+    while True: open(f"/job/f{n}", "w").close(); n += 1
+except OSError as error: print(error)
+"""
+    ran = live(sandbox, python(code), limits=quick(wall=8), patterns=[])
+    assert ran.end.limit == "memory" or "No space left" in ran.text
+
+
+def test_descriptors_are_bounded(sandbox: Sandbox) -> None:
+    code = """
+import os
+n = 0
+try:
+    while True: os.dup(0); n += 1
+except OSError as error: print(n < 5000, error.strerror)
+"""
+    assert live(sandbox, python(code)).text == "True Too many open files\n"
+
+
+def test_no_core_is_dumped(sandbox: Sandbox) -> None:
+    assert live(sandbox, sh("ulimit -c; kill -ABRT $$")).text.startswith("0\n")
+    assert live(sandbox, sh("ulimit -c unlimited 2>/dev/null && echo raised")).text == ""
+
+
+@pytest.mark.parametrize("stream", ["1", "2"])
+def test_a_flood_ends_at_the_output_limit(sandbox: Sandbox, stream: str) -> None:
+    ran = live(sandbox, sh(f"yes yes-yes-yes >&{stream}"))
+    assert ran.end.limit == "output"
+    assert LIMITS.output < len(ran.output) <= LIMITS.output + (64 << 10)
+    assert ran.end.output_bytes == len(ran.output)
+
+
+def test_a_flood_of_short_lines_is_cheap(sandbox: Sandbox) -> None:
+    chunks = 0
+
+    def count(box: Box, chunk: bytes) -> None:
+        nonlocal chunks
+        chunks += 1
+        assert len(chunk) <= 64 << 10
+
+    code = "import os\nfor n in range(60000): os.write(1, b'\\n')"
+    ran = live(sandbox, python(code), watch=count)
+    assert len(ran.output) == 60000
+    assert chunks < 1500
+
+
+def test_output_up_to_the_limit_is_no_fault(sandbox: Sandbox) -> None:
+    exact = live(sandbox, sh(f"head -c {LIMITS.output} /dev/zero"))
+    over = live(sandbox, sh(f"head -c {LIMITS.output + 1} /dev/zero"))
+    assert (exact.end.limit, exact.end.exit_status, len(exact.output)) == (None, 0, LIMITS.output)
+    assert over.end.limit == "output"
+
+
+def test_output_is_delivered_while_it_runs(sandbox: Sandbox) -> None:
+    arrived: list[float] = []
+    live(sandbox, sh("echo one; sleep 0.4; echo two"), watch=lambda *_: arrived.append(time.monotonic()))
+    assert len(arrived) == 2
+    assert arrived[1] - arrived[0] > 0.2
+
+
+# --- survivors -----------------------------------------------------------------------------------------
+
+DAEMON = """
+import os, signal, time
+for number in range(1, 65):
+    try: signal.signal(number, signal.SIG_IGN)
+    except (OSError, ValueError): pass
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        os.write(1, b"daemon\\n")
+        while True: time.sleep(0.01); open("/job/late", "a").write("x")
+    os._exit(0)
+time.sleep(0.3)
+"""
+
+
+def test_a_daemon_that_holds_the_output_does_not_delay_the_end(sandbox: Sandbox) -> None:
+    marker = new_marker()
+    began = time.monotonic()
+    ran = live(sandbox, [*python(DAEMON), marker])
+    assert time.monotonic() - began < 5
+    assert (ran.end.exit_status, ran.end.limit, ran.text) == (0, None, "daemon\n")
+    assert marked(marker) == []
+
+
+def test_nothing_changes_any_more_when_files_are_collected(sandbox: Sandbox) -> None:
+    box = sandbox.open(BoxSpec(MOUNTS, "/job", LIMITS))
+    try:
+        box.run(python(DAEMON), env={}, output=lambda _: None)
+        first = box.collect("/job", ["late"])
+        time.sleep(0.05)  # five of the daemon's own turns, were it alive
+        assert box.collect("/job", ["late"]) == first
+        assert len(first.files) == 1
+    finally:
+        box.close()
+
+
+def test_killing_everything_inside_harms_only_itself(sandbox: Sandbox) -> None:
+    ran = live(
+        sandbox, sh("(kill -9 1; kill -TERM 1; kill -STOP 1) 2>/dev/null; echo on; kill -9 -1 2>/dev/null; echo never")
+    )
+    assert ran.text in ("on\n", "on\nnever\n")  # the shell spares itself where the kernel does
+    assert ran.end.limit is None
+
+
+def test_the_next_box_is_unaffected(sandbox: Sandbox) -> None:
+    for command in (python(FORK_BOMB), python(MEMORY_BOMB), sh("yes"), sh("kill -STOP -1")):
+        live(sandbox, command, limits=quick(wall=0.4), patterns=[])
+    ran = live(sandbox, sh("echo well; ls -A /job /tmp /dev/shm"))
+    assert (ran.end.exit_status, ran.text.split()) == (0, ["well", "/dev/shm:", "/job:", "/tmp:"])
+
+
+# --- isolation -----------------------------------------------------------------------------------------
+
+
+def test_no_process_of_the_host_is_seen(sandbox: Sandbox) -> None:
+    ran = live(sandbox, sh("ls -d /proc/[0-9]*; cat /proc/[0-9]*/cmdline | tr '\\0' ' '"))
+    assert "pytest" not in ran.text
+    assert len([line for line in ran.text.splitlines() if line.startswith("/proc/")]) <= 4
+
+
+def test_no_secret_of_the_host_is_in_the_box(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "solution").write_text("the solution")
+    code = """
+import os, sys
+print(sorted(os.listdir("/")))
+for place in ("/etc/shadow", "/root/.ssh", "/home", "/var/run/docker.sock", "/run", "/work", "/srv", sys.argv[1],
+              "/sys/kernel", "/proc/1/environ", "/proc/1/fd/0", "/proc/1/mem", "/proc/kcore", "/sys/fs/cgroup"):
+    try:
+        os.stat(place)
+        with open(place, "rb") as file: file.read(1); print("READ", place)
+    except OSError: pass
+for pid in filter(str.isdigit, os.listdir("/proc")):
+    try: print(open(f"/proc/{pid}/environ", "rb").read())
+    except OSError: pass
+"""
+    monkeypatch.setenv("MINITANGO_SECRET_KEY", "hunter2")
+    ran = live(sandbox, [*python(code), str(tmp_path / "solution")])
+    assert "READ" not in ran.text
+    assert "hunter2" not in ran.text
+    assert ran.end.exit_status == 0
+
+
+def test_the_network_is_localhost_only(sandbox: Sandbox) -> None:
+    code = """
+import socket, threading
+server = socket.create_server(("127.0.0.1", 0))
+threading.Thread(target=lambda: server.accept()[0].sendall(b"local")).start()
+print(socket.create_connection(server.getsockname()).recv(9).decode(), flush=True)
+for family, address in ((socket.AF_INET, ("1.1.1.1", 53)), (socket.AF_INET, ("169.254.169.254", 80)),
+                        (socket.AF_INET, ("HOST", PORT)), (socket.AF_UNIX, "\\0minitango-test-HOSTPORT")):
+    try:
+        s = socket.socket(family); s.settimeout(2); s.connect(address); print("REACHED", address)
+    except OSError: pass
+for family, kind in ((socket.AF_INET, socket.SOCK_RAW), (17, socket.SOCK_RAW), (40, socket.SOCK_STREAM), (16, 3)):
+    try: socket.socket(family, kind); print("OPENED", family, kind)
+    except OSError: pass
+"""
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket(socket.AF_UNIX) as named:
+        port = server.getsockname()[1]
+        named.bind(f"\0minitango-test-127.0.0.1{port}")
+        named.listen()
+        ran = live(sandbox, python(code.replace("PORT", str(port)).replace("HOST", "127.0.0.1")))
+    assert ran.text == "local\n"
+
+
+def test_an_open_network_reaches_the_host(sandbox: Sandbox) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        box = sandbox.open(BoxSpec(MOUNTS, "/job", LIMITS, network="open"))
+        try:
+            code = f"import socket; socket.create_connection(('127.0.0.1', {server.getsockname()[1]})); print('there')"
+            said: list[bytes] = []
+            box.run(python(code), env={}, output=said.append)
+        finally:
+            box.close()
+    assert said == [b"there\n"]
+
+
+def test_no_power_over_the_machine_can_be_had(sandbox: Sandbox) -> None:
+    code = """
+import ctypes, os
+libc = ctypes.CDLL(None, use_errno=True)
+def refused(name, result):
+    if result >= 0: print("DONE", name)
+for flag in (0x10000000, 0x00020000, 0x20000000, 0x40000000, 0x04000000, 0x08000000, 0x02000000):
+    refused(f"unshare {flag:x}", libc.unshare(flag))
+    refused(f"clone {flag:x}", libc.syscall(56 if os.uname().machine == "x86_64" else 220, flag | 17, 0, 0, 0, 0))
+refused("mount", libc.mount(b"none", b"/tmp", b"tmpfs", 0, b""))
+refused("remount", libc.mount(b"none", b"/usr", b"", 32, b""))
+refused("umount", libc.umount2(b"/tmp", 2))
+refused("chroot", libc.chroot(b"/tmp"))
+refused("setuid", libc.setuid(0))
+refused("keyctl", libc.syscall(250 if os.uname().machine == "x86_64" else 219, 0, -3, 1))
+refused("bpf", libc.syscall(321 if os.uname().machine == "x86_64" else 280, 0, 0, 0))
+refused("io_uring", libc.syscall(425, 1, 0))
+refused("sethostname", libc.sethostname(b"x", 1))
+refused("mknod", libc.mknod(b"/tmp/disk", 0o60666, 8 << 8))
+refused("chown", libc.chown(b"/tmp", 0, 0))
+for line in open("/proc/self/status"):
+    if line.startswith(("CapEff", "CapPrm", "CapBnd", "CapInh", "CapAmb")) and int(line.split()[1], 16): print(line)
+    if line.startswith("NoNewPrivs") and line.split()[1] != "1": print(line)
+for path in ("/proc/sys/kernel/core_pattern", "/proc/sys/kernel/hostname", "/proc/sysrq-trigger",
+             "/proc/1/oom_score_adj", "/proc/sys/user/max_user_namespaces", "/sys/fs/cgroup/cgroup.procs",
+             "/etc/ld.so.preload", "/usr/bin/python3"):
+    try: open(path, "w"); print("OPENED", path)
+    except OSError: pass
+for program in ("su", "mount", "passwd", "sudo"):
+    os.system(f"command -v {program} >/dev/null && {program} --version >/dev/null 2>&1; id -u | grep -v 1000")
+print("tried")
+"""
+    assert live(sandbox, python(code)).text == "tried\n"
+
+
+def test_on_the_host_the_job_is_nobody_of_rights(sandbox: Sandbox) -> None:
+    marker = new_marker()
+    uids: set[str] = set()
+
+    def look(box: Box, _: bytes) -> None:
+        for pid in marked(marker):
+            status = Path(f"/proc/{pid}/status").read_text()
+            uids.update(next(line for line in status.splitlines() if line.startswith("Uid:")).split()[1:])
+        box.kill()
+
+    live(sandbox, [*sh("echo up; sleep 1000"), marker], watch=look)
+    assert len(uids) == 1
+    assert "0" not in uids
+
+
+def test_live_boxes_do_not_see_each_other(sandbox: Sandbox) -> None:
+    first_up, second_done = threading.Event(), threading.Event()
+    ends: list[Ran] = []
+
+    def first() -> None:
+        def up(box: Box, _: bytes) -> None:
+            first_up.set()
+            second_done.wait(30)
+            box.kill()
+
+        ends.append(live(sandbox, sh("echo secret > /tmp/x; echo up; sleep 1000"), watch=up))
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    assert first_up.wait(30)
+    ran = live(sandbox, sh("ls /tmp; ps ax | grep -c '[s]leep'"))
+    second_done.set()
+    thread.join()
+    assert ran.text == "0\n"
+    assert ends[0].end.cancelled
+
+
+# --- what it leaves ------------------------------------------------------------------------------------
+
+
+def test_only_regular_files_are_taken(sandbox: Sandbox) -> None:
+    code = """
+import os, socket
+os.symlink("/etc/passwd", "passwd"); os.symlink("real", "link"); os.symlink("/", "root"); os.symlink(".", "dir")
+os.mkfifo("fifo"); socket.socket(socket.AF_UNIX).bind("sock"); open("real", "w").write("yes"); os.link("real", "hard")
+with open("sparse", "w") as file: file.truncate(8 << 20)
+os.mkdir("closed"); open("closed/in", "w"); os.chmod("closed", 0); open("mine", "w").write("1"); os.chmod("mine", 0)
+open("fine", "w").write("fine")
+"""
+    ran = live(sandbox, python(code))
+    assert ran.files == {"fine": b"fine"}
+    assert {path: reason.split(":")[0] for path, reason in ran.refused.items()} == {
+        "passwd": "a symbolic link",
+        "link": "a symbolic link",
+        "root": "a symbolic link",
+        "dir": "a symbolic link",
+        "fifo": "a named pipe",
+        "sock": "a socket",
+        "real": "a hard link",
+        "hard": "a hard link",
+        "sparse": "a sparse file",
+        "closed": "the job left it unreadable",
+        "mine": "the job left it unreadable",
+    }
+
+
+def test_odd_names_are_refused(sandbox: Sandbox) -> None:
+    code = r"""
+import os
+for name in (b"new\nline", b"\xff\xfe", "txt.\u202egpj".encode(), b"\x1b]0;pwn\x07", b"tab\t", b"-rf",
+             "gr\u00fcn".encode(), "gru\u0308n".encode(), b"README", b"readme", b"with space", b"$(x)", "\U0001f600".encode()):
+    open(name, "w").close()
+"""
+    ran = live(sandbox, python(code))
+    assert sorted(ran.files) == sorted(["-rf", "README", "gru\u0308n", "with space", "$(x)", "\U0001f600"])
+    assert {path: reason for path, reason in ran.refused.items() if "same" in reason}.keys() == {"readme", "gr\u00fcn"}
+    assert "new\\nline" in ran.refused
+    assert "\\udcff\\udcfe" in ran.refused
+    assert "txt.\\u202egpj" in ran.refused
+    for path in ran.refused:
+        path.encode()
+        assert path.isprintable()
+
+
+def test_what_is_deep_is_refused_and_stops_nothing(sandbox: Sandbox) -> None:
+    code = "import os\nfor n in range(5000): os.mkdir('d'); os.chdir('d')\nopen('/job/fine', 'w').close()"
+    ran = live(sandbox, python(code))
+    assert list(ran.files) == ["fine"]
+    assert list(ran.refused.values()) == ["deeper than 12 levels"]
+
+
+def test_bounds_hold(sandbox: Sandbox) -> None:
+    code = "import os\nfor n in range(30): open(f'f{n:02}', 'w').write('x' * 1000)\nopen('z' * 200, 'w')"
+    few = live(sandbox, python(code), bounds=CollectBounds(files=10))
+    assert sorted(few.files) == [f"f{n:02}" for n in range(10)]
+    assert set(few.refused.values()) == {"more than 10 files"}
+    small = live(sandbox, python(code), bounds=CollectBounds(bytes=5500, path=100))
+    assert sorted(small.files) == [f"f{n:02}" for n in range(5)]
+    assert small.refused["z" * 200] == "its path is longer than 100 characters"
+    scarce = live(sandbox, python(code), bounds=CollectBounds(entries=12))
+    assert len(scarce.files) <= 12
+    assert "more than 12 directory entries" in scarce.refused.values()
+
+
+def test_a_named_file_is_found_in_a_crowd(sandbox: Sandbox) -> None:
+    code = "for n in range(3000): open(f'f{n}', 'w').close()\nopen('report.json', 'w').write('{}')"
+    ran = live(sandbox, python(code), patterns=["report.json"], bounds=CollectBounds(entries=100))
+    assert ran.files == {"report.json": b"{}"}
+    assert ran.refused == {}
+
+
+TREE = "mkdir -p a/b/c; for f in x.c y.c a/x.c a/n.h a/b/x.c a/b/c/deep.c .hid a/.hid; do echo $f > $f; done"
+
+
+@pytest.mark.parametrize(
+    ("patterns", "expected"),
+    [
+        (["x.c"], "x.c"),
+        (["*.c"], "x.c y.c"),
+        (["[x-z].c", "?.h"], "x.c y.c"),
+        (["a/*.c"], "a/x.c"),
+        (["**/x.c"], "a/b/x.c a/x.c x.c"),
+        (["a/**/x.c"], "a/b/x.c a/x.c"),
+        (["a/b"], "a/b/c/deep.c a/b/x.c"),
+        (["a/b/"], "a/b/c/deep.c a/b/x.c"),
+        (["*/b/"], "a/b/c/deep.c a/b/x.c"),
+        (["a/b/**"], "a/b/c/deep.c a/b/x.c"),
+        (["x.c/"], ""),
+        (["**"], ".hid a/.hid a/b/c/deep.c a/b/x.c a/n.h a/x.c x.c y.c"),
+        (["./x.c", "a/./n.h"], "a/n.h x.c"),
+        (["nothing", "a/nothing/*"], ""),
+        ([], ""),
+    ],
+)
+def test_patterns(sandbox: Sandbox, patterns: list[str], expected: str) -> None:
+    assert " ".join(live(sandbox, sh(TREE), patterns=patterns).files) == expected
+
+
+@pytest.mark.parametrize("pattern", ["../x", "/etc/passwd", "a/../../x", "a//b"])
+def test_a_pattern_stays_below_its_mount(sandbox: Sandbox, pattern: str) -> None:
+    with pytest.raises(ValueError, match="unsafe"):
+        live(sandbox, ["true"], patterns=[pattern])
