@@ -318,14 +318,17 @@ class Engine:
     def settled(self, job: Job, result: Result | None) -> None:
         """A job moved on. For the pool."""
         self._handles.settle(job, result)
+
+    def idle(self) -> None:
+        """Nothing is running any more. For the pool."""
         with self._moved:
             self._moved.notify_all()
 
     def changed(self) -> None:
         """Another process may have moved jobs. For the pool."""
         self._handles.follow()
-        with self._moved:
-            self._moved.notify_all()
+        if self._pool is None:
+            self.idle()
 
     def crashed(self, thread: str, error: BaseException) -> None:
         """A thread died. For the pool."""

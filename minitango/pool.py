@@ -64,6 +64,9 @@ class Observer(Protocol):
     def settled(self, job: Job, result: Result | None) -> None:
         """An ack was committed: the job as it is now."""
 
+    def idle(self) -> None:
+        """The last running attempt was committed."""
+
     def changed(self) -> None:
         """Another process may have changed the queue."""
 
@@ -97,6 +100,7 @@ class Pool:
         self._work: queue.SimpleQueue[_Running | None] = queue.SimpleQueue()
         self._running: dict[str, _Running] = {}
         self._wake = threading.Event()
+        self._wake.set()  # there may be work from before
         self._changed = True
         self._stopping = False
         self._error: BaseException | None = None
@@ -257,6 +261,8 @@ class Pool:
         if claim and not solo and not out.leases and not self._running:
             quiet = self._store.exchange(claim=1, solo=True, node=self._node, lease_for=self._lease_for)
             self._admit(quiet.leases, now)
+        if handed and not self._running:
+            self._observer.idle()
         self._next_due = self._store.next_due() if len(out.leases) < claim else None
 
     def _admit(self, leases: Sequence[Lease], now: float) -> None:
