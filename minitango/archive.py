@@ -176,13 +176,17 @@ def read_file(path: Path, most: int) -> tuple[bytes, bool]:
     # O_NONBLOCK: opening a FIFO would wait for its writer
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
-        with os.fdopen(os.open(path, flags), "rb") as file:
-            status = os.fstat(file.fileno())
+        file = os.open(path, flags)
+        try:
+            status = os.fstat(file)
             if not stat.S_ISREG(status.st_mode):
                 raise _special(path, status.st_mode)
             if status.st_size > most:
                 raise too_large(shown(path.name), status.st_size, most)
-            data = file.read(most + 1)
+            with open(file, "rb", closefd=False) as reader:
+                data = reader.read(most + 1)
+        finally:
+            os.close(file)
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise _special(path, stat.S_IFLNK) from error

@@ -203,10 +203,6 @@ trees = st.lists(
     max_size=6,
     unique_by=lambda file: file.path,
 )
-    st.builds(File, path=paths, data=st.binary(max_size=2000), executable=st.booleans()),
-    max_size=6,
-    unique_by=lambda file: file.path,
-)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,11 +1,11 @@
 """How to grade: assignments, from `assignment.toml` or built in code.
 
-    model        the values: Assignment, Step, SubmissionRule, Sample
-    checks       what must hold of them, said with the key and the line
-    toml_file    assignment.toml -> Assignment
-    places       which line of a TOML file each key is on
-    files        the instructor's files of a step
-    plan         what a runner needs to know of an assignment: Plan, in blobs
+model        the values: Assignment, Step, SubmissionRule, Sample
+checks       what must hold of them, said with the key and the line
+toml_file    assignment.toml -> Assignment
+places       which line of a TOML file each key is on
+files        the instructor's files of a step
+plan         what a runner needs to know of an assignment: Plan, in blobs
 """
 
 from minitango.assignment.model import Assignment, Sample, Step, SubmissionRule

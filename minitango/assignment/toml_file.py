@@ -64,7 +64,9 @@ def _text(file: Path) -> str:
         data, _ = read_file(file.resolve(), MAX_SIZE)
     except ArchiveError as error:
         hint = error.hint if error.id != "too_large" else "keep data in files of their own"
-        raise AssignmentError(error.message, file=str(file), hint=hint, id="assignment_unreadable") from error
+        cause = error.__cause__
+        text = f"cannot be read: {cause.strerror}" if isinstance(cause, OSError) else error.message
+        raise AssignmentError(text, file=str(file), hint=hint, id="assignment_unreadable") from error
     hint = "save it as UTF-8 without a byte order mark"
     if data.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")):
         raise AssignmentError("it begins with a byte order mark", file=str(file), line=1, hint=hint, id="encoding")

@@ -1,0 +1,687 @@
+"""Assignments and submissions: what is read, what is refused and where, what is packed, what lands."""
+
+from __future__ import annotations
+
+import json
+import os
+import string
+import threading
+import time
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minitango import archive, results
+from minitango.archive import File
+from minitango.assignment import Assignment, Plan, Sample, Step, SubmissionRule
+from minitango.assignment.places import key_lines, key_text
+from minitango.blobs import Blobs
+from minitango.errors import AssignmentError
+from minitango.job import FORMATS, Limits, Outcome, Trust
+
+WHOLE = """\
+name = "hello-c"
+max_score = 100
+bonus = true
+format = "gradescope"          # a comment
+
+[submission]
+path = "hello.c"
+max_size = "64KiB"
+max_files = 3
+
+[[step]]
+name = "run"
+image = "gcc:14"
+command = ["make", "-s",
+    "autograde"]               # over two lines
+files = ["grader/"]
+collect = ["out/"]
+network = "open"
+env = { LANG = "C.UTF-8" }
+limits = { wall = "500ms", cpu = 30, memory = "1GiB", pids = 64, output = "10MB", disk = 16_777_216, cpus = 0.5 }
+
+[[step]]
+submission = false
+command = ["sh", "grade.sh"]
+
+  [step.limits]
+  wall = "2m"
+
+[[sample]]
+path = "samples/perfect.c"
+score = 100
+[[sample]]
+path = "samples/loop.c"
+name = "a loop"
+outcome = "time_limit"
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """An assignment's folder, complete but for the file itself."""
+    root = tmp_path / "hw1"
+    for name in (
+        "grader/Makefile",
+        "grader/lib/util.h",
+        "samples/perfect.c",
+        "samples/loop.c",
+        "tests/1.in",
+        "tests/2.in",
+    ):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    age(root)
+    return root
+
+
+def age(root: Path) -> None:
+    """Make all below look as if it had been there for long."""
+    then = time.time() - 1000
+    for path in (root, *root.rglob("*")):
+        os.utime(path, (then, then), follow_symlinks=False)
+
+
+def load(folder: Path, text: str) -> Assignment:
+    (folder / "assignment.toml").write_text(text)
+    return Assignment.load(folder)
+
+
+def mistake(folder: Path, text: str) -> AssignmentError:
+    with pytest.raises(AssignmentError) as caught:
+        load(folder, text)
+    error = caught.value
+    assert error.file == str(folder / "assignment.toml")
+    assert error.hint
+    assert str(error).startswith(error.file)
+    return error
+
+
+def simple(*lines: str) -> str:
+    return "\n".join(('name = "hw"', *lines, "[[step]]", 'command = ["true"]', ""))
+
+
+# --- the file -------------------------------------------------------------------------------------
+
+
+def test_the_whole_file(folder: Path) -> None:
+    assert load(folder, WHOLE) == Assignment(
+        name="hello-c",
+        max_score=100,
+        bonus=True,
+        format="gradescope",
+        submission=SubmissionRule(path="hello.c", max_size=64 << 10, max_files=3),
+        steps=(
+            Step(
+                ("make", "-s", "autograde"),
+                name="run",
+                image="gcc:14",
+                files=("grader/",),
+                collect=("out/",),
+                network="open",
+                env={"LANG": "C.UTF-8"},
+                limits=Limits(wall=0.5, cpu=30, memory=1 << 30, pids=64, output=10**7, disk=16 << 20, cpus=0.5),
+            ),
+            Step(("sh", "grade.sh"), name="grade", submission=False, limits=Limits(wall=120)),
+        ),
+        samples=(
+            Sample("samples/perfect.c", score=100, outcome=Outcome.GRADED),
+            Sample("samples/loop.c", name="a loop", outcome=Outcome.TIME_LIMIT),
+        ),
+        root=folder,
+    )
+
+
+def test_the_file_itself_may_be_named(folder: Path) -> None:
+    load(folder, simple())
+    (folder / "assignment.toml").rename(folder / "other.toml")
+    assert Assignment.load(str(folder / "other.toml")).root == folder
+
+
+def test_the_smallest(folder: Path) -> None:
+    assignment = load(folder, simple())
+    assert assignment.steps == (Step(("true",), name="grade"),)
+    assert assignment.trust == Trust.SHARED
+    assert assignment.submission == SubmissionRule()
+
+
+def test_formats_have_their_readers() -> None:
+    assert FORMATS == results.FORMATS
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "key", "words"),
+    [
+        (simple("max_scor = 5"), 2, "max_scor", "unknown key 'max_scor'|did you mean 'max_score'?"),
+        (simple("zzz = 5"), 2, "zzz", "unknown key|known here: name, max_score, bonus, format"),
+        (simple() + "limits = {wal = 5}\n", 4, "step[0].limits.wal", "did you mean 'wall'?"),
+        (simple() + "[step.limits]\n# and\nwall = 'x'\n", 6, "step[0].limits.wall", "'x' is not a duration|60s"),
+        (simple() + "limits.wall = true\n", 4, "step[0].limits.wall", "true or false, not a duration"),
+        (simple() + "limits.memory = '5 apples'\n", 4, "step[0].limits.memory", "is not a size|10MiB"),
+        (simple() + "limits.memory = 1.5\n", 4, "step[0].limits.memory", "a number, not a size"),
+        (simple() + "limits.memory = '1MiB'\n", 4, "step[0].limits.memory", "1 MiB is not in the range"),
+        (simple() + "limits.wall = '25h'\n", 4, "step[0].limits.wall", "range of 10ms to 24h"),
+        (simple() + "limits.wall = 0\n", 4, "step[0].limits.wall", "range"),
+        (simple() + "limits.wall = inf\n", 4, "step[0].limits.wall", "range"),
+        (simple() + "limits.cpus = nan\n", 4, "step[0].limits.cpus", "range"),
+        (simple() + "limits.pids = '5'\n", 4, "step[0].limits.pids", "a string, not a whole number"),
+        (simple() + "limits = 5\n", 4, "step[0].limits", "a number, not a table"),
+        (simple() + "env = {'A-B' = 'x'}\n", 4, "step[0].env.A-B", "variable's name"),
+        (simple() + "env = {MINITANGO_X = 'x'}\n", 4, "step[0].env.MINITANGO_X", "minitango's own"),
+        (simple() + "env = {X = 5}\n", 4, "step[0].env.X", "a number, not a string"),
+        (simple() + "env = {X = 'a\\u0000'}\n".replace("'", '"'), 4, "step[0].env.X", "a variable can hold"),
+        (simple() + "network = 'all'\n", 4, "step[0].network", "neither none nor open"),
+        (simple() + "network = []\n", 4, "step[0].network", "neither none nor open"),
+        (simple() + "name = 'A b'\n", 4, "step[0].name", "a-z"),
+        (simple() + "files = 'grader/'\n", 4, "step[0].files", 'a string|files = ["grader/"]'),
+        (simple() + "files = ['../x']\n", 4, "step[0].files", "leads out"),
+        (simple() + "files = ['/etc/passwd']\n", 4, "step[0].files", "absolute"),
+        (simple() + "files = ['*/x']\n", 4, "step[0].files", "wildcard"),
+        (simple() + "collect = ['a/../b']\n", 4, "step[0].collect", "leads out"),
+        (simple() + "collect = ['out/']\n", 4, "step[0].collect", "last step"),
+        (simple() + "submission = 'no'\n", 4, "step[0].submission", "a string, not true or false"),
+        (simple() + "submission = false\n", 4, "step[0].submission", "no step sees the submission"),
+        (simple("format = 'autolab'"), 2, "format", "not supported by this version|gradescope, exit-code"),
+        (simple("format = 'junit'"), 2, "format", "not supported"),
+        (simple("format = 1979-05-27"), 2, "format", "a date or time, not a string"),
+        (simple("format = 'exit-code'"), 1, "max_score", "is missing|max_score = 100"),
+        (simple("max_score = 0"), 2, "max_score", "not a number above 0"),
+        (simple("max_score = inf"), 2, "max_score", "not a number above 0"),
+        (simple("max_score = '100'"), 2, "max_score", "a string, not a number"),
+        (simple("bonus = 1"), 2, "bonus", "a number, not true or false"),
+        (simple("submission = 'x.c'"), 2, "submission", "a string, not a table|[submission]"),
+        (simple("[submission]", "pth = 'a'"), 3, "submission.pth", "did you mean 'path'"),
+        (simple("[submission]", "path = '../a'"), 3, "submission.path", "leads out"),
+        (simple("[submission]", "max_size = 0"), 3, "submission.max_size", "1 byte to 1GiB"),
+        (simple("[submission]", "max_files = 0"), 3, "submission.max_files", "1 to 20000"),
+        ("name = 'hw'\n", None, "step", "there is no step|[[step]]"),
+        ("name = 'hw'\n[step]\ncommand = ['a']\n", 2, "step", "a table, not an array|[[step]]"),
+        ("name = 'hw'\n[[step]]\n", 2, "step[0]", "no command"),
+        ("name = 'hw'\n[[step]]\ncommand = []\n", 3, "step[0].command", "a program as its first"),
+        ("name = 'hw'\n[[step]]\ncommand = ['']\n", 3, "step[0].command", "a program as its first"),
+        ("name = 'hw'\n[[step]]\ncommand = ['a', 5]\n", 3, "step[0].command", "not a list of strings"),
+        ("name = 'hw'\n[[step]]\ncommand = 'make -s x'\n", 3, "step[0].command", 'command = ["make", "-s", "x"]'),
+        ("name = 'hw'\n[[step]]\ncommand = 'a | b'\n", 3, "step[0].command", 'command = ["sh", "-c", "a | b"]'),
+        ("name = 'hw'\n[[step]]\ncommand = \"it's\"\n", 3, "step[0].command", 'command = ["it\'s"]'),
+        ("[[step]]\ncommand = ['a']\n", None, "name", "has no name"),
+        ("name = ''\n[[step]]\ncommand = ['a']\n", 1, "name", "empty"),
+        ("name = \"a\\nb\"\n[[step]]\ncommand = ['a']\n", 1, "name", "control"),
+        ("name = 5\n[[step]]\ncommand = ['a']\n", 1, "name", 'a number, not a string|name = "5"'),
+        (simple() + "[[step]]\ncommand = ['b']\nname = 'run'\n", 6, "step[1].name", "two steps are called 'run'"),
+        (simple() + "[[step]]\ncommand = ['b']\nsubmission = false\n",
+         6, "step[1].submission", "see nothing|collect ="),
+        (simple() + "[[sample]]\npath = 'samples/loop.c'\n", 4, "sample[0]", "expects nothing"),
+        (simple() + "[[sample]]\nscore = 5\n", 4, "sample[0]", "no path"),
+        (simple() + "[[sample]]\npath = 'samples/lop.c'\nscore = 5\n", 5, "sample[0].path", "not there|'loop.c' meant"),
+        (simple() + "[[sample]]\npath = 'samples/loop.c'\nscore = -1\n", 6, "sample[0].score", "from 0"),
+        (simple() + "[[sample]]\npath = 'tests/1.in'\noutcome = 'timelimit'\n",
+         6, "sample[0].outcome", "'time_limit'?"),
+        (simple() + "[[sample]]\npath = 'tests/1.in'\nscore = 1\noutcome = 'no_score'\n",
+         6, "sample[0].score", "has no"),
+    ],
+)  # fmt: skip
+def test_mistakes_name_key_and_line(folder: Path, text: str, line: int | None, key: str, words: str) -> None:
+    error = mistake(folder, text)
+    if (key, line) == ("max_score", 1):
+        line = None  # a key that is missing has no line
+    assert (error.key, error.line) == (key, line)
+    for word in words.split("|"):
+        assert word in f"{error} {error.hint}"
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "word"),
+    [
+        ("name = hw\n", 1, "column 8"),
+        ("name = 'a'\nname = 'b'\n", 2, "overwrite"),
+        ("name = 'a'\nx = [1,\n", None, "at end of document"),
+        ("x = " + "[" * 5000 + "]" * 5000, None, "nested too deeply"),
+    ],
+)
+def test_what_is_not_toml(folder: Path, text: str, line: int | None, word: str) -> None:
+    error = mistake(folder, text)
+    assert error.id == "toml"
+    assert error.line == line
+    assert word in str(error)
+
+
+@pytest.mark.parametrize(
+    ("data", "id", "line"),
+    [
+        (b"name = 'a'\n# \xff\n", "encoding", 2),
+        (b"\xef\xbb\xbfname = 'a'\n", "encoding", 1),
+        ("name = 'a'\n".encode("utf-16"), "encoding", 1),
+        (b"# " + b"x" * (2 << 20), "assignment_unreadable", None),
+    ],
+)
+def test_what_is_not_text(folder: Path, data: bytes, id: str, line: int | None) -> None:
+    (folder / "assignment.toml").write_bytes(data)
+    with pytest.raises(AssignmentError) as caught:
+        Assignment.load(folder)
+    assert (caught.value.id, caught.value.line) == (id, line)
+    assert caught.value.hint
+
+
+def test_windows_line_ends(folder: Path) -> None:
+    (folder / "assignment.toml").write_bytes(simple("", "zzz = 1").replace("\n", "\r\n").encode())
+    with pytest.raises(AssignmentError) as caught:
+        Assignment.load(folder)
+    assert caught.value.line == 3
+
+
+def test_no_such_file(folder: Path) -> None:
+    for path, word in [(folder, "no assignment.toml"), (folder / "none", "no such"), (folder / "tests/1.in", ".toml")]:
+        with pytest.raises(AssignmentError, match=word) as caught:
+            Assignment.load(path)
+        assert caught.value.id == "assignment_missing"
+        assert str(path) in str(caught.value)
+    load(folder, simple())
+    with pytest.raises(AssignmentError) as caught:
+        Assignment.load(folder.parent)
+    assert str(folder) in caught.value.hint
+
+
+def test_a_folder_called_assignment_toml(folder: Path) -> None:
+    (folder / "assignment.toml").mkdir()
+    with pytest.raises(AssignmentError, match="is a folder") as caught:
+        Assignment.load(folder)
+    assert caught.value.id == "assignment_unreadable"
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_mutated_files_are_mistakes_of_the_instructor(
+    data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    raw = bytearray(WHOLE.encode())
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(raw) - 1))
+        raw[at : at + data.draw(st.integers(0, 20))] = data.draw(
+            st.sampled_from([b"", b"=", b"'", b'"', b"[", b"]", b"{", b"}", b"\n", b"#", b"9" * 400, b"true", b"\xff"])
+        )
+    file = tmp_path_factory.mktemp("hw") / "assignment.toml"
+    file.write_bytes(raw)
+    with pytest.raises(AssignmentError) as caught:
+        Assignment.load(file)  # its samples are not there, so that even a harmless change is a mistake
+    assert caught.value.hint
+
+
+# --- lines of keys --------------------------------------------------------------------------------
+
+
+def walk(value: Any, key: tuple[str | int, ...] = ()) -> set[tuple[str | int, ...]]:
+    """Every key of a document but for those in inline tables, which begin with `in`."""
+    found: set[tuple[str | int, ...]] = set()
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            if not name.startswith("in"):
+                found |= {(*key, name)} | walk(inner, (*key, name))
+    elif isinstance(value, list) and value and all(isinstance(v, dict) and "inline" not in v for v in value):
+        for n, inner in enumerate(value):
+            found |= {(*key, n)} | walk(inner, (*key, n))
+    return found
+
+
+bare = st.text(string.ascii_letters + string.digits + "_-", min_size=1, max_size=5)
+weird = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs")), max_size=5)
+keys = (bare | weird).filter(lambda name: not name.startswith("in"))
+tricky = st.sampled_from(
+    [
+        '"""a\n[x]\nb = 1"""',
+        "'''\n[[y]]\n'''",
+        '"""quotes "" \\""""""',
+        "''''a'''''",
+        '""""""',
+        "''''''",
+        '"\\"]#"',
+        "'#]'",
+        "[\n1, # ]\n2,\n]",
+    ]
+)
+scalars = st.one_of(
+    st.integers(0, 9).map(str),
+    st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Cc")), max_size=12).map(json.dumps),
+    st.text(string.printable, max_size=12).map(json.dumps).filter(lambda text: "\x7f" not in text),
+    tricky,
+)
+values = st.one_of(
+    scalars,
+    st.lists(scalars, max_size=3).map(lambda items: "[" + ", # x ]\n ".join(items) + "\n]"),
+    scalars.filter(lambda text: not text.startswith("[")).map(lambda text: "{ inline = " + text + " }"),
+)
+
+
+def quoted(name: str) -> str:
+    return key_text((name,)) if name.isascii() else json.dumps(name, ensure_ascii=False)
+
+
+indents = st.sampled_from(["", " ", "\t"])
+
+
+@st.composite
+def documents(draw: st.DrawFn) -> str:
+    text = ""
+    seen: set[str] = set()
+    for kind in draw(st.lists(st.sampled_from(["pair", "pair", "table", "array", "sub", "comment"]), max_size=12)):
+        name = draw(keys)
+        match kind:
+            case "pair":
+                dotted = ".".join(quoted(part) for part in draw(st.lists(keys, min_size=1, max_size=3)))
+                text += f"{draw(indents)}{dotted} = {draw(values)}  # {name!r}\n"
+            case "table":
+                text += f"[{quoted(name)} . {quoted(draw(keys))}]\n"
+            case "array":
+                again = draw(st.sampled_from(sorted(seen))) if seen and draw(st.booleans()) else name
+                seen.add(again)
+                text += f"[[ {quoted(again)} ]] # [[x]]\n"
+            case "sub":
+                if seen:
+                    text += f"[{quoted(draw(st.sampled_from(sorted(seen))))}.{quoted(name)}]\n"
+            case _:
+                text += f"\n# {name!r} = [\n"
+    return text
+
+
+@settings(max_examples=400, deadline=None)
+@given(text=documents())
+def test_key_lines_agrees_with_tomllib(text: str) -> None:
+    try:
+        parsed = tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        key_lines(text)
+        return
+    lines = key_lines(text)
+    assert set(lines) == walk(parsed)
+    count = text.count("\n") + 1
+    source = text.split("\n")
+    for line in lines.values():
+        assert 1 <= line <= count
+        assert source[line - 1].strip()
+
+
+@settings(max_examples=300, deadline=None)
+@given(text=st.text(max_size=80) | st.text(alphabet="[]{}=\"'.#\n\\a ", max_size=80))
+def test_key_lines_takes_anything(text: str) -> None:
+    for line in key_lines(text).values():
+        assert 1 <= line <= text.count("\n") + 1
+
+
+def test_key_lines_of_the_whole_file() -> None:
+    lines = {key_text(key): line for key, line in key_lines(WHOLE).items()}
+    assert lines["name"] == 1
+    assert lines["submission"] == 6
+    assert lines["step[0].command"] == 14
+    assert lines["step[0].files"] == 16
+    assert lines["step[1]"] == 22
+    assert lines["step[1].limits.wall"] == 27
+    assert lines["sample[1].outcome"] == 35
+
+
+# --- values built in code -------------------------------------------------------------------------
+
+
+def test_in_code_as_in_the_file(folder: Path) -> None:
+    step = Step(command=["true"], files=["grader/"], collect=[])  # type: ignore[arg-type]
+    assert step == Step(("true",), files=("grader/",))
+    with pytest.raises(AssignmentError) as caught:
+        Assignment("hw", (Step(("true",), limits=Limits(wall=-1)),), root=folder).validate()
+    assert (caught.value.file, caught.value.key, caught.value.line) == ("", "step[0].limits.wall", None)
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        Step("make"),  # type: ignore[arg-type]
+        Step((5,)),  # type: ignore[arg-type]
+        Step(("a\0b",)),
+        Step(("a\udc80",)),
+        Step(("a",), files="grader/"),  # type: ignore[arg-type]
+        Step(("a",), limits=Limits(memory=1.5)),  # type: ignore[arg-type]
+        Step(("a",), limits=Limits(pids=True)),
+        Step(("a",), limits=Limits(cpu=float("nan"))),
+        Step(("a",), env={"A": 5}),  # type: ignore[dict-item]
+        Step(("a",), env=[]),  # type: ignore[arg-type]
+        Step(("a",), image="a\nb"),
+        Step(("a",), network="maybe"),  # type: ignore[arg-type]
+    ],
+)
+def test_bad_steps_in_code(step: Step) -> None:
+    with pytest.raises(AssignmentError) as caught:
+        Assignment("hw", (step,)).validate()
+    assert caught.value.hint
+
+
+def test_default_names_of_steps() -> None:
+    step = Step(("a",))
+    for count, names in [(1, ["grade"]), (2, ["run", "grade"]), (3, ["step1", "step2", "step3"])]:
+        assert [s.name for s in Assignment("hw", (step,) * count).steps] == names
+
+
+def test_trust() -> None:
+    see, blind = Step(("a",), collect=("out/",)), Step(("b",), submission=False)
+    assert Assignment("hw", (see, blind)).trust == Trust.SEPARATED
+    assert Assignment("hw", (see, see)).trust == Trust.SHARED
+    assert Assignment("hw", (see,)).trust == Trust.SHARED
+
+
+# --- the instructor's files -----------------------------------------------------------------------
+
+
+def packed(folder: Path, *files: str, **step: Any) -> dict[str, File]:
+    """What lands in the working directory, by path."""
+    blobs = Blobs(folder.parent / "blobs")
+    plan = Assignment("hw", (Step(("true",), files=files, **step),), root=folder).pack(blobs).plan
+    return {file.path: file for file in archive.unpack(blobs.get(plan.steps[0].bundle))}
+
+
+@pytest.mark.parametrize(
+    ("files", "landed"),
+    [
+        (["grader/"], ["Makefile", "lib/util.h"]),
+        (["grader"], ["grader/Makefile", "grader/lib/util.h"]),
+        (["tests/1.in"], ["tests/1.in"]),
+        (["tests/*.in"], ["tests/1.in", "tests/2.in"]),
+        (["tests/[2-9].in", "grader/lib"], ["grader/lib/util.h", "tests/2.in"]),
+        (["t*", "grader/"], ["Makefile", "lib/util.h", "tests/1.in", "tests/2.in"]),
+        (["grade*/"], ["Makefile", "lib/util.h"]),
+    ],
+)
+def test_where_files_land(folder: Path, files: list[str], landed: list[str]) -> None:
+    assert sorted(packed(folder, *files)) == landed
+
+
+def test_contents_and_executable_bits(folder: Path) -> None:
+    (folder / "grader/Makefile").chmod(0o755)
+    files = packed(folder, "grader/")
+    assert files["Makefile"] == File("Makefile", b"grader/Makefile", True)
+    assert not files["lib/util.h"].executable
+
+
+@pytest.mark.parametrize(
+    ("files", "word"),
+    [
+        (["grade/"], "is 'grader' meant?"),
+        (["tests/*.txt"], "matches nothing"),
+        (["nowhere/*.txt"], "not there"),
+        (["tests/1.in/"], "a file, not a folder"),
+        (["tests/1.in", "tests"], "both bring 'tests/1.in'"),
+        (["outside"], "leaves the assignment's folder"),
+        (["outside/"], "leaves the assignment's folder"),
+        (["linked"], "is a symbolic link"),
+        (["circle"], "circle"),
+    ],
+)
+def test_files_that_cannot_be_taken(folder: Path, files: list[str], word: str) -> None:
+    (folder / "outside").symlink_to("/etc")
+    (folder / "linked").mkdir()
+    (folder / "linked/x").symlink_to("/etc/passwd")
+    (folder / "circle").symlink_to("circle")
+    with pytest.raises(AssignmentError) as caught:
+        packed(folder, *files)
+    assert caught.value.key == "step[0].files"
+    assert word in f"{caught.value} {caught.value.hint}"
+
+
+def test_a_link_that_stays_inside(folder: Path) -> None:
+    (folder / "again").symlink_to("tests/1.in")
+    assert packed(folder, "again")["again"].data == b"tests/1.in"
+
+
+def test_too_much(folder: Path) -> None:
+    os.truncate(folder / "tests/1.in", 257 << 20)
+    with pytest.raises(AssignmentError, match="more than the 256 MiB") as caught:
+        packed(folder, "tests")
+    assert "256 MiB together" in caught.value.hint
+
+
+def test_a_file_where_the_submission_lands(folder: Path) -> None:
+    rule = SubmissionRule(path="tests/1.in")
+    step = Step(("true",), files=("tests",))
+    with pytest.raises(AssignmentError, match="lands where the submission does"):
+        Assignment("hw", (step,), submission=rule, root=folder).pack(Blobs(folder.parent / "blobs"))
+    blind = [Step(("true",), collect=("x",)), Step(("true",), files=("tests",), submission=False)]
+    Assignment("hw", tuple(blind), submission=rule, root=folder).pack(Blobs(folder.parent / "blobs"))
+
+
+# --- plans ----------------------------------------------------------------------------------------
+
+
+def test_the_plan_is_all_a_runner_needs(folder: Path) -> None:
+    blobs = Blobs(folder.parent / "blobs")
+    assignment = load(folder, WHOLE)
+    found = assignment.pack(blobs)
+    plan = Plan.decode(blobs.get(found.digest))
+    assert plan == found.plan
+    assert (plan.name, plan.max_score, plan.bonus, plan.format) == ("hello-c", 100, True, "gradescope")
+    assert plan.trust == Trust.SEPARATED
+    assert found.refs == (plan.steps[0].bundle,)
+    assert plan.steps[1].bundle == ""
+    assert plan.steps[0].limits == assignment.steps[0].limits
+    assert json.loads(blobs.get(found.digest))["schema"] == 1
+
+
+def test_the_same_assignment_gives_the_same_plan(folder: Path) -> None:
+    blobs = Blobs(folder.parent / "blobs")
+    step = Step(("true",), files=("tests", "grader"), env={"A": "1", "B": "2"}, limits=Limits(wall=5, cpus=1))
+    same = Step(("true",), files=("grader", "tests/*"), env={"B": "2", "A": "1"}, limits=Limits(wall=5.0, cpus=1.0))
+    one = Assignment("hw", (step,), max_score=5, root=folder).pack(blobs)
+    other = Assignment("hw", (same,), max_score=5.0, root=folder).pack(blobs)
+    assert one.digest == other.digest
+
+
+@pytest.mark.parametrize(
+    ("command", "provided"),
+    [
+        ("./Makefile", True),
+        ("lib/util.h", True),
+        ("./lib/../Makefile", True),
+        ("Makefile", False),
+        ("./none", False),
+        ("/bin/sh", False),
+    ],
+)
+def test_a_command_of_the_instructors_own(folder: Path, command: str, provided: bool) -> None:
+    assignment = Assignment("hw", (Step((command,), files=("grader/",)),), root=folder)
+    assert assignment.pack(Blobs(folder.parent / "blobs")).plan.steps[0].provided == provided
+
+
+@pytest.mark.parametrize(
+    ("data", "id"), [(b"", "plan"), (b"{}", "plan"), (b'{"schema": 1}', "plan"), (b'{"schema": 2}', "plan_too_new")]
+)
+def test_what_is_no_plan(data: bytes, id: str) -> None:
+    with pytest.raises(AssignmentError) as caught:
+        Plan.decode(data)
+    assert caught.value.id == id
+
+
+class Counting(Blobs):
+    """Counts how often anything was put."""
+
+    puts = 0
+
+    def put_many(self, blobs: Any) -> list[str]:
+        self.puts += 1
+        return super().put_many(blobs)
+
+
+def test_packed_once_while_nothing_changes(folder: Path) -> None:
+    blobs = Counting(folder.parent / "blobs")
+    assignment = Assignment("hw", (Step(("true",), files=("grader/", "tests/*.in")),), root=folder)
+    found: list[str] = []
+    threads = [threading.Thread(target=lambda: found.append(assignment.pack(blobs).digest)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 8
+    assert len(set(found)) == 1
+    assert blobs.puts == 1
+    elsewhere = Counting(folder.parent / "other")
+    assert assignment.pack(elsewhere).digest == found[0]
+    assert elsewhere.puts == 1
+
+
+@pytest.mark.parametrize("change", ["content", "same size", "executable", "new file", "new match", "gone"])
+def test_packed_anew_when_a_file_changes(folder: Path, change: str) -> None:
+    blobs = Counting(folder.parent / "blobs")
+    assignment = Assignment("hw", (Step(("true",), files=("grader/", "tests/*.in")),), root=folder)
+    before = assignment.pack(blobs)
+    file = folder / "grader/lib/util.h"
+    match change:
+        case "content":
+            file.write_text("other content")
+        case "same size":
+            file.write_text("GRADER/lib/util.h")
+        case "executable":
+            file.chmod(0o755)
+        case "new file":
+            (folder / "grader/lib/new.h").write_text("")
+        case "new match":
+            (folder / "tests/3.in").write_text("")
+        case _:
+            file.unlink()
+    after = assignment.pack(blobs)
+    assert after.digest != before.digest
+    assert blobs.puts == 2
+
+
+def test_a_file_that_was_just_written_is_not_trusted_to_be_unchanged(folder: Path) -> None:
+    blobs = Counting(folder.parent / "blobs")
+    assignment = Assignment("hw", (Step(("true",), files=("grader/",)),), root=folder)
+    (folder / "grader/Makefile").write_text("all:")
+    assignment.pack(blobs)
+    status = (folder / "grader/Makefile").stat()
+    (folder / "grader/Makefile").write_text("xll:")
+    os.utime(folder / "grader/Makefile", ns=(status.st_atime_ns, status.st_mtime_ns))
+    plan = assignment.pack(blobs).plan
+    assert b"xll:" in blobs.get(plan.steps[0].bundle)
+
+
+def test_pruned_blobs_are_put_again(folder: Path) -> None:
+    blobs = Blobs(folder.parent / "blobs")
+    assignment = Assignment("hw", (Step(("true",), files=("grader/",)),), root=folder)
+    found = assignment.pack(blobs)
+    assert blobs.prune(lambda _: set(), now=time.time() + 7200).count == 2
+    assert assignment.pack(blobs) == found
+    assert all(blobs.has(digest) for digest in (found.digest, *found.refs))
+
+
+def test_packing_again_spares_the_blobs(folder: Path) -> None:
+    blobs = Blobs(folder.parent / "blobs")
+    assignment = Assignment("hw", (Step(("true",), files=("grader/",)),), root=folder)
+    found = assignment.pack(blobs)
+    for digest in (found.digest, *found.refs):
+        os.utime(blobs.path(digest), (0, 0))
+    assignment.pack(blobs)
+    assert blobs.prune(lambda _: set()).count == 0
+
+
+def test_pack_checks(folder: Path) -> None:
+    with pytest.raises(AssignmentError):
+        Assignment("hw", (), root=folder).pack(Blobs(folder.parent / "blobs"))
