@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from minitango.archive import File, pack
 from minitango.assignment import Assignment, Step, SubmissionRule
+from minitango.assignment.submission import MAX_STUDENT, Submission, find_handins, printable
 from minitango.errors import ArchiveError, NothingToGrade, SubmissionError
-from minitango.submission import MAX_STUDENT, Submission, find_handins, printable
 
 
 def assignment(path: str = "hello.c", **rule: int) -> Assignment:

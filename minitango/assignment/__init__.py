@@ -1,4 +1,4 @@
-"""How to grade: assignments, from `assignment.toml` or built in code.
+"""How to grade, and what is graded: assignments, from `assignment.toml` or built in code, and submissions.
 
 model        the values: Assignment, Step, SubmissionRule, Sample
 checks       what must hold of them, said with the key and the line
@@ -6,11 +6,12 @@ toml_file    assignment.toml -> Assignment
 places       which line of a TOML file each key is on
 files        the instructor's files of a step
 plan         what a runner needs to know of an assignment: Plan, in blobs
+    submission   hand-ins: Submission, where its files land, and which ones there are below a path
 """
 
 from minitango.assignment.model import Assignment, Sample, Step, SubmissionRule
 from minitango.assignment.plan import Packed, Plan, PlanStep
-from minitango.submission import Handin, Submission, find_handins
+from minitango.assignment.submission import Handin, Submission, find_handins
 
 __all__ = [
     "Assignment",

@@ -18,7 +18,7 @@ from minitango.archive import Bounds, File, is_archive_name, shown
 from minitango.errors import ArchiveError, NothingToGrade, SubmissionError
 
 if TYPE_CHECKING:
-    from minitango.assignment import Assignment
+    from minitango.assignment.model import Assignment
 
 MAX_STUDENT: Final = 200
 """Characters in a student's id."""
