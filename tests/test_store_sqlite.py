@@ -302,6 +302,18 @@ def test_openers_at_once_make_one_store(path: Path) -> None:
             store.close()
 
 
+def test_processes_at_once_make_one_store(path: Path) -> None:
+    code = (
+        "import sys; from minitango.store import open_store; from minitango.job import JobSpec;"
+        "open_store(sys.argv[1]).submit([JobSpec('hw', 'ada', 's', 'i')])"
+    )
+    children = [subprocess.Popen([sys.executable, "-c", code, f"sqlite:///{path}"]) for _ in range(8)]
+    assert [child.wait(60) for child in children] == [0] * 8
+    store = SqliteStore(path)
+    assert store.counts()[State.QUEUED] == 8
+    store.close()
+
+
 def test_a_migration_is_applied_once_and_keeps_what_was_there(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = SqliteStore(path)
     store.submit([SPEC])

@@ -199,7 +199,11 @@ class Upkeep(Protocol):
     """Verbs that keep the store small."""
 
     def forget(self, ids: Iterable[str]) -> int:
-        """Delete these jobs, if they have ended, with all that was recorded of them. Returns how many."""
+        """Delete these jobs, if they have ended, with all that was recorded of them. Returns how many.
+
+        Many are deleted batch by batch, each whole and durable: others take their turns between, and where this
+        raises, earlier batches are gone.
+        """
         ...
 
     def referenced(self, digests: Iterable[str]) -> set[str]:
