@@ -45,7 +45,7 @@ FORGET_BATCH: Final = 500
 _POISON: Final = Failure(
     "poison",
     "three engines died while they ran this job alone",
-    "look at its output and at the machine's memory (dmesg), then: minitango jobs retry",
+    "look at the hand-in, and at the machine's memory (dmesg); then: minitango jobs retry",
 )
 
 _INSERT_JOB: Final = """
