@@ -58,7 +58,8 @@ class End(Struct, frozen=True):
     exec_error: int | None = None
     """errno with which the command could not be executed: nothing of it ran."""
     limit: Literal["wall", "cpu", "memory", "output"] | None = None
-    """The limit that ended it; then it was killed, by us or by the kernel on our behalf."""
+    """The limit that ended it; then it was killed, by us or by the kernel on our behalf. `output` also where it had
+    ended by itself before all that it wrote was read, and that was more than it may."""
     cancelled: bool = False
     usage: Usage = Usage()
     output_bytes: int = 0
@@ -128,7 +129,8 @@ class Box(Protocol):
         runs, in chunks of at most 64 KiB; never after `run` has returned; and nothing beyond the output limit
         plus one chunk. When the main process has ended, or a limit is passed, or `kill` was called, **every**
         process of the box is killed; `run` returns when all are dead, within 2 s of a limit. A process that
-        outlives the main one and holds its output does not delay it.
+        outlives the main one and holds its output does not delay it. ValueError for what can be no command: empty,
+        or with a NUL. What `output` raises ends the box, and goes through.
         """
         ...
 
@@ -167,7 +169,8 @@ class Sandbox(Protocol):
         ...
 
     def open(self, spec: BoxSpec) -> Box:
-        """A fresh box, never used before, ready to run. SandboxFailed or SandboxUnavailable."""
+        """A fresh box, never used before, ready to run. SandboxFailed or SandboxUnavailable; ValueError for a spec
+        that no box can have (mounts that overlap the system's, a working directory that is not a writable mount)."""
         ...
 
     def sweep(self) -> int:

@@ -22,7 +22,7 @@ from minitango.sandbox._cgroup import Group, total_memory
 from minitango.sandbox._host import acting_as, parent_of
 from minitango.sandbox._inside import encode_go, first_program
 from minitango.sandbox._profile import arguments, environment, writable
-from minitango.sandbox._supervise import Ended, Limit, Supervisor, kill, wait_dead
+from minitango.sandbox._supervise import Ended, Limit, Meter, Supervisor, kill, wait_dead
 from minitango.sandbox._tickets import Ticket
 from minitango.sandbox._tree import Patterns, read_tree, write_tree
 from minitango.sandbox._watch import Watcher
@@ -46,9 +46,10 @@ class BubblewrapBox:
         self._ticket = ticket
         self._spec = spec
         self._closed = closed
-        self._state: Literal["open", "run", "over", "closed"] = "open"
+        self._state: Literal["open", "over", "closed"] = "open"
         self._stop = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._lock = threading.Lock()  # of _stop's and _state's end, between kill and close
+        self._lock = threading.Lock()  # between kill and the end of what it writes to
+        self._busy = threading.Lock()  # one verb at a time; close, from any thread, waits for it
         self._fds: list[int] = []
         self._mounts: dict[str, int] = {}
         self._trees: list[int] = []
@@ -198,11 +199,11 @@ class BubblewrapBox:
 
     def put(self, mount: str, files: Iterable[File]) -> None:
         """See `Box.put`."""
-        if self._state != "open":
-            raise SandboxFailed("files cannot be put into a box that has run or is closed")
         uid = self._ticket.uid if self._mount(mount).writable else None
         try:
-            with acting_as(uid):
+            with self._busy, acting_as(uid):
+                if self._state != "open":
+                    raise SandboxFailed("files cannot be put into a box that has run or is closed")
                 write_tree(self._mounts[mount], files)
         except OSError as error:
             raise SandboxFailed(f"a file could not be put into {mount}: {error.strerror}", id="sandbox_put") from error
@@ -211,40 +212,41 @@ class BubblewrapBox:
         """See `Box.run`."""
         defaults = environment(self._spec, self._setting.layout(self._spec.network))
         message = encode_go(command, {**defaults, **env}, self._rlimits())
-        with self._lock:
+        with self._busy:
             if self._state != "open":
                 raise SandboxFailed("a box runs once")
-            self._state = "run"
-        meter = _GroupMeter(self._group, self._spec) if self._group is not None else self._watching()
+            self._state = "over"
+            try:
+                return self._end(self._supervise(message, output))
+            except OSError as error:
+                raise SandboxFailed(f"a box could not be watched: {error}") from error
+
+    def _supervise(self, message: bytes, output: Callable[[bytes], None]) -> Ended:
+        limits = self._spec.limits
         supervisor = Supervisor(
             pid1=self._pid1,
             status=self._status,
             output=self._output,
             stop=self._stop,
-            wall=self._spec.limits.wall,
-            output_limit=self._spec.limits.output,
-            meter=meter,
+            wall=limits.wall,
+            output_limit=limits.output,
+            meter=self._meter(),
             deliver=output,
         )
-        try:
-            if not self._stopped():
-                self._send(message)
-            ended = supervisor.run()
-            wait_dead(self._monitor, 10)
-        except OSError as error:
-            raise SandboxFailed(f"a box could not be watched: {error}") from error
-        finally:
-            self._state = "over"
-        return self._end(ended)
+        if not self._stopped():
+            self._send(message)
+        ended = supervisor.run()
+        wait_dead(self._monitor, 10)
+        return ended
 
     def collect(self, mount: str, patterns: Sequence[str], bounds: CollectBounds = CollectBounds()) -> Collected:
         """See `Box.collect`."""
-        if self._state != "over":
-            raise SandboxFailed("files are collected after the run")
         uid = self._ticket.uid if self._mount(mount).writable else None
         wanted = Patterns(patterns)
         try:
-            with acting_as(uid):
+            with self._busy, acting_as(uid):
+                if self._state != "over":
+                    raise SandboxFailed("files are collected after the run, and before the box is closed")
                 return read_tree(self._mounts[mount], wanted, bounds)
         except OSError as error:
             raise SandboxFailed(f"what the job left in {mount} cannot be read: {error.strerror}") from error
@@ -257,10 +259,14 @@ class BubblewrapBox:
 
     def close(self) -> None:
         """See `Box.close`."""
+        self.kill()
+        with self._busy:
+            if self._state != "closed":
+                self._state = "closed"
+                self._dispose()
+
+    def _dispose(self) -> None:
         with self._lock:
-            if self._state == "closed":
-                return
-            self._state = "closed"
             os.close(self._stop)
             self._stop = -1
         failure: SandboxFailed | None = None
@@ -331,7 +337,9 @@ class BubblewrapBox:
             except BrokenPipeError:
                 return
 
-    def _watching(self) -> _WatchMeter:
+    def _meter(self) -> Meter:
+        if self._group is not None:
+            return _GroupMeter(self._group, self._spec)
         assert self._watcher is not None
         return _WatchMeter(self._watcher, self._spec)
 

@@ -136,19 +136,26 @@ def private_place_refused(error: OSError) -> SandboxUnavailable:
     )
 
 
-def start_time(pid: int) -> int | None:
-    """When a process started, in ticks since boot: with its pid, it names it for good. None: there is none."""
+def _stat(pid: int, field: int) -> int | None:
+    """A field of /proc/PID/stat, counted from the one after the name; None where there is no such process."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_bytes()
+        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return None
-    return int(stat[stat.rindex(b")") + 2 :].split()[19])
+    try:
+        stat = os.read(fd, 4096)
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+    return int(stat[stat.rindex(b")") + 2 :].split()[field])
+
+
+def start_time(pid: int) -> int | None:
+    """When a process started, in ticks since boot: with its pid, it names it for good. None: there is none."""
+    return _stat(pid, 19)
 
 
 def parent_of(pid: int) -> int | None:
     """A process's parent; None where there is no such process."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_bytes()
-    except OSError:
-        return None
-    return int(stat[stat.rindex(b")") + 2 :].split()[1])
+    return _stat(pid, 1)

@@ -117,6 +117,11 @@ try:
     os.write(oom, b"500")
 except OSError:
     oom = -1
+try:
+    import ctypes
+    ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)
+except Exception:
+    pass
 failed, fail = os.pipe()
 try:
     pid = os.fork()
@@ -171,7 +176,10 @@ def first_program(*, perl: bool, python: str, status_fd: int) -> list[str]:
 
 
 def encode_go(command: Sequence[str], env: Mapping[str, str], rlimits: Mapping[int, int]) -> bytes:
-    """The message that starts a command under these limits (soft and hard). ValueError where it cannot be one: empty, a NUL, a name with `=`, too long."""
+    """The message that starts a command under these limits (soft and hard).
+
+    ValueError where it cannot be one: empty, a NUL, a variable's name with `=`, too long.
+    """
     if not command or not command[0]:
         raise ValueError("the command is empty")
     for name in env:

@@ -44,6 +44,8 @@ class Layout(Struct, frozen=True):
     """Where the parts of a box are, as the process that becomes bwrap sees them."""
 
     bwrap: str
+    usr: tuple[str, ...]
+    """bwrap's arguments for the host's /usr, and /bin and its like as the host has them."""
     etc: str
     prefix: str | None
     """The interpreter's prefix, at its own path inside; None where it lies below /usr."""
@@ -88,6 +90,18 @@ def environment(spec: BoxSpec, layout: Layout) -> dict[str, str]:
     return {"PATH": path, "HOME": spec.workdir, "LANG": "C.UTF-8", "TMPDIR": "/tmp"}  # noqa: S108
 
 
+def usr_arguments() -> tuple[str, ...]:
+    """What `Layout.usr` holds, of this machine."""
+    words = ["--ro-bind", "/usr", "/usr"]
+    for name in _ROOT_LINKS:
+        place = Path("/", name)
+        if place.is_symlink():
+            words += ["--symlink", str(place.readlink()), str(place)]
+        elif place.is_dir():
+            words += ["--ro-bind", str(place), str(place)]
+    return tuple(words)
+
+
 def arguments(spec: BoxSpec, layout: Layout, staged: dict[str, str], *, info_fd: int, seccomp_fd: int) -> list[str]:
     """bwrap's arguments, up to and with `--`. `staged` has the source of each read-only mount."""
     words = [layout.bwrap, "--unshare-all", "--unshare-user", "--uid", str(UID), "--gid", str(UID)]
@@ -99,14 +113,7 @@ def arguments(spec: BoxSpec, layout: Layout, staged: dict[str, str], *, info_fd:
         words.append("--disable-userns")
     if seccomp_fd >= 0:
         words += ["--seccomp", str(seccomp_fd)]
-    words += ["--ro-bind", "/usr", "/usr"]
-    for name in _ROOT_LINKS:
-        place = Path("/", name)
-        if place.is_symlink():
-            words += ["--symlink", str(place.readlink()), str(place)]
-        elif place.is_dir():
-            words += ["--ro-bind", str(place), str(place)]
-    words += ["--ro-bind", layout.etc, "/etc", "--proc", "/proc", "--dev", "/dev"]
+    words += [*layout.usr, "--ro-bind", layout.etc, "/etc", "--proc", "/proc", "--dev", "/dev"]
     if layout.prefix is not None and layout.prefix_source is not None:
         words += ["--ro-bind", layout.prefix_source, layout.prefix]
     # Parents before what lies in them. /dev is closed once /dev/shm is there, the root when all is: both are

@@ -19,7 +19,7 @@ from minitango.errors import SandboxFailed
 from minitango.sandbox._cgroup import Groups, find_cgroups
 from minitango.sandbox._host import ParentThread, PrivatePlace, private_place_refused
 from minitango.sandbox._inside import PERL_AT, perl_known
-from minitango.sandbox._profile import Layout, below_usr, sources_to_show, write_etc
+from minitango.sandbox._profile import Layout, below_usr, sources_to_show, usr_arguments, write_etc
 from minitango.sandbox._remedy import diagnose, not_installed
 from minitango.sandbox._seccomp import build_filter
 from minitango.sandbox._tickets import UIDS, Registry, Ticket, Uids
@@ -118,6 +118,7 @@ class Setting:
                 prefix = None if below_usr(sys.base_prefix) else sys.base_prefix
                 self._layouts[network] = Layout(
                     bwrap=self._shown(self.bwrap),
+                    usr=usr_arguments(),
                     etc=etc,
                     prefix=prefix,
                     prefix_source=prefix and self._shown(prefix),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import itertools
 import json
 import os
@@ -74,7 +75,7 @@ class Uids:
 class Ticket:
     """One box's name, uid and record."""
 
-    def __init__(self, name: str, uid: int | None, record: Path, line: dict[str, object]) -> None:
+    def __init__(self, name: str, uid: int | None, record: str, line: dict[str, object]) -> None:
         self.name = name
         self.uid = uid
         """The host uid to become; None: our own."""
@@ -90,7 +91,7 @@ class Ticket:
         """Forget the box, if nothing of it is left; otherwise leave the record for `sweep`."""
         os.close(self._record)
         if clean:
-            self._path.unlink(missing_ok=True)
+            os.unlink(self._path)  # noqa: PTH108  # once for each job: without a Path in between
 
     def _note(self, line: dict[str, object]) -> None:
         os.write(self._record, json.dumps(line).encode() + b"\n")
@@ -114,6 +115,7 @@ class Registry:
                 f"boxes cannot be recorded in {boxes}: {error.strerror}",
                 hint="name a state directory that can be written: --state DIR",
             ) from error
+        self._home = str(self.home)
         self._prefix = f"minitango-{self.home.name}"
         self._numbers = itertools.count(1)
 
@@ -128,7 +130,7 @@ class Registry:
 
     def ticket(self, uid: int | None, groups: tuple[str, ...], name: str, token: str) -> Ticket:
         """The record of a box that is about to start."""
-        return Ticket(name, uid, self.home / f"{name}.json", {"token": token, "groups": groups})
+        return Ticket(name, uid, f"{self._home}/{name}.json", {"token": token, "groups": groups})
 
     def new_name(self) -> str:
         return f"{self._prefix}-{next(self._numbers)}"
@@ -193,6 +195,7 @@ def _try_lock(fd: int) -> bool:
     return True
 
 
+@functools.cache
 def _here() -> list[str]:
     """In which pid namespace of which boot pids are meant."""
     return [Path("/proc/sys/kernel/random/boot_id").read_text().strip(), str(Path("/proc/self/ns/pid").readlink())]

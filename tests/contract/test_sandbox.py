@@ -844,7 +844,8 @@ def test_odd_names_are_refused(sandbox: Sandbox) -> None:
     code = r"""
 import os
 for name in (b"new\nline", b"\xff\xfe", "txt.\u202egpj".encode(), b"\x1b]0;pwn\x07", b"tab\t", b"-rf",
-             "gr\u00fcn".encode(), "gru\u0308n".encode(), b"README", b"readme", b"with space", b"$(x)", "\U0001f600".encode()):
+             "gr\u00fcn".encode(), "gru\u0308n".encode(), b"README", b"readme",
+             b"with space", b"$(x)", "\U0001f600".encode()):
     open(name, "w").close()
 """
     ran = live(sandbox, python(code))
