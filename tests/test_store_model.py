@@ -151,8 +151,11 @@ class StoreMachine(RuleBasedStateMachine):
         shutil.rmtree(self.folder)
 
     def pick(self, data: st.DataObject) -> Lease:
-        """A lease, one of the latest as likely as any of the others."""
-        return self.leases[-1 - data.draw(st.integers(0, len(self.leases) - 1), label="lease")]
+        """Any lease that there ever was; as often as not, one of a job that is running now."""
+        alive = [lease for lease in self.leases if self.model.job(lease.job)["state"] == "running"]
+        of_running: bool = data.draw(st.booleans(), label="of a running job")
+        lease: Lease = data.draw(st.sampled_from(alive if alive and of_running else self.leases), label="lease")
+        return lease
 
     @rule(
         keys=st.lists(st.sampled_from([None, None, "a", "b"]), min_size=1, max_size=3),
