@@ -363,7 +363,7 @@ class Next(Struct, frozen=True):
 
 def backoff(n: int, *, base: float = 1.0, most: float = 60.0) -> float:
     """Seconds to wait before try `n + 1`, after the n-th went wrong: base, twice, four times, at most `most`."""
-    return float(min(most, base * 2 ** (max(n, 1) - 1)))
+    return float(min(most, base * 2 ** min(max(n, 1) - 1, 32)))
 
 
 def after_failure(failures: int, *, retry: bool = True, max_attempts: int = MAX_ATTEMPTS) -> Next:

@@ -7,6 +7,7 @@ ours (Fail, retried).
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -44,6 +45,8 @@ from minitango.results import MAX_REPORT, Evidence, Report, reader
 from minitango.sandbox import Box, CollectBounds, Collected, End, Sandbox
 from minitango.stopping import Stop
 from minitango.text import human_seconds, human_size, one_line
+
+log = logging.getLogger("minitango")
 
 Sink = Callable[[str, bytes], None]
 """Called with a step's name and a piece of its output, as it comes."""
@@ -106,6 +109,7 @@ class Runner:
         except MinitangoError as error:
             return Fail(lease, _failure(error))
         except Exception as error:  # a mistake of ours must not take the engine down, nor be a student's zero
+            log.exception("grading job %s went wrong in minitango itself", lease.job)
             text = f"{type(error).__name__}: {error}"
             return Fail(lease, Failure("internal", one_line(text, 500), "please report this as a bug"))
         return Finish(lease, result, tuple(attempt.outputs))

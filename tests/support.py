@@ -29,10 +29,11 @@ def submission(
 
 
 def scoring(score: float) -> Callable[[FakeRun], End]:
-    """The inside of a sandbox that reports this score."""
+    """The inside of a sandbox that reports this score, in the step that reports."""
 
     def inside(run: FakeRun) -> End:
-        report(run, {"score": score})
+        if "MINITANGO_REPORT" in run.env:
+            report(run, {"score": score})
         return End(exit_status=0)
 
     return inside

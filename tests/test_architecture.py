@@ -1,0 +1,152 @@
+"""The house: imports go down the floors, importing is light, and the papers say what the code is."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import minitango
+from minitango import errors
+from minitango.job import TRANSITIONS, State
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "minitango"
+
+FLOORS = [
+    {"errors", "failpoint"},
+    {"job", "blobs", "archive", "unpacking", "text", "breaker", "stopping", "output"},
+    {"store", "sandbox", "results", "assignment"},
+    {"runner", "layout", "preflight"},
+    {"engine", "pool", "handle", "statedir", "testing"},
+    {"", "cli"},
+]
+SIDE_BY_SIDE = {"store", "sandbox", "results", "assignment"}
+FOREIGN_HOMES = {
+    "redis": "minitango/store/",
+    "docker": "minitango/sandbox/docker.py",
+    "click": "minitango/cli/",
+    "rich": "minitango/cli/",
+    "sqlite3": "minitango/store/",
+}
+
+
+def floor(room: str) -> int:
+    return next(n for n, rooms in enumerate(FLOORS) if room in rooms)
+
+
+def room(module: str) -> str:
+    """The room of `minitango.store.sqlite` is `store`."""
+    return module.split(".")[1] if "." in module else ""
+
+
+def imports(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+            if node.module in ("minitango", "minitango.store", "minitango.sandbox", "minitango.cli"):
+                found.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return found
+
+
+def modules() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+def test_every_module_has_a_floor() -> None:
+    for path in modules():
+        floor(room(module_name(path)))
+
+
+@pytest.mark.parametrize("path", modules(), ids=module_name)
+def test_imports_go_down(path: Path) -> None:
+    here = room(module_name(path))
+    for name in imports(path):
+        if name == "minitango.__version__" or not name.startswith("minitango."):
+            continue
+        there = room(name)
+        if there == here or not (PACKAGE / there).exists() and not (PACKAGE / f"{there}.py").exists():
+            continue
+        assert floor(there) <= floor(here), f"{path.name} looks up to {name}"
+        if here in SIDE_BY_SIDE:
+            assert there not in SIDE_BY_SIDE, f"{here} and {there} stand side by side"
+
+
+@pytest.mark.parametrize("path", modules(), ids=module_name)
+def test_foreign_libraries_have_one_home(path: Path) -> None:
+    place = str(path.relative_to(ROOT))
+    for name in imports(path):
+        home = FOREIGN_HOMES.get(name.split(".")[0])
+        assert home is None or place.startswith(home), f"{place} imports {name}"
+
+
+def run_python(code: str) -> str:
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    return out.stdout.strip()
+
+
+def test_importing_is_light() -> None:
+    heavy = run_python(
+        "import sys, minitango; print(sorted({'redis', 'docker', 'click', 'rich', 'sqlite3', 'filelock', 'asyncio'}"
+        " & set(sys.modules)))"
+    )
+    assert heavy == "[]"
+
+
+def test_the_diagram_is_the_state_machine() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    diagram = text.split("```mermaid")[1].split("```")[0]
+    drawn = set(re.findall(r"(\S+) --> (\S+): (\w+)", diagram))
+    assert drawn == {(str(t.source) if t.source else "[*]", str(t.target), t.verb) for t in TRANSITIONS}
+    ends = set(re.findall(r"(\w+) --> \[\*\]", diagram))
+    assert ends == {str(state) for state in State if state.terminal}
+
+
+def test_terminal_states_are_left_by_nothing() -> None:
+    assert not [t for t in TRANSITIONS if t.source is not None and t.source.terminal]
+
+
+def test_the_error_tree_is_drawn_as_it_is() -> None:
+    """Each class stands in the docstring under its parent, and is public with an id of its own."""
+    assert errors.__doc__
+    lines = [line for line in errors.__doc__.splitlines() if re.search(r"[A-Z]\w+(Error|Grade|New|Full|Running|"
+             r"Unavailable|Failed|Lost|Found|Dead|Stopped)\b", line) and ("──" in line or "MinitangoError" in line)]  # fmt: skip
+    parents: list[tuple[int, str]] = []
+    drawn: dict[str, str] = {}
+    for line in lines:
+        found = re.search(r"[A-Z]\w+", line)
+        assert found
+        while parents and parents[-1][0] >= found.start():
+            parents.pop()
+        drawn[found[0]] = parents[-1][1] if parents else "Exception"
+        parents.append((found.start(), found[0]))
+    classes = {
+        name: value
+        for name, value in vars(errors).items()
+        if isinstance(value, type) and value.__module__ == errors.__name__
+    }
+    assert drawn == {name: value.__bases__[0].__name__ for name, value in classes.items()}
+    ids = [value.id for value in classes.values()]
+    assert len(set(ids)) == len(ids)
+    assert set(classes) <= set(minitango.__all__)
+
+
+def test_the_house_in_the_papers_is_the_house() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    for path in PACKAGE.iterdir():
+        if path.name.startswith("__") or path.name == "py.typed":
+            continue
+        name = path.name + "/" if path.is_dir() else path.name
+        assert name in text, f"ARCHITECTURE.md does not show {name}"

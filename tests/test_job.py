@@ -1,0 +1,132 @@
+"""The state machine and the decisions, as pure values."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minitango.breaker import Breaker
+from minitango.job import (
+    MAX_ATTEMPTS,
+    MAX_SOLO_DEATHS,
+    SOLO_AFTER,
+    TRANSITIONS,
+    Job,
+    Outcome,
+    Result,
+    State,
+    TestResult,
+    after_failure,
+    after_interruption,
+    backoff,
+)
+from minitango.stopping import Stop
+
+
+def test_failures_are_retried_later_and_later_and_then_dead() -> None:
+    first, second, third = (after_failure(n) for n in (1, 2, 3))
+    assert first.state is second.state is State.QUEUED
+    assert 0 < first.delay < second.delay
+    assert third.state is State.DEAD
+    assert MAX_ATTEMPTS == 3
+
+
+def test_a_failure_that_cannot_be_mended_by_retrying_is_dead_at_once() -> None:
+    assert after_failure(1, retry=False).state is State.DEAD
+
+
+def test_interruptions_are_free() -> None:
+    assert after_interruption(0, died=True) == after_interruption(0, died=False)
+    assert after_interruption(0, died=True).state is State.QUEUED
+    assert after_interruption(100, died=False).state is State.QUEUED, "an orderly stop speaks against nobody"
+
+
+def test_only_deaths_while_alone_make_a_job_dead() -> None:
+    assert [after_interruption(n, died=True).state for n in range(1, MAX_SOLO_DEATHS + 1)] == [
+        State.QUEUED,
+        State.QUEUED,
+        State.DEAD,
+    ]
+
+
+@given(st.integers(1, 10_000))
+def test_backoff_rises_to_its_most(n: int) -> None:
+    assert 0 < backoff(n) <= backoff(n + 1) <= 60
+
+
+def test_every_decision_is_an_edge() -> None:
+    edges = {(t.source, t.target) for t in TRANSITIONS}
+    for state in (after_failure(1).state, after_failure(9).state, after_interruption(9, died=True).state):
+        assert (State.RUNNING, state) in edges
+
+
+def test_a_job_is_run_alone_after_two_interruptions() -> None:
+    job = Job("id", 1, State.QUEUED, "hw", "ada", "s", "i", interruptions=SOLO_AFTER - 1)
+    assert not job.solo
+    assert msgspec.structs.replace(job, interruptions=SOLO_AFTER).solo
+
+
+def test_results_go_through_json_unchanged() -> None:
+    result = Result(Outcome.GRADED, score=1.5, tests=(TestResult("t", score=1, extra_data={"a": [1]}),))
+    data = msgspec.json.encode(result)
+    assert msgspec.json.decode(data, type=Result) == result
+
+
+def test_records_are_frozen() -> None:
+    with pytest.raises(AttributeError):
+        Result(Outcome.GRADED).score = 100  # type: ignore[misc]
+
+
+# --- breaker ------------------------------------------------------------------------------------
+
+
+def test_a_breaker_opens_after_failures_in_a_row() -> None:
+    breaker = Breaker(after=3, base=1)
+    assert not breaker.failed(0.0)
+    breaker.succeeded()
+    assert [breaker.failed(0.0) for _ in range(3)] == [False, False, True]
+    assert breaker.allowed(0.5, running=0) == 0
+    assert breaker.wait(0.5) == 0.5
+
+
+def test_a_breaker_lets_one_try_at_a_time_and_rests_longer() -> None:
+    breaker = Breaker(after=3, base=1)
+    breaker.failed(0.0, certain=True)
+    assert breaker.allowed(1.0, running=0) == 1
+    assert breaker.allowed(1.0, running=1) == 0
+    assert breaker.failed(1.0)
+    assert breaker.wait(1.0) == 2
+    assert breaker.succeeded()
+    assert breaker.allowed(1.0, running=5) is None
+    assert not breaker.succeeded()
+
+
+def test_failures_of_what_was_under_way_do_not_lengthen_the_rest() -> None:
+    breaker = Breaker(after=1, base=1)
+    breaker.failed(0.0)
+    assert not breaker.failed(0.1)
+    assert breaker.wait(0.1) == 0.9
+
+
+# --- stop ---------------------------------------------------------------------------------------
+
+
+class Target:
+    kills = 0
+
+    def kill(self) -> None:
+        self.kills += 1
+
+
+def test_the_first_reason_stands_and_what_is_attached_is_killed() -> None:
+    stop, early, late = Stop(), Target(), Target()
+    stop.attach(early)
+    stop.request("cancel")
+    stop.request("release")
+    assert stop.why == "cancel"
+    assert early.kills
+    stop.attach(late)
+    assert late.kills == 1
+    stop.attach(None)

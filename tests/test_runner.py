@@ -1,0 +1,425 @@
+"""Runner: what a step sees, and whose fault a thing is. The sandbox's inside is a function; all else is real."""
+
+from __future__ import annotations
+
+import errno
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minitango import Assignment, Limits, Outcome, SandboxFailed, SandboxUnavailable, Step, Trust
+from minitango import archive as archive_module
+from minitango.archive import File
+from minitango.blobs import Blobs
+from minitango.job import Ack, Cancelled, Fail, Finish, Lease, Release, Result, Usage
+from minitango.layout import without_clashes
+from minitango.output import HeadTail
+from minitango.runner import Runner
+from minitango.sandbox import BoxSpec, Collected, End
+from minitango.stopping import Stop
+from minitango.testing import FakeBox, FakeRun, FakeSandbox
+from tests.support import report, scoring
+
+Inside = Callable[[FakeRun], End]
+
+
+class Case:
+    """One attempt, end to end, on real blobs."""
+
+    def __init__(self, tmp_path: Path) -> None:
+        self.root = tmp_path / "assignment"
+        self.root.mkdir()
+        self.blobs = Blobs(tmp_path / "blobs")
+        self.stop = Stop()
+        self.sink: list[tuple[str, bytes]] = []
+
+    def write(self, **files: str) -> None:
+        for name, text in files.items():
+            path = self.root / name.replace("__", "/").replace("_sh", ".sh")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+
+    def lease(self, assignment: Assignment, files: dict[str, bytes] | None = None) -> Lease:
+        bundle = [File(path, data) for path, data in (files or {"answer.py": b"print(1)"}).items()]
+        inputs = self.blobs.put(archive_module.pack(bundle))
+        return Lease("job", 1, "token", 0.0, assignment.pack(self.blobs).digest, inputs, "hw", "ada")
+
+    def run(
+        self, inside: Inside, *steps: Step, files: dict[str, bytes] | None = None, sandbox: FakeSandbox | None = None,
+        **changes: Any,
+    ) -> Ack | None:  # fmt: skip
+        changes.setdefault("max_score", 10)
+        assignment = Assignment("hw", steps or (Step(command=("grade",)),), root=self.root, **changes)
+        runner = Runner(sandbox or FakeSandbox(inside), self.blobs)
+        return runner.run(self.lease(assignment, files), stop=self.stop, sink=lambda *got: self.sink.append(got))
+
+    def result(self, inside: Inside, *steps: Step, **more: Any) -> Result:
+        ack = self.run(inside, *steps, **more)
+        assert isinstance(ack, Finish), ack
+        return ack.result
+
+    def failure(self, inside: Inside, *steps: Step, **more: Any) -> Fail:
+        ack = self.run(inside, *steps, **more)
+        assert isinstance(ack, Fail), ack
+        return ack
+
+
+@pytest.fixture
+def case(tmp_path: Path) -> Case:
+    return Case(tmp_path)
+
+
+TWO = (
+    Step(command=("run",), collect=("out/", "log")),
+    Step(command=("grade",), submission=False),
+)
+
+
+# --- what a step sees ---------------------------------------------------------------------------
+
+
+def test_a_single_step_sees_all_and_reports(case: Case) -> None:
+    case.write(grader__check_sh="the check", grader__data="42")
+    seen: dict[str, Any] = {}
+
+    def inside(run: FakeRun) -> End:
+        seen.update(files=sorted(run.files), env=run.env, mounts=run.spec.mounts, command=run.command)
+        return scoring(7)(run)
+
+    result = case.result(inside, Step(command=("sh", "check.sh"), files=("grader/",), env={"LEVEL": "2"}))
+    assert seen["files"] == ["/job/answer.py", "/job/check.sh", "/job/data", "/submission/answer.py"]
+    assert seen["env"] == {
+        "LEVEL": "2",
+        "MINITANGO_SUBMISSION": "/submission",
+        "MINITANGO_REPORT": "/report/results.json",
+    }
+    assert {(m.path, m.writable) for m in seen["mounts"]} == {("/job", True), ("/submission", False), ("/report", True)}
+    assert (result.score, result.trust) == (7, Trust.SHARED)
+
+
+def test_two_steps_are_separated(case: Case) -> None:
+    case.write(run__runner="r", grade__expected="e")
+    views: list[tuple[list[str], dict[str, str]]] = []
+
+    def inside(run: FakeRun) -> End:
+        views.append((sorted(run.files), run.env))
+        if run.command == ("run",):
+            run.write("/job/out/a", b"1")
+            run.write("/job/log", b"l")
+            run.write("/job/secret", b"s")
+            return End(exit_status=0)
+        assert run.read("/collected/run/out/a") == b"1"
+        return scoring(9)(run)
+
+    from msgspec.structs import replace
+
+    result = case.result(inside, replace(TWO[0], files=("run/",)), replace(TWO[1], files=("grade/",)))
+    (first, first_env), (second, second_env) = views
+    assert first == ["/job/answer.py", "/job/runner", "/submission/answer.py"]
+    assert first_env == {"MINITANGO_SUBMISSION": "/submission"}
+    assert second == ["/collected/run/log", "/collected/run/out/a", "/job/expected"]
+    assert second_env == {"MINITANGO_COLLECTED": "/collected", "MINITANGO_REPORT": "/report/results.json"}
+    assert (result.score, result.trust) == (9, Trust.SEPARATED)
+    assert [step.name for step in result.steps] == ["run", "grade"]
+
+
+def test_a_forged_report_of_an_earlier_step_is_not_looked_at(case: Case) -> None:
+    def inside(run: FakeRun) -> End:
+        if run.command == ("run",):
+            run.write("/report/results.json", b'{"score": 10}')
+            run.write("/job/results.json", b'{"score": 10}')
+            run.print(b'{"score": 10}')
+            return End(exit_status=0)
+        return End(exit_status=0)
+
+    result = case.result(inside, *TWO)
+    assert (result.outcome, result.score) == (Outcome.NO_SCORE, None)
+    assert result.reason
+
+
+def test_the_assignments_files_win_over_the_hand_ins(case: Case) -> None:
+    case.write(check_sh="real", lib__x="real")
+    seen: dict[str, bytes] = {}
+
+    def inside(run: FakeRun) -> End:
+        seen.update({path: file.data for path, file in run.files.items() if path.startswith("/job/")})
+        return scoring(1)(run)
+
+    theirs = {"check.sh": b"forged", "lib": b"a file where a folder must be", "answer.py": b"mine"}
+    result = case.result(inside, Step(command=("x",), files=("check.sh", "lib")), files=theirs)
+    assert seen == {"/job/check.sh": b"real", "/job/lib/x": b"real", "/job/answer.py": b"mine"}
+    assert [notice.id for notice in result.warnings] == ["shadowed_files"]
+
+
+@given(
+    theirs=st.sets(st.sampled_from(["a", "b", "a/b", "a/c", "b/c/d", "c", "a/b/c"])),
+    own=st.sets(st.sampled_from(["a", "b/c", "d", "a/b"])),
+)
+def test_without_clashes_leaves_a_tree(theirs: set[str], own: set[str]) -> None:
+    own = {path for path in own if not any(other.startswith(path + "/") for other in own)}
+    theirs = {path for path in theirs if not any(other.startswith(path + "/") for other in theirs)}
+    kept, gone = without_clashes([File(p, b"") for p in sorted(theirs)], [File(p, b"") for p in own])
+    assert {file.path for file in kept} | set(gone) == theirs
+    together = {file.path for file in kept} | own
+    for path in together:
+        assert not any(other.startswith(path + "/") for other in together), "a file stands where a folder must be"
+    assert not {file.path for file in kept} & own
+
+
+# --- outcomes: the student's side ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("limit", "outcome", "words"),
+    [
+        ("wall", Outcome.TIME_LIMIT, "longer than 5 s"),
+        ("cpu", Outcome.TIME_LIMIT, "more than 3 s of CPU"),
+        ("memory", Outcome.MEMORY_LIMIT, "more than 64 MiB of memory"),
+        ("output", Outcome.OUTPUT_LIMIT, "printed more than 1 MiB"),
+    ],
+)
+def test_a_limit_ends_the_job_and_no_report_counts(case: Case, limit: Any, outcome: Outcome, words: str) -> None:
+    def inside(run: FakeRun) -> End:
+        report(run, {"score": 10})
+        return End(signal=9, limit=limit)
+
+    result = case.result(inside, Step(command=("x",), limits=Limits(wall=5, cpu=3, memory=64 << 20)))
+    assert (result.outcome, result.score) == (outcome, None)
+    assert words in result.reason
+
+
+def test_a_limit_in_an_earlier_step_ends_the_job_there(case: Case) -> None:
+    ran: list[tuple[str, ...]] = []
+
+    def inside(run: FakeRun) -> End:
+        ran.append(run.command)
+        return End(signal=9, limit="wall")
+
+    assert case.result(inside, *TWO).outcome is Outcome.TIME_LIMIT
+    assert ran == [("run",)]
+
+
+def test_a_crash_in_an_earlier_step_is_left_to_the_grader(case: Case) -> None:
+    def inside(run: FakeRun) -> End:
+        return End(signal=11) if run.command == ("run",) else scoring(0)(run)
+
+    result = case.result(inside, *TWO)
+    assert (result.outcome, result.score) == (Outcome.GRADED, 0)
+    assert result.steps[0].signal == 11
+
+
+def test_nothing_reported_is_no_score_with_its_reason(case: Case) -> None:
+    result = case.result(lambda run: End(exit_status=0))
+    assert (result.outcome, result.score, result.max_score) == (Outcome.NO_SCORE, None, 10)
+    assert "results.json" in result.reason
+
+
+def test_an_empty_report_is_no_score_with_its_reason(case: Case) -> None:
+    def inside(run: FakeRun) -> End:
+        run.write("/report/results.json", b"")
+        return End(exit_status=0)
+
+    result = case.result(inside)
+    assert (result.outcome, result.score) == (Outcome.NO_SCORE, None)
+    assert "0 bytes" in result.reason
+
+
+def test_a_hand_ins_own_command_that_is_not_there_is_no_score(case: Case) -> None:
+    result = case.result(lambda run: End(exec_error=errno.ENOENT), Step(command=("./a.out",)))
+    assert result.outcome is Outcome.NO_SCORE
+    assert "a.out" in result.reason
+
+
+class Refusing(FakeSandbox):
+    """A sandbox that refuses every file that it is asked to take out."""
+
+    def open(self, spec: BoxSpec) -> FakeBox:
+        box = super().open(spec)
+        box.collect = lambda mount, patterns, bounds=None: Collected((), (("results.json", "a symbolic link"),))  # type: ignore[method-assign, assignment]
+        return box
+
+
+def test_a_refused_report_is_no_score_and_says_why(case: Case) -> None:
+    result = case.result(scoring(1), sandbox=Refusing(scoring(1)))
+    assert result.outcome is Outcome.NO_SCORE
+    assert "a symbolic link" in result.reason
+
+
+def test_refused_files_of_a_step_are_a_warning(case: Case) -> None:
+    result = case.result(scoring(1), *TWO, sandbox=Refusing(scoring(1)))
+    assert result.warnings[0].id == "refused_files"
+    assert result.steps[0].refused == (("results.json", "a symbolic link"),)
+
+
+def test_what_a_box_noticed_becomes_warnings(case: Case) -> None:
+    def inside(run: FakeRun) -> End:
+        scoring(3)(run)
+        return End(exit_status=0, oom_kills=1, disk_full=True, pids_limit=True)
+
+    result = case.result(inside)
+    assert result.score == 3
+    assert [notice.id for notice in result.warnings] == ["memory_kill", "disk_full", "pids_limit"]
+
+
+def test_usage_adds_up(case: Case) -> None:
+    def inside(run: FakeRun) -> End:
+        scoring(1)(run)
+        known = run.command == ("run",)
+        return End(exit_status=0, usage=Usage(wall=1.5, cpu=1.0 if known else None, memory=100 if known else 300))
+
+    usage = case.result(inside, *TWO).usage
+    assert (usage.wall, usage.cpu, usage.memory) == (3.0, None, 300)
+
+
+# --- the assignment's side ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["gcc", "/opt/grade"])
+def test_a_command_that_is_not_there_is_the_assignments_fault(case: Case, command: str) -> None:
+    failed = case.failure(lambda run: End(exec_error=errno.ENOENT), Step(command=(command,)))
+    assert not failed.retry
+    assert failed.failure.id == "command"
+    assert failed.failure.hint
+
+
+def test_a_script_that_is_not_executable_is_found_before_a_box_is_opened(case: Case) -> None:
+    case.write(grade_sh="#!/bin/sh\n")
+    sandbox = FakeSandbox(scoring(1))
+    failed = case.failure(scoring(1), Step(command=("./grade.sh",), files=("grade.sh",)), sandbox=sandbox)
+    assert "chmod +x" in failed.failure.hint
+    assert not failed.retry
+    assert sandbox.opened == 0
+
+
+def test_windows_line_ends_in_a_script_are_named(case: Case) -> None:
+    case.write(grade_sh="#!/bin/sh\r\necho hi\r\n")
+    (case.root / "grade.sh").chmod(0o755)
+    failed = case.failure(scoring(1), Step(command=("./grade.sh",), files=("grade.sh",)))
+    assert "Windows line ends" in failed.failure.message
+
+
+def test_preflight_happens_once_an_assignment(case: Case) -> None:
+    sandbox = FakeSandbox(scoring(1))
+    runner = Runner(sandbox, case.blobs)
+    assignment = Assignment("hw", (Step(command=("grade",)),), root=case.root)
+    for _ in range(3):
+        runner.run(case.lease(assignment), stop=Stop())
+    assert sandbox.opened == 1 + 3
+
+
+# --- our side -----------------------------------------------------------------------------------
+
+
+class Broken(FakeSandbox):
+    def __init__(self, error: Exception) -> None:
+        super().__init__(scoring(1))
+        self.error = error
+
+    def open(self, spec: BoxSpec) -> FakeBox:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "retry", "charge"),
+    [
+        (SandboxFailed("broke"), True, True),
+        (SandboxUnavailable("away"), True, False),
+        (RuntimeError("a bug of ours"), True, True),
+    ],
+)
+def test_our_failures_are_no_students_zero(case: Case, error: Exception, retry: bool, charge: bool) -> None:
+    failed = case.failure(scoring(1), sandbox=Broken(error))
+    assert (failed.retry, failed.charge) == (retry, charge)
+    assert str(error) in failed.failure.message
+
+
+def test_a_damaged_blob_is_our_failure(case: Case) -> None:
+    assignment = Assignment("hw", (Step(command=("grade",)),), root=case.root)
+    lease = case.lease(assignment)
+    path = case.blobs.path(lease.inputs)
+    path.chmod(0o600)
+    path.write_bytes(b"other")
+    ack = Runner(FakeSandbox(scoring(1)), case.blobs).run(lease, stop=Stop())
+    assert isinstance(ack, Fail)
+    assert ack.failure.id == "blob_corrupt"
+
+
+# --- stopping -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("why", "kind"), [("cancel", Cancelled), ("release", Release), ("overdue", Fail)])
+def test_a_run_that_is_told_to_stop_says_so(case: Case, why: Any, kind: type) -> None:
+    entered = threading.Event()
+
+    def inside(run: FakeRun) -> End:
+        entered.set()
+        assert run.killed.wait(20)
+        return End(cancelled=True)
+
+    threading.Thread(target=lambda: (entered.wait(20), case.stop.request(why))).start()
+    assert isinstance(case.run(inside), kind)
+
+
+def test_a_lost_lease_has_nothing_to_say(case: Case) -> None:
+    case.stop.request("lost")
+    assert case.run(scoring(1)) is None
+
+
+def test_a_stop_between_steps_ends_it(case: Case) -> None:
+    def inside(run: FakeRun) -> End:
+        assert run.command == ("run",), "the second step must not begin"
+        case.stop.request("release")
+        return End(exit_status=0)
+
+    assert isinstance(case.run(inside, *TWO), Release)
+
+
+def test_every_box_is_closed_whatever_happens(case: Case) -> None:
+    closed: list[FakeBox] = []
+
+    class Counting(FakeSandbox):
+        def open(self, spec: BoxSpec) -> FakeBox:
+            box = super().open(spec)
+            close = box.close
+            box.close = lambda: (closed.append(box), close())[1]  # type: ignore[method-assign, func-returns-value]
+            return box
+
+    def inside(run: FakeRun) -> End:
+        if run.command == ("grade",):
+            raise RuntimeError("in the middle")
+        return End(exit_status=0)
+
+    sandbox = Counting(inside)
+    case.failure(inside, *TWO, sandbox=sandbox)
+    assert len(closed) == sandbox.opened == 4
+
+
+# --- output -------------------------------------------------------------------------------------
+
+
+def test_output_is_kept_by_step_and_passed_on(case: Case) -> None:
+    def inside(run: FakeRun) -> End:
+        run.print(b"from \x00" + run.command[0].encode())
+        return scoring(1)(run)
+
+    ack = case.run(inside, *TWO)
+    assert isinstance(ack, Finish)
+    assert [(out.step, out.head) for out in ack.outputs] == [("run", b"from \x00run"), ("grade", b"from \x00grade")]
+    assert case.sink == [("run", b"from \x00run"), ("grade", b"from \x00grade")]
+
+
+@given(st.lists(st.binary(max_size=40), max_size=40), st.integers(0, 30), st.integers(1, 30))
+def test_head_and_tail_are_exact(pieces: list[bytes], head: int, tail: int) -> None:
+    kept = HeadTail(head, tail)
+    for piece in pieces:
+        kept.add(piece)
+    whole, out = b"".join(pieces), kept.output("s")
+    assert out.head == whole[:head]
+    assert out.head + whole[len(out.head) : len(out.head) + out.elided] + out.tail == whole
+    assert len(out.tail) == min(tail, max(0, len(whole) - head))
+    assert kept.total == len(whole)
