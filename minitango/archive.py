@@ -71,7 +71,8 @@ def check_path(path: str) -> str:
     """
     reason = _unsafe(path)
     if reason:
-        raise ArchiveError(f"the name {shown(path)} {reason}", hint="rename it and try again", id="archive_name")
+        hint = "rename it and try again" if "\\" not in path else "name it without \\; folders are separated by /"
+        raise ArchiveError(f"the name {shown(path)} {reason}", hint=hint, id="archive_name")
     return path
 
 
@@ -168,10 +169,11 @@ def parents(path: str) -> list[str]:
 # --- from disk --------------------------------------------------------------------------------
 
 
-def read_file(path: Path, most: int) -> tuple[bytes, bool]:
+def read_file(path: Path, most: int, *, beside: int = 0) -> tuple[bytes, bool]:
     """The content of a regular file of at most `most` bytes, and whether it is executable. Links are not followed.
 
-    ArchiveError where it is anything else, is too large, or cannot be read.
+    `beside` more bytes are let pass, for what an archive has beside its content. ArchiveError where it is anything
+    else, is too large, or cannot be read.
     """
     # O_NONBLOCK: opening a FIFO would wait for its writer
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -181,17 +183,17 @@ def read_file(path: Path, most: int) -> tuple[bytes, bool]:
             status = os.fstat(file)
             if not stat.S_ISREG(status.st_mode):
                 raise _special(path, status.st_mode)
-            if status.st_size > most:
+            if status.st_size > most + beside:
                 raise too_large(shown(path.name), status.st_size, most)
             with open(file, "rb", closefd=False) as reader:
-                data = reader.read(most + 1)
+                data = reader.read(most + beside + 1)
         finally:
             os.close(file)
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise _special(path, stat.S_IFLNK) from error
         raise unreadable(path, error) from error
-    if len(data) > most:  # it grew while it was read
+    if len(data) > most + beside:  # it grew while it was read
         raise too_large(shown(path.name), len(data), most)
     return data, bool(status.st_mode & 0o111)
 
@@ -241,7 +243,7 @@ def read_archive(path: Path, bounds: Bounds = Bounds()) -> tuple[File, ...]:
     (also such as differ in case or Unicode form alone), links, devices, sparse or encrypted members, damage, more
     than the bounds allow (counted while unpacking; no header is believed), no file at all.
     """
-    data, _ = read_file(path, bounds.bytes + overhead(bounds))
+    data, _ = read_file(path, bounds.bytes, beside=overhead(bounds))
     return unarchive(path.name, data, bounds)
 
 

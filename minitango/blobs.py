@@ -32,6 +32,7 @@ _FOLDER: Final = re.compile(r"[0-9a-f]{2}")
 _ASIDE: Final = ".aside"
 _BATCH: Final = 200
 """Blobs that a prune takes aside at a time, and files that a put keeps open before it forces them to disk."""
+_BATCH_BYTES: Final = 64 << 20
 _TEMP_GRACE: Final = 3600.0
 """Seconds after which a temporary file has no writer any more."""
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -71,6 +72,7 @@ class Blobs:
         seen: set[str] = set()
         dirty: set[Path] = set()
         batch: dict[str, bytes] = {}
+        size = 0
         with self._writing():
             for data in blobs:
                 digest = hashlib.sha256(data).hexdigest()
@@ -83,9 +85,10 @@ class Blobs:
                     dirty.add(self.path(digest).parent)
                     continue
                 batch[digest] = data
-                if len(batch) == _BATCH:
+                size += len(data)
+                if len(batch) == _BATCH or size > _BATCH_BYTES:
                     dirty |= self._write(batch)
-                    batch = {}
+                    batch, size = {}, 0
             dirty |= self._write(batch)
             self._settle(dirty)
         return digests

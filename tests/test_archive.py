@@ -469,7 +469,7 @@ def test_an_archive_that_is_too_large_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "big.zip"
     path.touch()
     os.truncate(path, 1 << 40)
-    with pytest.raises(ArchiveError, match=r"1 TiB.*48.8 KiB|1024 GiB|TiB"):
+    with pytest.raises(ArchiveError, match="has 1 TiB, more than the 49 KiB"):
         read_archive(path, SMALL)
 
 

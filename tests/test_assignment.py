@@ -144,6 +144,12 @@ def test_the_file_itself_may_be_named(folder: Path) -> None:
     assert Assignment.load(str(folder / "other.toml")).root == folder
 
 
+def test_the_root_stays_when_the_process_moves(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load(folder, simple())
+    monkeypatch.chdir(folder.parent)
+    assert Assignment.load("hw1").root == folder
+
+
 def test_the_smallest(folder: Path) -> None:
     assignment = load(folder, simple())
     assert assignment.steps == (Step(("true",), name="grade"),)
@@ -152,7 +158,8 @@ def test_the_smallest(folder: Path) -> None:
 
 
 def test_formats_have_their_readers() -> None:
-    assert FORMATS == results.FORMATS
+    assert set(FORMATS) == set(results._READERS)
+    assert all(callable(results.reader(name)) for name in FORMATS)
 
 
 @pytest.mark.parametrize(
@@ -281,6 +288,9 @@ def test_no_such_file(folder: Path) -> None:
             Assignment.load(path)
         assert caught.value.id == "assignment_missing"
         assert str(path) in str(caught.value)
+    for name in ("n" * 300, "a\0b"):
+        with pytest.raises(AssignmentError):
+            Assignment.load(folder / name)
     load(folder, simple())
     with pytest.raises(AssignmentError) as caught:
         Assignment.load(folder.parent)

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -161,6 +161,33 @@ def test_real_full_disk(tmp_path: Path) -> None:
         blobs.put(b"small enough")
     finally:
         subprocess.run(["umount", mount], check=True)
+
+
+def test_batches_are_bounded_in_bytes(blobs: Blobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long stream of large blobs is not gathered in memory first."""
+    monkeypatch.setattr("minitango.blobs._BATCH_BYTES", 1000)
+    kept: list[int] = []
+
+    def produce() -> Iterator[bytes]:
+        for n in range(30):
+            kept.append(len(files(blobs)))
+            yield b"%500d" % n
+
+    assert len(set(blobs.put_many(produce()))) == 30
+    assert all(n - there <= 3 for n, there in enumerate(kept))
+
+
+def test_read_only_file_system(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("mounting needs root")
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", tmp_path], capture_output=True).returncode:
+        pytest.skip("mounting is not permitted here")
+    try:
+        with pytest.raises(StoreError, match="Read-only") as caught:
+            Blobs(tmp_path / "blobs").put(b"x")
+        assert caught.value.id == "blobs_unwritable"
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
 
 
 def test_unwritable_place(tmp_path: Path) -> None:

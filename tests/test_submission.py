@@ -213,9 +213,11 @@ def test_number_of_files(tmp_path: Path) -> None:
 
 
 def test_missing_unreadable_and_special(tmp_path: Path) -> None:
-    with pytest.raises(SubmissionError) as caught:
-        lands(tmp_path / "none.c", "hello.c")
-    assert caught.value.id == "submission_missing"
+    for name in ("none.c", "none/ada.c", "n" * 300, "a\0b"):
+        for look in (lambda path: lands(path, "hello.c"), lambda path: find_handins([path])):
+            with pytest.raises(SubmissionError) as caught:
+                look(tmp_path / name)
+            assert caught.value.id == "submission_missing"
     os.mkfifo(tmp_path / "fifo.c")
     with pytest.raises(SubmissionError, match="FIFO"):
         lands(tmp_path / "fifo.c", "hello.c")

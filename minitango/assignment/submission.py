@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import stat
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
@@ -100,18 +101,15 @@ class Submission:
             files = _from_mapping(self.files, bounds)
         else:
             path = Path(self.files)
-            if path.is_dir() and not path.is_symlink():
+            if _is_folder(path):
                 try:
                     files = archive.read_tree(path, bounds)
                 except ArchiveError as error:
                     raise ArchiveError(f"{self._place()}: {error.message}", hint=error.hint, id=error.id) from error
-            elif not path.exists() and not path.is_symlink():
-                raise SubmissionError(
-                    f"there is no hand-in at {str(path)!r}", hint=f"ls -l '{path.parent}'", id="submission_missing"
-                )
+            elif self._unpacks(path.name):
+                return archive.read_archive(path, bounds)
             else:
-                room = archive.overhead(bounds) if self._unpacks(path.name) else 0
-                data, executable = archive.read_file(path, bounds.bytes + room)
+                data, executable = archive.read_file(path, bounds.bytes)
                 files = (File(path.name, data, executable),)
         if len(files) == 1 and "/" not in files[0].path and self._unpacks(files[0].path):
             return archive.unarchive(files[0].path, files[0].data, bounds)
@@ -125,6 +123,17 @@ def _title(files: str | Path | Mapping[str, bytes]) -> str:
     if isinstance(files, (str, Path)):
         return Path(files).name
     return str(next(iter(files))) if len(files) == 1 else ""
+
+
+def _is_folder(path: Path) -> bool:
+    """Whether the hand-in at this path is a folder; a link is none. SubmissionError where there is nothing."""
+    try:
+        return stat.S_ISDIR(path.lstat().st_mode)
+    except (OSError, ValueError) as error:
+        why = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise SubmissionError(
+            f"there is no hand-in at {str(path)!r}: {why}", hint=f"ls -l '{path.parent}'", id="submission_missing"
+        ) from error
 
 
 def _from_mapping(files: Mapping[str, bytes], bounds: Bounds) -> tuple[File, ...]:
@@ -202,10 +211,13 @@ def find_handins(paths: Sequence[Path]) -> list[Handin]:
 
 
 def _below(path: Path) -> list[Path]:
-    if not path.exists():
-        raise SubmissionError(f"there is no {str(path)!r}", hint=f"ls '{path.parent}'", id="submission_missing")
-    if not path.is_dir():
-        return [path]
+    try:
+        if not stat.S_ISDIR(path.stat().st_mode):
+            return [path]
+    except (OSError, ValueError) as error:
+        why = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        text = f"there is no {str(path)!r}: {why}"
+        raise SubmissionError(text, hint=f"ls '{path.parent}'", id="submission_missing") from error
     try:
         names = os.listdir(path)  # noqa: PTH208 - names are wanted, not paths
     except OSError as error:

@@ -6,6 +6,7 @@ import difflib
 import json
 import re
 import shlex
+import stat
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -37,25 +38,34 @@ def load(path: Path) -> Assignment:
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise _malformed(file, error) from error
     reader = _Reader(Places(str(file), key_lines(text.replace("\r\n", "\n"))))
-    assignment = reader.assignment(table, file.parent)
+    assignment = reader.assignment(table, file.parent.absolute())
     assignment.validate(reader.places)
     return assignment
 
 
 def _find(path: Path) -> Path:
-    if path.is_dir():
+    def missing(message: str, hint: str) -> AssignmentError:
+        return AssignmentError(message, file=str(path), hint=hint, id="assignment_missing")
+
+    other = f"name a folder that holds an {NAME}, or the file itself"
+    try:
+        folder = stat.S_ISDIR(path.stat().st_mode)
+    except (OSError, ValueError) as error:
+        why = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise missing(f"there is no such file or folder: {why}", other) from error
+    if folder:
         file = path / NAME
-        if file.exists():
+        try:
+            there = file.exists()
+        except PermissionError:
+            there = True  # reading it will say what is wrong
+        if there:
             return file
         near = sorted(path.glob(f"*/{NAME}"))
         hint = f"name the assignment's folder: {near[0].parent}" if near else f"write {file}, or name another folder"
-        raise AssignmentError(f"there is no {NAME} in this folder", file=str(path), hint=hint, id="assignment_missing")
-    if not path.exists():
-        hint = f"name a folder that holds an {NAME}, or the file itself"
-        raise AssignmentError("there is no such file or folder", file=str(path), hint=hint, id="assignment_missing")
+        raise missing(f"there is no {NAME} in this folder", hint)
     if path.suffix != ".toml":
-        hint = f"name a folder that holds an {NAME}, or the file itself"
-        raise AssignmentError("this is not a .toml file", file=str(path), hint=hint, id="assignment_missing")
+        raise missing("this is not a .toml file", other)
     return path
 
 
