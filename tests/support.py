@@ -74,3 +74,20 @@ def open_engine(where: Any, inside: Callable[[FakeRun], End], **options: Any) ->
     from minitango.testing import FakeSandbox
 
     return Engine.open(where, **{"workers": 2, "sandbox": FakeSandbox(inside), **options})
+
+
+def need_bubblewrap() -> None:
+    """Skip, with the reason, where bubblewrap does not work; fail where CI=true promised it."""
+    import os
+
+    import pytest
+
+    from minitango import SandboxUnavailable
+    from minitango.sandbox import open_sandbox
+
+    try:
+        open_sandbox("bubblewrap").close()
+    except SandboxUnavailable as error:
+        if os.environ.get("CI") == "true":
+            raise
+        pytest.skip(f"bubblewrap: {error} (try: {error.hint})")

@@ -105,11 +105,11 @@ def test_the_same_work_is_one_job_and_fresh_makes_another(tmp_path: Path) -> Non
 
 def test_a_job_can_be_found_again_after_a_restart(tmp_path: Path) -> None:
     with open_engine(tmp_path, scoring(3)) as engine:
-        id = engine.submit(submission()).id
+        first = engine.submit(submission()).id
         engine.drain(PATIENCE)
     with open_engine(tmp_path, scoring(9)) as engine:
-        assert engine.job(id).result(PATIENCE).score == 3
-        assert engine.job(id[:6]).id == id
+        assert engine.job(first).result(PATIENCE).score == 3
+        assert engine.job(first[:6]).id == first
         assert engine.submit(submission()).result(PATIENCE).score == 3
         with pytest.raises(JobNotFound):
             engine.job("nosuchjob1")
