@@ -95,6 +95,20 @@ def test_missing(blobs: Blobs) -> None:
     assert caught.value.hint
 
 
+def test_a_blob_that_cannot_be_read_is_written_anew(blobs: Blobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    digest = blobs.put(b"x")
+    number = blobs.path(digest).stat().st_ino
+
+    def fail(path: Path) -> bytes:
+        raise OSError(errno.EIO, "bad sector")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "read_bytes", fail)
+        assert blobs.put(b"x") == digest
+    assert blobs.get(digest) == b"x"
+    assert blobs.path(digest).stat().st_ino != number
+
+
 @pytest.mark.parametrize("damage", [b"y", b"", b"xx", b"x" * 100])
 def test_damage_is_found_and_mended_by_the_next_put(blobs: Blobs, damage: bytes) -> None:
     digest = blobs.put(b"x")
