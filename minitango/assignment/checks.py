@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -72,7 +71,7 @@ def _check_score(assignment: Assignment, places: Places) -> None:
             text = "is missing: with exit-code, a step that ends with status 0 earns it"
             raise places.error(("max_score",), text, "max_score = 100")
     elif not _is_number(score) or score <= 0:
-        raise places.error(("max_score",), f"is {score!r}, not a number above 0", "max_score = 100")
+        raise places.error(("max_score",), f"is {_repr(score)}, not a number above 0", "max_score = 100")
 
 
 def _check_rule(rule: SubmissionRule, places: Places) -> None:
@@ -130,7 +129,7 @@ def _check_limits(limits: Limits, key: Key, places: Places) -> None:
             continue
         whole = name in ("memory", "pids", "output", "disk")
         if not (_is_whole(value) if whole else _is_number(value)) or not least <= value <= most:
-            what = human_size(value) if name in ("memory", "output", "disk") and _is_whole(value) else repr(value)
+            what = human_size(value) if name in ("memory", "output", "disk") and _is_whole(value) else _repr(value)
             raise places.error((*key, name), f"{what} is not in the range of {text}", f"choose {text}")
 
 
@@ -188,7 +187,7 @@ def _check_sample(sample: Sample, root: Path, key: Key, places: Places) -> None:
         raise places.error((*key, "outcome"), text, f"use one of: {', '.join(Outcome)}")
     if sample.score is not None:
         if not _is_number(sample.score) or sample.score < 0:
-            raise places.error((*key, "score"), f"is {sample.score!r}, not a number from 0", "score = 100")
+            raise places.error((*key, "score"), f"is {_repr(sample.score)}, not a number from 0", "score = 100")
         if sample.outcome != Outcome.GRADED:
             text = f"a sample with the outcome {sample.outcome} has no score"
             raise places.error((*key, "score"), text, "take score or outcome away")
@@ -231,11 +230,18 @@ def _check_clean(path: str, key: Key, places: Places) -> None:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and -1e300 < value < 1e300
 
 
 def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 63
+
+
+def _repr(value: object) -> str:
+    try:
+        return repr(value)[:80]
+    except ValueError:  # Python does not write out an integer of thousands of digits
+        return "a huge number"
 
 
 def _is_words(value: Any) -> bool:

@@ -21,9 +21,9 @@ from minitango.job import Limits, Outcome
 NAME: Final = "assignment.toml"
 MAX_SIZE: Final = 1 << 20
 
-_DURATION: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(ms|s|m|h)")
+_DURATION: Final = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,15})?) ?(ms|s|m|h)")
 _SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-_SIZE: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(B|kB|KB|MB|GB|KiB|MiB|GiB)")
+_SIZE: Final = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,15})?) ?(B|kB|KB|MB|GB|KiB|MiB|GiB)")
 _BYTES: Final = {
     "B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30
 }  # fmt: skip
@@ -35,7 +35,7 @@ def load(path: Path) -> Assignment:
     text = _text(file)
     try:
         table = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: an integer of thousands of digits, too
         raise _malformed(file, error) from error
     reader = _Reader(Places(str(file), key_lines(text.replace("\r\n", "\n"))))
     assignment = reader.assignment(table, file.parent.absolute())
@@ -88,7 +88,7 @@ def _text(file: Path) -> str:
 
 
 def _malformed(file: Path, error: Exception) -> AssignmentError:
-    text = str(error) if isinstance(error, tomllib.TOMLDecodeError) else "values are nested too deeply"
+    text = "values are nested too deeply" if isinstance(error, RecursionError) else str(error)
     found = re.search(r" \(at line (\d+), column (\d+)\)", text)
     line = int(found[1]) if found else None
     message = "not TOML: " + (text.replace(found[0], f" at column {found[2]}") if found else text)
@@ -290,7 +290,8 @@ def _kind(value: Any) -> str:
 
 
 def _plain(value: Any) -> str:
-    return str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else "..."
+    number = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1 << 63
+    return str(value) if number else "..."
 
 
 def _words(command: str) -> list[str]:
