@@ -21,8 +21,9 @@ from minitango.sandbox import BoxSpec, CollectBounds, Collected, End, Mount
 from minitango.sandbox._cgroup import Group, total_memory
 from minitango.sandbox._host import acting_as, parent_of
 from minitango.sandbox._inside import encode_go, first_program
+from minitango.sandbox._meter import GroupMeter, Meter, WatchMeter
 from minitango.sandbox._profile import arguments, environment, writable
-from minitango.sandbox._supervise import Ended, Limit, Meter, Supervisor, kill, wait_dead
+from minitango.sandbox._supervise import Ended, Supervisor, kill, wait_dead
 from minitango.sandbox._tickets import Ticket
 from minitango.sandbox._tree import Patterns, read_tree, write_tree
 from minitango.sandbox._watch import Watcher
@@ -54,7 +55,7 @@ class BubblewrapBox:
         self._mounts: dict[str, int] = {}
         self._trees: list[int] = []
         self._group: Group | None = None
-        self._watcher: Watcher | None = None
+        self._meter: Meter | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._pid1 = -1
         try:
@@ -169,10 +170,11 @@ class BubblewrapBox:
                 self._mounts[mount.path] = fd
         if self._group is not None:
             self._group.add(pid)
+            self._meter = GroupMeter(self._group, self._spec.limits)
         else:
             proc = os.open("proc", flags, dir_fd=root)
             self._fds.append(proc)
-            self._watcher = Watcher(proc, self._trees)
+            self._meter = WatchMeter(Watcher(proc, self._trees), self._spec.limits)
 
     def _rlimits(self) -> dict[int, int]:
         """What every process of the job is bound by, whoever holds the rest."""
@@ -223,6 +225,7 @@ class BubblewrapBox:
 
     def _supervise(self, message: bytes, output: Callable[[bytes], None]) -> Ended:
         limits = self._spec.limits
+        assert self._meter is not None
         supervisor = Supervisor(
             pid1=self._pid1,
             status=self._status,
@@ -230,7 +233,7 @@ class BubblewrapBox:
             stop=self._stop,
             wall=limits.wall,
             output_limit=limits.output,
-            meter=self._meter(),
+            meter=self._meter,
             deliver=output,
         )
         if not self._stopped():
@@ -337,115 +340,44 @@ class BubblewrapBox:
             except BrokenPipeError:
                 return
 
-    def _meter(self) -> Meter:
-        if self._group is not None:
-            return _GroupMeter(self._group, self._spec)
-        assert self._watcher is not None
-        return _WatchMeter(self._watcher, self._spec)
-
     def _end(self, ended: Ended) -> End:
-        status, limits = ended.status, self._spec.limits
-        cpu = status.cpu if status is not None else None
-        oom_kills, refused = 0, False
-        if self._group is not None:
-            with contextlib.suppress(OSError):
-                cpu = self._group.cpu()
-            with contextlib.suppress(OSError):
-                oom_kills = self._group.oom_kills()
-            with contextlib.suppress(OSError):
-                refused = self._group.forks_refused()
-        elif self._watcher is not None:
-            cpu = max(cpu or 0.0, self._watcher.cpu)
-            refused = self._watcher.most_processes > limits.pids
-        exit_status = (
-            os.WEXITSTATUS(status.wait) if status and status.wait is not None and os.WIFEXITED(status.wait) else None
-        )
-        signal = (
-            os.WTERMSIG(status.wait) if status and status.wait is not None and os.WIFSIGNALED(status.wait) else None
-        )
-        exec_error = status.exec_error if status else None
-        limit: Limit | None = ended.limit
-        if status is not None and status.fork_error is not None:
-            raise SandboxFailed(f"no process could be started in the box: {os.strerror(status.fork_error)}")
-        if status is not None and status.limit_error is not None:
-            raise SandboxFailed(f"a limit could not be set in the box: {os.strerror(status.limit_error)}")
-        if exit_status is None and signal is None and exec_error is None:
-            if not (ended.limit or ended.cancelled or oom_kills):
+        status = ended.status
+        assert self._meter is not None
+        totals = self._meter.totals(status)
+        for what, number in (
+            ("no process could be started", status.fork_error if status else None),
+            ("a limit could not be set", status.limit_error if status else None),
+        ):
+            if number is not None:
+                raise SandboxFailed(f"{what} in the box: {os.strerror(number)}")
+        exit_status, signal, exec_error = None, None, status.exec_error if status else None
+        limit = ended.limit
+        if limit is None and not ended.cancelled and self._meter.ended_by_memory(status, totals):
+            limit = "memory"
+        if status is not None and status.wait is not None:
+            if os.WIFEXITED(status.wait):
+                exit_status = os.WEXITSTATUS(status.wait)
+            else:
+                signal = os.WTERMSIG(status.wait)
+        elif exec_error is None:
+            if limit is None and not ended.cancelled:
                 raise SandboxFailed("the box's first process died, and nobody here killed it", id="sandbox_died")
             signal = _SIGKILL
-        if limit is None and not ended.cancelled and self._died_of_memory(signal, exit_status, oom_kills, ended):
-            limit = "memory"
         return End(
             exit_status=exit_status,
             signal=signal,
             exec_error=exec_error,
             limit=limit,
             cancelled=ended.cancelled,
-            usage=Usage(wall=ended.wall, cpu=cpu, memory=self._peak(ended)),
+            usage=Usage(wall=ended.wall, cpu=totals.cpu, memory=totals.memory),
             output_bytes=ended.output_bytes,
-            oom_kills=oom_kills,
+            oom_kills=totals.oom_kills,
             disk_full=any(_full(tree) for tree in self._trees),
-            pids_limit=refused,
+            pids_limit=totals.forks_refused,
         )
-
-    def _died_of_memory(self, signal: int | None, exit_status: int | None, oom_kills: int, ended: Ended) -> bool:
-        """Whether memory ended it: the kernel's killer struck the main process, or, where only a watcher holds the
-        limit, the kernel says that a process had been over it and the command did not end well."""
-        if self._group is not None:
-            return signal == _SIGKILL and oom_kills > 0
-        status = ended.status
-        return status is not None and exit_status != 0 and status.max_rss > total_memory(self._spec.limits)
-
-    def _peak(self, ended: Ended) -> int | None:
-        if self._group is not None:
-            with contextlib.suppress(OSError):
-                return self._group.peak()
-            return None
-        assert self._watcher is not None
-        return max(self._watcher.peak, ended.status.max_rss if ended.status else 0)
 
 
 def _full(tree: int) -> bool:
     """Whether less than 1 % (or a page) of a directory's bytes, or no file, is left."""
     use = os.fstatvfs(tree)
     return use.f_bfree <= use.f_blocks // 100 or (use.f_files > 0 and use.f_ffree == 0)
-
-
-class _GroupMeter:
-    """The kernel holds memory and processes; CPU seconds are looked up when they could be used up at the earliest."""
-
-    def __init__(self, group: Group, spec: BoxSpec) -> None:
-        self._group = group
-        self._limit = spec.limits.cpu
-        self._cores = min(spec.limits.cpus, os.cpu_count() or 1)
-
-    def check(self) -> tuple[Limit | None, float]:
-        used = self._group.cpu() if self._limit is not None else None
-        if self._limit is None or used is None:
-            return None, float("inf")
-        if used >= self._limit:
-            return "cpu", 0.0
-        return None, max(0.005, (self._limit - used) / self._cores)
-
-
-class _WatchMeter:
-    """Looks at everything, as often as looking is cheap."""
-
-    _EVERY: Final = 0.01
-
-    def __init__(self, watcher: Watcher, spec: BoxSpec) -> None:
-        self._watcher = watcher
-        self._limits = spec.limits
-
-    def check(self) -> tuple[Limit | None, float]:
-        started = time.monotonic()
-        try:
-            most = total_memory(self._limits)
-            look = self._watcher.look(most)
-        except OSError:
-            return None, self._EVERY  # the box is just ending
-        if look.memory > most:
-            return "memory", 0.0
-        if self._limits.cpu is not None and look.cpu >= self._limits.cpu:
-            return "cpu", 0.0
-        return None, max(self._EVERY, 10 * (time.monotonic() - started))

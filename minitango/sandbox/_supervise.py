@@ -8,12 +8,11 @@ import select
 import signal
 import time
 from collections.abc import Callable
-from typing import Final, Literal, Protocol
+from typing import Final
 
 from minitango.errors import SandboxFailed
 from minitango.sandbox._inside import Status, parse_status
-
-Limit = Literal["wall", "cpu", "memory", "output"]
+from minitango.sandbox._meter import Limit, Meter
 
 CHUNK: Final = 64 << 10
 _PATIENCE: Final = 10.0
@@ -21,14 +20,6 @@ _PATIENCE: Final = 10.0
 _SMALL: Final = 4096
 _PACE: Final = 0.003
 """Seconds to let output gather, where it comes in small pieces: a flood of short lines must be cheap."""
-
-
-class Meter(Protocol):
-    """Looks whether a limit is passed."""
-
-    def check(self) -> tuple[Limit | None, float]:
-        """The limit that is passed now, if any, and in how many seconds to ask again (inf: never)."""
-        ...
 
 
 class Ended:
