@@ -12,15 +12,14 @@ from minitango.errors import EngineRunning, StoreError
 
 
 def locate(store: str | os.PathLike[str], state: str | os.PathLike[str] | None) -> tuple[str, Path]:
-    """The store's URL and the state directory. A `store` that is no URL is a state directory."""
+    """The store's URL and the state directory, absolute. A `store` that is no URL is a state directory."""
     text = os.fspath(store)
     if "://" not in text:
-        folder = Path(text)
-        return f"sqlite:///{folder / 'queue.db'}", Path(state) if state is not None else folder
-    if state is not None:
-        return text, Path(state)
+        folder = Path(text).absolute()
+        return f"sqlite:///{folder / 'queue.db'}", Path(state).absolute() if state is not None else folder
     scheme, _, rest = text.partition("://")
-    return text, Path(rest[1:]).parent if scheme == "sqlite" else Path(".minitango")
+    beside = Path(rest[1:]).parent if scheme == "sqlite" else Path(".minitango")
+    return text, Path(state or beside).absolute()
 
 
 def make(state: Path) -> None:
