@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from msgspec import Struct, structs
 
 from minitango import archive, statedir
-from minitango.blobs import Blobs
+from minitango.blobs import Blobs, Pruned
 from minitango.errors import ConfigError, EngineStopped, StoreError
 from minitango.handle import Handles, JobHandle
 from minitango.job import Job, JobSpec, Lease, Result, State
@@ -255,6 +255,13 @@ class Engine:
                 return False
             with self._moved:
                 self._moved.wait(left)
+
+    def prune(self, *, older_than: float = 3600.0) -> Pruned:
+        """Delete blobs that no job needs and that nobody touched for `older_than` seconds.
+
+        Safe beside submits and grading, here and in other processes.
+        """
+        return self.blobs.prune(self.store.referenced, older_than=older_than)
 
     def wait(self) -> None:
         """Wait until the engine was told to stop. EngineStopped, with its cause, if it died."""

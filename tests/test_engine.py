@@ -553,3 +553,15 @@ def test_public_names() -> None:
     for name in minitango.__all__:
         assert getattr(minitango, name).__module__.startswith("minitango")
     assert engine_module.Engine.__doc__
+
+
+def test_prune_keeps_what_jobs_need(tmp_path: Path) -> None:
+    with open_engine(tmp_path, scoring(5)) as engine:
+        handle = engine.submit(submission())
+        handle.result(PATIENCE)
+        loose = engine.blobs.put(b"needed by nobody")
+        assert engine.prune(older_than=3600).count == 0, "too young"
+        assert engine.prune(older_than=-1).count == 1
+        assert not engine.blobs.has(loose)
+        assert engine.retry(handle.id).result(PATIENCE).score == 5
+        engine.store.forget([handle.id])
