@@ -12,6 +12,7 @@ import pytest
 from minitango.errors import SandboxFailed
 from minitango.job import Limits
 from minitango.sandbox._cgroup import (
+    _LEAF,
     Groups,
     GroupsV1,
     GroupsV2,
@@ -20,6 +21,7 @@ from minitango.sandbox._cgroup import (
     _base_v2,
     find_cgroups,
     hierarchies,
+    remove_deserted,
     remove_group,
 )
 from minitango.sandbox._inside import Status
@@ -90,6 +92,17 @@ def test_removing_kills_what_is_inside(groups: Groups) -> None:
         assert process.wait(10) == -9
 
 
+def test_deserted_groups_are_removed_and_others_are_not(tmp_path: Path) -> None:
+    groups = GroupsV2(str(tmp_path))
+    for group in ("minitango-empty", "minitango-used", "others-empty"):
+        (tmp_path / group).mkdir()
+    (tmp_path / "minitango-used" / "stands for a process").touch()
+    remove_deserted(groups, older=3600)
+    assert len(list(tmp_path.iterdir())) == 3
+    remove_deserted(groups, older=-1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["minitango-used", "others-empty"]
+
+
 def test_a_group_that_cannot_be_removed_is_told(tmp_path: Path) -> None:
     (tmp_path / "group" / "child").mkdir(parents=True)
     with pytest.raises(SandboxFailed, match="cannot be removed"):
@@ -154,11 +167,14 @@ def unified(place: Path, *, controllers: str = "cpu memory pids", passed_on: str
 
 def test_a_delegated_group_that_holds_only_us_is_ours(tmp_path: Path) -> None:
     scope = unified(tmp_path / "scope", procs=f"{os.getpid()}\n")
-    (scope / "engine").mkdir()
-    (scope / "engine" / "cgroup.procs").touch()
+    (scope / _LEAF).mkdir()
+    (scope / _LEAF / "cgroup.procs").touch()
     assert _base_v2(Hierarchy(str(tmp_path), str(scope))) == str(scope)
-    assert (scope / "engine" / "cgroup.procs").read_text() == str(os.getpid())
+    assert (scope / _LEAF / "cgroup.procs").read_text() == str(os.getpid())
     assert (scope / "cgroup.subtree_control").read_text().startswith("+memory +pids")
+    (scope / "cgroup.subtree_control").write_text("cpu memory pids\n")
+    (scope / "cgroup.procs").write_text("")
+    assert _base_v2(Hierarchy(str(tmp_path), str(scope / _LEAF))) == str(scope)  # a second sandbox of this engine
 
 
 def test_a_group_that_holds_others_is_left_alone(tmp_path: Path) -> None:
@@ -166,7 +182,7 @@ def test_a_group_that_holds_others_is_left_alone(tmp_path: Path) -> None:
     service = unified(tmp_path / "slice" / "service", procs=f"1\n{os.getpid()}\n")
     unified(tmp_path / "slice", passed_on="cpu")
     assert _base_v2(Hierarchy(str(tmp_path), str(service))) == str(tmp_path)
-    assert not (service / "engine").exists()
+    assert not (service / _LEAF).exists()
 
 
 def test_where_nothing_is_passed_on_there_is_no_group(tmp_path: Path) -> None:

@@ -218,9 +218,20 @@ class BubblewrapBox:
             if self._state != "open":
                 raise SandboxFailed("a box runs once")
             self._state = "over"
+            raised: list[BaseException] = []
+
+            def deliver(chunk: bytes) -> None:
+                try:
+                    output(chunk)
+                except BaseException as error:
+                    raised.append(error)  # the listener's own, to go through as it is
+                    raise
+
             try:
-                return self._end(self._supervise(message, output))
+                return self._end(self._supervise(message, deliver))
             except OSError as error:
+                if error in raised:
+                    raise
                 raise SandboxFailed(f"a box could not be watched: {error}") from error
 
     def _supervise(self, message: bytes, output: Callable[[bytes], None]) -> Ended:

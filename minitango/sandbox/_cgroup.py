@@ -19,6 +19,9 @@ from typing import Final, Protocol
 from minitango.errors import SandboxFailed
 from minitango.job import Limits
 
+PREFIX: Final = "minitango-"
+"""How the names of groups begin."""
+
 _PERIOD: Final = 100_000
 """Microseconds over which a share of the cores is held."""
 
@@ -124,6 +127,17 @@ def remove_group(path: str, *, patience: float = 5.0) -> None:
                     os.kill(int(pid), 9)
         time.sleep(pause)  # a group tells nobody that its last process is gone
         pause = min(pause * 2, 0.05)
+
+
+def remove_deserted(groups: Groups, *, older: float = 60.0) -> None:
+    """Remove groups like ours that have had no process for long: those of engines that died and whose records are
+    gone with their state. The kernel refuses to remove one with a process in it, whoever's it is."""
+    for base in {os.path.dirname(path) for path in groups.paths(PREFIX)}:  # noqa: PTH120
+        with contextlib.suppress(OSError), os.scandir(base) as entries:
+            for entry in entries:
+                if entry.name.startswith(PREFIX) and time.time() - entry.stat().st_ctime > older:
+                    with contextlib.suppress(OSError):
+                        os.rmdir(entry.path)  # noqa: PTH106
 
 
 class _Made(ABC):
@@ -304,6 +318,9 @@ def hierarchies(mountinfo: str, own: str) -> dict[str, Hierarchy]:
     return found
 
 
+_LEAF: Final = "minitango-engine"
+
+
 def _base_v2(unified: Hierarchy) -> str | None:
     """A directory in which groups with memory and pids can be made, as near to us as can be; None where there is none.
 
@@ -312,12 +329,14 @@ def _base_v2(unified: Hierarchy) -> str | None:
     """
     wanted = {"memory", "pids"}
     place = Path(unified.own)
+    if place.name == _LEAF and str(place) != unified.mount:  # we moved there before
+        place = place.parent
     with contextlib.suppress(OSError):
         available = set((place / "cgroup.controllers").read_text().split())
         inside = {int(pid) for pid in (place / "cgroup.procs").read_text().split()}
         if wanted <= available and inside == {os.getpid()} and os.access(place / "cgroup.subtree_control", os.W_OK):
-            (place / "engine").mkdir(exist_ok=True)
-            _write(str(place / "engine" / "cgroup.procs"), os.getpid())
+            (place / _LEAF).mkdir(exist_ok=True)
+            _write(str(place / _LEAF / "cgroup.procs"), os.getpid())
             with contextlib.suppress(OSError):
                 _write(str(place / "cgroup.subtree_control"), "+cpu")
             _write(str(place / "cgroup.subtree_control"), "+memory +pids")

@@ -169,9 +169,9 @@ def _copy(source: Path, target: Path) -> None:
             continue
 
 
-def sources_to_show(prefix: str, bwrap: str) -> Sequence[str]:
+def sources_to_show(prefix: str | None, bwrap: str) -> Sequence[str]:
     """Directories that a uid without rights must be able to reach to start a box, apart from /usr."""
-    sources = [] if below_usr(prefix) else [prefix]
+    sources = [] if prefix is None else [prefix]
     if not below_usr(bwrap):
         sources.append(str(Path(bwrap).parent))
         package = Path(bwrap).parent.parent

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from minitango.errors import SandboxFailed
-from minitango.sandbox._cgroup import Groups, find_cgroups
+from minitango.sandbox._cgroup import Groups, find_cgroups, remove_deserted
 from minitango.sandbox._host import ParentThread, PrivatePlace, private_place_refused
 from minitango.sandbox._inside import PERL_AT, perl_known
 from minitango.sandbox._profile import Layout, below_usr, sources_to_show, usr_arguments, write_etc
@@ -63,13 +63,23 @@ def default_state() -> Path:
     return Path(tempfile.gettempdir(), f"minitango-{os.geteuid()}")
 
 
+def interpreter_prefix() -> str | None:
+    """What must be shown in a box so that `python3` is this interpreter, without our own virtual environment; None
+    where /usr has it, or where it is no directory of its own."""
+    prefix = os.path.realpath(sys.base_prefix)
+    if below_usr(prefix) or prefix == "/" or prefix == os.path.realpath(Path.home()):
+        return None
+    return sys.base_prefix
+
+
 class Setting:
     """Built once, before the first box; its thread is the parent of all boxes."""
 
     def __init__(self, state: Path, *, bwrap: str | None, cgroups: bool, perl: bool) -> None:
         self.bwrap = bwrap or find_bwrap()
         self.version = _version(self.bwrap)
-        self.python = f"{sys.base_prefix}/bin/python3"
+        self._prefix = interpreter_prefix()
+        self.python = f"{self._prefix or sys.base_prefix}/bin/python3"
         self.perl = perl and perl_known() and os.access(PERL_AT, os.X_OK)
         self.registry = Registry(state / "boxes")
         self.groups: Groups | None = find_cgroups() if cgroups else None
@@ -93,11 +103,10 @@ class Setting:
 
     def _settle(self) -> tuple[str, int]:
         """In the parent thread: make the place from which boxes take their files."""
-        prefix = sys.base_prefix
         self._place: PrivatePlace | None = None
         if self.uids is not None:
             try:
-                self._place = PrivatePlace(sources_to_show(prefix, self.bwrap))
+                self._place = PrivatePlace(sources_to_show(self._prefix, self.bwrap))
             except OSError as error:
                 raise private_place_refused(error) from error
             staging = self._place.path + "/staging"
@@ -115,13 +124,12 @@ class Setting:
             if network not in self._layouts:
                 etc = f"{self._staging_path}/etc-{network}"
                 self.parent.call(lambda: write_etc(Path(etc), network=network == "open"))
-                prefix = None if below_usr(sys.base_prefix) else sys.base_prefix
                 self._layouts[network] = Layout(
                     bwrap=self._shown(self.bwrap),
                     usr=usr_arguments(),
                     etc=etc,
-                    prefix=prefix,
-                    prefix_source=prefix and self._shown(prefix),
+                    prefix=self._prefix,
+                    prefix_source=self._prefix and self._shown(self._prefix),
                     disable_userns=self.version >= (0, 8),
                 )
             return self._layouts[network]
@@ -153,6 +161,13 @@ class Setting:
         ticket.close(clean=clean)
         if clean and ticket.uid is not None and self.uids is not None:
             self.uids.give_back(ticket.uid)
+
+    def sweep(self) -> int:
+        """Remove what dead engines left; how many boxes that were."""
+        swept = self.registry.sweep()
+        if self.groups is not None:
+            remove_deserted(self.groups)
+        return swept
 
     def seccomp_fd(self) -> int:
         """A descriptor from which bwrap reads the filter, the caller's to close; -1 where there is none."""

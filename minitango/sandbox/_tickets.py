@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import Final
 
 from minitango.errors import SandboxFailed, SandboxUnavailable
-from minitango.sandbox._cgroup import remove_group
+from minitango.sandbox._cgroup import PREFIX, remove_group
 from minitango.sandbox._host import start_time
 
-UIDS: Final = range(60600, 61000)
-"""Host uids that root's boxes may have; Debian and systemd give them to nobody."""
+UIDS: Final = range(60706, 61106)
+"""Host uids that root's boxes may have: systemd leaves them unused, and no user is ever made there."""
 
 
 class Uids:
@@ -116,7 +116,7 @@ class Registry:
                 hint="name a state directory that can be written: --state DIR",
             ) from error
         self._home = str(self.home)
-        self._prefix = f"minitango-{self.home.name}"
+        self._prefix = f"{PREFIX}{self.home.name}"
         self._numbers = itertools.count(1)
 
     def _settle(self) -> tuple[int, Path]:

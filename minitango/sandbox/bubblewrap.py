@@ -97,7 +97,7 @@ class BubblewrapSandbox:
 
     def sweep(self) -> int:
         """See `Sandbox.sweep`."""
-        return self._set_up().registry.sweep()
+        return self._set_up().sweep()
 
     def close(self) -> None:
         """See `Sandbox.close`."""
