@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from minitango import (
+    Assignment,
     ConfigError,
     Engine,
     EngineRunning,
@@ -25,7 +26,9 @@ from minitango import (
     SandboxFailed,
     SandboxUnavailable,
     State,
+    Step,
     StoreError,
+    Submission,
 )
 from minitango import engine as engine_module
 from minitango.sandbox import End
@@ -516,8 +519,6 @@ def test_inputs_are_fixed_at_submit(tmp_path: Path) -> None:
         seen.append(run.read("/job/answer.py"))
         return scoring(1)(run)
 
-    from minitango import Submission
-
     with Engine.open(tmp_path / "s", workers=0) as engine:
         engine.submit(Submission(assignment(), student="ada", files=source))
     source.write_text("second")
@@ -565,3 +566,16 @@ def test_prune_keeps_what_jobs_need(tmp_path: Path) -> None:
         assert not engine.blobs.has(loose)
         assert engine.retry(handle.id).result(PATIENCE).score == 5
         engine.store.forget([handle.id])
+
+
+def test_a_thousand_submissions_share_one_bundle(tmp_path: Path) -> None:
+    root = tmp_path / "assignment"
+    (root / "grader").mkdir(parents=True)
+    (root / "grader" / "data.bin").write_bytes(bytes(range(256)) * 4096)
+    one = Assignment("big", (Step(command=("grade",), files=("grader/",)),), root=root)
+    with Engine.open(tmp_path / "state", workers=0) as engine:
+        handles = engine.submit_many(Submission(one, f"s{n}", {"answer": b"%d" % n}) for n in range(1000))
+        assert len({handle.id for handle in handles}) == 1000
+    sizes = [path.stat().st_size for path in (tmp_path / "state" / "blobs").rglob("*") if path.is_file()]
+    assert len([size for size in sizes if size > 1 << 20]) == 1
+    assert len(sizes) == 1000 + 2, "a blob for each hand-in, one for the grader's files, one for the plan"
