@@ -5,6 +5,7 @@ Bytes are kept as they came. They are made safe here, at the sink, once: termina
 
 from __future__ import annotations
 
+import functools
 import re
 import signal
 from typing import Final
@@ -14,7 +15,6 @@ from typing import Final
 _BIDI = "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
 _CONTROLS: Final = re.compile(f"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029{_BIDI}\ud800-\udfff]")
 _CONTROLS_AND_BREAKS: Final = re.compile(f"[\x00-\x1f\x7f-\x9f\u2028\u2029{_BIDI}\ud800-\udfff]")
-_NOT_XML: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _SHORT: Final = {"\n": r"\n", "\t": r"\t", "\r": r"\r"}
 
 
@@ -40,7 +40,7 @@ def for_junit(text: str | bytes) -> str:
 
     Markup (`<`, `&`) is left for the XML writer, which must escape it.
     """
-    return _NOT_XML.sub(_escape, _decoded(text))
+    return _not_xml().sub(_escape, _decoded(text))
 
 
 def human_size(size: int) -> str:
@@ -101,3 +101,9 @@ def _escape(match: re.Match[str]) -> str:
         return _SHORT[character]
     code = ord(character)
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+@functools.cache
+def _not_xml() -> re.Pattern[str]:
+    """What XML 1.0 cannot hold. Compiled when first needed: its wide ranges take 5 ms."""
+    return re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from msgspec import Struct, structs
-from msgspec import field as struct_field
+from msgspec import Struct, field, structs
 
 from minitango.assignment.checks import check
 from minitango.assignment.places import NOWHERE, Places
@@ -44,7 +43,7 @@ class Step(Struct, frozen=True):
     """Patterns of files in the working directory that later steps get to see."""
     network: Literal["none", "open"] = "none"
     limits: Limits = Limits()
-    env: dict[str, str] = struct_field(default_factory=dict)
+    env: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("command", "files", "collect"):
@@ -70,8 +69,7 @@ class Sample(Struct, frozen=True):
             structs.force_setattr(self, "outcome", Outcome.GRADED)
 
 
-@dataclass(frozen=True)
-class Assignment:
+class Assignment(Struct, frozen=True, dict=True):
     """How to grade. `validate` says what is wrong with it; `load` and `pack` call it.
 
     Steps without a name get their default one. `root` is the folder that `Step.files` and `Sample.path` are
@@ -86,10 +84,9 @@ class Assignment:
     """None: the report decides."""
     bonus: bool = False
     """Whether a score may be above the maximum."""
-    submission: SubmissionRule = SubmissionRule()  # noqa: RUF009 - it is frozen
+    submission: SubmissionRule = SubmissionRule()
     samples: tuple[Sample, ...] = ()
     root: Path = Path()
-    _packed: PackCache = field(default_factory=PackCache, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         steps = list(self.steps)
@@ -97,9 +94,13 @@ class Assignment:
         for n, step in enumerate(steps):
             if not step.name:
                 steps[n] = structs.replace(step, name=names[n])
-        object.__setattr__(self, "steps", tuple(steps))
-        object.__setattr__(self, "samples", tuple(self.samples))
-        object.__setattr__(self, "root", Path(self.root))
+        structs.force_setattr(self, "steps", tuple(steps))
+        structs.force_setattr(self, "samples", tuple(self.samples))
+        structs.force_setattr(self, "root", Path(self.root))
+
+    @cached_property
+    def _packed(self) -> PackCache:
+        return PackCache()
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Assignment:

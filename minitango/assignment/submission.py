@@ -8,11 +8,10 @@ import re
 import stat
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from msgspec import Struct
+from msgspec import Struct, field, structs
 
 from minitango import archive
 from minitango.archive import Bounds, File, is_archive_name, shown
@@ -34,8 +33,7 @@ def printable(name: str) -> str:
     return _NOT_PRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), name)
 
 
-@dataclass(frozen=True)
-class Submission:
+class Submission(Struct, frozen=True):
     """One hand-in. SubmissionError for a student's id, or anything else, that cannot be kept.
 
     `files` is a file, a folder or an archive on disk, or a mapping of paths to bytes, which stands for a folder.
@@ -45,7 +43,6 @@ class Submission:
     assignment: Assignment
     student: str
     files: str | Path | Mapping[str, bytes]
-    _: KW_ONLY
     title: str = ""
     """What the hand-in is called; by default its file's name."""
     course: str = ""
@@ -72,7 +69,7 @@ class Submission:
         title = self.title or _title(self.files)
         for name, text in (("student", self.student), ("course", self.course), ("title", printable(title))):
             # undecodable bytes of a file's name come as lone surrogates, which no store and no JSON can hold
-            object.__setattr__(self, name, text.encode("utf-8", "backslashreplace").decode())
+            structs.force_setattr(self, name, text.encode("utf-8", "backslashreplace").decode())
 
     def bundle(self) -> tuple[File, ...]:
         """What lands in the working directory, in order of path. SubmissionError or ArchiveError: not to be taken.
