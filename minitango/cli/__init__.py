@@ -6,19 +6,19 @@ Exit codes: 0 all graded, 1 an expectation was missed, 2 usage or configuration,
 
 from __future__ import annotations
 
-import os
 import sys
 import traceback
 
 import click
 
 from minitango import __version__
+from minitango.cli import streams
 from minitango.cli.check import check
 from minitango.cli.jobs import jobs
 from minitango.cli.run import run
 from minitango.cli.submit import submit
 from minitango.cli.worker import worker
-from minitango.errors import MinitangoError
+from minitango.errors import ConfigError, MinitangoError
 from minitango.text import for_terminal
 
 INTERRUPTED = 130
@@ -43,34 +43,42 @@ for command in (run, check, submit, worker, jobs):
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command line and exit with its code."""
+    streams.prepare()
     sys.exit(_main(argv))
 
 
 def _main(argv: list[str] | None) -> int:
     try:
         code = cli.main(argv, prog_name="minitango", standalone_mode=False)
-        sys.stdout.flush()
     except MinitangoError as error:
         complain(error)
         return error.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        streams.tell(error.format_message())
+        return ConfigError.exit_code
     except click.ClickException as error:
-        error.show()
-        return 2
+        complain(_usage(error))
+        return ConfigError.exit_code
     except (KeyboardInterrupt, click.Abort):
-        print("interrupted", file=sys.stderr)
+        streams.tell("interrupted")
         return INTERRUPTED
-    except BrokenPipeError:  # `minitango jobs | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except Exception:
-        traceback.print_exc()
-        print("error[internal]: this is a mistake of minitango's own: please report it", file=sys.stderr)
+        streams.tell(traceback.format_exc())
+        streams.tell("error[internal]: this is a mistake of minitango's own\n  next: please report it, with the above")
         return OUR_MISTAKE
     return code if isinstance(code, int) else 0
 
 
 def complain(error: MinitangoError) -> None:
     """One error, for people: what, where, and what to do next."""
-    print(f"error[{error.id}]: {for_terminal(str(error))}", file=sys.stderr)
+    text = f"error[{error.id}]: {for_terminal(str(error))}"
     if error.hint:
-        print(f"  next: {for_terminal(error.hint)}", file=sys.stderr)
+        text += f"\n  next: {for_terminal(error.hint)}"
+    streams.tell(text)
+
+
+def _usage(error: click.ClickException) -> ConfigError:
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    path = context.command_path if context is not None else "minitango"
+    text = error.format_message().rstrip(".")
+    return ConfigError(text[:1].lower() + text[1:], hint=f"{path} --help", id="usage")

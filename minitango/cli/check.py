@@ -12,11 +12,13 @@ from msgspec import Struct
 
 from minitango.assignment import Assignment, Sample, Submission
 from minitango.cli import show
-from minitango.cli.grading import Batch, terminated_like_ctrl_c
+from minitango.cli.grading import Batch, terminated_like_ctrl_c, warn_of_weak_limits
 from minitango.cli.progress import Progress, progress
 from minitango.cli.settings import Settings, grading_options, resolve
+from minitango.cli.show import Seen
+from minitango.cli.streams import out
 from minitango.errors import ConfigError, NothingToGrade
-from minitango.job import Job, Outcome, State
+from minitango.job import Outcome, State
 from minitango.text import for_junit
 
 MISSED = 1
@@ -29,17 +31,20 @@ class Checked(Struct, frozen=True):
 
     assignment: Assignment
     sample: Sample
-    job: Job
+    seen: Seen
     wrong: str
 
 
-@click.command()
+@click.command(short_help="Grade an assignment's samples and hold them to what is expected.")
 @click.argument("assignments", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="ASSIGNMENT...")
 @click.option("--junit", metavar="FILE", type=click.Path(path_type=Path), help="Write the verdicts as JUnit XML, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print the verdicts as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
+@click.option("-v", "--verbose", is_flag=True, help="Say which limits hold here, and how.")
 @grading_options
-def check(assignments: tuple[Path, ...], junit: Path | None, as_json: bool, quiet: bool, **where: object) -> int:
+def check(
+    assignments: tuple[Path, ...], junit: Path | None, as_json: bool, quiet: bool, verbose: bool, **where: object
+) -> int:
     """Grade the samples of each ASSIGNMENT and hold them to the score or outcome that assignment.toml expects.
 
     For CI: exits 1 if one misses. Uses a temporary state of its own: nothing is kept, nothing is reused.
@@ -52,21 +57,23 @@ def check(assignments: tuple[Path, ...], junit: Path | None, as_json: bool, quie
                 f"{path} has no samples",
                 hint="add [[sample]] with a path and a score or outcome to its assignment.toml",
             )
+    if junit is not None:
+        _write_junit(junit, [])  # better to hear now that it cannot be written
     with tempfile.TemporaryDirectory(prefix="minitango-check-") as state:
         private = Settings(state, None, settings.sandbox, settings.workers)
-        checked = _grade(private, loaded, quiet)
+        checked = _grade(private, loaded, quiet=quiet, verbose=verbose)
     if junit is not None:
         _write_junit(junit, checked)
     if as_json:
         show.print_json({"samples": [_json(each) for each in checked]})
     else:
-        _print_table(checked)
-    if any(each.job.state is not State.DONE for each in checked):
+        out(_table(checked))
+    if any(each.seen.job.state is not State.DONE for each in checked):
         return NOT_GRADED
     return MISSED if any(each.wrong for each in checked) else 0
 
 
-def _grade(settings: Settings, assignments: Sequence[Assignment], quiet: bool) -> list[Checked]:
+def _grade(settings: Settings, assignments: Sequence[Assignment], *, quiet: bool, verbose: bool) -> list[Checked]:
     cases = [(assignment, sample) for assignment in assignments for sample in assignment.samples]
     submissions = [
         Submission(assignment, student=_title(sample), files=assignment.root / sample.path, labels={"sample": str(n)})
@@ -77,6 +84,8 @@ def _grade(settings: Settings, assignments: Sequence[Assignment], quiet: bool) -
         batch = Batch(settings, lambda: bar[0] if bar else None)
         interrupted = True
         try:
+            if verbose:
+                warn_of_weak_limits(batch.engine)
             for assignment in assignments:
                 batch.engine.preflight(assignment)
             handles = [batch.engine.submit(submission, fresh=True) for submission in submissions]
@@ -87,8 +96,8 @@ def _grade(settings: Settings, assignments: Sequence[Assignment], quiet: bool) -
         finally:
             batch.close(interrupted=interrupted)
     return [
-        Checked(assignment, sample, job, _wrong(sample, job))
-        for (assignment, sample), job in zip(cases, jobs, strict=True)
+        Checked(assignment, sample, seen, _wrong(sample, seen))
+        for (assignment, sample), seen in zip(cases, jobs, strict=True)
     ]
 
 
@@ -96,14 +105,15 @@ def _title(sample: Sample) -> str:
     return sample.name or sample.path
 
 
-def _wrong(sample: Sample, job: Job) -> str:
+def _wrong(sample: Sample, seen: Seen) -> str:
+    job = seen.job
     if job.state is not State.DONE:
-        return f"could not be graded: {show.note(job)}"
+        return f"could not be graded: {show.note(seen)}"
     wanted = sample.outcome or Outcome.GRADED
     if job.outcome is not wanted:
         return f"{show.outcome(job)} instead of {wanted}" + (f": {job.reason}" if job.reason else "")
     if sample.score is not None and (job.score is None or abs(job.score - sample.score) > TOLERANCE):
-        return f"scored {show.score(job.score, None)} instead of {show.number(sample.score)}"
+        return f"scored {_exact(job.score)} instead of {_exact(sample.score)}"
     return ""
 
 
@@ -111,16 +121,22 @@ def _expected(sample: Sample) -> str:
     return show.number(sample.score) if sample.score is not None else str(sample.outcome)
 
 
-def _print_table(checked: Sequence[Checked]) -> None:
+def _exact(score: float | None) -> str:
+    return show.NOTHING if score is None else f"{score:.10g}"
+
+
+def _table(checked: Sequence[Checked]) -> str:
     rows = []
     for each in checked:
-        got = show.score(each.job.score, None) if each.job.outcome is Outcome.GRADED else show.outcome(each.job)
+        job = each.seen.job
+        got = show.score(job.score, None) if job.outcome is Outcome.GRADED else show.outcome(job)
         verdict = "MISSED" if each.wrong else "ok"
-        note = each.wrong or show.note(each.job)
+        note = each.wrong or show.note(each.seen)
         rows.append([each.assignment.name, _title(each.sample), _expected(each.sample), got, verdict, note])
-    print(show.table(["assignment", "sample", "expected", "got", "verdict", "note"], rows))
+    head = ["assignment", "sample", "expected", "got", "verdict", "note"]
+    text = show.table(head, rows, fixed=("expected", "got", "verdict"))
     missed = sum(bool(each.wrong) for each in checked)
-    print(f"\n{show.plural(len(checked), 'sample')}: {len(checked) - missed} as expected, {missed} missed.")
+    return f"{text}\n\n{show.plural(len(checked), 'sample')}: {len(checked) - missed} as expected, {missed} missed."
 
 
 def _json(each: Checked) -> dict[str, object]:
@@ -131,7 +147,7 @@ def _json(each: Checked) -> dict[str, object]:
         "expected": expected,
         "ok": not each.wrong,
         "wrong": each.wrong,
-        **show.as_json(each.job),
+        **show.as_json(each.seen),
     }
 
 
@@ -148,10 +164,10 @@ def _write_junit(path: Path, checked: Sequence[Checked]) -> None:
             "testcase",
             classname=for_junit(name),
             name=for_junit(_title(each.sample)),
-            time=f"{each.job.wall or 0:.3f}",
+            time=f"{each.seen.job.wall or 0:.3f}",
         )
         if each.wrong:
-            kind = "failure" if each.job.state is State.DONE else "error"
+            kind = "failure" if each.seen.job.state is State.DONE else "error"
             ET.SubElement(case, kind, message=for_junit(each.wrong))
     for suite in suites.values():
         suite.set("tests", str(len(suite)))

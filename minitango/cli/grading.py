@@ -5,18 +5,20 @@ from __future__ import annotations
 import contextlib
 import queue
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from typing import Final
 
-from minitango.cli.progress import Progress
+from minitango.cli import show, streams
+from minitango.cli.progress import Progress, describe
 from minitango.cli.settings import Settings
-from minitango.engine import Engine
+from minitango.cli.streams import tell
+from minitango.engine import Engine, Event
 from minitango.errors import EngineRunning, EngineStopped
 from minitango.handle import JobHandle
-from minitango.job import Job, Result
+from minitango.job import Result, State
+from minitango.store import Query
 
 TAKE_OVER: Final = 1.0
 """Seconds between looks whether the engine that we submitted to is still there."""
@@ -25,7 +27,10 @@ CTRL_C_GRACE: Final = 5.0
 
 
 class Batch:
-    """An engine of our own, or the one that runs already, and the jobs that we wait for."""
+    """An engine of our own, or the one that runs already, and the jobs that we wait for.
+
+    `progress` may answer None as long as nothing is shown yet; engine events are then told as lines.
+    """
 
     def __init__(self, settings: Settings, progress: Callable[[], Progress | None]) -> None:
         self._settings = settings
@@ -36,21 +41,23 @@ class Batch:
         try:
             return self._settings.open(on_event=self._event), False
         except EngineRunning as error:
-            print(f"{error}: submitting to it", file=sys.stderr)
+            tell(f"{error}: submitting to it")
             return self._settings.open(workers=0, on_event=self._event), True
 
-    def _event(self, event: object) -> None:
+    def _event(self, event: Event) -> None:
         shown = self._progress()
         if shown is not None:
-            shown.event(event)  # type: ignore[arg-type]
+            shown.event(event)
+        elif text := describe(event):
+            tell(text)
 
-    def wait(self, handles: Sequence[JobHandle], ended: Callable[[Job], None]) -> list[Job]:
+    def wait(self, handles: Sequence[JobHandle], ended: Callable[[show.Seen], None]) -> list[show.Seen]:
         """Wait until every job has ended, telling of each; returns the jobs in the order of `handles`.
 
         If the engine that we submitted to goes away, its place is taken. EngineStopped if ours dies.
         """
         order = [handle.id for handle in handles]
-        jobs: dict[str, Job] = {}
+        jobs: dict[str, show.Seen] = {}
         finished: queue.SimpleQueue[futures.Future[Result]] = queue.SimpleQueue()
         waiting = self._listen(handles, finished)
         while waiting:
@@ -61,10 +68,12 @@ class Batch:
             if isinstance(handle, JobHandle) and waiting.get(handle.id) is handle:
                 _raise_if_engine_died(handle)
                 del waiting[handle.id]
-                jobs[handle.id] = handle.job()
+                jobs[handle.id] = show.see(self.engine.store, handle.job())
                 ended(jobs[handle.id])
             elif self.joined and self._take_over():
                 waiting = self._listen([self.engine.job(job) for job in waiting], finished)
+            elif self.joined:
+                self._show_running()
         return [jobs[job] for job in order]
 
     @staticmethod
@@ -81,19 +90,23 @@ class Batch:
             engine = self._settings.open(on_event=self._event)
         except EngineRunning:
             return False
-        print("the engine that was grading is gone: going on in its place", file=sys.stderr)
+        tell("the engine that was grading is gone: going on in its place")
         old, self.engine, self.joined = self.engine, engine, False
         old.stop(grace=0)
         return True
+
+    def _show_running(self) -> None:
+        shown = self._progress()
+        if shown is not None:
+            shown.running(self.engine.jobs(Query(states=(State.RUNNING,), limit=20)))
 
     def close(self, *, interrupted: bool) -> None:
         """Stop. After an interruption running jobs get a few seconds, and a second Ctrl-C ends that."""
         if not interrupted:
             self.engine.stop()
             return
-        if not self.joined:
-            hurry = "stopping: running jobs get a few seconds, the others stay queued (Ctrl-C again: at once)"
-            print(hurry, file=sys.stderr)
+        if not self.joined and self.engine.store.counts()[State.RUNNING]:
+            tell("stopping: running jobs get a few seconds, the others stay queued (Ctrl-C again: at once)")
         try:
             self.engine.stop(grace=CTRL_C_GRACE)
         except KeyboardInterrupt:
@@ -106,18 +119,31 @@ def _raise_if_engine_died(handle: JobHandle) -> None:
         raise error
 
 
+def warn_of_weak_limits(engine: Engine) -> None:
+    """Say which limits hold here, and what would make them hold better. Nothing in an engine that does not grade."""
+    if engine.sandbox is None:
+        return
+    held = engine.sandbox.probe()
+    words = ", ".join(f"{name} {getattr(held, name)}" for name in ("memory", "pids", "cpu", "disk", "network"))
+    tell(f"sandbox {engine.sandbox.name}: limits held by: {words}")
+    for note in held.notes:
+        tell(f"  {note}")
+
+
 @contextlib.contextmanager
 def terminated_like_ctrl_c() -> Iterator[None]:
-    """SIGTERM and SIGHUP interrupt, as Ctrl-C does, so that the same care is taken."""
+    """SIGTERM and SIGHUP interrupt, as Ctrl-C does, so that the same care is taken. `nohup` stays in force."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def interrupt(number: int, frame: object) -> None:
+        streams.drop_lost_terminal()
         raise KeyboardInterrupt
 
-    names = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
-    old = {number: signal.signal(number, interrupt) for number in names}
+    numbers = {signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}
+    heeded = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+    old = {number: signal.signal(number, interrupt) for number in heeded}
     try:
         yield
     finally:

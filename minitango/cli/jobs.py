@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 import click
 import msgspec
 
 from minitango.cli import show
 from minitango.cli.settings import Settings, resolve, state_options
+from minitango.cli.show import Seen
+from minitango.cli.streams import out, out_bytes, tell
 from minitango.engine import Engine
 from minitango.job import Attempt, Job, Result, State, StepOutput, StepReport
 from minitango.output import live_path
 from minitango.store import Query
-from minitango.text import for_terminal, human_seconds, human_size, one_line
+from minitango.text import for_terminal, human_seconds, human_size, one_line, signal_name
 
 POLL = 0.1
 
 
-@click.group(invoke_without_command=True)
+@click.group(invoke_without_command=True, short_help="Look at the queue: list, show, logs, cancel, retry.")
 @state_options
 def jobs(**where: object) -> int | None:
     """Look at the queue: `jobs list` (the default), show, logs, cancel, retry."""
@@ -57,52 +57,62 @@ def list_jobs(
     **where: object,
 ) -> int:
     """List jobs, in the order in which they were submitted."""
+    settings = _settings(where)
     query = Query(
         states=tuple(State(s) for s in states), assignment=assignment, student=student, limit=limit, newest_first=True
     )
-    with _settings(where).open_existing() as engine:
-        found = list(reversed(engine.jobs(query)))
+    with settings.open_existing() as engine:
+        found = [show.see(engine.store, job) for job in reversed(engine.jobs(query))]
         counts = engine.store.counts()
     if as_json:
-        show.print_json({"jobs": [show.as_json(job) for job in found]})
+        show.print_json({"jobs": [show.as_json(seen) for seen in found]})
         return 0
     rows = [
         [j.id, str(j.state), j.assignment, j.student, show.outcome(j) if j.state.terminal else show.NOTHING,
-         show.score(j.score, j.max_score), show.seconds(j), str(j.attempt), show.note(j)]
-        for j in found
+         show.score(j.score, j.max_score), show.seconds(j), str(j.attempt), show.note(seen)]
+        for seen, j in ((seen, seen.job) for seen in found)
     ]  # fmt: skip
     head = ["job", "state", "assignment", "student", "outcome", "score", "time", "attempt", "note"]
-    print(show.table(head, rows, right=("score", "time", "attempt")))
-    print("\n" + (", ".join(f"{count} {state}" for state, count in counts.items() if count) or "the queue is empty"))
+    total = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+    if not total:
+        out("the queue is empty")
+        return 0
+    text = show.table(head, rows, fixed=("job", "state", "outcome", "score", "time", "attempt"))
+    out(f"{text}\n\nin the queue: {total}")
     return 0
 
 
 @jobs.command("show")
-@click.argument("id")
+@click.argument("id", metavar="ID")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON, the result whole.")
 @state_options
 def show_job(id: str, as_json: bool, **where: object) -> int:
     """Tell one job's story: what happened when, how it was graded, what to do next. ID may be shortened."""
-    with _settings(where).open_existing() as engine:
+    settings = _settings(where)
+    with settings.open_existing() as engine:
         job = engine.store.get(id)
         result = engine.store.result(job.id)
         attempts = engine.store.attempts(job.id)
         outputs = engine.store.outputs(job.id)
+    seen = Seen(job, result.warnings if result is not None else ())
     if as_json:
-        body = {**show.as_json(job), "result": msgspec.to_builtins(result), "history": msgspec.to_builtins(attempts)}
+        body = {**show.as_json(seen), "result": msgspec.to_builtins(result), "history": msgspec.to_builtins(attempts)}
         show.print_json({"jobs": [body]})
     else:
-        print("\n".join(_story(job, result, attempts, outputs)))
+        out("\n".join(_story(seen, result, attempts, outputs, settings.flags)))
     return 0
 
 
-def _story(job: Job, result: Result | None, attempts: Sequence[Attempt], outputs: Sequence[StepOutput]) -> list[str]:
+def _story(
+    seen: Seen, result: Result | None, attempts: Sequence[Attempt], outputs: Sequence[StepOutput], flags: str
+) -> list[str]:
+    job = seen.job
     student = one_line(job.student, 80)
     lines = [f"job {job.id}: {one_line(job.assignment, 80)}, {student} ({one_line(job.title, 80)})"]
     verdict = show.outcome(job)
     if job.score is not None:
         verdict += f", {show.score(job.score, job.max_score)}"
-    lines.append(f"{verdict}{f': {one_line(show.note(job), 300)}' if show.note(job) else ''}")
+    lines.append(f"{verdict}{f': {one_line(show.note(seen), 300)}' if show.note(seen) else ''}")
     lines += ["", "what happened"]
     lines.append(f"  {_clock(job.submitted)}  submitted")
     for attempt in attempts:
@@ -125,8 +135,8 @@ def _story(job: Job, result: Result | None, attempts: Sequence[Attempt], outputs
             lines += ["", "tests"]
         for test in result.tests:
             points = show.score(test.score, test.max_score)
-            seen = f" [{test.visibility}]" if test.visibility != "visible" else ""
-            lines.append(f"  {points:>8}  {one_line(test.name, 100)}{seen}")
+            hidden = f" [{test.visibility}]" if test.visibility != "visible" else ""
+            lines.append(f"  {points:>8}  {one_line(test.name, 100)}{hidden}")
             lines += [f"            {line}" for line in for_terminal(test.output).splitlines()[:10]]
         if result.feedback:
             lines += ["", "feedback", *[f"  {line}" for line in for_terminal(result.feedback).splitlines()]]
@@ -134,20 +144,19 @@ def _story(job: Job, result: Result | None, attempts: Sequence[Attempt], outputs
     lines.append("")
     if job.state is State.DEAD:
         hint = f" ({job.failure.hint})" if job.failure and job.failure.hint else ""
-        lines.append(f"next: mend the cause{hint}, then: minitango jobs retry {job.id}")
+        lines.append(f"next: mend the cause{hint}, then: minitango jobs retry {job.id}{flags}")
     elif not job.state.terminal:
-        lines.append(f"next: minitango jobs logs -f {job.id}")
+        lines.append(f"next: minitango jobs logs -f {job.id}{flags}")
     elif printed:
-        lines.append(f"its output: minitango jobs logs {job.id}")
+        lines.append(f"its output: minitango jobs logs {job.id}{flags}")
     return lines
 
 
 def _step(step: StepReport) -> str:
-
     if step.limit is not None:
         end = f"ended by its {step.limit} limit"
     elif step.signal is not None:
-        end = f"killed by signal {step.signal}"
+        end = f"killed by {signal_name(step.signal)}"
     else:
         end = f"exit status {step.exit_status}"
     usage = step.usage
@@ -165,36 +174,36 @@ def _clock(when: float) -> str:
 
 
 @jobs.command("logs")
-@click.argument("id")
+@click.argument("id", metavar="ID")
 @click.option("-f", "--follow", is_flag=True, help="Go on printing while the job runs.")
 @state_options
 def logs(id: str, follow: bool, **where: object) -> int:
     """Print what a job's steps printed. ID may be shortened."""
-    out = sys.stdout.buffer
-    with _settings(where).open_existing() as engine:
+    settings = _settings(where)
+    with settings.open_existing() as engine:
         job = engine.store.get(id)
-        shown = _follow(engine, job, out) if follow else 0
+        shown = _follow(engine, job) if follow else 0
         job = engine.store.get(job.id)
         if not job.state.terminal and not follow:
-            shown = _copy(live_path(engine.state, job.id), out, 0)
-            print(f"(job {job.id} is {job.state}; -f follows it)", file=sys.stderr)
+            _copy(live_path(engine.state, job.id), 0)
+            tell(f"job {job.id} is {job.state}; to follow it: minitango jobs logs -f {job.id}{settings.flags}")
         elif job.state is not State.DONE and job.state.terminal:
             why = f": {one_line(job.failure.message, 300)}" if job.failure else ""
-            print(f"(job {job.id} is {job.state}{why})", file=sys.stderr)
-        _print_outputs(engine.store.outputs(job.id), out, shown)
+            tell(f"job {job.id} is {job.state}{why}")
+        _print_outputs(engine.store.outputs(job.id), shown)
     return 0
 
 
-def _follow(engine: Engine, job: Job, out: BinaryIO) -> int:
+def _follow(engine: Engine, job: Job) -> int:
     """Print the running job's output as it comes, until it ends. Returns how many bytes were printed."""
     if job.state is State.QUEUED:
-        print(f"(job {job.id} is queued: waiting for it to start)", file=sys.stderr)
+        tell(f"job {job.id} is queued: waiting for it to start")
     ended = threading.Event()
     engine.job(job.id).add_done_callback(lambda _: ended.set())
     path = live_path(engine.state, job.id)
     shown, attempt = 0, job.attempt
     while not ended.is_set():
-        shown = _copy(path, out, shown)
+        shown = _copy(path, shown)
         ended.wait(POLL)
         latest = engine.store.get(job.id)
         if latest.attempt != attempt:  # a new attempt starts its output anew
@@ -202,34 +211,27 @@ def _follow(engine: Engine, job: Job, out: BinaryIO) -> int:
     return shown
 
 
-def _copy(path: Path, out: BinaryIO, start: int) -> int:
+def _copy(path: Path, start: int) -> int:
     try:
         with path.open("rb") as file:
             file.seek(start)
             data = file.read()
     except FileNotFoundError:
         return start
-    _write(data, out)
+    out_bytes(data)
     return start + len(data)
 
 
-def _print_outputs(outputs: Sequence[StepOutput], out: BinaryIO, skip: int) -> None:
+def _print_outputs(outputs: Sequence[StepOutput], skip: int) -> None:
     """Print the recorded output, but for the first `skip` bytes, which were shown while it ran."""
     for output in outputs:
         for data in (output.head, output.tail):
             if data is output.tail and output.elided:
                 if skip < len(output.head) + output.elided:
-                    out.write(f"\n... {human_size(output.elided)} left out ...\n".encode())
+                    out_bytes(f"\n... {human_size(output.elided)} left out ...\n".encode())
                 skip = max(0, skip - output.elided)
-            _write(data[skip:], out)
+            out_bytes(data[skip:])
             skip = max(0, skip - len(data))
-
-
-def _write(data: bytes, out: BinaryIO) -> None:
-    """On a terminal, control characters are shown, not obeyed; into a pipe or file the bytes go as they came."""
-    if data:
-        out.write(for_terminal(data).encode() if sys.stdout.isatty() else data)
-        out.flush()
 
 
 @jobs.command("cancel")
@@ -238,10 +240,10 @@ def _write(data: bytes, out: BinaryIO) -> None:
 def cancel(ids: tuple[str, ...], **where: object) -> int:
     """Cancel jobs: a queued one at once, a running one as soon as its sandbox is gone."""
     with _settings(where).open_existing() as engine:
-        for given in ids:
-            job = engine.cancel(engine.store.get(given).id)
+        found = [engine.store.get(given).id for given in ids]  # all or none
+        for job in map(engine.cancel, found):
             state = "is being cancelled" if job.state is State.RUNNING else f"is {job.state}"
-            print(f"{job.id} {state}")
+            out(f"{job.id} {state}")
     return 0
 
 
@@ -250,9 +252,10 @@ def cancel(ids: tuple[str, ...], **where: object) -> int:
 @state_options
 def retry(ids: tuple[str, ...], **where: object) -> int:
     """Grade the same inputs again, as new jobs. Prints the new ids."""
-    with _settings(where).open_existing() as engine:
-        for given in ids:
-            handle = engine.retry(given)
-            print(f"{handle.id} is queued, in place of {engine.store.get(given).id}")
-    print("next: minitango worker grades what is queued, unless an engine runs already", file=sys.stderr)
+    settings = _settings(where)
+    with settings.open_existing() as engine:
+        found = [engine.store.get(given).id for given in ids]
+        for old in found:
+            out(f"{engine.retry(old).id} is queued, in place of {old}")
+    tell(f"next: minitango worker{settings.flags} grades what is queued, unless an engine runs already")
     return 0

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, Protocol
 
+from rich.cells import cell_len
+
 from minitango.cli import show
+from minitango.cli.show import Seen
+from minitango.cli.streams import tell
 from minitango.engine import Event
 from minitango.job import Job
 from minitango.text import one_line
@@ -25,14 +30,22 @@ class Progress(Protocol):
 
     def event(self, event: Event) -> None: ...
 
-    def ended(self, job: Job) -> None: ...
+    def running(self, jobs: Iterable[Job]) -> None:
+        """What another engine, whose events are not heard here, is grading now."""
+
+    def ended(self, seen: Seen) -> None: ...
 
 
 def progress(total: int, what: str, *, quiet: bool = False) -> Progress:
-    """The right one for where stderr goes."""
-    if quiet:
+    """The right one for where stderr goes. `quiet`: only what a person must hear of."""
+    if quiet or not total:
         return _Silent()
-    return _Bar(total, what) if sys.stderr.isatty() else _Lines(total)
+    from rich.console import Console
+
+    console = Console(stderr=True, highlight=False, markup=False)
+    if not sys.stderr.isatty() or console.is_dumb_terminal:
+        return _Lines(total)
+    return _Bar(console, total, what)
 
 
 _ENGINE_EVENTS = frozenset({"paused", "resumed", "store_trouble", "lease_lost", "crashed"})
@@ -44,9 +57,14 @@ class _Silent:
 
     def __exit__(self, *_: object) -> None: ...
 
-    def event(self, event: Event) -> None: ...
+    def event(self, event: Event) -> None:
+        text = describe(event)
+        if text:
+            tell(text)
 
-    def ended(self, job: Job) -> None: ...
+    def running(self, jobs: Iterable[Job]) -> None: ...
+
+    def ended(self, seen: Seen) -> None: ...
 
 
 class _Lines(_Silent):
@@ -57,38 +75,32 @@ class _Lines(_Silent):
         self._done = 0
         self._lock = threading.Lock()
 
-    def event(self, event: Event) -> None:
-        text = describe(event)
-        if text:
-            print(text, file=sys.stderr, flush=True)
-
-    def ended(self, job: Job) -> None:
+    def ended(self, seen: Seen) -> None:
         with self._lock:
             self._done += 1
             width = len(str(self._total))
-            text = f"[{self._done:>{width}}/{self._total}] {one_line(job.student, 40)}: {summary(job)}"
-            print(text, file=sys.stderr, flush=True)
+            tell(f"[{self._done:>{width}}/{self._total}] {one_line(seen.job.student, 40)}: {summary(seen)}")
 
 
 class _Bar(_Silent):
     """A bar and the students that are being graded now, drawn by rich."""
 
-    def __init__(self, total: int, what: str) -> None:
-        from rich.console import Console
+    def __init__(self, console: Any, total: int, what: str) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
         from rich.progress import Progress as RichProgress
+        from rich.table import Column
 
-        self._console = Console(stderr=True, highlight=False, markup=False)
+        self._console = console
         self._bar: Any = RichProgress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=30),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[now]}", markup=False),
-            console=self._console,
+            TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True)),
+            BarColumn(bar_width=16),
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),
+            TimeElapsedColumn(table_column=Column(no_wrap=True)),
+            TextColumn("{task.fields[now]}", markup=False, table_column=Column(no_wrap=True)),
+            console=console,
             transient=True,
         )
-        self._task = self._bar.add_task(one_line(what, 30), total=total, now="")
+        self._task = self._bar.add_task(one_line(what, 16), total=total, now="")
         self._now: dict[str, str] = {}
         self._lock = threading.Lock()
 
@@ -97,39 +109,57 @@ class _Bar(_Silent):
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            self._bar.stop()
 
     def event(self, event: Event) -> None:
         with self._lock:
             if event.job is not None and event.kind == "started":
-                self._now[event.job.id] = one_line(event.job.student, 16)
+                self._now[event.job.id] = event.job.student
             elif event.job is not None:
                 self._now.pop(event.job.id, None)
             text = describe(event)
             if text:
-                self._console.print(text)
+                with contextlib.suppress(OSError):
+                    self._console.print(text)
             self._draw()
 
-    def ended(self, job: Job) -> None:
+    def running(self, jobs: Iterable[Job]) -> None:
         with self._lock:
-            self._now.pop(job.id, None)
+            self._now = {job.id: job.student for job in jobs}
+            self._draw()
+
+    def ended(self, seen: Seen) -> None:
+        with self._lock:
+            self._now.pop(seen.job.id, None)
             self._bar.advance(self._task)
             self._draw()
 
     def _draw(self) -> None:
-        names = list(self._now.values())
-        more = f" +{len(names) - 4}" if len(names) > 4 else ""
-        self._bar.update(self._task, now=", ".join(names[:4]) + more)
+        # what the other columns take is about 50 cells
+        self._bar.update(self._task, now=_names(list(self._now.values()), self._console.width - 52))
 
 
-def summary(job: Job) -> str:
+def _names(students: list[str], room: int) -> str:
+    """As many as fit, at least one, and how many more there are."""
+    text = ""
+    for n, student in enumerate(students):
+        longer = f"{text}, {one_line(student, 16)}" if text else one_line(student, 16)
+        if n and cell_len(longer) > room - 4:
+            return f"{text} +{len(students) - n}"
+        text = longer
+    return text
+
+
+def summary(seen: Seen) -> str:
     """What became of a job, in a line."""
+    job = seen.job
     parts = [show.outcome(job)]
     if job.score is not None:
         parts.append(show.score(job.score, job.max_score))
     if job.wall is not None:
         parts.append(show.seconds(job))
-    note = show.note(job)
+    note = show.note(seen)
     return "  ".join(parts) + (f"  ({one_line(note, 200)})" if note else "")
 
 
@@ -145,6 +175,3 @@ def describe(event: Event) -> str:
     if job is not None and event.kind == "recovered":
         return f"{one_line(job.student, 40)}: was interrupted, goes back to the queue"
     return ""
-
-
-EventSink = Callable[[Event], None]

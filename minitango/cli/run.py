@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,11 +11,13 @@ from msgspec import Struct
 
 from minitango.assignment import Assignment, Submission, find_handins
 from minitango.cli import show
-from minitango.cli.grading import Batch, terminated_like_ctrl_c
+from minitango.cli.grading import Batch, terminated_like_ctrl_c, warn_of_weak_limits
 from minitango.cli.progress import Progress, progress
-from minitango.cli.settings import grading_options, resolve, state_options
+from minitango.cli.settings import Settings, grading_options, resolve, state_options
+from minitango.cli.show import Seen
+from minitango.cli.streams import out, tell
 from minitango.errors import ConfigError, NothingToGrade, SubmissionError
-from minitango.job import Job, State
+from minitango.job import State
 from minitango.text import one_line
 
 NOT_GRADED = 4
@@ -30,13 +31,14 @@ class Refused(Struct, frozen=True):
     error: SubmissionError
 
 
-@click.command()
+@click.command(short_help="Grade hand-ins now, and go on where an earlier run stopped.")
 @click.argument("assignment", type=click.Path(path_type=Path))
 @click.argument("paths", nargs=-1, type=click.Path(path_type=Path), metavar="PATH...")
 @click.option("--student", metavar="NAME", help="PATH is this student's one hand-in (a folder too).")
 @click.option("--fresh", is_flag=True, help="Grade anew what was graded before.")
 @click.option("--json", "as_json", is_flag=True, help="Print the jobs as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
+@click.option("-v", "--verbose", is_flag=True, help="Say which limits hold here, and how.")
 @state_options
 @grading_options
 def run(
@@ -46,6 +48,7 @@ def run(
     fresh: bool,
     as_json: bool,
     quiet: bool,
+    verbose: bool,
     **where: object,
 ) -> int:
     """Grade hand-ins now: each PATH is a hand-in (a file, an archive), or a folder with one entry a student.
@@ -63,15 +66,17 @@ def run(
         batch = Batch(settings, lambda: bar[0] if bar else None)
         interrupted = True
         try:
+            if verbose:
+                warn_of_weak_limits(batch.engine)
             jobs = _grade(batch, loaded, submissions, refused, bar, fresh=fresh, quiet=quiet)
             interrupted = False
         finally:
             batch.close(interrupted=interrupted)
     if as_json:
-        show.print_json({"jobs": [show.as_json(job) for job in jobs], "refused": [_refused_json(r) for r in refused]})
+        show.print_json({"jobs": [show.as_json(seen) for seen in jobs], "refused": [_refused_json(r) for r in refused]})
     else:
-        _print_table(loaded, jobs, refused)
-    graded = all(job.state is State.DONE for job in jobs)
+        out(_table(loaded, jobs, refused, settings))
+    graded = all(seen.job.state is State.DONE for seen in jobs)
     return 0 if graded and not refused else NOT_GRADED
 
 
@@ -107,48 +112,62 @@ def _grade(
     *,
     fresh: bool,
     quiet: bool,
-) -> list[Job]:
-    for each in refused:
-        print(f"refused: {one_line(each.title, 60)}: {one_line(str(each.error), 300)}", file=sys.stderr)
+) -> list[Seen]:
     batch.engine.preflight(assignment)
+    tell_refused(refused)
+    _tell_twice(submissions)
     handles = batch.engine.submit_many(submissions, fresh=fresh)
     already = sum(handle.done() for handle in handles)
     if already and not quiet:
-        known = f"{already} of {show.plural(len(handles), 'hand-in')} graded before (--fresh grades them again)"
-        print(known, file=sys.stderr)
-    seen: list[Job] = []
+        tell(f"{already} of {show.plural(len(handles), 'hand-in')} graded before (--fresh grades them again)")
+    before = {handle.id for handle in handles if handle.done()}
+    count = 0
     try:
-        with progress(len(handles), assignment.name, quiet=quiet) as shown:
+        with progress(len(handles) - already, assignment.name, quiet=quiet) as shown:
             bar.append(shown)
 
-            def ended(job: Job) -> None:
-                seen.append(job)
-                shown.ended(job)
+            def ended(seen: Seen) -> None:
+                nonlocal count
+                count += 1
+                if seen.job.id not in before:
+                    shown.ended(seen)
 
             return batch.wait(handles, ended)
     except KeyboardInterrupt:
-        count = sum(job.state.terminal for job in seen)
-        print(
-            f"interrupted: {count} of {show.plural(len(handles), 'hand-in')} graded; the same command goes on",
-            file=sys.stderr,
-        )
+        tell(f"{count} of {show.plural(len(handles), 'hand-in')} graded; the same command goes on")
         raise
 
 
-def _print_table(assignment: Assignment, jobs: Sequence[Job], refused: Sequence[Refused]) -> None:
+def tell_refused(refused: Sequence[Refused]) -> None:
+    """Say which hand-ins were not taken, and what their students can do."""
+    for each in refused:
+        hint = f"  next: {one_line(each.error.hint, 200)}" if each.error.hint else ""
+        tell(f"refused[{each.error.id}]: {one_line(each.title, 60)}: {one_line(str(each.error), 300)}{hint}")
+
+
+def _tell_twice(submissions: Sequence[Submission]) -> None:
+    for student, count in Counter(submission.student for submission in submissions).items():
+        if count > 1:
+            tell(f"{one_line(student, 60)} handed in {count} times: each is graded")
+
+
+def _table(assignment: Assignment, jobs: Sequence[Seen], refused: Sequence[Refused], settings: Settings) -> str:
     rows = [
-        [job.student, show.outcome(job), show.score(job.score, job.max_score), show.seconds(job), show.note(job)]
-        for job in jobs
-    ]
+        [seen.job.student, show.outcome(seen.job), show.score(seen.job.score, seen.job.max_score),
+         show.seconds(seen.job), show.note(seen)]
+        for seen in jobs
+    ]  # fmt: skip
     rows += [[each.student, "REFUSED", show.NOTHING, show.NOTHING, str(each.error)] for each in refused]
-    print(show.table(["student", "outcome", "score", "time", "note"], rows, right=("score", "time")))
-    counts = Counter(show.outcome(job) for job in jobs)
+    text = show.table(["student", "outcome", "score", "time", "note"], rows, fixed=("outcome", "score", "time"))
+    counts = Counter(show.outcome(seen.job) for seen in jobs)
     counts.update(["REFUSED"] * len(refused))
     parts = ", ".join(f"{count} {name}" for name, count in counts.most_common())
-    print(f"\n{assignment.name}: {show.plural(len(rows), 'hand-in')}: {parts}. Trust: {assignment.trust}.")
-    dead = [job for job in jobs if job.state is State.DEAD]
+    name = one_line(assignment.name, 60)
+    text += f"\n\n{name}: {show.plural(len(rows), 'hand-in')}: {parts}. Trust: {assignment.trust}."
+    dead = [seen.job.id for seen in jobs if seen.job.state is State.DEAD]
     if dead:
-        print(f"Not graded, for a reason that is not the student's: minitango jobs show {dead[0].id}")
+        text += f"\nNot graded, for a reason that is not the student's: minitango jobs show {dead[0]}{settings.flags}"
+    return text
 
 
 def _refused_json(refused: Refused) -> dict[str, object]:

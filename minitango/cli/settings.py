@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import shlex
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ from minitango.errors import ConfigError
 from minitango.statedir import locate
 
 DEFAULT_STATE: Final = ".minitango"
+MAX_WORKERS: Final = 1000
 _KEYS: Final[Mapping[str, type]] = {"store": str, "state": str, "sandbox": str, "workers": int}
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -30,6 +32,8 @@ class Settings(Struct, frozen=True):
     state: str | None
     sandbox: str
     workers: int | None
+    flags: str = ""
+    """What has to be said again on a command line to mean this queue: empty, or with a blank before it."""
 
     def open(self, *, workers: int | None = None, on_event: Callable[[Event], None] | None = None) -> Engine:
         """The engine on this state; `workers=0` only submits and watches."""
@@ -40,13 +44,23 @@ class Settings(Struct, frozen=True):
         """To look at a queue that is there; ConfigError where none is."""
         url, _ = locate(self.store, self.state)
         scheme, _, rest = url.partition("://")
-        if scheme == "sqlite" and not Path(rest[1:]).exists():
+        if scheme == "sqlite" and not _may_exist(Path(rest[1:])):
             raise ConfigError(
                 f"there is no queue at {rest[1:]}",
                 hint="run something first (minitango run ASSIGNMENT PATH...), or name its folder with --state DIR",
                 id="no_queue",
             )
         return self.open(workers=0)
+
+
+def _may_exist(path: Path) -> bool:
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True  # opening it says what is the matter
+    return True
 
 
 def state_options(command: F) -> F:
@@ -58,7 +72,7 @@ def state_options(command: F) -> F:
 
 def grading_options(command: F) -> F:
     """--sandbox and --workers."""
-    count = click.IntRange(1, 1000)
+    count = click.IntRange(1, MAX_WORKERS)
     workers = click.option("--workers", type=count, metavar="N", help="Jobs at once (default: one a core).")
     sandbox = click.option("--sandbox", metavar="NAME", help="auto (default) or bubblewrap.")
     return sandbox(workers(command))
@@ -75,32 +89,51 @@ def resolve(
 ) -> Settings:
     """Settings from flags (None: not given), the environment and the nearest configuration file."""
     environ = os.environ if environ is None else environ
-    file = _configuration(folder or Path.cwd())
     flags = {"store": store, "state": state, "sandbox": sandbox, "workers": workers}
+    variables = {key: environ.get(f"MINITANGO_{key.upper()}") or None for key in _KEYS}
+    sources: list[Mapping[str, Any]] = [flags, variables, _configuration(folder or _here())]
 
     def pick(key: str) -> Any:
-        if flags[key] is not None:
-            return flags[key]
-        name = f"MINITANGO_{key.upper()}"
-        if environ.get(name):
-            return _number(environ[name], name) if key == "workers" else environ[name]
-        return file.get(key)
+        return next((source[key] for source in sources if source.get(key) is not None), None)
 
-    chosen_state = pick("state")
-    chosen_store = pick("store")
+    # Where the queue is, one source says alone: --state is not to go with the store of a file further up.
+    where = next((source for source in sources if source.get("store") or source.get("state")), {})
+    for key in ("store", "state"):
+        if flags[key] == "":
+            raise ConfigError(f"--{key} is empty", hint=f"name a place, or leave --{key} out", id="usage")
+    chosen_store, chosen_state = where.get("store"), where.get("state")
     if chosen_store is None:
         chosen_store, chosen_state = chosen_state or DEFAULT_STATE, None
-    count = pick("workers")
-    if count is not None and count < 1:
-        raise ConfigError(f"workers is {count}", hint="give 1 or more", id="workers")
-    return Settings(chosen_store, chosen_state, pick("sandbox") or "auto", count)
+    count = _number(pick("workers"))
+    named = [(f"--{key}", flags[key]) for key in ("store", "state") if flags[key]]
+    return Settings(
+        chosen_store,
+        chosen_state,
+        pick("sandbox") or "auto",
+        count,
+        "".join(f" {flag} {shlex.quote(str(value))}" for flag, value in named),
+    )
 
 
-def _number(text: str, name: str) -> int:
+def _here() -> Path:
     try:
-        return int(text)
+        return Path.cwd()
+    except FileNotFoundError as error:
+        text = "the folder that this was started in is gone"
+        raise ConfigError(text, hint="cd to a folder that is there", id="settings") from error
+
+
+def _number(count: Any) -> int | None:
+    if count is None:
+        return None
+    try:
+        number = int(count)
     except ValueError as error:
-        raise ConfigError(f"{name} is {text!r}, not a number", hint=f"{name}=4", id="workers") from error
+        text = f"MINITANGO_WORKERS is {count!r}, not a number"
+        raise ConfigError(text, hint="MINITANGO_WORKERS=4", id="workers") from error
+    if not 1 <= number <= MAX_WORKERS:
+        raise ConfigError(f"workers is {number}", hint=f"give 1 to {MAX_WORKERS}", id="workers")
+    return number
 
 
 def _configuration(folder: Path) -> dict[str, Any]:
@@ -146,7 +179,17 @@ def _checked(table: Any, path: Path) -> dict[str, Any]:
                 id="settings",
             )
     made = dict(table)
-    for key in ("state", "store"):  # relative to the file that names them, wherever we stand
-        if key in made and "://" not in made[key]:
-            made[key] = str(path.parent / made[key])
+    for key in ("state", "store"):
+        if key in made:
+            made[key] = _below(path.parent, made[key])
     return made
+
+
+def _below(folder: Path, place: str) -> str:
+    """A path, or a SQLite URL, of a configuration file: relative to that file, wherever we stand."""
+    scheme, separator, rest = place.rpartition("://")
+    if not separator:
+        return str(folder / Path(rest).expanduser())
+    if scheme == "sqlite" and len(rest) > 1 and rest.startswith("/"):
+        return f"sqlite:///{folder / rest[1:]}"
+    return place

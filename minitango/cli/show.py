@@ -6,15 +6,37 @@ import json
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Final
 
 import msgspec
+from msgspec import Struct
 from rich.cells import cell_len, set_cell_size
 
-from minitango.job import SCHEMA, Job, State
+from minitango.cli.streams import out
+from minitango.job import SCHEMA, Job, Notice, State
+from minitango.store import History
 from minitango.text import human_seconds, one_line
 
-NOTHING = "-"
+NOTHING: Final = "-"
+MAX_CELL: Final = 400
+"""Characters of a cell, also where the table is not cut to a terminal."""
+_COMFORT: Final = 40
+"""Cells that the last column of a table keeps while others can give."""
+_LEAST: Final = 12
+"""Cells that any column keeps which can give."""
+
+
+class Seen(Struct, frozen=True):
+    """A job, with what its result warns of."""
+
+    job: Job
+    warnings: tuple[Notice, ...] = ()
+
+
+def see(store: History, job: Job) -> Seen:
+    """The job with its warnings; the result is read only where there are some."""
+    result = store.result(job.id) if job.warnings else None
+    return Seen(job, result.warnings if result is not None else ())
 
 
 def number(value: float) -> str:
@@ -36,42 +58,63 @@ def outcome(job: Job) -> str:
     return str(job.outcome) if job.outcome is not None else str(job.state)
 
 
-def note(job: Job) -> str:
+def note(seen: Seen) -> str:
     """A word on what went wrong, or deserves a look."""
+    job = seen.job
     if job.failure is not None and job.state is not State.DONE:
         return job.failure.message
-    warnings = f"{job.warnings} warning{'s' if job.warnings > 1 else ''}" if job.warnings else ""
-    return "; ".join(part for part in (job.reason, warnings) if part)
+    parts = [job.reason] if job.reason else []
+    if seen.warnings:
+        more = len(seen.warnings) - 1
+        parts.append(f"warning: {seen.warnings[0].message}" + (f" (and {more} more)" if more else ""))
+    return "; ".join(parts)
 
 
 def seconds(job: Job) -> str:
     return human_seconds(job.wall) if job.wall is not None else NOTHING
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[str] = ()) -> str:
-    """Aligned columns. On a terminal the last column is cut to fit; elsewhere nothing is."""
-    lines = [list(head), *([one_line(cell, 400) for cell in row] for row in rows)]
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, fixed: Sequence[str] = ()) -> str:
+    """Aligned columns. On a terminal they are cut to fit, the last one first; elsewhere nothing is.
+
+    `fixed` columns are never cut; those that hold numbers are aligned to the right.
+    """
+    lines = [list(head), *([one_line(cell, MAX_CELL) for cell in row] for row in rows)]
     widths = [max(cell_len(line[n]) for line in lines) for n in range(len(head))]
     if sys.stdout.isatty():
-        room = shutil.get_terminal_size().columns - sum(widths[:-1]) - 2 * (len(head) - 1)
-        widths[-1] = max(12, min(widths[-1], room))
-    out = []
-    for line in lines:
-        cells = []
-        for n, cell in enumerate(line):
-            gap = " " * (widths[n] - cell_len(cell))
-            if head[n] in right:
-                cells.append(gap + cell)
-            elif n == len(head) - 1:
-                cells.append(cell if cell_len(cell) <= widths[n] else set_cell_size(cell, widths[n] - 1) + "…")
-            else:
-                cells.append(cell + gap)
-        out.append("  ".join(cells).rstrip())
-    return "\n".join(out)
+        _fit(widths, [n for n, name in enumerate(head) if name not in fixed])
+    return "\n".join(
+        "  ".join(
+            _cell(cell, width, right=name in _NUMBERS) for name, cell, width in zip(head, line, widths, strict=True)
+        ).rstrip()
+        for line in lines
+    )
 
 
-def as_json(job: Job) -> dict[str, Any]:
+_NUMBERS: Final = frozenset({"score", "time", "attempt", "expected", "got"})
+
+
+def _fit(widths: list[int], flexible: Sequence[int]) -> None:
+    """Make columns narrower until the terminal holds them, as far as that can be."""
+    excess = sum(widths) + 2 * (len(widths) - 1) - shutil.get_terminal_size().columns
+    last = len(widths) - 1
+    others = sorted((n for n in flexible if n != last), key=lambda n: -widths[n])
+    for n, least in ((last, _COMFORT), *((n, _LEAST) for n in others), (last, _LEAST)):
+        cut = max(0, min(excess, widths[n] - least))
+        widths[n] -= cut
+        excess -= cut
+
+
+def _cell(text: str, width: int, *, right: bool) -> str:
+    gap = width - cell_len(text)
+    if gap < 0:
+        return set_cell_size(text, width - 1) + "…"
+    return " " * gap + text if right else text + " " * gap
+
+
+def as_json(seen: Seen) -> dict[str, Any]:
     """One job, as `--json` prints it."""
+    job = seen.job
     return {
         "id": job.id,
         "assignment": job.assignment,
@@ -83,21 +126,22 @@ def as_json(job: Job) -> dict[str, Any]:
         "max_score": job.max_score,
         "trust": str(job.trust) if job.trust is not None else None,
         "reason": job.reason,
-        "warnings": job.warnings,
+        "warnings": msgspec.to_builtins(seen.warnings),
         "attempts": job.attempt,
         "failures": job.failures,
         "interruptions": job.interruptions,
         "submitted": job.submitted,
         "started": job.started,
         "ended": job.ended,
-        "wall": job.wall,
+        "wall": round(job.wall, 6) if job.wall is not None else None,
         "supersedes": job.supersedes,
         "error": msgspec.to_builtins(job.failure) if job.failure is not None else None,
     }
 
 
 def print_json(body: dict[str, Any]) -> None:
-    print(json.dumps({"schema": SCHEMA, **body}, indent=2, ensure_ascii=True))
+    """The whole answer of a command, as one JSON document in ASCII."""
+    out(json.dumps({"schema": SCHEMA, **body}, indent=2))
 
 
 def plural(count: int, word: str) -> str:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
 
 from minitango.assignment import Assignment
 from minitango.cli import show
-from minitango.cli.run import NOT_GRADED, gather
+from minitango.cli.run import NOT_GRADED, gather, tell_refused
 from minitango.cli.settings import resolve, state_options
+from minitango.cli.streams import out
 from minitango.errors import NothingToGrade
 from minitango.text import one_line
 
 
-@click.command()
+@click.command(short_help="Queue hand-ins and return; a worker grades them.")
 @click.argument("assignment", type=click.Path(path_type=Path))
 @click.argument("paths", nargs=-1, type=click.Path(path_type=Path), metavar="PATH...")
 @click.option("--student", metavar="NAME", help="PATH is this student's one hand-in (a folder too).")
@@ -36,12 +36,11 @@ def submit(
     submissions, refused = gather(loaded, paths, student)
     with settings.open(workers=0) as engine:
         handles = engine.submit_many(submissions, fresh=fresh)
-        jobs = [handle.job() for handle in handles]
-    for each in refused:
-        print(f"refused: {one_line(each.title, 60)}: {one_line(str(each.error), 300)}", file=sys.stderr)
+        jobs = [show.see(engine.store, handle.job()) for handle in handles]
+    tell_refused(refused)
     if as_json:
-        show.print_json({"jobs": [show.as_json(job) for job in jobs]})
+        show.print_json({"jobs": [show.as_json(seen) for seen in jobs]})
     else:
-        for job in jobs:
-            print(f"{job.id}  {one_line(job.student, 200)}")
+        for seen in jobs:
+            out(f"{seen.job.id}  {one_line(seen.job.student, 200)}")
     return NOT_GRADED if refused else 0

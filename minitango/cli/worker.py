@@ -3,67 +3,96 @@
 from __future__ import annotations
 
 import signal
-import sys
 import threading
 import time
 
 import click
 
+from minitango.cli import show
+from minitango.cli.grading import warn_of_weak_limits
 from minitango.cli.progress import describe, summary
 from minitango.cli.settings import grading_options, resolve, state_options
-from minitango.cli.show import plural
-from minitango.engine import GRACE, Event
+from minitango.cli.streams import drop_lost_terminal, tell
+from minitango.engine import GRACE, Engine, Event
 from minitango.job import State
 from minitango.text import one_line
 
 INTERRUPTED = 130
 
 
-@click.command()
-@click.option("--grace", type=click.FloatRange(0), default=GRACE, show_default=True, metavar="SECONDS")
+@click.command(short_help="Grade what is queued, and what comes, until it is stopped.")
+@click.option(
+    "--grace",
+    type=click.FloatRange(0),
+    default=GRACE,
+    show_default=True,
+    metavar="SECONDS",
+    help="What running jobs get to end in after the first signal.",
+)
 @click.option("-q", "--quiet", is_flag=True, help="Only what a person must hear of.")
+@click.option("-v", "--verbose", is_flag=True, help="Say which limits hold here, and how.")
 @state_options
 @grading_options
-def worker(grace: float, quiet: bool, **where: object) -> int:
+def worker(grace: float, quiet: bool, verbose: bool, **where: object) -> int:
     """Grade what is queued, and what comes, until SIGTERM or Ctrl-C.
 
-    At the first signal nothing more is begun and running jobs get GRACE seconds; at the second they go back to the
-    queue at once. Nothing is lost either way.
+    At the first signal nothing more is begun and running jobs get the grace; at the second they go back to the queue
+    at once. Nothing is lost either way.
     """
     settings = resolve(**where)  # type: ignore[arg-type]
     received: list[int] = []
     ending = threading.Event()
+    opened: list[Engine] = []
 
     def say(event: Event) -> None:
         if event.kind == "crashed":
             ending.set()
         text = describe(event)
-        job = event.job
-        if not text and job is not None and not quiet:
-            who = f"{one_line(job.assignment, 40)}/{one_line(job.student, 40)}"
-            text = f"{job.id} {who}: {event.kind if event.kind == 'started' else summary(job)}"
+        if not text and not quiet:
+            text = _line(event, opened)
         if text:
-            print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+            tell(f"{time.strftime('%H:%M:%S')} {text}")
 
     engine = settings.open(on_event=say)
+    opened.append(engine)
 
     def stop(number: int, frame: object) -> None:
+        drop_lost_terminal()
         received.append(number)
         engine.request_stop(release=len(received) > 1)
         ending.set()
 
-    old = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    heeded = [
+        number
+        for number in {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}
+        if signal.getsignal(number) is not signal.SIG_IGN  # nohup, or `&` in a script
+    ]
+    old = {number: signal.signal(number, stop) for number in heeded}
     try:
-        assert engine.sandbox is not None
+        if verbose:
+            warn_of_weak_limits(engine)
         if not quiet:
-            waiting = plural(engine.store.counts()[State.QUEUED], "job")
-            print(
-                f"grading in {engine.state} with {engine.sandbox.name}; {waiting} queued", file=sys.stderr, flush=True
-            )
+            assert engine.sandbox is not None
+            waiting = show.plural(engine.store.counts()[State.QUEUED], "job")
+            tell(f"grading in {engine.state} with {engine.sandbox.name}; {waiting} queued")
         ending.wait()
+        if received and not quiet and engine.store.counts()[State.RUNNING]:
+            tell(f"stopping: running jobs get {grace:g} s (a second signal: at once)")
         engine.stop(grace=grace)
         engine.wait()
     finally:
+        engine.stop(grace=0)
         for number, handler in old.items():
             signal.signal(number, handler)
     return INTERRUPTED if signal.SIGINT in received else 0
+
+
+def _line(event: Event, opened: list[Engine]) -> str:
+    job = event.job
+    if job is None:
+        return ""
+    if event.kind == "started":
+        became = "started"
+    else:
+        became = summary(show.see(opened[0].store, job) if opened else show.Seen(job))
+    return f"{job.id} {one_line(job.assignment, 40)}/{one_line(job.student, 40)}: {became}"

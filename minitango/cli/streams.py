@@ -1,0 +1,95 @@
+"""stdout for data, stderr for people. A stream that is closed, broken or cannot encode never costs a grade."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import os
+import sys
+from pathlib import Path
+from typing import TextIO
+
+from minitango.errors import UnavailableError
+from minitango.text import for_terminal
+
+_GONE = frozenset({errno.EPIPE, errno.EIO, errno.EBADF})
+"""Nobody reads any more: the pipe's other end was closed, or the terminal hung up."""
+
+
+_terminals: list[TextIO] = []
+"""The streams that were a terminal's when we started."""
+
+
+def prepare() -> None:
+    """Make the three streams usable, whatever they were started as. Call it first."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:  # closed, so that the next file opened, say the queue, would get its number
+            os.open(os.devnull, os.O_RDWR)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - as long as we live
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+            if stream.isatty():
+                _terminals.append(stream)
+
+
+def out(text: str) -> None:
+    """Print data. A reader that had enough (`| head`) is no error; a disk that is full is."""
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        _failed(error)
+
+
+def _failed(error: OSError) -> None:
+    drop(sys.stdout)
+    if error.errno not in _GONE:
+        raise UnavailableError(
+            f"the standard output cannot be written: {error.strerror}",
+            hint="what was graded is kept: send the output elsewhere and repeat the command",
+            id="stdout",
+        ) from error
+
+
+def out_bytes(data: bytes) -> None:
+    """Print what a program printed. On a terminal, control characters are shown, not obeyed; into a pipe or a file
+    the bytes go as they came."""
+    if not data:
+        return
+    try:
+        if sys.stdout.isatty():
+            print(for_terminal(data), end="", flush=True)
+        else:
+            sys.stdout.flush()
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+    except OSError as error:
+        _failed(error)
+
+
+def tell(text: str) -> None:
+    """Print for people. Never raises for a stream that fails: what is told is told in the store, too."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+        drop(sys.stderr)
+
+
+def drop(stream: TextIO) -> None:
+    """Send what else comes to a stream nowhere."""
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+
+
+def drop_lost_terminal() -> None:
+    """After a hang-up: stop writing to a terminal that is no longer there."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream in _terminals and not stream.isatty():
+            drop(stream)
