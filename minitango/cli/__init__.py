@@ -59,8 +59,8 @@ def _main(argv: list[str] | None) -> int:
     except click.ClickException as error:
         complain(_usage(error))
         return ConfigError.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        streams.tell("interrupted")
+    except (KeyboardInterrupt, click.Abort) as error:
+        streams.tell(str(error.__cause__ or "") or "interrupted")  # click wraps it
         return INTERRUPTED
     except Exception:
         streams.tell(traceback.format_exc())

@@ -13,7 +13,7 @@ from msgspec import Struct
 from minitango.assignment import Assignment, Sample, Submission
 from minitango.cli import show
 from minitango.cli.grading import Batch, terminated_like_ctrl_c, warn_of_weak_limits
-from minitango.cli.progress import Progress, progress
+from minitango.cli.progress import progress
 from minitango.cli.settings import Settings, grading_options, resolve
 from minitango.cli.show import Seen
 from minitango.cli.streams import out
@@ -79,9 +79,8 @@ def _grade(settings: Settings, assignments: Sequence[Assignment], *, quiet: bool
         Submission(assignment, student=_title(sample), files=assignment.root / sample.path, labels={"sample": str(n)})
         for n, (assignment, sample) in enumerate(cases)
     ]
-    bar: list[Progress] = []
     with terminated_like_ctrl_c():
-        batch = Batch(settings, lambda: bar[0] if bar else None)
+        batch = Batch(settings)
         interrupted = True
         try:
             if verbose:
@@ -90,8 +89,7 @@ def _grade(settings: Settings, assignments: Sequence[Assignment], *, quiet: bool
                 batch.engine.preflight(assignment)
             handles = [batch.engine.submit(submission, fresh=True) for submission in submissions]
             with progress(len(handles), "samples", quiet=quiet) as shown:
-                bar.append(shown)
-                jobs = batch.wait(handles, shown.ended)
+                jobs = batch.wait(handles, shown)
             interrupted = False
         finally:
             batch.close(interrupted=interrupted)

@@ -6,7 +6,7 @@ import contextlib
 import queue
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent import futures
 from typing import Final
 
@@ -17,7 +17,7 @@ from minitango.cli.streams import tell
 from minitango.engine import Engine, Event
 from minitango.errors import EngineRunning, EngineStopped
 from minitango.handle import JobHandle
-from minitango.job import Result, State
+from minitango.job import Job, Result, State
 from minitango.store import Query
 
 TAKE_OVER: Final = 1.0
@@ -27,14 +27,12 @@ CTRL_C_GRACE: Final = 5.0
 
 
 class Batch:
-    """An engine of our own, or the one that runs already, and the jobs that we wait for.
+    """An engine of our own, or the one that runs already, and the jobs that we wait for."""
 
-    `progress` may answer None as long as nothing is shown yet; engine events are then told as lines.
-    """
-
-    def __init__(self, settings: Settings, progress: Callable[[], Progress | None]) -> None:
+    def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._progress = progress
+        self._shown: Progress | None = None
+        self._running: dict[str, Job] = {}
         self.engine, self.joined = self._open()
 
     def _open(self) -> tuple[Engine, bool]:
@@ -45,18 +43,29 @@ class Batch:
             return self._settings.open(workers=0, on_event=self._event), True
 
     def _event(self, event: Event) -> None:
-        shown = self._progress()
-        if shown is not None:
-            shown.event(event)
-        elif text := describe(event):
+        """From the engine's threads: the producer's, one at a time."""
+        shown, job, text = self._shown, event.job, describe(event)
+        if job is not None and event.kind == "started":
+            self._running[job.id] = job
+        elif job is not None:
+            self._running.pop(job.id, None)
+        if text and shown is not None:
+            shown.say(text)
+        elif text:
             tell(text)
+        if shown is not None and job is not None:
+            shown.running(list(self._running.values()))
 
-    def wait(self, handles: Sequence[JobHandle], ended: Callable[[show.Seen], None]) -> list[show.Seen]:
-        """Wait until every job has ended, telling of each; returns the jobs in the order of `handles`.
+    def wait(self, handles: Sequence[JobHandle], shown: Progress) -> list[show.Seen]:
+        """Wait until every job has ended, showing each; returns the jobs in the order of `handles`.
 
-        If the engine that we submitted to goes away, its place is taken. EngineStopped if ours dies.
+        What had ended before is not shown. If the engine that we submitted to goes away, its place is taken.
+        EngineStopped if ours dies.
         """
+        self._shown = shown
+        shown.running(list(self._running.values()))
         order = [handle.id for handle in handles]
+        before = {handle.id for handle in handles if handle.done()}
         jobs: dict[str, show.Seen] = {}
         finished: queue.SimpleQueue[futures.Future[Result]] = queue.SimpleQueue()
         waiting = self._listen(handles, finished)
@@ -69,11 +78,12 @@ class Batch:
                 _raise_if_engine_died(handle)
                 del waiting[handle.id]
                 jobs[handle.id] = show.see(self.engine.store, handle.job())
-                ended(jobs[handle.id])
+                if handle.id not in before:
+                    shown.ended(jobs[handle.id])
             elif self.joined and self._take_over():
                 waiting = self._listen([self.engine.job(job) for job in waiting], finished)
             elif self.joined:
-                self._show_running()
+                shown.running(self.engine.jobs(Query(states=(State.RUNNING,), limit=20)))
         return [jobs[job] for job in order]
 
     @staticmethod
@@ -94,11 +104,6 @@ class Batch:
         old, self.engine, self.joined = self.engine, engine, False
         old.stop(grace=0)
         return True
-
-    def _show_running(self) -> None:
-        shown = self._progress()
-        if shown is not None:
-            shown.running(self.engine.jobs(Query(states=(State.RUNNING,), limit=20)))
 
     def close(self, *, interrupted: bool) -> None:
         """Stop. After an interruption running jobs get a few seconds, and a second Ctrl-C ends that."""

@@ -28,10 +28,11 @@ class Progress(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
 
-    def event(self, event: Event) -> None: ...
+    def say(self, text: str) -> None:
+        """A line that a person must read."""
 
     def running(self, jobs: Iterable[Job]) -> None:
-        """What another engine, whose events are not heard here, is grading now."""
+        """What is being graded now."""
 
     def ended(self, seen: Seen) -> None: ...
 
@@ -57,10 +58,8 @@ class _Silent:
 
     def __exit__(self, *_: object) -> None: ...
 
-    def event(self, event: Event) -> None:
-        text = describe(event)
-        if text:
-            tell(text)
+    def say(self, text: str) -> None:
+        tell(text)
 
     def running(self, jobs: Iterable[Job]) -> None: ...
 
@@ -101,8 +100,6 @@ class _Bar(_Silent):
             transient=True,
         )
         self._task = self._bar.add_task(one_line(what, 16), total=total, now="")
-        self._now: dict[str, str] = {}
-        self._lock = threading.Lock()
 
     def __enter__(self) -> _Bar:
         self._bar.start()
@@ -112,32 +109,16 @@ class _Bar(_Silent):
         with contextlib.suppress(OSError):  # the terminal may be gone
             self._bar.stop()
 
-    def event(self, event: Event) -> None:
-        with self._lock:
-            if event.job is not None and event.kind == "started":
-                self._now[event.job.id] = event.job.student
-            elif event.job is not None:
-                self._now.pop(event.job.id, None)
-            text = describe(event)
-            if text:
-                with contextlib.suppress(OSError):
-                    self._console.print(text)
-            self._draw()
+    def say(self, text: str) -> None:
+        with contextlib.suppress(OSError):
+            self._console.print(text, soft_wrap=True)
 
     def running(self, jobs: Iterable[Job]) -> None:
-        with self._lock:
-            self._now = {job.id: job.student for job in jobs}
-            self._draw()
+        # what the other columns take is about 50 cells
+        self._bar.update(self._task, now=_names([job.student for job in jobs], self._console.width - 52))
 
     def ended(self, seen: Seen) -> None:
-        with self._lock:
-            self._now.pop(seen.job.id, None)
-            self._bar.advance(self._task)
-            self._draw()
-
-    def _draw(self) -> None:
-        # what the other columns take is about 50 cells
-        self._bar.update(self._task, now=_names(list(self._now.values()), self._console.width - 52))
+        self._bar.advance(self._task)
 
 
 def _names(students: list[str], room: int) -> str:

@@ -12,12 +12,13 @@ from msgspec import Struct
 from minitango.assignment import Assignment, Submission, find_handins
 from minitango.cli import show
 from minitango.cli.grading import Batch, terminated_like_ctrl_c, warn_of_weak_limits
-from minitango.cli.progress import Progress, progress
+from minitango.cli.progress import progress
 from minitango.cli.settings import Settings, grading_options, resolve, state_options
 from minitango.cli.show import Seen
 from minitango.cli.streams import out, tell
 from minitango.errors import ConfigError, NothingToGrade, SubmissionError
 from minitango.job import State
+from minitango.store import Query
 from minitango.text import one_line
 
 NOT_GRADED = 4
@@ -61,17 +62,20 @@ def run(
     if not paths:
         raise NothingToGrade("no hand-ins were named", hint=f"minitango run {assignment} PATH-TO-HANDINS")
     submissions, refused = gather(loaded, paths, student)
-    bar: list[Progress] = []
-    with terminated_like_ctrl_c():
-        batch = Batch(settings, lambda: bar[0] if bar else None)
-        interrupted = True
-        try:
-            if verbose:
-                warn_of_weak_limits(batch.engine)
-            jobs = _grade(batch, loaded, submissions, refused, bar, fresh=fresh, quiet=quiet)
-            interrupted = False
-        finally:
-            batch.close(interrupted=interrupted)
+    ids: list[str] = []
+    try:
+        with terminated_like_ctrl_c():
+            batch = Batch(settings)
+            interrupted = True
+            try:
+                if verbose:
+                    warn_of_weak_limits(batch.engine)
+                jobs = _grade(batch, loaded, submissions, refused, ids, fresh=fresh, quiet=quiet)
+                interrupted = False
+            finally:
+                batch.close(interrupted=interrupted)
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(_how_far(settings, ids)) from error
     if as_json:
         show.print_json({"jobs": [show.as_json(seen) for seen in jobs], "refused": [_refused_json(r) for r in refused]})
     else:
@@ -108,7 +112,7 @@ def _grade(
     assignment: Assignment,
     submissions: Sequence[Submission],
     refused: Sequence[Refused],
-    bar: list[Progress],
+    ids: list[str],
     *,
     fresh: bool,
     quiet: bool,
@@ -120,22 +124,18 @@ def _grade(
     already = sum(handle.done() for handle in handles)
     if already and not quiet:
         tell(f"{already} of {show.plural(len(handles), 'hand-in')} graded before (--fresh grades them again)")
-    before = {handle.id for handle in handles if handle.done()}
-    count = 0
-    try:
-        with progress(len(handles) - already, assignment.name, quiet=quiet) as shown:
-            bar.append(shown)
+    ids += [handle.id for handle in handles]
+    with progress(len(handles) - already, assignment.name, quiet=quiet) as shown:
+        return batch.wait(handles, shown)
 
-            def ended(seen: Seen) -> None:
-                nonlocal count
-                count += 1
-                if seen.job.id not in before:
-                    shown.ended(seen)
 
-            return batch.wait(handles, ended)
-    except KeyboardInterrupt:
-        tell(f"{count} of {show.plural(len(handles), 'hand-in')} graded; the same command goes on")
-        raise
+def _how_far(settings: Settings, ids: Sequence[str]) -> str:
+    """What an interrupted run comes to."""
+    if not ids:
+        return "interrupted: nothing was queued yet"
+    with settings.open(workers=0) as engine:
+        ended = sum(job.state.terminal for job in engine.jobs(Query(ids=tuple(ids))))
+    return f"interrupted: {ended} of {show.plural(len(ids), 'hand-in')} graded; the same command goes on"
 
 
 def tell_refused(refused: Sequence[Refused]) -> None:

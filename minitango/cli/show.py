@@ -20,10 +20,6 @@ from minitango.text import human_seconds, one_line
 NOTHING: Final = "-"
 MAX_CELL: Final = 400
 """Characters of a cell, also where the table is not cut to a terminal."""
-_COMFORT: Final = 40
-"""Cells that the last column of a table keeps while others can give."""
-_LEAST: Final = 12
-"""Cells that any column keeps which can give."""
 
 
 class Seen(Struct, frozen=True):
@@ -99,7 +95,8 @@ def _fit(widths: list[int], flexible: Sequence[int]) -> None:
     excess = sum(widths) + 2 * (len(widths) - 1) - shutil.get_terminal_size().columns
     last = len(widths) - 1
     others = sorted((n for n in flexible if n != last), key=lambda n: -widths[n])
-    for n, least in ((last, _COMFORT), *((n, _LEAST) for n in others), (last, _LEAST)):
+    steps = [(last, 40), *((n, 20) for n in others), (last, 24), *((n, 12) for n in others), (last, 12)]
+    for n, least in steps:
         cut = max(0, min(excess, widths[n] - least))
         widths[n] -= cut
         excess -= cut
