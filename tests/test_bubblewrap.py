@@ -28,7 +28,8 @@ from minitango.sandbox import BoxSpec, Mount, open_sandbox
 from minitango.sandbox import _setting as setting_module
 from minitango.sandbox._box import BubblewrapBox
 from minitango.sandbox._host import start_time
-from minitango.sandbox._inside import encode_go, parse_status
+from minitango.sandbox._inside import Status, encode_go, parse_status
+from minitango.sandbox._meter import Limit, Totals
 from minitango.sandbox._remedy import diagnose
 from minitango.sandbox._seccomp import build_filter
 from minitango.sandbox._tickets import UIDS, Registry, Uids, _here
@@ -575,3 +576,45 @@ def test_patterns_say_which_directories_are_worth_a_look() -> None:
     assert patterns.literal(inside) is None
     assert patterns.matched(patterns.step(inside, "x.txt"))
     assert not patterns.matched(patterns.step(inside, "x.c"))
+
+
+class FixedMeter:
+    """Says at once that a limit is passed, or nothing."""
+
+    def __init__(self, limit: Limit | None = None) -> None:
+        self._limit = limit
+
+    def check(self) -> tuple[Limit | None, float]:
+        return self._limit, 0.0
+
+    def totals(self, status: Status | None) -> Totals:
+        return Totals()
+
+    def ended_by_memory(self, status: Status | None, totals: Totals) -> bool:
+        return False
+
+
+def test_a_command_that_ended_before_its_limit_was_seen_has_not_met_it(sandbox: BubblewrapSandbox) -> None:
+    box = sandbox.open(BoxSpec(SPEC.mounts, "/job", Limits(wall=0.2)))
+    assert isinstance(box, BubblewrapBox)
+    late = []
+
+    def listen(_: bytes) -> None:
+        # the loop stands here until the command has ended and the wall limit has passed
+        late.append(until(lambda: start_time(box._pid) is None))
+        until(lambda: time.monotonic() > began + 0.25)
+
+    began = time.monotonic()
+    end = box.run(["sh", "-c", "echo x; exit 4"], env={}, output=listen)
+    box.close()
+    assert late == [True]
+    assert (end.exit_status, end.signal, end.limit) == (4, None, None)
+
+
+def test_a_limit_that_the_meter_sees_ends_it(sandbox: BubblewrapSandbox) -> None:
+    box = sandbox.open(SPEC)
+    assert isinstance(box, BubblewrapBox)
+    box._meter = FixedMeter("memory")
+    end = box.run(["sleep", "100"], env={}, output=lambda _: None)
+    box.close()
+    assert (end.exit_status, end.signal, end.limit) == (None, signal.SIGKILL, "memory")

@@ -23,7 +23,7 @@ from minitango.sandbox._host import acting_as, parent_of
 from minitango.sandbox._inside import encode_go, first_program
 from minitango.sandbox._meter import GroupMeter, Meter, WatchMeter
 from minitango.sandbox._profile import arguments, environment, writable
-from minitango.sandbox._supervise import Ended, Supervisor, kill, wait_dead
+from minitango.sandbox._supervise import Ended, Supervisor, is_dead, kill, wait_dead
 from minitango.sandbox._tickets import Ticket
 from minitango.sandbox._tree import Patterns, read_tree, write_tree
 from minitango.sandbox._watch import Watcher
@@ -57,6 +57,7 @@ class BubblewrapBox:
         self._group: Group | None = None
         self._meter: Meter | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self._monitor = -1
         self._pid1 = -1
         try:
             self._start()
@@ -68,13 +69,11 @@ class BubblewrapBox:
 
     def _start(self) -> None:
         staged = self._stage()
-        go, self._go = os.pipe2(os.O_CLOEXEC)
-        self._status, status = os.pipe2(os.O_CLOEXEC)
-        self._output, output = os.pipe2(os.O_CLOEXEC)
-        info, info_fd = os.pipe2(os.O_CLOEXEC)
-        theirs = [go, status, output, info_fd]
-        self._fds += [self._go, self._status, self._output, info]
+        theirs: list[int] = []
         try:
+            self._go = self._pipe(theirs, write=True)
+            self._status, self._output, info = (self._pipe(theirs, write=False) for _ in range(3))
+            go, status, output, info_fd = theirs
             seccomp = self._setting.seccomp_fd()
             theirs += [seccomp] if seccomp >= 0 else []
             layout = self._setting.layout(self._spec.network)
@@ -86,22 +85,32 @@ class BubblewrapBox:
         finally:
             for fd in theirs:
                 os.close(fd)
-        self._fds.append(monitor := os.pidfd_open(self._process.pid))
-        self._monitor = monitor
+        self._monitor = os.pidfd_open(self._process.pid)
+        self._fds.append(self._monitor)
         for fd in (self._status, self._output, info):
             os.set_blocking(fd, False)
         if self._setting.groups is not None:  # while bwrap is busy
             self._group = self._setting.groups.make(self._ticket.name, self._spec.limits)
         deadline = time.monotonic() + _UP
         pid = self._pid = self._child(info, deadline)
-        self._fds.append(pid1 := os.pidfd_open(pid))
-        self._pid1 = pid1
+        self._pid1 = os.pidfd_open(pid)
+        self._fds.append(self._pid1)
         if parent_of(pid) != self._process.pid:
             raise self._failure("its first process was gone at once")
         if self._wait(self._status, deadline, 2) != b"R\n":
             raise self._failure("its first process did not come up")
         self._hold(pid)
+        if is_dead(self._pid1):  # then what was opened by its number may be another's
+            raise self._failure("its first process died")
         self._ticket.started(self._process.pid, pid)
+
+    def _pipe(self, theirs: list[int], *, write: bool) -> int:
+        """A pipe to the box, or from it: our end, while the other one goes to `theirs`."""
+        read_end, write_end = os.pipe2(os.O_CLOEXEC)
+        ours, other = (write_end, read_end) if write else (read_end, write_end)
+        self._fds.append(ours)
+        theirs.append(other)
+        return ours
 
     def _stage(self) -> dict[str, str]:
         """Make the directories behind the read-only mounts, and in them a place for each mount that lies inside."""
@@ -310,7 +319,8 @@ class BubblewrapBox:
             wait_dead(self._pid1, 10)
         else:
             self._process.kill()
-        wait_dead(self._monitor, 10)
+        if self._monitor >= 0:
+            wait_dead(self._monitor, 10)
         self._process.wait()
 
     def check_host_uid(self) -> None:
@@ -363,6 +373,8 @@ class BubblewrapBox:
                 raise SandboxFailed(f"{what} in the box: {os.strerror(number)}")
         exit_status, signal, exec_error = None, None, status.exec_error if status else None
         limit = ended.limit
+        if limit != "output" and status is not None:
+            limit = None  # pid 1 could still speak: the command had ended by itself when the limit was seen
         if limit is None and not ended.cancelled and self._meter.ended_by_memory(status, totals):
             limit = "memory"
         if status is not None and status.wait is not None:

@@ -78,6 +78,8 @@ def check_spec(spec: BoxSpec) -> None:
     if not any(mount.path == spec.workdir and mount.writable for mount in spec.mounts):
         raise ValueError(f"the working directory {spec.workdir!r} is not a writable mount")
     limits = spec.limits
+    if any(mount.size is not None and mount.size <= 0 for mount in spec.mounts):
+        raise ValueError("the size of a mount must be positive")
     if min(limits.wall, limits.memory, limits.pids, limits.disk, limits.cpus) <= 0 or limits.output < 0:
         raise ValueError("limits must be positive")
 

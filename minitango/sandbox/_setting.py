@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Literal
 
-from minitango.errors import SandboxFailed
+from minitango.errors import SandboxFailed, SandboxUnavailable
 from minitango.sandbox._cgroup import Groups, find_cgroups, remove_deserted
 from minitango.sandbox._host import ParentThread, PrivatePlace, private_place_refused
 from minitango.sandbox._inside import PERL_AT, perl_known
@@ -201,6 +201,14 @@ class Setting:
 
         try:
             return self.parent.call(start)
+        except PermissionError as error:
+            if uid is None:
+                raise SandboxFailed(f"bwrap could not be started: {error}", id="sandbox_start") from error
+            raise SandboxUnavailable(
+                f"running as root, but without the right to become another user: {error.strerror}",
+                hint="run minitango as a normal user, or give the container --cap-add SETUID --cap-add SETGID",
+                id="sandbox_no_setuid",
+            ) from error
         except OSError as error:
             raise SandboxFailed(f"bwrap could not be started: {error}", id="sandbox_start") from error
 

@@ -156,6 +156,13 @@ def kill(pidfd: int) -> None:
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
 
 
+def is_dead(pidfd: int) -> bool:
+    """Whether this process is dead, now."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))
+
+
 def wait_dead(pidfd: int, patience: float) -> None:
     """Wait until this process is dead; pid 1 of a box dies after all others. SandboxFailed if it does not."""
     poll = select.poll()

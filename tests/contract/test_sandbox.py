@@ -260,6 +260,7 @@ def test_mounts_may_lie_in_one_another(sandbox: Sandbox) -> None:
         BoxSpec((Mount("/job"),), "/job"),
         BoxSpec((Mount("/job", writable=True), Mount("/job")), "/job"),
         BoxSpec((Mount("/a/../usr", writable=True),), "/a/../usr"),
+        BoxSpec((Mount("/job", writable=True, size=0),), "/job"),
         BoxSpec((Mount("/job", writable=True),), "/job", Limits(pids=0)),
     ],
 )
