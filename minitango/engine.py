@@ -26,11 +26,11 @@ from minitango.handle import Handles, JobHandle
 from minitango.job import Job, JobSpec, Lease, Result, State
 from minitango.pool import EventKind, Pool
 from minitango.runner import Runner
+from minitango.sandbox import Sandbox, kind_of, open_sandbox
 from minitango.store import Query, Store, open_store
 
 if TYPE_CHECKING:
     from minitango.assignment import Assignment, Submission
-    from minitango.sandbox import Sandbox
 
 log = logging.getLogger("minitango")
 
@@ -109,18 +109,16 @@ class Engine:
             box: Sandbox | None = None
             if workers:
                 undo.callback(statedir.lock(folder))
-                if isinstance(sandbox, str):
-                    from minitango.sandbox import open_sandbox
-
-                    box = open_sandbox(sandbox, state=str(folder))
-                else:
-                    box = sandbox
+                box = open_sandbox(sandbox, state=str(folder)) if isinstance(sandbox, str) else sandbox
                 undo.callback(box.close)
                 statedir.introduce(folder, box.name)
-            named = sandbox if isinstance(sandbox, str) and sandbox != "auto" else statedir.sandbox_kind(folder)
-            engine = cls(
-                opened, Blobs(folder / "blobs"), sandbox=box, sandbox_kind=box.name if box else named, state=folder
-            )
+            if box is not None:
+                kind = box.name
+            elif isinstance(sandbox, str):
+                kind = (statedir.sandbox_kind(folder) if sandbox == "auto" else "") or kind_of(sandbox)
+            else:
+                kind = sandbox.name
+            engine = cls(opened, Blobs(folder / "blobs"), sandbox=box, sandbox_kind=kind, state=folder)
             if on_event is not None:
                 engine.subscribe(on_event)
             undo.callback(opened.watch(engine._store_changed))

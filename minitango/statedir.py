@@ -76,8 +76,8 @@ def introduce(state: Path, sandbox: str) -> None:
 
 
 def sandbox_kind(state: Path) -> str:
-    """The kind of sandbox of the latest engine here; `auto` before the first."""
-    return str(_note(state).get("sandbox", "auto"))
+    """The kind of sandbox of the latest engine here; empty before the first."""
+    return str(_note(state).get("sandbox", ""))
 
 
 def _note(state: Path) -> dict[str, Any]:

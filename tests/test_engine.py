@@ -579,3 +579,13 @@ def test_a_thousand_submissions_share_one_bundle(tmp_path: Path) -> None:
     sizes = [path.stat().st_size for path in (tmp_path / "state" / "blobs").rglob("*") if path.is_file()]
     assert len([size for size in sizes if size > 1 << 20]) == 1
     assert len(sizes) == 1000 + 2, "a blob for each hand-in, one for the grader's files, one for the plan"
+
+
+def test_what_was_only_submitted_is_not_graded_twice_by_a_run(tmp_path: Path) -> None:
+    box = FakeSandbox(scoring(1))
+    with Engine.open(tmp_path, workers=0, sandbox=box) as engine:
+        queued = engine.submit(submission())
+    with Engine.open(tmp_path, workers=1, sandbox=box) as engine:
+        assert engine.submit(submission()).id == queued.id
+    with Engine.open(tmp_path, workers=0) as engine:  # knows what graded here before
+        assert engine.submit(submission()).id == queued.id

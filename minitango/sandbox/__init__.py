@@ -186,6 +186,11 @@ class Sandbox(Protocol):
 SANDBOXES = ("auto", "bubblewrap")
 
 
+def kind_of(name: str = "auto") -> str:
+    """The `Sandbox.name` that `open_sandbox(name)` would give here, without opening one."""
+    return "bubblewrap" if name == "auto" else name
+
+
 def open_sandbox(name: str = "auto", *, state: str | None = None) -> Sandbox:
     """The sandbox that `name` asks for, probed: it works when this returns.
 
