@@ -58,7 +58,7 @@ def bare(sandbox: BubblewrapSandbox) -> Callable[[], None]:
     def run() -> None:
         null, info, seccomp = os.open("/dev/null", os.O_RDWR), os.memfd_create("info"), setting.seccomp_fd()
         keep = [info, *([seccomp] if seccomp >= 0 else [])]
-        words = arguments(SPEC, setting.layout("none"), {"/tests": source}, info_fd=info, seccomp_fd=seccomp)
+        words = arguments("", SPEC, setting.layout("none"), {"/tests": source}, info_fd=info, seccomp_fd=seccomp)
         process = setting.start([*words, "/usr/bin/true"], uid=ticket.uid, stdin=null, output=null, keep=keep)
         assert process.wait() == 0
         for fd in (null, *keep):

@@ -25,6 +25,7 @@ from minitango.archive import File
 from minitango.errors import SandboxFailed, SandboxUnavailable
 from minitango.job import Limits
 from minitango.sandbox import BoxSpec, Mount, open_sandbox
+from minitango.sandbox import _box as box_module
 from minitango.sandbox import _setting as setting_module
 from minitango.sandbox._box import BubblewrapBox
 from minitango.sandbox._host import start_time
@@ -195,6 +196,51 @@ def test_a_sweep_strikes_by_pid_and_start_time(tmp_path: Path) -> None:
     assert not dead.exists()
     registry.close()
     assert list((tmp_path / "boxes").iterdir()) == []
+
+
+def test_a_sweep_finds_a_bwrap_that_was_only_starting(tmp_path: Path) -> None:
+    dead = tmp_path / "boxes" / "1-dead"
+    dead.mkdir(parents=True)
+    (dead / "lock").touch()
+    (dead / "minitango-1-dead-7.json").write_text('{"groups": []}\n')
+    script = ["sh", "-c", "read x", "--setenv", "MINITANGO_BOX"]
+    with (
+        subprocess.Popen([*script, "minitango-1-dead-7"], stdin=subprocess.PIPE) as starting,
+        subprocess.Popen([*script, "minitango-1-dead-77"], stdin=subprocess.PIPE) as other,
+    ):
+        registry = Registry(tmp_path / "boxes")
+        assert registry.sweep() == 1
+        registry.close()
+        assert starting.wait(10) == -signal.SIGKILL
+        assert other.poll() is None
+        other.communicate(b"\n")
+
+
+def test_a_bwrap_that_hangs_is_given_up_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(box_module, "_UP", 0.2)
+    program = tmp_path / "bin" / "bwrap"
+    program.parent.mkdir()
+    # as bwrap does in the gap: the first process ends when killed, its child waits for ever
+    program.write_text(
+        '#!/bin/sh\n[ "$1" = --version ] && echo bubblewrap 0.8.0 && exit\nsh -c "while :; do sleep 0.05; done" "$@" & wait\n'
+    )
+    program.chmod(0o755)
+    one = BubblewrapSandbox(state=str(tmp_path / "state"), bwrap=str(program))
+    with pytest.raises(SandboxFailed, match="bwrap did not start"):
+        one.open(SPEC)
+    prefix = f"minitango-{one._set_up().registry.home.name}".encode()
+    assert until(lambda: not any(prefix in arguments for arguments in command_lines()))
+    one.close()
+    assert list((tmp_path / "state/boxes").iterdir()) == []
+
+
+def command_lines() -> Iterator[bytes]:
+    for place in Path("/proc").iterdir():
+        if place.name.isdigit():
+            try:
+                yield (place / "cmdline").read_bytes()
+            except OSError:
+                continue
 
 
 def test_pids_of_another_boot_or_namespace_are_left_alone(tmp_path: Path) -> None:

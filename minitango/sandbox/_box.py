@@ -24,7 +24,7 @@ from minitango.sandbox._inside import encode_go, first_program
 from minitango.sandbox._meter import GroupMeter, Meter, WatchMeter
 from minitango.sandbox._profile import arguments, environment, writable
 from minitango.sandbox._supervise import Ended, Supervisor, is_dead, kill, wait_dead
-from minitango.sandbox._tickets import Ticket
+from minitango.sandbox._tickets import Ticket, kill_named
 from minitango.sandbox._tree import Patterns, read_tree, write_tree
 from minitango.sandbox._watch import Watcher
 
@@ -77,7 +77,7 @@ class BubblewrapBox:
             seccomp = self._setting.seccomp_fd()
             theirs += [seccomp] if seccomp >= 0 else []
             layout = self._setting.layout(self._spec.network)
-            command = arguments(self._spec, layout, staged, info_fd=info_fd, seccomp_fd=seccomp)
+            command = arguments(self._ticket.name, self._spec, layout, staged, info_fd=info_fd, seccomp_fd=seccomp)
             command += first_program(perl=self._setting.perl, python=self._setting.python, status_fd=status)
             self._process = self._setting.start(
                 command, uid=self._ticket.uid, stdin=go, output=output, keep=[fd for fd in theirs[1:] if fd != output]
@@ -319,6 +319,7 @@ class BubblewrapBox:
             wait_dead(self._pid1, 10)
         else:
             self._process.kill()
+            kill_named({self._ticket.name})
         if self._monitor >= 0:
             wait_dead(self._monitor, 10)
         self._process.wait()

@@ -104,9 +104,15 @@ def usr_arguments() -> tuple[str, ...]:
     return tuple(words)
 
 
-def arguments(spec: BoxSpec, layout: Layout, staged: dict[str, str], *, info_fd: int, seccomp_fd: int) -> list[str]:
-    """bwrap's arguments, up to and with `--`. `staged` has the source of each read-only mount."""
-    words = [layout.bwrap, "--unshare-all", "--unshare-user", "--uid", str(UID), "--gid", str(UID)]
+def arguments(
+    name: str, spec: BoxSpec, layout: Layout, staged: dict[str, str], *, info_fd: int, seccomp_fd: int
+) -> list[str]:
+    """bwrap's arguments, up to and with `--`. `staged` has the source of each read-only mount.
+
+    `name` does nothing but stand there: `kill_named` finds it.
+    """
+    words = [layout.bwrap, "--setenv", "MINITANGO_BOX", name]
+    words += ["--unshare-all", "--unshare-user", "--uid", str(UID), "--gid", str(UID)]
     words += ["--cap-drop", "ALL", "--new-session", "--die-with-parent", "--as-pid-1", "--hostname", "job"]
     words += ["--clearenv", "--info-fd", str(info_fd)]
     if spec.network == "open":

@@ -18,7 +18,7 @@ import shutil
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from pathlib import Path
 from typing import Final
 
@@ -163,6 +163,8 @@ def _sweep(home: Path) -> int:
         records = sorted(home.glob("*.json"))
         for record in records:
             _clean_up(record)
+        if records:
+            kill_named({record.stem for record in records})
         shutil.rmtree(home, ignore_errors=True)
         return len(records)
     finally:
@@ -185,6 +187,22 @@ def _clean_up(record: Path) -> None:
     if isinstance(groups, list):
         for group in groups:
             remove_group(group)
+
+
+def kill_named(names: Set[str]) -> None:
+    """Kill every bwrap that starts a box of one of these names.
+
+    `--die-with-parent` has a gap: where the engine dies just after bwrap has made its child and before it has told
+    the child who it is, bwrap's first process dies and the child waits for ever, with nothing of a job in it. Its pid
+    nobody knew yet; but its arguments hold the name.
+    """
+    wanted = {name.encode() for name in names}
+    with os.scandir("/proc") as entries:
+        pids = [int(entry.name) for entry in entries if entry.name.isdigit()]
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            if not wanted.isdisjoint(Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")):
+                os.kill(pid, signal.SIGKILL)
 
 
 def _try_lock(fd: int) -> bool:
