@@ -221,9 +221,8 @@ def test_a_bwrap_that_hangs_is_given_up_and_leaves_nothing(tmp_path: Path, monke
     program = tmp_path / "bin" / "bwrap"
     program.parent.mkdir()
     # as bwrap does in the gap: the first process ends when killed, its child waits for ever
-    program.write_text(
-        '#!/bin/sh\n[ "$1" = --version ] && echo bubblewrap 0.8.0 && exit\nsh -c "while :; do sleep 0.05; done" "$@" & wait\n'
-    )
+    waits = 'sh -c "while :; do sleep 0.05; done" "$@" & wait'
+    program.write_text(f'#!/bin/sh\n[ "$1" = --version ] && echo bubblewrap 0.8.0 && exit\n{waits}\n')
     program.chmod(0o755)
     one = BubblewrapSandbox(state=str(tmp_path / "state"), bwrap=str(program))
     with pytest.raises(SandboxFailed, match="bwrap did not start"):

@@ -228,10 +228,13 @@ def test_version_2_groups_that_cannot_be_made_are_our_failure(tmp_path: Path) ->
 
 
 def test_the_cpu_limit_is_asked_for_when_it_can_be_reached(tmp_path: Path) -> None:
-    group, _ = group_v2(tmp_path)
-    assert GroupMeter(group, Limits()).check() == (None, float("inf"))
-    assert GroupMeter(group, Limits(cpu=1.5)).check() == ("cpu", 0.0)
-    assert GroupMeter(group, Limits(cpu=2.5, cpus=0.5)).check() == (None, 2.0)
+    group, place = group_v2(tmp_path)
+    idle, spent, left = (GroupMeter(group, limits) for limits in (Limits(), Limits(cpu=1), Limits(cpu=2, cpus=0.5)))
+    (place / "cpu.stat").write_text("usage_usec 2500000\n")  # one second more than when it came up
+    assert idle.check() == (None, float("inf"))
+    assert spent.check() == ("cpu", 0.0)
+    assert left.check() == (None, 2.0)
+    assert left.totals(None).cpu == 1.0
 
 
 @pytest.mark.parametrize(

@@ -93,10 +93,15 @@ class BubblewrapBox:
             self._group = self._setting.groups.make(self._ticket.name, self._spec.limits)
         deadline = time.monotonic() + _UP
         pid = self._pid = self._child(info, deadline)
-        self._pid1 = os.pidfd_open(pid)
-        self._fds.append(self._pid1)
-        if parent_of(pid) != self._process.pid:
-            raise self._failure("its first process was gone at once")
+        try:
+            self._pid1 = os.pidfd_open(pid)
+            self._fds.append(self._pid1)
+            if parent_of(pid) != self._process.pid:
+                raise self._failure("its first process was gone at once")
+            if self._group is not None:
+                self._group.add(pid)  # may wait for the kernel some ms: better while bwrap still mounts
+        except ProcessLookupError as error:
+            raise self._failure("its first process was gone at once") from error
         if self._wait(self._status, deadline, 2) != b"R\n":
             raise self._failure("its first process did not come up")
         self._hold(pid)
@@ -178,7 +183,6 @@ class BubblewrapBox:
             if mount in self._spec.mounts:
                 self._mounts[mount.path] = fd
         if self._group is not None:
-            self._group.add(pid)
             self._meter = GroupMeter(self._group, self._spec.limits)
         else:
             proc = os.open("proc", flags, dir_fd=root)

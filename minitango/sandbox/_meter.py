@@ -50,11 +50,12 @@ class GroupMeter:
 
     def __init__(self, group: Group, limits: Limits) -> None:
         self._group = group
+        self._before = group.cpu() or 0.0  # what it took to come up is not the job's
         self._limit = limits.cpu
         self._cores = min(limits.cpus, os.cpu_count() or 1)
 
     def check(self) -> tuple[Limit | None, float]:
-        used = self._group.cpu() if self._limit is not None else None
+        used = self._cpu() if self._limit is not None else None
         if self._limit is None or used is None:
             return None, _NEVER
         if used >= self._limit:
@@ -64,12 +65,16 @@ class GroupMeter:
     def totals(self, status: Status | None) -> Totals:
         cpu, memory = status.cpu if status is not None else None, None
         with contextlib.suppress(OSError):
-            cpu = self._group.cpu()
+            cpu = self._cpu()
         with contextlib.suppress(OSError):
             memory = self._group.peak()
         return Totals(
             cpu=cpu, memory=memory, oom_kills=self._group.oom_kills(), forks_refused=self._group.forks_refused()
         )
+
+    def _cpu(self) -> float | None:
+        used = self._group.cpu()
+        return None if used is None else used - self._before
 
     def ended_by_memory(self, status: Status | None, totals: Totals) -> bool:
         """The kernel's killer struck, and the main process (or pid 1, which could not tell any more) died of it."""
