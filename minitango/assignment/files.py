@@ -48,13 +48,13 @@ def gather(root: Path, entries: Sequence[str], key: Key, places: Places = NOWHER
     return tuple(files)
 
 
-def sources(root: Path, entries: Sequence[str], key: Key) -> list[Path]:
+def sources(root: Path, entries: Sequence[str], key: Key, places: Places = NOWHERE) -> list[Path]:
     """Every file and folder that `gather` looks at: if none of them changed, neither did what it gives."""
     found: list[Path] = []
     for entry in entries:
         if _is_pattern(entry):
             found.append((root / entry).parent)
-        for name in _matches(root, entry, key, NOWHERE):
+        for name in _matches(root, entry, key, places):
             path = root / name
             found.append(path)
             for folder, folders, files in os.walk(path):

@@ -99,6 +99,11 @@ class Assignment(Struct, frozen=True, dict=True):
         structs.force_setattr(self, "root", Path(self.root))
 
     @cached_property
+    def _places(self) -> Places:
+        """Where each key is in the file that it was loaded from, which puts its own here."""
+        return NOWHERE
+
+    @cached_property
     def _packed(self) -> PackCache:
         return PackCache()
 

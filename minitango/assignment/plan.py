@@ -15,7 +15,6 @@ from msgspec import Struct, field, structs
 
 from minitango import archive
 from minitango.assignment.files import gather, sources
-from minitango.assignment.places import NOWHERE
 from minitango.blobs import Blobs
 from minitango.errors import AssignmentError
 from minitango.job import SCHEMA, Limits, Trust
@@ -103,7 +102,7 @@ class PackCache:
                 if all(blobs.touch(digest) for digest in (packed.digest, *packed.refs)):
                     return packed
             self._kept.pop(blobs.root, None)
-            assignment.validate()
+            assignment.validate(assignment._places)
             # looked at before it is read: a change in between shows next time
             before = _signature(_sources(assignment))
             packed = _pack(assignment, blobs)
@@ -117,7 +116,7 @@ def _sources(assignment: Assignment) -> list[str]:
     return [
         str(path)
         for n, step in enumerate(assignment.steps)
-        for path in sources(assignment.root, step.files, ("step", n, "files"))
+        for path in sources(assignment.root, step.files, ("step", n, "files"), assignment._places)
     ]
 
 
@@ -143,10 +142,10 @@ def _pack(assignment: Assignment, blobs: Blobs) -> Packed:
     steps: list[PlanStep] = []
     for n, step in enumerate(assignment.steps):
         key = ("step", n, "files")
-        files = archive.tree(gather(assignment.root, step.files, key))
+        files = archive.tree(gather(assignment.root, step.files, key, assignment._places))
         paths = {file.path for file in files}
         if step.submission and rule in paths:
-            raise NOWHERE.error(
+            raise assignment._places.error(
                 key,
                 f"the assignment's own {rule!r} lands where the submission does: everybody would get its grade",
                 "rename it, or take it out of files",

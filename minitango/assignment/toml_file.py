@@ -39,6 +39,7 @@ def load(path: Path) -> Assignment:
         raise _malformed(file, error) from error
     reader = _Reader(Places(str(file), key_lines(text.replace("\r\n", "\n"))))
     assignment = reader.assignment(table, file.parent.absolute())
+    vars(assignment)["_places"] = reader.places  # for what is found wrong only when its files are read
     assignment.validate(reader.places)
     return assignment
 
