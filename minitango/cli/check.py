@@ -14,7 +14,7 @@ from minitango.assignment import Assignment, Sample, Submission
 from minitango.cli import show
 from minitango.cli.grading import Batch, terminated_like_ctrl_c, warn_of_weak_limits
 from minitango.cli.progress import progress
-from minitango.cli.settings import Settings, grading_options, resolve
+from minitango.cli.settings import ANY_PATH, Settings, grading_options, resolve
 from minitango.cli.show import Seen
 from minitango.cli.streams import out
 from minitango.errors import ConfigError, NothingToGrade
@@ -36,8 +36,8 @@ class Checked(Struct, frozen=True):
 
 
 @click.command(short_help="Grade an assignment's samples and hold them to what is expected.")
-@click.argument("assignments", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="ASSIGNMENT...")
-@click.option("--junit", metavar="FILE", type=click.Path(path_type=Path), help="Write the verdicts as JUnit XML, too.")
+@click.argument("assignments", nargs=-1, required=True, type=ANY_PATH, metavar="ASSIGNMENT...")
+@click.option("--junit", metavar="FILE", type=ANY_PATH, help="Write the verdicts as JUnit XML, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print the verdicts as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 @click.option("-v", "--verbose", is_flag=True, help="Say which limits hold here, and how.")

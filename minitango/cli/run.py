@@ -13,7 +13,7 @@ from minitango.assignment import Assignment, Submission, find_handins
 from minitango.cli import show
 from minitango.cli.grading import Batch, terminated_like_ctrl_c, warn_of_weak_limits
 from minitango.cli.progress import progress
-from minitango.cli.settings import Settings, grading_options, resolve, state_options
+from minitango.cli.settings import ANY_PATH, Settings, grading_options, resolve, state_options
 from minitango.cli.show import Seen
 from minitango.cli.streams import out, tell
 from minitango.errors import ConfigError, NothingToGrade, SubmissionError
@@ -33,8 +33,8 @@ class Refused(Struct, frozen=True):
 
 
 @click.command(short_help="Grade hand-ins now, and go on where an earlier run stopped.")
-@click.argument("assignment", type=click.Path(path_type=Path))
-@click.argument("paths", nargs=-1, type=click.Path(path_type=Path), metavar="PATH...")
+@click.argument("assignment", type=ANY_PATH)
+@click.argument("paths", nargs=-1, type=ANY_PATH, metavar="PATH...")
 @click.option("--student", metavar="NAME", help="PATH is this student's one hand-in (a folder too).")
 @click.option("--fresh", is_flag=True, help="Grade anew what was graded before.")
 @click.option("--json", "as_json", is_flag=True, help="Print the jobs as JSON.")

@@ -21,6 +21,9 @@ DEFAULT_STATE: Final = ".minitango"
 MAX_WORKERS: Final = 1000
 _KEYS: Final[Mapping[str, type]] = {"store": str, "state": str, "sandbox": str, "workers": int}
 
+ANY_PATH: Final = click.Path(path_type=Path, readable=False)
+"""What it is, and whether it can be read, those say who read it."""
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 

@@ -9,15 +9,15 @@ import click
 from minitango.assignment import Assignment
 from minitango.cli import show
 from minitango.cli.run import NOT_GRADED, gather, tell_refused
-from minitango.cli.settings import resolve, state_options
+from minitango.cli.settings import ANY_PATH, resolve, state_options
 from minitango.cli.streams import out
 from minitango.errors import NothingToGrade
 from minitango.text import one_line
 
 
 @click.command(short_help="Queue hand-ins and return; a worker grades them.")
-@click.argument("assignment", type=click.Path(path_type=Path))
-@click.argument("paths", nargs=-1, type=click.Path(path_type=Path), metavar="PATH...")
+@click.argument("assignment", type=ANY_PATH)
+@click.argument("paths", nargs=-1, type=ANY_PATH, metavar="PATH...")
 @click.option("--student", metavar="NAME", help="PATH is this student's one hand-in (a folder too).")
 @click.option("--fresh", is_flag=True, help="Grade anew what was graded before.")
 @click.option("--json", "as_json", is_flag=True, help="Print the jobs as JSON.")
