@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import resource
 import select
 import subprocess
 import threading
@@ -18,11 +17,11 @@ from minitango.archive import File
 from minitango.errors import SandboxFailed, SandboxUnavailable
 from minitango.job import Usage
 from minitango.sandbox import BoxSpec, CollectBounds, Collected, End, Mount
-from minitango.sandbox._cgroup import Group, total_memory
+from minitango.sandbox._cgroup import Group
 from minitango.sandbox._host import acting_as, parent_of
 from minitango.sandbox._inside import encode_go, first_program
 from minitango.sandbox._meter import GroupMeter, Meter, WatchMeter
-from minitango.sandbox._profile import arguments, environment, writable
+from minitango.sandbox._profile import arguments, environment, rlimits, writable
 from minitango.sandbox._supervise import Ended, Supervisor, is_dead, kill, wait_dead
 from minitango.sandbox._tickets import Ticket, kill_named
 from minitango.sandbox._tree import Patterns, read_tree, write_tree
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
 _UP: Final = 10.0
 """Seconds that a box has to come up."""
 _SIGKILL: Final = 9
-_NOFILE: Final = 1024
 
 
 class BubblewrapBox:
@@ -189,27 +187,6 @@ class BubblewrapBox:
             self._fds.append(proc)
             self._meter = WatchMeter(Watcher(proc, self._trees), self._spec.limits)
 
-    def _rlimits(self) -> dict[int, int]:
-        """What every process of the job is bound by, whoever holds the rest."""
-        limits = self._spec.limits
-        bounds = {
-            resource.RLIMIT_CORE: 0,
-            resource.RLIMIT_NOFILE: _NOFILE,
-            resource.RLIMIT_MEMLOCK: 64 << 10,
-            resource.RLIMIT_MSGQUEUE: 0,
-            resource.RLIMIT_FSIZE: max([limits.disk, *(mount.size or 0 for mount in self._spec.mounts)]) + (1 << 20),
-        }
-        if self._group is None:
-            # Between two looks one process must not take all there is. Not exactly the limit: the watcher is to
-            # find out, for a program that is refused memory may end in any way.
-            bounds[resource.RLIMIT_DATA] = 2 * total_memory(limits) + (1 << 30)
-            if self._setting.nproc:
-                bounds[resource.RLIMIT_NPROC] = limits.pids + 1
-        for which, most in bounds.items():
-            hard = resource.getrlimit(which)[1]
-            bounds[which] = most if hard == resource.RLIM_INFINITY else min(most, hard)
-        return bounds
-
     # --- the verbs -----------------------------------------------------------------------------------
 
     def put(self, mount: str, files: Iterable[File]) -> None:
@@ -226,7 +203,8 @@ class BubblewrapBox:
     def run(self, command: Sequence[str], *, env: Mapping[str, str], output: Callable[[bytes], None]) -> End:
         """See `Box.run`."""
         defaults = environment(self._spec, self._setting.layout(self._spec.network))
-        message = encode_go(command, {**defaults, **env}, self._rlimits())
+        limits = rlimits(self._spec, watched=self._group is None, count_processes=self._setting.nproc)
+        message = encode_go(command, {**defaults, **env}, limits)
         with self._busy:
             if self._state != "open":
                 raise SandboxFailed("a box runs once")
@@ -335,7 +313,11 @@ class BubblewrapBox:
         status = Path(f"/proc/{self._pid}/status").read_text()
         uids = {int(word) for line in status.splitlines() if line.startswith("Uid:") for word in line.split()[1:]}
         if uids != {self._ticket.uid}:
-            raise SandboxUnavailable(f"a box runs with the host's uids {sorted(uids)}", id="sandbox_not_isolated")
+            raise SandboxUnavailable(
+                f"on the host, a box runs with the uids {sorted(uids)}, not with {self._ticket.uid}",
+                hint="run minitango as a normal user",
+                id="sandbox_not_isolated",
+            )
 
     # --- helpers ---------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+import resource
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,10 +12,12 @@ from typing import Final
 from msgspec import Struct
 
 from minitango.sandbox import BoxSpec, Mount
+from minitango.sandbox._cgroup import total_memory
 
 UID: Final = 1000
 """Who the job is inside its box."""
 
+_NOFILE: Final = 1024
 _SHM: Final = 64 << 20
 _TMP: Final = ("/tmp", "/dev/shm")  # noqa: S108
 _TAKEN: Final = ("/proc", "/dev", "/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc")
@@ -90,6 +93,31 @@ def environment(spec: BoxSpec, layout: Layout) -> dict[str, str]:
     if layout.prefix is not None:
         path = f"{layout.prefix}/bin:{path}"
     return {"PATH": path, "HOME": spec.workdir, "LANG": "C.UTF-8", "TMPDIR": "/tmp"}  # noqa: S108
+
+
+def rlimits(spec: BoxSpec, *, watched: bool, count_processes: bool) -> dict[int, int]:
+    """What every process of the job is bound by, never more than we are ourselves.
+
+    `watched`: no control group holds memory and processes; `count_processes`: RLIMIT_NPROC counts the box's alone.
+    """
+    limits = spec.limits
+    bounds = {
+        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_NOFILE: _NOFILE,
+        resource.RLIMIT_MEMLOCK: 64 << 10,
+        resource.RLIMIT_MSGQUEUE: 0,
+        resource.RLIMIT_FSIZE: max([limits.disk, *(mount.size or 0 for mount in spec.mounts)]) + (1 << 20),
+    }
+    if watched:
+        # Between two looks one process must not take all there is. Not exactly the limit: the watcher is to find
+        # out, for a program that is refused memory may end in any way.
+        bounds[resource.RLIMIT_DATA] = 2 * total_memory(limits) + (1 << 30)
+        if count_processes:
+            bounds[resource.RLIMIT_NPROC] = limits.pids + 1  # and pid 1
+    for which, most in bounds.items():
+        hard = resource.getrlimit(which)[1]
+        bounds[which] = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    return bounds
 
 
 def usr_arguments() -> tuple[str, ...]:

@@ -688,11 +688,12 @@ def test_no_secret_of_the_host_is_in_the_box(sandbox: Sandbox, monkeypatch: pyte
     code = """
 import os, sys
 print(sorted(os.listdir("/")))
-for place in ("/etc/shadow", "/root/.ssh", "/home", "/var/run/docker.sock", "/run", "/work", "/srv", sys.argv[1],
+for place in ("/etc/shadow", "/root/.ssh", "/home", "/var/run/docker.sock", "/run", "/opt", "/srv", sys.argv[1],
               "/sys/kernel", "/proc/1/environ", "/proc/1/fd/0", "/proc/1/mem", "/proc/kcore", "/sys/fs/cgroup"):
     try:
-        os.stat(place)
-        with open(place, "rb") as file: file.read(1); print("READ", place)
+        if os.path.isdir(place): print("READ", place, os.listdir(place))
+        else:
+            with open(place, "rb") as file: file.read(1); print("READ", place)
     except OSError: pass
 for pid in filter(str.isdigit, os.listdir("/proc")):
     try: print(open(f"/proc/{pid}/environ", "rb").read())
