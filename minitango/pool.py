@@ -104,7 +104,9 @@ class Pool:
         self._changed = True
         self._stopping = False
         self._error: BaseException | None = None
-        self._threads: list[threading.Thread] = []
+        self._over: list[threading.Event] = []
+        """Set when a thread of ours ended, the producer's first. Not `Thread.join`: one that a signal interrupts takes
+        the thread for ended, up to Python 3.12."""
         self._breaker = Breaker()
         self._next_due: float | None = None
         self._look_for_solo = 0.0
@@ -134,30 +136,31 @@ class Pool:
     def stop(self, grace: float) -> None:
         """Stop, give running jobs `grace` seconds, put the others back uncharged, wait until all threads ended."""
         self.request_stop()
-        producer, *consumers = self._threads
-        producer.join(max(0.0, grace))
-        if producer.is_alive():
+        if not self._over[0].wait(max(0.0, grace)):
             self._request_all("release")
-        for thread in (producer, *consumers):
-            thread.join()
+        for over in self._over:
+            over.wait()
 
     def join(self) -> None:
         """Wait until the producer ends: because it was told to, or because a thread died."""
-        for thread in self._threads[:1]:
-            thread.join()
+        for over in self._over[:1]:
+            over.wait()
 
     # --- threads ------------------------------------------------------------------------------
 
     def _spawn(self, name: str, target: Callable[[], None]) -> None:
+        over = threading.Event()
+
         def run() -> None:
             try:
                 target()
             except BaseException as error:  # a thread of ours must never die in silence
                 self._crash(name, error)
+            finally:
+                over.set()
 
-        thread = threading.Thread(target=run, name=f"minitango {name}", daemon=True)
-        self._threads.append(thread)
-        thread.start()
+        self._over.append(over)
+        threading.Thread(target=run, name=f"minitango {name}", daemon=True).start()
 
     def _crash(self, name: str, error: BaseException) -> None:
         """End everything, in the open. The jobs that ran are still running in the store, until an engine recovers."""
