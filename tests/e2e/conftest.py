@@ -164,13 +164,13 @@ limits = { wall = "30s", memory = "64MiB", disk = "8MiB", output = "64KiB" }
 GRADE = """
 read word rest < answer.txt
 echo "grading $word"
-[ "$word" = wait ] && sleep 25
+[ "$word" = wait ] && sleep $rest
 [ "$word" = ok ]
 """
 
 
 def write_assignment(folder: Path, toml: str = TOML, grade: str = GRADE) -> Path:
-    """An assignment in a folder. `ok` in a hand-in earns 10 of 10, `wait` takes its time, all else earns 0."""
+    """An assignment in a folder. `ok` in a hand-in earns 10 of 10, `wait N` takes N seconds, all else earns 0."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "assignment.toml").write_text(toml)
     (folder / "grade.sh").write_text(grade)

@@ -159,7 +159,7 @@ def test_no_assignment(cli: CommandLine, handins: Path, make: Callable[[Path], P
     ],
 )
 def test_a_bad_assignment(cli: CommandLine, handins: Path, toml: str, id: str, said: str) -> None:
-    hw = write_assignment(cli.folder / "hw", toml)
+    hw = write_assignment(cli.folder / "hw", toml + '\n[[sample]]\npath = "grade.sh"\nscore = 10\n')
     for verb in (["run", hw, handins], ["check", hw], ["submit", hw, handins]):
         refused(cli(*verb), 2, id, said, "assignment.toml")
     nothing_queued(cli)

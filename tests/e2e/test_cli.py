@@ -1,0 +1,479 @@
+"""The command line as an instructor uses it: real processes, a real sandbox, a real terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import pty
+import re
+import signal
+import struct
+import subprocess
+import termios
+import time
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from minitango.job import Job, State
+from minitango.store import open_store
+from tests.e2e.conftest import GRADE, PATIENCE, TOML, CommandLine, environment, eventually, write_assignment
+
+pytestmark = pytest.mark.usefixtures("sandbox")
+
+JOB_KEYS = {
+    "id", "assignment", "student", "title", "state", "outcome", "score", "max_score", "trust", "reason", "warnings",
+    "attempts", "failures", "interruptions", "submitted", "started", "ended", "wall", "supersedes", "error",
+}  # fmt: skip
+
+SAMPLES = """
+[[sample]]
+path = "right.txt"
+score = 10
+[[sample]]
+path = "wrong.txt"
+name = "a wrong one"
+score = {wrong}
+"""
+
+
+def queue(cli: CommandLine, state: str = ".minitango") -> dict[str, Job]:
+    """The jobs as the store has them, by student; the latest of each. Empty where there is no queue yet."""
+    path = cli.folder / state / "queue.db"
+    if not path.exists():
+        return {}
+    store = open_store(f"sqlite:///{path}")
+    try:
+        return {job.student: job for job in store.list()}
+    finally:
+        store.close()
+
+
+def running(cli: CommandLine, student: str) -> None:
+    """Wait until this student's hand-in is being graded."""
+    eventually(
+        lambda: student in (jobs := queue(cli)) and jobs[student].state is State.RUNNING, f"{student} is never graded"
+    )
+
+
+def samples(folder: Path, wrong: int = 0) -> Path:
+    write_assignment(folder, TOML + SAMPLES.format(wrong=wrong))
+    (folder / "right.txt").write_text("ok")
+    (folder / "wrong.txt").write_text("no")
+    return folder
+
+
+# --- run --------------------------------------------------------------------------------------
+
+
+def test_run_prints_a_table(cli: CommandLine, hw: Path, handins: Path) -> None:
+    answer = cli("run", hw, handins)
+    assert answer.code == 0, answer
+    lines = answer.out.splitlines()
+    assert lines[0].split() == ["student", "outcome", "score", "time", "note"]
+    assert [line.split()[:3] for line in lines[1:4]] == [
+        ["ada", "graded", "10/10"],
+        ["bob", "graded", "10/10"],
+        ["eve", "graded", "0/10"],
+    ]
+    assert lines[-1] == "hw: 3 hand-ins: 3 graded. Trust: shared."
+    assert sorted(line.split(":")[0].split()[-1] for line in answer.err.splitlines()) == ["ada", "bob", "eve"]
+
+
+def test_run_as_json(cli: CommandLine, hw: Path, handins: Path) -> None:
+    answer = cli("run", hw, handins, "--json", "--quiet")
+    assert answer.code == 0
+    assert answer.err == ""
+    assert set(json.loads(answer.out)) == {"schema", "jobs", "refused"}
+    for job in answer.jobs:
+        assert set(job) == JOB_KEYS
+    assert [(job["student"], job["score"], job["outcome"]) for job in answer.jobs] == [
+        ("ada", 10.0, "graded"),
+        ("bob", 10.0, "graded"),
+        ("eve", 0.0, "graded"),
+    ]
+
+
+def test_only_what_changed_is_graded_anew(cli: CommandLine, hw: Path, handins: Path) -> None:
+    def graded_by(*words: str) -> dict[str, str]:
+        answer = cli("run", hw, handins, "--json", *words)
+        assert answer.code == 0, answer
+        return {job["student"]: job["id"] for job in answer.jobs}
+
+    first = graded_by()
+    assert graded_by() == first
+    assert len(queue(cli)) == 3
+
+    (handins / "eve.txt").write_text("ok")
+    (handins / "zoe.txt").write_text("ok")
+    changed = graded_by()
+    assert {student for student in changed if changed[student] != first.get(student)} == {"eve", "zoe"}
+    assert queue(cli)["eve"].score == 10
+
+    (hw / "grade.sh").write_text(GRADE + "# another grader\n")
+    anew = graded_by()
+    assert not set(anew.values()) & set(changed.values())
+
+    fresh = graded_by("--fresh")
+    assert not set(fresh.values()) & set(anew.values())
+    assert graded_by() == fresh
+    assert {job.attempt for job in queue(cli).values()} == {1}
+
+
+def test_one_students_folder(cli: CommandLine, hw: Path) -> None:
+    folder = cli.folder / "handed in"
+    folder.mkdir()
+    (folder / "answer.txt").write_text("ok")
+    (folder / "notes.txt").write_text("I tried")
+    answer = cli("run", hw, folder, "--student", "Ada L.", "--json")
+    assert answer.code == 0, answer
+    assert [(job["student"], job["score"]) for job in answer.jobs] == [("Ada L.", 10.0)]
+
+
+def test_a_warning_is_told_in_words(cli: CommandLine, handins: Path) -> None:
+    hw = write_assignment(cli.folder / "hw", grade="cat /dev/zero >fill 2>/dev/null; true")
+    answer = cli("run", hw, handins)
+    assert answer.code == 0, answer
+    assert answer.out.count("warning: step 'grade' filled its disk") == 3
+    listed = cli("jobs", "list", "--json").jobs
+    assert [job["warnings"] for job in listed] == [
+        [{"id": "disk_full", "message": "step 'grade' filled its disk"}],
+    ] * 3
+
+
+# --- interrupted ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupted_run_goes_on(cli: CommandLine, hw: Path, handins: Path, number: signal.Signals) -> None:
+    """What runs gets its time, what waits stays queued; the same command grades the rest, and nothing twice."""
+    (handins / "ada.txt").write_text("wait 1")
+    process = cli.start("run", hw, handins, "--workers", "1")
+    running(cli, "ada")
+    process.send_signal(number)
+    answer = cli.answer(process)
+    assert answer.code == 130, answer
+    assert "interrupted: 1 of 3 hand-ins graded; the same command goes on" in answer.err
+    assert "Traceback" not in answer.err
+    before = queue(cli)
+    assert [(job.state, job.attempt) for job in before.values()] == [("done", 1), ("queued", 0), ("queued", 0)]
+
+    again = cli("run", hw, handins, "--workers", "1")
+    assert again.code == 0, again
+    assert "1 of 3 hand-ins graded before" in again.err
+    after = queue(cli)
+    assert {job.id for job in after.values()} == {job.id for job in before.values()}
+    assert {job.attempt for job in after.values()} == {1}
+
+
+def test_a_second_ctrl_c_does_not_wait(cli: CommandLine, hw: Path, handins: Path) -> None:
+    (handins / "ada.txt").write_text("wait 29")
+    process = cli.start("run", hw, handins, "--workers", "1")
+    running(cli, "ada")
+    process.send_signal(signal.SIGINT)
+    eventually(lambda: b"stopping" in (cli.folder / "err0").read_bytes(), "it does not say that it stops")
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    answer = cli.answer(process)
+    assert time.monotonic() - began < 4, "it waited for the job"
+    assert answer.code == 130, answer
+    assert "Traceback" not in answer.err
+    ada = queue(cli)["ada"]
+    assert (ada.state, ada.attempt, ada.failures) == ("queued", 1, 0)
+
+
+def test_a_check_that_is_interrupted_leaves_nothing(cli: CommandLine) -> None:
+    hw = samples(cli.folder / "hw")
+    (hw / "right.txt").write_text("wait 29")
+    place = cli.folder / "tmp"
+    place.mkdir()
+    process = cli.start("check", hw, env={"TMPDIR": str(place)})
+    eventually(lambda: bool(list(place.glob("minitango-check-*/live/*.log"))), "no sample is graded")
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGINT)
+    answer = cli.answer(process)
+    assert answer.code == 130, answer
+    assert list(place.glob("minitango-check-*")) == []
+
+
+def test_nohup_stays_in_force(cli: CommandLine, hw: Path, handins: Path) -> None:
+    (handins / "ada.txt").write_text("wait 1")
+    process = cli.start("run", hw, handins, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    running(cli, "ada")
+    process.send_signal(signal.SIGHUP)
+    assert cli.answer(process).code == 0
+
+
+def test_killed_outright_the_same_command_goes_on(cli: CommandLine, hw: Path, handins: Path) -> None:
+    (handins / "bob.txt").write_text("wait 1")
+    process = cli.start("run", hw, handins, "--workers", "1")
+    running(cli, "bob")
+    process.kill()
+    process.wait(PATIENCE)
+    again = cli("run", hw, handins, "--json")
+    assert again.code == 0, again
+    assert [(job["student"], job["attempts"], job["failures"]) for job in again.jobs] == [
+        ("ada", 1, 0),
+        ("bob", 2, 0),
+        ("eve", 1, 0),
+    ]
+
+
+# --- two at once ------------------------------------------------------------------------------
+
+
+def test_a_second_run_follows_the_first_and_takes_over(cli: CommandLine, hw: Path, handins: Path) -> None:
+    (handins / "ada.txt").write_text("wait 2")
+    first = cli.start("run", hw, handins, "--workers", "1")
+    running(cli, "ada")
+    (cli.folder / "zoe.txt").write_text("ok")
+    second = cli.start("run", hw, handins / "ada.txt", cli.folder / "zoe.txt", "--json")
+    eventually(lambda: "zoe" in queue(cli), "the second run submits nothing")
+    first.kill()
+    answer = cli.answer(second)
+    assert answer.code == 0, answer
+    assert f"another engine (process {first.pid}) is grading" in answer.err
+    assert "going on in its place" in answer.err
+    assert [(job["student"], job["attempts"]) for job in answer.jobs] == [("ada", 2), ("zoe", 1)]
+
+
+def test_a_run_beside_a_worker_follows_it(cli: CommandLine, hw: Path, handins: Path) -> None:
+    worker = cli.start("worker")
+    eventually(lambda: b"grading in" in (cli.folder / "err0").read_bytes(), "the worker does not start")
+    answer = cli("run", hw, handins)
+    assert answer.code == 0, answer
+    assert "submitting to it" in answer.err
+    assert "going on in its place" not in answer.err
+    node = f":{worker.pid}"
+    assert all((job.node or "").endswith(node) for job in queue(cli).values())
+    ids = {job.id for job in queue(cli).values()}
+    assert {job["id"] for job in cli("submit", hw, handins, "--json").jobs} == ids
+    worker.send_signal(signal.SIGTERM)
+    assert cli.answer(worker).code == 0
+    assert {job["id"] for job in cli("run", hw, handins, "--json").jobs} == ids
+
+
+def test_worker_stops_at_ctrl_c(cli: CommandLine, hw: Path, handins: Path) -> None:
+    (handins / "ada.txt").write_text("wait 29")
+    listed = cli("submit", hw, handins)
+    assert listed.code == 0
+    assert [line.split()[1] for line in listed.out.splitlines()] == ["ada", "bob", "eve"]
+    worker = cli.start("worker", "--workers", "1", "--grace", "0.2")
+    running(cli, "ada")
+    worker.send_signal(signal.SIGINT)
+    answer = cli.answer(worker)
+    assert answer.code == 130, answer
+    assert "Traceback" not in answer.err
+    assert (queue(cli)["ada"].state, queue(cli)["ada"].failures) == ("queued", 0)
+
+
+# --- jobs -------------------------------------------------------------------------------------
+
+
+def test_output_is_followed_and_a_job_cancelled(cli: CommandLine, hw: Path, handins: Path) -> None:
+    (handins / "ada.txt").write_text("wait 29")
+    ada = cli("submit", hw, handins / "ada.txt", "--json").jobs[0]["id"]
+    logs = cli.start("jobs", "logs", "-f", ada)
+    worker = cli.start("worker")
+    eventually(lambda: b"grading wait\n" in cli.said(logs), "the output is not seen while the job runs")
+    assert queue(cli)["ada"].state is State.RUNNING
+    assert logs.poll() is None
+    now = cli("jobs", "logs", ada)
+    assert now.out == "grading wait\n"
+    assert f"minitango jobs logs -f {ada}" in now.err
+
+    assert f"{ada} is being cancelled" in cli("jobs", "cancel", ada[:5]).out
+    followed = cli.answer(logs)
+    assert followed.code == 0
+    assert followed.out == "grading wait\n"
+    assert f"job {ada} is cancelled" in followed.err
+    assert queue(cli)["ada"].state is State.CANCELLED
+    worker.send_signal(signal.SIGTERM)
+    assert cli.answer(worker).code == 0
+
+
+def test_followed_output_is_seen_within_a_second(cli: CommandLine) -> None:
+    """From the moment the job prints to the moment the follower does: both clocks are this machine's."""
+    hw = write_assignment(cli.folder / "hw", grade='sleep 1; date +%s.%N; read word rest <answer.txt; sleep "$rest"')
+    (cli.folder / "ada.txt").write_text("wait 3")
+    ada = cli("submit", hw, "ada.txt", "--json").jobs[0]["id"]
+    cli.start("run", hw, "ada.txt")
+    logs = cli.start("jobs", "logs", "-f", ada)
+    eventually(lambda: b"\n" in cli.said(logs), "nothing is seen")
+    assert time.time() - float(cli.said(logs)) < 1
+
+
+def test_jobs_listed_shown_and_retried(cli: CommandLine, hw: Path, handins: Path) -> None:
+    assert cli("run", hw, handins, "--state", "here").code == 0
+    where = ("--state", "here")
+    ada = queue(cli, "here")["ada"]
+    assert cli("jobs", *where).out == cli("jobs", "list", *where).out
+    assert [job["student"] for job in cli("jobs", "list", "--student", "bob", "--json", *where).jobs] == ["bob"]
+    assert [job["student"] for job in cli("jobs", "list", "-n", "2", "--json", *where).jobs] == ["bob", "eve"]
+    assert cli("jobs", "list", "--state-is", "dead", "--json", *where).jobs == []
+    assert cli("jobs", "list", "--assignment", "other", "--json", *where).jobs == []
+
+    story = cli("jobs", "show", ada.id, *where).out
+    assert f"job {ada.id}: hw, ada (ada.txt)\ngraded, 10/10\n" in story
+    assert "attempt 1 on" in story
+    assert "grade: exit status 0" in story
+    assert f"its output: minitango jobs logs {ada.id} --state here" in story
+    assert cli("jobs", "logs", ada.id, *where).out == "grading ok\n"
+    (shown,) = cli("jobs", "show", ada.id, "--json", *where).jobs
+    assert set(shown) == JOB_KEYS | {"result", "history"}
+    assert shown["result"]["outcome"] == "graded"
+
+    retried = cli("jobs", "retry", ada.id, *where)
+    assert "minitango worker --state here" in retried.err
+    anew = queue(cli, "here")["ada"]
+    assert retried.out == f"{anew.id} is queued, in place of {ada.id}\n"
+    assert (anew.state, anew.supersedes) == (State.QUEUED, ada.id)
+    again = cli("jobs", "retry", anew.id, *where)
+    assert (again.code, again.out) == (2, "")
+    assert cli("jobs", "cancel", anew.id, *where).out == f"{anew.id} is cancelled\n"
+
+
+def test_all_or_none_are_cancelled(cli: CommandLine, hw: Path, handins: Path) -> None:
+    ids = [job["id"] for job in cli("submit", hw, handins, "--json").jobs]
+    assert cli("jobs", "cancel", ids[0], "nonsense").code == 2
+    assert {job.state for job in queue(cli).values()} == {State.QUEUED}
+
+
+# --- check ------------------------------------------------------------------------------------
+
+
+def test_check_holds_samples_to_what_is_expected(cli: CommandLine) -> None:
+    good, bad = samples(cli.folder / "good"), samples(cli.folder / "bad", wrong=10)
+    answer = cli("check", good)
+    assert answer.code == 0, answer
+    assert answer.out.splitlines()[-1] == "2 samples: 2 as expected, 0 missed."
+    missed = cli("check", good, bad, "--junit", "report.xml")
+    assert missed.code == 1, missed
+    assert "scored 0 instead of 10" in missed.out
+    assert missed.out.splitlines()[-1] == "4 samples: 3 as expected, 1 missed."
+    suites = ET.parse(cli.folder / "report.xml").getroot()
+    assert [(s.get("tests"), s.get("failures"), s.get("errors")) for s in suites] == [("4", "1", "0")]
+    cases = list(suites.iter("testcase"))
+    assert [case.get("name") for case in cases] == ["right.txt", "a wrong one"] * 2
+    assert [case.find("failure") is not None for case in cases] == [False, False, False, True]
+    assert not (cli.folder / ".minitango").exists()
+
+
+def test_check_as_json(cli: CommandLine) -> None:
+    answer = cli("check", samples(cli.folder / "hw", wrong=3), "--json", "--quiet")
+    assert answer.code == 1
+    body = json.loads(answer.out)
+    assert (body["schema"], [each["ok"] for each in body["samples"]]) == (1, [True, False])
+    assert body["samples"][1]["expected"] == {"score": 3.0, "outcome": "graded"}
+    assert set(body["samples"][0]) == JOB_KEYS | {"sample", "expected", "ok", "wrong"}
+
+
+# --- terminals, pipes, locales ----------------------------------------------------------------
+
+
+def on_a_terminal(cli: CommandLine, *words: str, columns: int, **env: str) -> tuple[int, str]:
+    """Run it on a terminal of its own; its exit code and all that it drew."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    kept = {name: value for name, value in environment(**env).items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
+    process = subprocess.Popen(
+        cli.command(*words), cwd=cli.folder, env=kept | env, stdin=theirs, stdout=theirs, stderr=theirs
+    )
+    os.close(theirs)
+    drawn = b""
+    with contextlib.suppress(OSError):  # EIO: the other end was closed
+        while data := os.read(ours, 65536):
+            drawn += data
+    os.close(ours)
+    return process.wait(PATIENCE), drawn.decode()
+
+
+def test_a_terminal_shows_a_bar_and_who_is_graded(cli: CommandLine, hw: Path) -> None:
+    folder = cli.folder / "handins"
+    folder.mkdir()
+    (folder / "\x1b[31mred.txt").write_text("ok")
+    (folder / ("x" * 150 + ".txt")).write_text("no")
+    (folder / "日本語学生.txt").write_text("wait 1")
+    code, drawn = on_a_terminal(cli, "run", "hw", "handins", columns=80, TERM="xterm-256color")
+    assert code == 0, drawn
+    assert "0/3" in drawn
+    assert "━" in drawn
+    assert "日本語学生" in drawn.split("student", 1)[0], "nobody is shown while it runs"
+    assert "\x1b[31mred" not in drawn
+    table = drawn[drawn.index("student ") :].splitlines()
+    assert any(line.startswith("\\x1b[31mred") for line in table)
+    assert all(len(line) <= 80 for line in table), table
+    assert any("…" in line and "x" in line for line in table)
+
+
+def test_a_dumb_terminal_gets_plain_lines(cli: CommandLine, hw: Path, handins: Path) -> None:
+    code, drawn = on_a_terminal(cli, "run", "hw", "handins", columns=80, TERM="dumb", NO_COLOR="1")
+    assert code == 0
+    assert "\x1b" not in drawn
+    assert "[3/3]" in drawn
+
+
+def test_output_on_a_terminal_is_made_harmless(cli: CommandLine) -> None:
+    hw = write_assignment(cli.folder / "hw", grade=r"printf '\033]0;owned\007\033[2J'; read w <answer.txt; exit 0")
+    (cli.folder / "ada.txt").write_text("ok")
+    (job,) = cli("run", hw, "ada.txt", "--json").jobs
+    code, drawn = on_a_terminal(cli, "jobs", "logs", job["id"], columns=80, TERM="xterm")
+    assert code == 0
+    assert drawn.strip() == r"\x1b]0;owned\x07\x1b[2J"
+    assert cli("jobs", "logs", job["id"]).out == "\x1b]0;owned\x07\x1b[2J"
+
+
+@pytest.mark.parametrize(
+    "plumbing",
+    [
+        '"$@" | head -n 1',
+        '"$@" 2>&1 | head -n 1',
+        '"$@" 2>&1 | true',
+        '"$@" <&-',
+        '"$@" >&-',
+        '"$@" 2>&-',
+        '"$@" <&- >&- 2>&-',
+        '"$@" 2>/dev/full',
+    ],
+)
+def test_streams_that_are_closed_cost_no_grade(cli: CommandLine, hw: Path, handins: Path, plumbing: str) -> None:
+    if "/dev/full" in plumbing and not Path("/dev/full").exists():
+        pytest.skip("there is no /dev/full")
+    within = ["bash", "-c", f"set -o pipefail; {plumbing}", "bash"]
+    answer = cli("run", hw, handins, within=within)
+    assert answer.code == 0, answer
+    assert "Traceback" not in answer.out + answer.err
+    assert {job.state for job in queue(cli).values()} == {State.DONE}
+
+
+@pytest.mark.parametrize(
+    "env", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}]
+)
+def test_a_stream_that_cannot_encode_a_name(cli: CommandLine, hw: Path, env: dict[str, str]) -> None:
+    (cli.folder / "handins").mkdir()
+    (cli.folder / "handins" / "łukasz ☃.txt").write_text("ok")
+    for words in (["run", hw, "handins"], ["jobs"], ["run", hw, "handins", "--json"]):
+        answer = cli(*words, env=env)
+        assert answer.code == 0, answer
+        assert "Traceback" not in answer.err
+        assert re.search(r"ukasz|\\u0142", answer.out)
+
+
+def test_from_another_folder_with_settings_of_the_course(cli: CommandLine, hw: Path, handins: Path) -> None:
+    (cli.folder / "minitango.toml").write_text('state = "state"\nworkers = 1\n')
+    below = cli.folder / "week1" / "today"
+    below.mkdir(parents=True)
+    assert cli("run", "../../hw", "../../handins", cwd=below).code == 0
+    assert len(queue(cli, "state")) == 3
+    assert len(cli("jobs", "list", "--json", cwd=below).jobs) == 3
+    other = {"MINITANGO_STATE": str(cli.folder / "other")}
+    assert cli("jobs", cwd=below, env=other).code == 2
+    assert len(cli("jobs", "list", "--json", "--state", "../../state", cwd=below, env=other).jobs) == 3
+
+
+def test_verbose_says_which_limits_hold(cli: CommandLine, hw: Path, handins: Path) -> None:
+    answer = cli("run", hw, handins, "--verbose")
+    assert re.search(r"sandbox bubblewrap: limits held by: memory \w+, pids \w+, cpu \w+", answer.err), answer
