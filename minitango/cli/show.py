@@ -132,8 +132,13 @@ def as_json(seen: Seen) -> dict[str, Any]:
         "ended": job.ended,
         "wall": round(job.wall, 6) if job.wall is not None else None,
         "supersedes": job.supersedes,
-        "error": msgspec.to_builtins(job.failure) if job.failure is not None else None,
+        "error": _error(job),
     }
+
+
+def _error(job: Job) -> dict[str, str] | None:
+    failure = job.failure
+    return {"id": failure.id, "message": failure.message, "hint": failure.hint} if failure is not None else None
 
 
 def print_json(body: dict[str, Any]) -> None:

@@ -1,0 +1,126 @@
+"""The reference is whole: every command, option, error id and key is in it, and its examples load."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from minitango import Assignment
+from minitango.assignment import toml_file
+from minitango.cli import cli
+from minitango.job import Limits, Outcome
+
+ROOT = Path(__file__).parent.parent
+CLI = (ROOT / "docs" / "cli.md").read_text()
+ASSIGNMENT = (ROOT / "docs" / "assignment.md").read_text()
+
+
+def commands(group: click.Group, path: str = "") -> Iterator[tuple[str, click.Command]]:
+    for name, command in group.commands.items():
+        yield f"{path}{name}", command
+        if isinstance(command, click.Group):
+            yield from commands(command, f"{path}{name} ")
+
+
+def test_every_command_and_option_is_documented() -> None:
+    sections = dict(re.findall(r"### `minitango (\w+).*?\n(.*?)(?=\n##)", CLI, re.DOTALL))
+    for path, command in commands(cli):
+        section = sections[path.split()[0]]
+        assert path.split()[0] == path or f"`{path}" in section, path
+        for option in command.params:
+            for name in option.opts if isinstance(option, click.Option) else ():
+                assert re.search(rf"`{re.escape(name)}[ `]", section), f"{path} {name}"
+
+
+def constants(node: ast.expr) -> Iterator[str]:
+    """The strings that an expression may be."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        yield node.value
+    elif isinstance(node, ast.IfExp):
+        yield from constants(node.body)
+        yield from constants(node.orelse)
+
+
+def ids_in(tree: ast.Module) -> Iterator[tuple[str, str]]:
+    """(kind, id) of what is raised or noted there: kind is error or warning."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef):
+            for line in node.body:
+                if isinstance(line, ast.Assign) and getattr(line.targets[0], "id", "") == "id":
+                    yield from (("error", found) for found in constants(line.value))
+        elif isinstance(node, ast.Call):
+            name = getattr(node.func, "attr", "") or getattr(node.func, "id", "")
+            for keyword in node.keywords:
+                if keyword.arg == "id" and name != "replace":
+                    yield from (("error", found) for found in constants(keyword.value))
+            if name in ("Notice", "Failure") and node.args:
+                kind = "warning" if name == "Notice" else "error"
+                yield from ((kind, found) for found in constants(node.args[0]))
+            if name == "error" and len(node.args) == 4:  # Places.error
+                yield from (("error", found) for found in constants(node.args[3]))
+        elif isinstance(node, ast.Assign):
+            target, value = node.targets[0], node.value
+            pairs = (
+                zip(target.elts, value.elts, strict=True)
+                if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple)
+                else [(target, value)]
+            )
+            for left, right in pairs:
+                if getattr(left, "id", "") == "code":
+                    yield from (("error", found) for found in constants(right))
+
+
+def test_every_id_is_in_its_table() -> None:
+    found = {pair for path in (ROOT / "minitango").rglob("*.py") for pair in ids_in(ast.parse(path.read_text()))}
+    errors, warnings = CLI.split("## Errors")[1].split("## Warnings")
+    for kind, table in (("error", errors), ("warning", warnings)):
+        documented = re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)
+        assert documented == sorted(set(documented))
+        assert set(documented) == {name for which, name in found if which == kind}
+
+
+def test_every_exit_code_is_documented() -> None:
+    codes = re.findall(r"^\| (\d+) \|", CLI.split("## Exit codes")[1].split("##")[0], re.MULTILINE)
+    assert codes == ["0", "1", "2", "3", "4", "5", "70", "130"]
+
+
+@pytest.mark.parametrize(
+    ("heading", "fields"),
+    [
+        ("At the top:", toml_file._ASSIGNMENT),
+        ("`[submission]`:", toml_file._RULE),
+        ("`[[step]]`:", toml_file._STEP),
+        ("`limits`, of one step.", toml_file._LIMITS),
+        ("`[[sample]]`, for", toml_file._SAMPLE),
+    ],
+)
+def test_every_key_is_documented(heading: str, fields: dict[str, object]) -> None:
+    table = ASSIGNMENT.split(heading, 1)[1].split("| key |", 1)[1].split("\n\n")[0]
+    assert set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == set(fields)
+
+
+def test_defaults_and_outcomes_are_as_documented(tmp_path: Path) -> None:
+    table = ASSIGNMENT.split("`limits`, of one step.", 1)[1]
+    shown = dict(re.findall(r"^\| `(\w+)` \| `(.*?)` \|", table, re.MULTILINE))
+    limits = ", ".join(f"{name} = {value}" for name, value in shown.items())
+    text = f'name = "x"\n[[step]]\ncommand = ["true"]\nlimits = {{ {limits} }}\n'
+    (tmp_path / "assignment.toml").write_text(text)
+    assert Assignment.load(tmp_path).steps[0].limits == Limits()
+    assert all(f"`{outcome}`" in ASSIGNMENT for outcome in Outcome)
+
+
+def test_its_examples_load(tmp_path: Path) -> None:
+    for name in ("samples/right.py", "samples/loop.py", "input.txt", "grade/grade.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
+    examples = re.findall(r"```toml\n(.*?)```", ASSIGNMENT, re.DOTALL)
+    trust = []
+    for text in examples:
+        (tmp_path / "assignment.toml").write_text(text)
+        trust.append(Assignment.load(tmp_path).trust.value)
+    assert trust == ["shared", "separated"]

@@ -1,0 +1,58 @@
+"""Settings: which source wins, and what their paths are relative to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from minitango.cli.settings import Settings, resolve
+from minitango.errors import ConfigError
+
+
+def test_defaults(tmp_path: Path) -> None:
+    assert resolve(environ={}, folder=tmp_path) == Settings(".minitango", None, "auto", None)
+
+
+def test_flags_win_over_variables_over_files(tmp_path: Path) -> None:
+    (tmp_path / "minitango.toml").write_text('state = "file"\nsandbox = "of-file"\nworkers = 1\n')
+    environ = {"MINITANGO_SANDBOX": "of-variable", "MINITANGO_WORKERS": "2"}
+    found = resolve(workers=3, environ=environ, folder=tmp_path)
+    assert found == Settings(str(tmp_path / "file"), None, "of-variable", 3)
+
+
+def test_an_empty_variable_is_none(tmp_path: Path) -> None:
+    assert resolve(environ={"MINITANGO_STATE": "", "MINITANGO_WORKERS": ""}, folder=tmp_path).store == ".minitango"
+
+
+def test_one_source_says_where_the_queue_is(tmp_path: Path) -> None:
+    (tmp_path / "minitango.toml").write_text('store = "sqlite:///course/queue.db"\nstate = "blobs"\n')
+    of_file = resolve(environ={}, folder=tmp_path)
+    assert of_file.store == f"sqlite:///{tmp_path}/course/queue.db"
+    assert of_file.state == str(tmp_path / "blobs")
+    assert resolve(environ={"MINITANGO_STATE": "there"}, folder=tmp_path).store == "there"
+    by_flag = resolve(state="my state", environ={}, folder=tmp_path)
+    assert (by_flag.store, by_flag.state, by_flag.flags) == ("my state", None, " --state 'my state'")
+
+
+def test_the_nearest_file_counts(tmp_path: Path) -> None:
+    below = tmp_path / "a" / "b"
+    below.mkdir(parents=True)
+    (tmp_path / "minitango.toml").write_text('state = "far"\n')
+    (tmp_path / "a" / "pyproject.toml").write_text('[tool.other]\nstate = "not ours"\n')
+    assert resolve(environ={}, folder=below).store == str(tmp_path / "far")
+    (tmp_path / "a" / "pyproject.toml").write_text('[tool.minitango]\nstate = "near"\n')
+    assert resolve(environ={}, folder=below).store == str(tmp_path / "a" / "near")
+
+
+def test_a_home_folder_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ada")
+    (tmp_path / "minitango.toml").write_text('state = "~/grading"\n')
+    assert resolve(environ={}, folder=tmp_path).store == "/home/ada/grading"
+
+
+@pytest.mark.parametrize("count", ["0", "1001", "-1", "many", "1.5"])
+def test_impossible_workers(tmp_path: Path, count: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        resolve(environ={"MINITANGO_WORKERS": count}, folder=tmp_path)
+    assert caught.value.id == "workers"
