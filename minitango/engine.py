@@ -73,7 +73,7 @@ class Engine:
         self._handles = Handles(store, self.cancel)
         self._subscribers: list[Callable[[Event], None]] = []
         self._moved = threading.Condition()
-        self._closed = False
+        self._stopped = False
         self._close_lock = threading.Lock()
         self._on_close: list[Callable[[], None]] = []
 
@@ -123,7 +123,9 @@ class Engine:
                 engine.subscribe(on_event)
             undo.callback(opened.watch(engine._store_changed))
             if workers:
-                engine._start(workers, lease_for)
+                pool = engine._recover(workers, lease_for)
+                undo.callback(pool.stop, 0.0)
+                pool.start()
             engine._on_close.append(undo.pop_all().close)
         return engine
 
@@ -148,12 +150,14 @@ class Engine:
         """Take many at once: all of them or none, in their order, in one transaction."""
         self._check_open()
         taken: list[tuple[Submission, str, tuple[str, ...]]] = []
-        bundles: list[bytes] = []
-        for submission in submissions:
-            packed = submission.assignment.pack(self.blobs)
-            taken.append((submission, packed.digest, packed.refs))
-            bundles.append(archive.pack(submission.bundle()))
-        inputs = self.blobs.put_many(bundles)
+
+        def bundles() -> Iterator[bytes]:  # one in memory at a time
+            for submission in submissions:
+                packed = submission.assignment.pack(self.blobs)
+                taken.append((submission, packed.digest, packed.refs))
+                yield archive.pack(submission.bundle())
+
+        inputs = self.blobs.put_many(bundles())
         specs = [
             JobSpec(
                 assignment=submission.assignment.name,
@@ -185,7 +189,8 @@ class Engine:
         return self._submit([spec], fresh=True)[0]
 
     def _submit(self, specs: list[JobSpec], *, fresh: bool) -> list[JobHandle]:
-        handles = self._handles.submit(lambda: self.store.submit(specs, fresh=fresh))
+        with self._while_open():
+            handles = self._handles.submit(lambda: self.store.submit(specs, fresh=fresh))
         if self._pool is not None:
             self._pool.wake()
         return handles
@@ -211,7 +216,8 @@ class Engine:
 
     def job(self, id: str) -> JobHandle:
         """The handle of a job, by its id or an unambiguous beginning of it (4 characters or more). JobNotFound."""
-        return self._handles.get(id)
+        with self._while_open():
+            return self._handles.get(id)
 
     def jobs(self, query: Query = Query()) -> list[Job]:
         """The jobs that match, in order of submission."""
@@ -282,19 +288,18 @@ class Engine:
 
         What was not graded stays in the store; handles that still wait raise EngineStopped. Idempotent.
         """
+        self._stopped = True
         if self._pool is not None:
             self._pool.stop(grace)
-        with self._close_lock:
-            if self._closed:
-                return
-            self._closed = True
-        self._handles.fail(EngineStopped("the engine was stopped; the job is safe in the store"))
-        for close in self._on_close:
-            close()
+        with self._close_lock:  # interrupted here, the next call goes on where this one was
+            self._handles.fail(EngineStopped("the engine was stopped; the job is safe in the store"))
+            for close in self._on_close:
+                close()
 
     # --- told by the pool and the store (`pool.Observer`) ---------------------------------------
 
-    def _start(self, workers: int, lease_for: float) -> None:
+    def _recover(self, workers: int, lease_for: float) -> Pool:
+        """Take back what a dead engine left, and make the pool."""
         assert self.sandbox is not None
         assert self._runner is not None
         swept = self.sandbox.sweep()
@@ -304,7 +309,7 @@ class Engine:
             kind: EventKind = {State.DEAD: "dead", State.CANCELLED: "cancelled"}.get(job.state, "recovered")  # type: ignore[assignment]
             self.event(kind, job)
         self._pool = Pool(self.store, self._runner, self, workers=workers, lease_for=lease_for, state=self.state)
-        self._pool.start()
+        return self._pool
 
     def event(self, kind: EventKind, job: Job | None = None, message: str = "") -> None:
         """Tell the subscribers. For the pool."""
@@ -320,7 +325,8 @@ class Engine:
     def started(self, lease: Lease) -> None:
         """An attempt begins. For the pool."""
         if self._subscribers:
-            self.event("started", self.store.get(lease.job))
+            with contextlib.suppress(StoreError):  # it is only told
+                self.event("started", self.store.get(lease.job))
 
     def settled(self, job: Job, result: Result | None) -> None:
         """A job moved on. For the pool."""
@@ -349,11 +355,17 @@ class Engine:
         """From the store's own thread."""
         if self._pool is not None:
             self._pool.wake(changed=True)
-            return
-        try:
-            self.changed()
-        except StoreError as error:
-            self.event("store_trouble", None, str(error))
+            return None
+        told = False
+        while not self._stopped:
+            try:
+                return self.changed()
+            except StoreError as error:
+                if not told:
+                    self.event("store_trouble", None, str(error))
+                told = True
+                time.sleep(0.2)
+        return None
 
     def _died(self) -> EngineStopped:
         return EngineStopped(
@@ -364,5 +376,15 @@ class Engine:
     def _check_open(self) -> None:
         if self.error is not None:
             raise self._died() from self.error
-        if self._closed:
+        if self._stopped:
             raise EngineStopped("the engine is stopped", hint="open it again with Engine.open")
+
+    @contextlib.contextmanager
+    def _while_open(self) -> Iterator[None]:
+        """What meets a store that a stop has closed meanwhile is told of the stop."""
+        try:
+            yield
+        except StoreError as error:
+            if not self._stopped:
+                raise
+            raise EngineStopped("the engine was stopped meanwhile; what was accepted is safe in the store") from error

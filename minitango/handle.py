@@ -20,11 +20,15 @@ class JobHandle(futures.Future[Result]):
     and `asyncio.wrap_future`.
     """
 
-    def __init__(self, id: str, store: Store, cancel: Callable[[str], Job], *, created: bool) -> None:
+    def __init__(
+        self, id: str, store: Store, cancel: Callable[[str], Job], *, created: bool, ended_before: bool
+    ) -> None:
         super().__init__()
         self.id = id
         self.created = created
         """Whether submitting made a new job; False where the same work was there already."""
+        self.ended_before = ended_before
+        """Whether the job had ended when this handle was made."""
         self._store = store
         self._cancel_job = cancel
 
@@ -44,14 +48,14 @@ class JobHandle(futures.Future[Result]):
         if self.done():
             return self.cancelled()
         job = self._cancel_job(self.id)
-        return job.state is State.CANCELLED or job.cancel_requested
+        return job.state is State.CANCELLED or (job.cancel_requested and not job.state.terminal)
 
     def outputs(self) -> list[StepOutput]:
         """What the steps printed; empty unless the job is done."""
         return self._store.outputs(self.id)
 
-    def settle(self, job: Job, result: Result | None) -> None:
-        """Resolve from a job that has ended; `result` saves reading it from the store. For the engine."""
+    def settle(self, job: Job, result: Result | StoreError | None) -> None:
+        """Resolve from a job that has ended; if it is done, with its result or why that cannot be read. For the engine."""
         if self.done():
             return
         if job.state is State.CANCELLED:
@@ -59,11 +63,11 @@ class JobHandle(futures.Future[Result]):
             self.set_running_or_notify_cancel()
             return
         if job.state is State.DONE:
-            result = result or self._store.result(job.id)
-            if result is not None:
+            if isinstance(result, Result):
                 self.set_result(result)
             else:
-                self.set_exception(StoreError(f"the result of job {job.id} is gone from the store", id="store_corrupt"))
+                gone = StoreError(f"the result of job {job.id} is gone from the store", id="record_damaged")
+                self.set_exception(result or gone)
             return
         text, hint = (job.failure.message, job.failure.hint) if job.failure else ("no reason was recorded", "")
         self.set_exception(JobDead(f"job {job.id} ({job.student}) could not be graded: {text}", hint=hint))
@@ -78,6 +82,7 @@ class Handles:
         self._lock = threading.RLock()
         self._waiting: dict[str, list[JobHandle]] = {}
         self._cursor = store.last_ended()
+        self._over: EngineStopped | None = None
 
     def submit(self, write: Callable[[], Sequence[Submitted]]) -> list[JobHandle]:
         """Submit by calling `write`, and make a handle for each job."""
@@ -85,7 +90,7 @@ class Handles:
             made = [(s, self._make(s.id, created=s.created, state=s.state)) for s in write()]
         for submitted, handle in made:
             if submitted.state.terminal:
-                handle.settle(self._store.get(submitted.id), None)
+                handle.settle(self._store.get(submitted.id), self._result(submitted.id, submitted.state))
         return [handle for _, handle in made]
 
     def get(self, id: str) -> JobHandle:
@@ -94,37 +99,59 @@ class Handles:
             job = self._store.get(id)
             handle = self._make(job.id, created=False, state=job.state)
         if job.state.terminal:
-            handle.settle(job, None)
+            handle.settle(job, self._result(job.id, job.state))
         return handle
 
     def _make(self, id: str, *, created: bool, state: State) -> JobHandle:
-        handle = JobHandle(id, self._store, self._cancel, created=created)
+        handle = JobHandle(id, self._store, self._cancel, created=created, ended_before=state.terminal)
         if not state.terminal:
-            self._waiting.setdefault(id, []).append(handle)
+            if self._over is not None:  # nobody will tell of its end any more
+                handle.set_exception(self._over)
+            else:
+                self._waiting.setdefault(id, []).append(handle)
         return handle
 
+    def _result(self, id: str, state: State) -> Result | StoreError | None:
+        """The job's result; the error, as a value, where that one record is damaged."""
+        try:
+            return self._store.result(id) if state is State.DONE else None
+        except StoreError as error:
+            if error.id != "record_damaged":
+                raise
+            return error
+
     def follow(self) -> None:
-        """Settle the handles of all jobs that ended since the last call, whoever ended them."""
+        """Settle the handles of all jobs that ended since the last call, whoever ended them.
+
+        StoreError: nothing is lost, the next call goes on from there.
+        """
         while True:
             with self._lock:
                 ended = self._store.ended_since(self._cursor)
                 if not ended:
                     return
+                # everything is read before a handle is let go of
+                found = [(job, self._result(job.id, job.state)) for job in ended if job.id in self._waiting]
                 self._cursor = ended[-1].ended_seq or self._cursor
-                taken = [(job, self._waiting.pop(job.id, ())) for job in ended]
-            for job, handles in taken:  # outside the lock: settling runs callbacks
-                _settle(handles, job, None)
+                taken = [(self._waiting.pop(job.id, ()), job, result) for job, result in found]
+            for handles, job, result in taken:  # outside the lock: settling runs callbacks
+                _settle(handles, job, result)
 
     def settle(self, job: Job, result: Result | None = None) -> None:
-        """Settle the handles of one job, if it has ended."""
-        if job.state.terminal:
-            with self._lock:
-                handles = self._waiting.pop(job.id, ())
-            _settle(handles, job, result)
+        """Settle the handles of one job, if it has ended. A result that is not given is read from the store."""
+        if not job.state.terminal:
+            return
+        with self._lock:
+            if job.id not in self._waiting:
+                return
+            found = result or self._result(job.id, job.state)
+            handles = self._waiting.pop(job.id)
+        _settle(handles, job, found)
 
     def fail(self, error: EngineStopped) -> None:
-        """Give up waiting: the engine that would have told us is gone."""
+        """Give up waiting, now and for handles to come: the engine that would have told us is gone."""
         with self._lock:
+            self._over = self._over or error
             handles = [handle for several in self._waiting.values() for handle in several]
             self._waiting.clear()
         for handle in handles:
@@ -132,6 +159,6 @@ class Handles:
                 handle.set_exception(error)
 
 
-def _settle(handles: Iterable[JobHandle], job: Job, result: Result | None) -> None:
+def _settle(handles: Iterable[JobHandle], job: Job, result: Result | StoreError | None) -> None:
     for handle in handles:
         handle.settle(job, result)

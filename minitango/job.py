@@ -22,6 +22,8 @@ MAX_ATTEMPTS: Final = 3
 """Infrastructure failures that a job may have before it is dead."""
 SOLO_AFTER: Final = 2
 """Interruptions after which a job is run alone: it may be what kills its engines."""
+MOST_BACKOFF: Final = 60.0
+"""Seconds that a job waits at most before it is tried again."""
 MAX_SOLO_DEATHS: Final = 3
 """Engine deaths while a job was run alone that make it dead."""
 
@@ -57,7 +59,7 @@ class Trust(StrEnum):
     """How far a score is out of the reach of the code that it grades."""
 
     SEPARATED = "separated"
-    """The step that reported never saw the submission, only files that an earlier step left."""
+    """The step that reported did not get the submission, only files that an earlier step left, none executable."""
     SHARED = "shared"
     """Grader and submission shared a sandbox: a hostile submission could have forged the score."""
 
@@ -361,7 +363,7 @@ class Next(Struct, frozen=True):
     """Seconds until it is due again; of use only when queued."""
 
 
-def backoff(n: int, *, base: float = 1.0, most: float = 60.0) -> float:
+def backoff(n: int, *, base: float = 1.0, most: float = MOST_BACKOFF) -> float:
     """Seconds to wait before try `n + 1`, after the n-th went wrong: base, twice, four times, at most `most`."""
     return float(min(most, base * 2 ** min(max(n, 1) - 1, 32)))
 
@@ -377,9 +379,9 @@ def after_interruption(solo_deaths: int, *, died: bool) -> Next:
     """Decide on a job whose engine went away. Uncharged; `solo_deaths` counts this one if it was run alone.
 
     `died` is True where the engine died or vanished, False where it stopped in good order. Only three
-    deaths of engines that ran nothing but this job speak against it. Between them it waits a little, so
-    that a killer at large is not met by the same job each time.
+    deaths of engines that ran nothing but this job speak against it. Between them it waits a while, so that
+    others go first and a killer at large is not met by the same job each time.
     """
     if died and solo_deaths >= MAX_SOLO_DEATHS:
         return Next(State.DEAD)
-    return Next(State.QUEUED, backoff(solo_deaths, base=0.25) if died and solo_deaths else 0.0)
+    return Next(State.QUEUED, backoff(solo_deaths, base=2.0) if died and solo_deaths else 0.0)

@@ -7,6 +7,7 @@ consumer takes one lease at a time and runs it. A thread that dies takes the poo
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import queue
@@ -23,7 +24,7 @@ from minitango.failpoint import failpoint
 from minitango.job import Ack, Fail, Finish, Job, Lease, Result, State
 from minitango.output import LiveOutput
 from minitango.runner import Runner
-from minitango.stopping import Stop, Why
+from minitango.stopping import Stop
 from minitango.store import Exchanged, Store
 
 log = logging.getLogger("minitango")
@@ -34,6 +35,12 @@ SOLO_PATIENCE: Final = 30.0
 """Seconds that a job which must run alone waits for a quiet moment before one is made for it."""
 OVERDUE_GRACE: Final = 60.0
 """Seconds beyond its steps' wall limits after which an attempt is taken to hang."""
+HOPELESS: Final = frozenset({"store_corrupt", "store_too_new", "store_closed"})
+"""Errors of the store that no waiting mends."""
+PASSING: Final = frozenset({"store_full", "store_busy"})
+"""Errors of the store that end when somebody makes room, or lets go: waited for as long as it takes."""
+PATIENCE: Final = 30.0
+"""Seconds for which any other trouble with the store is ridden out."""
 GIVE_UP: Final = 10.0
 """Seconds for which a stopping pool goes on trying to record into a store that fails."""
 
@@ -74,6 +81,24 @@ class Observer(Protocol):
         """A thread died; the pool ends."""
 
 
+class Bell:
+    """Wakes one thread. Ringing is safe anywhere, a signal handler that interrupts a ring included, which
+    `threading.Event` is not: it would wait for its own lock."""
+
+    def __init__(self) -> None:
+        self._rings: queue.SimpleQueue[None] = queue.SimpleQueue()
+
+    def ring(self) -> None:
+        self._rings.put(None)
+
+    def wait(self, timeout: float) -> None:
+        """Return once it was rung since the last wait, or after `timeout` seconds."""
+        with contextlib.suppress(queue.Empty):
+            self._rings.get(timeout=timeout)
+            while True:
+                self._rings.get_nowait()
+
+
 class _Running:
     """An attempt that a consumer has, or is about to have."""
 
@@ -99,14 +124,16 @@ class Pool:
         self._acks: deque[tuple[Lease, Ack | None]] = deque()
         self._work: queue.SimpleQueue[_Running | None] = queue.SimpleQueue()
         self._running: dict[str, _Running] = {}
-        self._wake = threading.Event()
-        self._wake.set()  # there may be work from before
+        self._bell = Bell()
+        self._bell.ring()  # there may be work from before
         self._changed = True
         self._stopping = False
+        self._releasing = False
         self._error: BaseException | None = None
         self._over: list[threading.Event] = []
         """Set when a thread of ours ended, the producer's first. Not `Thread.join`: one that a signal interrupts takes
         the thread for ended, up to Python 3.12."""
+        self._idents: set[int] = set()
         self._breaker = Breaker()
         self._next_due: float | None = None
         self._look_for_solo = 0.0
@@ -124,20 +151,26 @@ class Pool:
         """There may be work now. `changed`: another process may have moved jobs, or a cancel was asked for."""
         if changed:
             self._changed = True
-        self._wake.set()
+        self._bell.ring()
 
     def request_stop(self, *, release: bool = False) -> None:
-        """Claim nothing from now on; with `release`, put running jobs back at once. Does not wait; any thread."""
+        """Claim nothing from now on; with `release`, put running jobs back soon. Does not wait; for any thread, and
+        for signal handlers."""
         self._stopping = True
-        if release:
-            self._request_all("release")
-        self._wake.set()
+        self._releasing = self._releasing or release
+        self._bell.ring()
 
     def stop(self, grace: float) -> None:
-        """Stop, give running jobs `grace` seconds, put the others back uncharged, wait until all threads ended."""
-        self.request_stop()
-        if not self._over[0].wait(max(0.0, grace)):
-            self._request_all("release")
+        """Stop, give running jobs `grace` seconds, put the others back uncharged, wait until all threads ended.
+
+        RuntimeError from one of the pool's own threads (a done-callback, a subscriber): it cannot wait for itself.
+        The pool stops all the same.
+        """
+        self.request_stop(release=grace <= 0)
+        if threading.get_ident() in self._idents:
+            raise RuntimeError("an engine cannot be waited for by one of its own threads: use request_stop")
+        if self._over and not self._over[0].wait(max(0.0, grace)):
+            self.request_stop(release=True)
         for over in self._over:
             over.wait()
 
@@ -152,30 +185,32 @@ class Pool:
         over = threading.Event()
 
         def run() -> None:
+            self._idents.add(threading.get_ident())
             try:
                 target()
             except BaseException as error:  # a thread of ours must never die in silence
                 self._crash(name, error)
             finally:
+                self._idents.discard(threading.get_ident())
                 over.set()
 
-        self._over.append(over)
         threading.Thread(target=run, name=f"minitango {name}", daemon=True).start()
+        self._over.append(over)
 
     def _crash(self, name: str, error: BaseException) -> None:
         """End everything, in the open. The jobs that ran are still running in the store, until an engine recovers."""
         first = self._error is None
         self._error = self._error or error
-        self._stopping = True
+        self._stopping = self._releasing = True
         log.critical("the engine's %s died: %r; the engine stops", name, error, exc_info=error)
-        self._request_all("release")
-        self._wake.set()
+        self._release_all()
+        self._bell.ring()
         if first:
             self._observer.crashed(name, error)
 
-    def _request_all(self, why: Why) -> None:
+    def _release_all(self) -> None:
         for running in list(self._running.values()):
-            running.stop.request(why)
+            running.stop.request("release")
 
     def _consume(self) -> None:
         while True:
@@ -186,14 +221,13 @@ class Pool:
             with LiveOutput(self._state, lease.job) as live:
                 ack = self._runner.run(lease, stop=running.stop, sink=live.write)
             self._acks.append((lease, ack))
-            self._wake.set()
+            self._bell.ring()
 
     def _produce(self) -> None:
         self._extend_at = time.monotonic() + self._lease_for / 3
         try:
             while self._error is None:
-                self._wake.wait(self._patience())
-                self._wake.clear()
+                self._bell.wait(self._patience())
                 now = time.monotonic()
                 try:
                     self._look_after(now)
@@ -224,14 +258,16 @@ class Pool:
 
     def _look_after(self, now: float) -> None:
         """Pass on what others changed, keep the leases, and end what hangs."""
+        if self._releasing:
+            self._release_all()
         if self._changed:
             self._changed = False
-            self._observer.changed()
-            if self._running:
-                wanted = set(self._store.cancel_requested())
-                for running in self._running.values():
-                    if running.lease.job in wanted:
-                        running.stop.request("cancel")
+            try:
+                self._observer.changed()
+                self._pass_cancels_on()
+            except StoreError:
+                self._changed = True  # to be looked at again
+                raise
         if now >= self._extend_at:
             self._extend_at = now + self._lease_for / 3
             lost = self._store.extend([r.lease for r in self._running.values()], lease_for=self._lease_for)
@@ -242,6 +278,14 @@ class Pool:
         for running in self._running.values():
             if now > running.overdue:
                 running.stop.request("overdue")
+
+    def _pass_cancels_on(self) -> None:
+        if not self._running:
+            return
+        wanted = set(self._store.cancel_requested())
+        for running in self._running.values():
+            if running.lease.job in wanted:
+                running.stop.request("cancel")
 
     def _exchange(self, now: float) -> None:
         """Commit what consumers handed over, claim for those that are idle, and tell everyone."""
@@ -269,10 +313,14 @@ class Pool:
         self._next_due = self._store.next_due() if len(out.leases) < claim else None
 
     def _admit(self, leases: Sequence[Lease], now: float) -> None:
+        """Give new leases to consumers. First all of them, then the telling: a lease must not get lost on the way."""
         for lease in leases:
             running = _Running(lease, now + self._runner.wall_limit(lease.spec) + OVERDUE_GRACE)
             self._running[lease.token] = running
+            if self._releasing:  # asked for while the claim was under way
+                running.stop.request("release")
             self._work.put(running)
+        for lease in leases:
             self._observer.started(lease)
 
     def _tell(self, acks: Sequence[Ack], out: Exchanged, now: float) -> None:
@@ -321,7 +369,12 @@ class Pool:
         if self._trouble_since is None:
             self._trouble_since = now
             self._observer.event("store_trouble", None, str(error))
-        if self._stopping and now - self._trouble_since > GIVE_UP:
+        lasting = now - self._trouble_since
+        if (
+            error.id in HOPELESS
+            or (error.id not in PASSING and lasting > PATIENCE)
+            or (self._stopping and lasting > GIVE_UP)
+        ):
             raise error
 
     def _trouble_over(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Sequence
 from typing import Final
 
@@ -16,6 +17,8 @@ from minitango.sandbox import Sandbox
 
 PREFLIGHT_ENV: Final = "MINITANGO_PREFLIGHT"
 """Set for the command that only looks whether programs are there."""
+TRANSIENT: Final = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EIO, errno.EINTR})
+"""Reasons for which a command could not be executed that say nothing about it."""
 _LOOK: Final = 'for p do command -v -- "$p" >/dev/null || printf "%s\\n" "$p"; done'
 
 
@@ -42,6 +45,8 @@ def check_command(sandbox: Sandbox, plan: Plan, number: int, bundle: Sequence[Fi
         end = box.run(command, env={PREFLIGHT_ENV: "1"}, output=said.add)
     finally:
         box.close()
+    if end.exec_error in TRANSIENT:
+        raise SandboxFailed(f"/bin/sh could not be executed: {os.strerror(end.exec_error)}", id="sandbox_exec")
     if end.exec_error is not None:
         raise AssignmentError(
             f"there is no /bin/sh in the sandbox of step {step.name!r}",
@@ -51,7 +56,7 @@ def check_command(sandbox: Sandbox, plan: Plan, number: int, bundle: Sequence[Fi
             id="no_shell",
         )
     if end.exit_status != 0:
-        raise SandboxFailed(f"looking for {programs[0]} in the sandbox ended with {end}", id="preflight")
+        raise SandboxFailed(f"looking for {programs[0]} in the sandbox ended with {end}", id="sandbox_preflight")
     missing = said.output("").head.decode("utf-8", "replace").split("\n")[0]
     if missing:
         own = any(file.path == missing for file in bundle)

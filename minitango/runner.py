@@ -40,7 +40,7 @@ from minitango.job import (
 )
 from minitango.layout import COLLECTED, REPORT, REPORT_NAME, SUBMISSION, WORK, box_spec, environment, without_clashes
 from minitango.output import HeadTail
-from minitango.preflight import brought_by_submission, check_command, exec_hint
+from minitango.preflight import TRANSIENT, brought_by_submission, check_command, exec_hint
 from minitango.results import MAX_REPORT, Evidence, Report, reader
 from minitango.sandbox import Box, CollectBounds, Collected, End, Sandbox
 from minitango.stopping import Stop
@@ -232,13 +232,19 @@ class Runner:
                 attempt.notices.append(Notice("shadowed_files", text))
         box.put(WORK, own)
         if number > 0:
-            box.put(COLLECTED, attempt.collected)
+            files = attempt.collected
+            if number == len(attempt.plan.steps) - 1 and not step.submission:
+                # what a student's step left is read where the score is made, not run
+                files = [File(file.path, file.data) for file in files]
+            box.put(COLLECTED, files)
 
     def _judge(self, step: PlanStep, end: End) -> None:
         """Raise where this step's end is the job's end."""
         name, limits = step.name, step.limits
         if end.exec_error is not None:
             what = f"{step.command[0]} in step {name!r} could not be executed: {os.strerror(end.exec_error)}"
+            if end.exec_error in TRANSIENT:
+                raise SandboxFailed(f"the command {what}", id="sandbox_exec")
             if brought_by_submission(step):
                 raise _Ended(Outcome.NO_SCORE, f"the hand-in's {what}")
             raise AssignmentError(
@@ -259,6 +265,8 @@ class Runner:
         if left.refused:
             path, reason = left.refused[0]
             return Report(None, reason=f"the report {one_line(path, 60)} was refused: {reason}")
+        if left.files and left.files[0].path != REPORT_NAME:
+            return Report(None, reason=f"the report {REPORT_NAME} was refused: it is a directory")
         output = attempt.outputs[-1]
         evidence = Evidence(
             report=left.files[0].data if left.files else None,

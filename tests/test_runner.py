@@ -423,3 +423,50 @@ def test_head_and_tail_are_exact(pieces: list[bytes], head: int, tail: int) -> N
     assert out.head + whole[len(out.head) : len(out.head) + out.elided] + out.tail == whole
     assert len(out.tail) == min(tail, max(0, len(whole) - head))
     assert kept.total == len(whole)
+
+
+def test_what_a_students_step_left_is_not_executable_where_the_score_is_made(case: Case) -> None:
+    class Executable(FakeSandbox):
+        def open(self, spec: BoxSpec) -> FakeBox:
+            box = super().open(spec)
+            if any(mount.path == "/report" for mount in spec.mounts):
+                return box
+            left = Collected((File("a.out", b"\x7fELF", executable=True),))
+            box.collect = lambda mount, patterns, bounds=None: left  # type: ignore[method-assign, assignment]
+            return box
+
+    seen: list[dict[str, File]] = []
+
+    def inside(run: FakeRun) -> End:
+        seen.append(dict(run.files))
+        return scoring(1)(run)
+
+    three = (
+        Step(command=("build",), collect=("a.out",)),
+        Step(command=("use",), submission=False, collect=("a.out",)),
+        TWO[1],
+    )
+    case.result(inside, *three, sandbox=Executable(inside))
+    assert seen[1]["/collected/step1/a.out"].executable, "a step in between may run what was built"
+    assert not seen[2]["/collected/step1/a.out"].executable
+
+
+@pytest.mark.parametrize("number", [errno.EAGAIN, errno.ENOMEM, errno.EIO])
+@pytest.mark.parametrize("command", ["gcc", "./a.out"])
+def test_a_command_that_the_machine_could_not_start_is_our_failure(case: Case, number: int, command: str) -> None:
+    failed = case.failure(lambda run: End(exec_error=number), Step(command=(command,)))
+    assert failed.retry
+    assert failed.failure.id.startswith("sandbox")
+
+
+def test_a_directory_in_the_reports_place_is_no_report(case: Case) -> None:
+    class Directory(FakeSandbox):
+        def open(self, spec: BoxSpec) -> FakeBox:
+            box = super().open(spec)
+            left = Collected((File("results.json/x.json", b'{"score": 10}'),))
+            box.collect = lambda mount, patterns, bounds=None: left  # type: ignore[method-assign, assignment]
+            return box
+
+    result = case.result(scoring(1), sandbox=Directory(scoring(1)))
+    assert (result.outcome, result.score) == (Outcome.NO_SCORE, None)
+    assert "directory" in result.reason

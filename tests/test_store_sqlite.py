@@ -560,7 +560,7 @@ def plan(store: SqliteStore, sql: str, parameters: int) -> str:
 
 def test_a_claim_looks_at_no_more_rows_than_it_takes(store: SqliteStore) -> None:
     """By the plan: the index gives the rows in claim order (no sort), and nothing is scanned."""
-    for sql, parameters, index in ((sqlite._CLAIM, 6, "jobs_ready"), (sqlite._PROMOTE, 2, "jobs_due")):
+    for sql, parameters, index in ((sqlite._CLAIM, 6, "jobs_ready"), (sqlite._PROMOTE, 3, "jobs_due")):
         text = plan(store, sql, parameters)
         assert f"INDEX {index}" in text
         assert "SCAN jobs" not in text

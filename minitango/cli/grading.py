@@ -65,7 +65,7 @@ class Batch:
         self._shown = shown
         shown.running(list(self._running.values()))
         order = [handle.id for handle in handles]
-        before = {handle.id for handle in handles if handle.done()}
+        before = {handle.id for handle in handles if handle.ended_before}
         jobs: dict[str, show.Seen] = {}
         finished: queue.SimpleQueue[futures.Future[Result]] = queue.SimpleQueue()
         waiting = self._listen(handles, finished)

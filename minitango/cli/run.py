@@ -121,7 +121,7 @@ def _grade(
     tell_refused(refused)
     _tell_twice(submissions)
     handles = batch.engine.submit_many(submissions, fresh=fresh)
-    already = sum(handle.done() for handle in handles)
+    already = sum(handle.ended_before for handle in handles)
     if already and not quiet:
         tell(f"{already} of {show.plural(len(handles), 'hand-in')} graded before (--fresh grades them again)")
     ids += [handle.id for handle in handles]

@@ -93,7 +93,8 @@ class Queue(Protocol):
         the result (it won the race), Fail and Release end it cancelled. A stale ack is refused alone; the
         others stand.
 
-        Then claims, of queued and due jobs: higher priority first, then lower rank, then order of submission.
+        Then claims, of queued and due jobs (a due time beyond any back-off, left by a clock that was set back, has
+        come): higher priority first, then lower rank, then order of submission.
         Each becomes running with attempt + 1, a token never used before and an expiry `lease_for` seconds
         away. Jobs that are to be run alone (`Job.solo`) are left unless `solo` is True, which claims at most
         one job, and only such a job. The cost of a claim does not grow with the length of the queue, nor with

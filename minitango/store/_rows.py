@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
+from minitango.errors import StoreError
 from minitango.job import Attempt, Failure, Job, JobSpec, Lease, Outcome, Result, State, Trust
 
 Row = tuple[Any, ...]
@@ -50,17 +51,31 @@ def is_prefix(text: str) -> bool:
 def job_of(row: Row) -> Job:
     """The job in the first WIDTH columns of a row that was selected as JOB_COLUMNS."""
     values = list(row[:WIDTH])
-    values[_STATE] = _STATES[values[_STATE]]
-    values[_LABELS] = _labels.decode(values[_LABELS]) if values[_LABELS] else {}
-    values[_CANCEL] = bool(values[_CANCEL])
-    values[_OUTCOME] = _OUTCOMES[values[_OUTCOME]]
-    values[_TRUST] = _TRUSTS[values[_TRUST]]
+    try:
+        values[_STATE] = _STATES[values[_STATE]]
+        values[_LABELS] = _labels.decode(values[_LABELS]) if values[_LABELS] else {}
+        values[_CANCEL] = bool(values[_CANCEL])
+        values[_OUTCOME] = _OUTCOMES[values[_OUTCOME]]
+        values[_TRUST] = _TRUSTS[values[_TRUST]]
+    except (KeyError, msgspec.DecodeError) as error:
+        raise _damaged(f"job {values[0]}", error) from error
     values[_FAILURE] = failure_of(values[_FAILURE])
     return Job(*values)
 
 
 def failure_of(text: str | None) -> Failure | None:
-    return None if text is None else _failure.decode(text)
+    try:
+        return None if text is None else _failure.decode(text)
+    except msgspec.DecodeError as error:
+        raise _damaged("a failure", error) from error
+
+
+def _damaged(what: str, error: Exception) -> StoreError:
+    return StoreError(
+        f"the record of {what} in the store is damaged: {error}",
+        hint="restore the state directory from a backup",
+        id="record_damaged",
+    )
 
 
 def spec_of(job: Job, refs: tuple[str, ...]) -> JobSpec:
@@ -80,7 +95,10 @@ def lease_of(row: Row) -> Lease:
 
 
 def result_of(data: bytes) -> Result:
-    return _result.decode(data)
+    try:
+        return _result.decode(data)
+    except msgspec.DecodeError as error:
+        raise _damaged("a result", error) from error
 
 
 def to_json(value: object) -> bytes:

@@ -17,6 +17,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from minitango.job import (
+    MOST_BACKOFF,
     Ack,
     Cancelled,
     Fail,
@@ -60,7 +61,10 @@ _LATEST_OF_KEY: Final = """
 _PROMOTE: Final = """
     UPDATE jobs SET due = NULL WHERE seq IN (
         SELECT seq FROM jobs INDEXED BY jobs_due
-        WHERE queue = ? AND state = 'queued' AND due IS NOT NULL AND due <= ?)
+        WHERE queue = :queue AND state = 'queued' AND due IS NOT NULL AND due <= :now
+        UNION ALL
+        SELECT seq FROM jobs INDEXED BY jobs_due
+        WHERE queue = :queue AND state = 'queued' AND due IS NOT NULL AND due > :now + :most)
 """
 _CLAIM: Final = """
     UPDATE jobs SET state = 'running', attempt = attempt + 1, token = new_token(), node = ?, started = ?,
@@ -261,7 +265,7 @@ class SqliteStore(SqliteHistory):
         return job
 
     def _claim(self, tx: Transaction, n: int, solo: bool, node: str, lease_for: float) -> tuple[Lease, ...]:
-        tx.execute(_PROMOTE, (self.queue, tx.now))
+        tx.execute(_PROMOTE, {"queue": self.queue, "now": tx.now, "most": MOST_BACKOFF + 1})
         claimed = tx.execute(_CLAIM, (node, tx.now, tx.now + lease_for, self.queue, solo, 1 if solo else n)).fetchall()
         # RETURNING promises no order.
         claimed.sort(key=lambda row: (-row[10], row[11], row[9]))

@@ -434,6 +434,14 @@ def test_a_job_that_became_due_takes_its_old_place(store: Store, clock: Clock) -
     assert [lease.job for lease in claim(store, 2)] == [first.job, second]
 
 
+def test_a_clock_that_was_set_back_keeps_no_job_waiting(store: Store, clock: Clock) -> None:
+    lease = running(store)
+    settle(store, Fail(lease, FAILURE))
+    assert claim(store) == []
+    clock.time -= 3600
+    assert [again.job for again in claim(store)] == [lease.job]
+
+
 def test_next_due_is_the_earliest(store: Store, clock: Clock) -> None:
     start = clock.time
     assert store.next_due() is None
