@@ -55,7 +55,7 @@ class JobHandle(futures.Future[Result]):
         return self._store.outputs(self.id)
 
     def settle(self, job: Job, result: Result | StoreError | None) -> None:
-        """Resolve from a job that has ended; if it is done, with its result or why that cannot be read. For the engine."""
+        """Resolve from a job that has ended: if it is done, with its result, or why that cannot be read."""
         if self.done():
             return
         if job.state is State.CANCELLED:

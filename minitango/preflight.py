@@ -95,7 +95,7 @@ def _interpreters(program: str, bundle: Sequence[File], name: str, key: str) -> 
             f"{program} is not executable",
             file=name,
             key=key,
-            hint=f'chmod +x it, or name its interpreter: ["sh", "{path}"]',
+            hint=f'chmod +x it, or name its interpreter: ["{_interpreter(path)}", "{path}"]',
             id="command",
         )
     line = file.data[:256].split(b"\n", 1)[0]
@@ -114,3 +114,7 @@ def _interpreters(program: str, bundle: Sequence[File], name: str, key: str) -> 
         words = [words[0], *[w for w in words[1:] if not w.startswith("-") and "=" not in w][:1]]
         return tuple(words)
     return tuple(words[:1])
+
+
+def _interpreter(path: str) -> str:
+    return "python3" if path.endswith(".py") else "sh"

@@ -41,6 +41,7 @@ from minitango.job import (
 from minitango.layout import COLLECTED, REPORT, REPORT_NAME, SUBMISSION, WORK, box_spec, environment, without_clashes
 from minitango.output import HeadTail
 from minitango.preflight import TRANSIENT, brought_by_submission, check_command, exec_hint
+from minitango.remarks import notices, remark
 from minitango.results import MAX_REPORT, Evidence, Report, reader
 from minitango.sandbox import Box, CollectBounds, Collected, End, Sandbox
 from minitango.stopping import Stop
@@ -149,12 +150,13 @@ class Runner:
                     outcome = Outcome.NO_SCORE if report.score is None else Outcome.GRADED
         except _Ended as ended:
             outcome, report = ended.outcome, Report(None, reason=ended.reason)
+        most = report.max_score if report.max_score is not None else plan.max_score
         return Result(
             outcome=outcome,
             score=report.score,
-            max_score=report.max_score if report.max_score is not None else plan.max_score,
+            max_score=most,
             trust=plan.trust,
-            reason=report.reason,
+            reason=remark(report, most, attempt.reports, attempt.outputs),
             tests=report.tests,
             feedback=report.feedback,
             feedback_format=report.feedback_format,
@@ -207,7 +209,7 @@ class Runner:
                 refused=left.refused,
             )
         )
-        attempt.notices.extend(_notices(step.name, end))
+        attempt.notices.extend(notices(step.name, end))
         self._judge(step, end)
         if not last:
             attempt.collected.extend(
@@ -218,6 +220,9 @@ class Runner:
                 more = f" (and {len(left.refused) - 1} more)" if len(left.refused) > 1 else ""
                 text = f"step {step.name!r} left files that were not taken: {one_line(path, 80)}: {reason}{more}"
                 attempt.notices.append(Notice("refused_files", text))
+            elif step.collect and not left.files:
+                text = f"step {step.name!r} left nothing of what is collected: {', '.join(step.collect)}"
+                attempt.notices.append(Notice("nothing_collected", text))
         return end, left
 
     def _fill(self, attempt: _Attempt, box: Box, number: int, step: PlanStep, submission: Sequence[File]) -> None:
@@ -308,18 +313,6 @@ def _tee(kept: HeadTail, step: str, sink: Sink | None) -> Callable[[bytes], None
         sink(step, data)
 
     return both
-
-
-def _notices(step: str, end: End) -> list[Notice]:
-    found = []
-    if end.oom_kills and end.limit is None:
-        text = f"step {step!r}: a process was killed for memory, though the step went on to its own end"
-        found.append(Notice("memory_kill", text))
-    if end.disk_full:
-        found.append(Notice("disk_full", f"step {step!r} filled its disk"))
-    if end.pids_limit:
-        found.append(Notice("pids_limit", f"step {step!r} ran into its limit of processes"))
-    return found
 
 
 def _failure(error: MinitangoError) -> Failure:

@@ -21,7 +21,7 @@ FLOORS = [
     {"errors", "failpoint"},
     {"job", "blobs", "archive", "unpacking", "text", "breaker", "stopping", "output"},
     {"store", "sandbox", "results", "assignment"},
-    {"runner", "layout", "preflight"},
+    {"runner", "layout", "preflight", "remarks"},
     {"engine", "pool", "handle", "statedir", "testing"},
     {"", "cli"},
 ]

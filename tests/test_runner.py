@@ -470,3 +470,48 @@ def test_a_directory_in_the_reports_place_is_no_report(case: Case) -> None:
     result = case.result(scoring(1), sandbox=Directory(scoring(1)))
     assert (result.outcome, result.score) == (Outcome.NO_SCORE, None)
     assert "directory" in result.reason
+
+
+# --- a word on what went wrong -------------------------------------------------------------------
+
+
+def test_a_crash_of_an_earlier_step_is_told_with_its_last_line(case: Case) -> None:
+    def inside(run: FakeRun) -> End:
+        if run.command == ("run",):
+            run.print(b"Traceback ...\nNameError: name 'prin' is not defined\n\n")
+            run.write("/job/log", b"")
+            return End(exit_status=1)
+        return scoring(0)(run)
+
+    reason = case.result(inside, *TWO).reason
+    assert reason == "step 'run' ended with exit status 1: NameError: name 'prin' is not defined"
+
+
+def test_an_exit_code_is_told_with_the_last_line(case: Case) -> None:
+    def inside(run: FakeRun) -> End:
+        run.print(b"main.c:3: error: expected ';'\n")
+        return End(exit_status=2)
+
+    result = case.result(inside, format="exit-code")
+    assert (result.score, result.reason) == (
+        0,
+        "the last step ended with exit status 2: main.c:3: error: expected ';'",
+    )
+
+
+def test_failed_tests_are_counted_and_full_marks_need_no_word(case: Case) -> None:
+    def tests(*scores: float) -> Inside:
+        def inside(run: FakeRun) -> End:
+            report(run, {"tests": [{"score": score, "max_score": 5} for score in scores]})
+            return End(exit_status=0)
+
+        return inside
+
+    assert case.result(tests(5, 0)).reason == "1 of 2 tests failed"
+    assert case.result(tests(5, 5)).reason == ""
+
+
+def test_nothing_collected_is_a_warning(case: Case) -> None:
+    result = case.result(scoring(3), *TWO)
+    assert [notice.id for notice in result.warnings] == ["nothing_collected"]
+    assert "out/, log" in result.warnings[0].message

@@ -1,0 +1,57 @@
+"""A word for people on what went wrong, where the report itself says none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from minitango.job import Notice, StepOutput, StepReport
+from minitango.results import Report
+from minitango.sandbox import End
+from minitango.text import ending, one_line
+
+
+def remark(report: Report, most: float | None, steps: Sequence[StepReport], outputs: Sequence[StepOutput]) -> str:
+    """The report's own reason; else, of less than full marks, the step that ended badly, or how many tests failed.
+
+    The last line that a step printed goes along: it is most often the error.
+    """
+    full = report.score is not None and (most is None or report.score >= most)
+    if full:
+        return report.reason
+    bad = [(step, output) for step, output in zip(steps, outputs, strict=False) if _ended_badly(step)]
+    if report.reason:
+        # of the last step, which gave the reason
+        said = _last_line(bad[-1][1]) if bad and bad[-1][0] is steps[-1] and report.score is not None else ""
+        return f"{report.reason}{said}"
+    if bad:
+        step, output = bad[0]
+        return f"step {step.name!r} {ending(step.exit_status, step.signal)}{_last_line(output)}"
+    scored = [test for test in report.tests if test.score is not None or test.status is not None]
+    failed = sum(
+        test.status == "failed" or (test.status is None and (test.score or 0.0) < (test.max_score or 0.0))
+        for test in scored
+    )
+    return f"{failed} of {len(scored)} tests failed" if failed else ""
+
+
+def _ended_badly(step: StepReport) -> bool:
+    return step.limit is None and (step.signal is not None or step.exit_status not in (0, None))
+
+
+def _last_line(output: StepOutput) -> str:
+    lines = (output.tail or output.head)[-4096:].decode("utf-8", "backslashreplace").splitlines()
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return f": {one_line(last, 100)}" if last else ""
+
+
+def notices(step: str, end: End) -> list[Notice]:
+    """What a person should know of how a step went, though it decided nothing."""
+    found = []
+    if end.oom_kills and end.limit is None:
+        text = f"step {step!r}: a process was killed for memory, though the step went on to its own end"
+        found.append(Notice("memory_kill", text))
+    if end.disk_full:
+        found.append(Notice("disk_full", f"step {step!r} filled its disk"))
+    if end.pids_limit:
+        found.append(Notice("pids_limit", f"step {step!r} ran into its limit of processes"))
+    return found
