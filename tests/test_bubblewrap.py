@@ -143,6 +143,16 @@ def test_a_box_killed_from_outside_is_our_failure(sandbox: BubblewrapSandbox) ->
     pid = box._pid
     with pytest.raises(SandboxFailed, match="first process died") as caught:
         box.run(["sh", "-c", "echo up; sleep 100"], env={}, output=lambda _: os.kill(pid, signal.SIGKILL))
+    assert caught.value.id == "box_killed"  # maybe by its job: ids that begin with `sandbox` hold others back
+    box.close()
+
+
+def test_a_bwrap_killed_from_outside_is_the_machines_failure(sandbox: BubblewrapSandbox) -> None:
+    box = sandbox.open(SPEC)
+    assert isinstance(box, BubblewrapBox)
+    assert box._process is not None
+    with pytest.raises(SandboxFailed, match="from outside") as caught:
+        box.run(["sh", "-c", "echo up; sleep 100"], env={}, output=lambda _: box._process.kill())
     assert caught.value.id == "sandbox_died"
     box.close()
 
@@ -391,9 +401,9 @@ def test_a_command_is_framed() -> None:
 # --- the filter of system calls ---------------------------------------------------------------------
 
 
-def verdict(program: bytes, number: int, arch: int, argument: int = 0) -> int:
+def verdict(program: bytes, number: int, arch: int, argument: int = 0, second: int = 0) -> int:
     """What the kernel would answer: the filter, run as seccomp's own machine would."""
-    data = struct.pack("=IIQQ", number, arch, 0, argument)
+    data = struct.pack("=IIQQQ", number, arch, 0, argument, second)
     steps = [struct.unpack("=HBBI", program[at : at + 8]) for at in range(0, len(program), 8)]
     at, value = 0, 0
     while True:
@@ -447,6 +457,32 @@ def test_the_filter_decides(machine: str, number: int, argument: int, expected: 
 def verdict_of(program: bytes, data: bytes) -> int:
     number, arch = struct.unpack("=II", data[:8])
     return verdict(program, number, arch, struct.unpack("=Q", data[16:24])[0])
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+@pytest.mark.parametrize("column", range(5), ids=["prlimit64", "affinity", "attr", "param", "scheduler"])
+def test_the_filter_keeps_pid_1_from_the_job(machine: str, column: int) -> None:
+    number = {"x86_64": (302, 203, 314, 142, 144), "aarch64": (261, 122, 274, 118, 119)}[machine][column]
+    program = build_filter(count_memory=False, machine=machine)
+    assert program is not None
+    for pid, expected in ((0, ALLOW), (1, EPERM), (2, ALLOW), (1 << 32, ALLOW), (7 << 32 | 1, EPERM)):
+        assert verdict(program, number, AUDIT[machine], pid) == expected
+
+
+@pytest.mark.parametrize(("machine", "number"), [("x86_64", 141), ("aarch64", 140)])
+def test_the_filter_keeps_pid_1s_priority(machine: str, number: int) -> None:
+    program = build_filter(count_memory=False, machine=machine)
+    assert program is not None
+    process, group, user = range(3)
+    for which, who, expected in (
+        (process, 0, ALLOW),
+        (process, 1, EPERM),
+        (process, 2, ALLOW),
+        (group, 0, EPERM),
+        (user, 0, EPERM),
+        (user, 1000, EPERM),
+    ):
+        assert verdict(program, number, AUDIT[machine], which, who) == expected
 
 
 def test_the_filter_refuses_uncounted_memory_where_a_watcher_counts() -> None:

@@ -319,6 +319,14 @@ class BubblewrapBox:
                 id="sandbox_not_isolated",
             )
 
+    def _death(self) -> SandboxFailed:
+        """The error of a box whose pid 1 died during the run, and not by us."""
+        assert self._process is not None
+        if self._process.wait() < 0:  # bwrap itself, which no job can reach, was killed, and pid 1 with it
+            return SandboxFailed("a box was killed from outside", id="sandbox_died")
+        # maybe by what runs in it: no sign that the sandbox is broken, and no reason to hold back other jobs
+        return SandboxFailed("the box's first process died, and nobody here killed it", id="box_killed")
+
     # --- helpers ---------------------------------------------------------------------------------------
 
     def _mount(self, path: str) -> Mount:
@@ -371,7 +379,7 @@ class BubblewrapBox:
                 signal = os.WTERMSIG(status.wait)
         elif exec_error is None:
             if limit is None and not ended.cancelled:
-                raise SandboxFailed("the box's first process died, and nobody here killed it", id="sandbox_died")
+                raise self._death()
             signal = _SIGKILL
         return End(
             exit_status=exit_status,

@@ -59,6 +59,18 @@ _DENIED: Final = {
 }
 # Memory that no process's resident size shows: refused where a watcher, not a cgroup, counts memory.
 _UNCOUNTED: Final = {"memfd_create": (319, 279), "shmget": (29, 194)}
+# Pid 1 of a box is ours, and of the job's uid: with these a job could starve it or have the kernel kill it. Only a
+# call that names pid 1 is refused: a thread's affinity and priority are set by the thread's number.
+_ON_A_PROCESS: Final = {
+    "prlimit64": (302, 261),
+    "sched_setaffinity": (203, 122),
+    "sched_setattr": (314, 274),
+    "sched_setparam": (142, 118),
+    "sched_setscheduler": (144, 119),
+}
+_SETPRIORITY: Final = (141, 140)
+_PRIO_PROCESS: Final = 0
+_PID_1: Final = 1
 _CLONE: Final = (56, 220)
 _CLONE3: Final = 435
 _SOCKET: Final = (41, 198)
@@ -75,6 +87,11 @@ _ALLOW, _REFUSE = 0x7FFF0000, 0x00050000
 
 def _op(code: int, value: int, then: int = 0, otherwise: int = 0) -> bytes:
     return struct.pack("=HBBI", code, then, otherwise, value)
+
+
+def _case(number: int, then: list[bytes]) -> list[bytes]:
+    """Where this system call is asked for, do these steps, which end with an answer; otherwise go on."""
+    return [_op(_JEQ, number, 0, len(then)), *then]
 
 
 def build_filter(*, count_memory: bool, machine: str | None = None) -> bytes | None:
@@ -100,6 +117,14 @@ def build_filter(*, count_memory: bool, machine: str | None = None) -> bytes | N
     ]
     for numbers in denied.values():
         code += [_op(_JEQ, numbers[column], 0, 1), eperm]
+    allow = _op(_RETURN, _ALLOW)
+    # pid_t is 32 bits wide: the kernel, too, looks at no more of the argument
+    not_pid_1 = [_op(_JEQ, _PID_1, 0, 1), eperm, allow]
+    for numbers in _ON_A_PROCESS.values():
+        code += _case(numbers[column], [_op(_LOAD, 16), *not_pid_1])
+    # by group or by user, pid 1 would be among those that are meant
+    one_process = [_op(_LOAD, 16), _op(_JEQ, _PRIO_PROCESS, 1, 0), eperm]
+    code += _case(_SETPRIORITY[column], [*one_process, _op(_LOAD, 24), *not_pid_1])
     code += [_op(_JEQ, _CLONE[column], 0, 4), _op(_LOAD, 16), _op(_JSET, _NEW_NAMESPACES, 0, 1), eperm]
     code += [_op(_RETURN, _ALLOW)]
     code += [_op(_JEQ, _SOCKET[column], 1, 0), _op(_JEQ, _SOCKETPAIR[column], 0, 5), _op(_LOAD, 16)]

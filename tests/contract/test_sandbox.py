@@ -667,6 +667,45 @@ def test_killing_everything_inside_harms_only_itself(sandbox: Sandbox) -> None:
     assert ran.end.limit is None
 
 
+def test_what_watches_the_job_is_out_of_its_reach(sandbox: Sandbox) -> None:
+    code = """
+import os, resource
+def tried(what):
+    try:
+        what()
+    except OSError as error:
+        return type(error).__name__
+    return "done"
+for which in (resource.RLIMIT_CPU, resource.RLIMIT_AS, resource.RLIMIT_NOFILE):
+    print(tried(lambda: resource.prlimit(1, which, (0, 0))))
+print(tried(lambda: os.sched_setaffinity(1, os.sched_getaffinity(0))))
+print(tried(lambda: os.sched_setscheduler(1, os.SCHED_IDLE, os.sched_param(0))))
+print(tried(lambda: os.sched_setparam(1, os.sched_param(0))))
+print(tried(lambda: os.setpriority(os.PRIO_PROCESS, 1, 19)))
+print(tried(lambda: os.setpriority(os.PRIO_PGRP, 0, 19)))
+print(tried(lambda: os.setpriority(os.PRIO_USER, 0, 19)))
+"""
+    ran = live(sandbox, python(code))
+    assert ran.text.split() == ["PermissionError"] * 9
+    assert ran.end.exit_status == 0
+
+
+def test_a_job_may_limit_and_place_itself(sandbox: Sandbox) -> None:
+    code = """
+import os, resource, threading
+resource.setrlimit(resource.RLIMIT_CPU, (5, 5))
+resource.prlimit(os.getpid(), resource.RLIMIT_AS, (1 << 30, 1 << 30))
+os.sched_setaffinity(0, os.sched_getaffinity(0))
+os.sched_setaffinity(threading.get_native_id(), os.sched_getaffinity(0))
+os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+os.setpriority(os.PRIO_PROCESS, 0, 3)
+"""
+    ran = live(sandbox, python(code))
+    assert (ran.end.exit_status, ran.text) == (0, "")
+    ran = live(sandbox, sh("ulimit -t 5 && ulimit -n 20 && nice -n 5 true && ulimit -t"))
+    assert (ran.end.exit_status, ran.text) == (0, "5\n")
+
+
 def test_the_next_box_is_unaffected(sandbox: Sandbox) -> None:
     for command in (python(FORK_BOMB), python(MEMORY_BOMB), sh("yes"), sh("kill -STOP -1")):
         live(sandbox, command, limits=quick(wall=0.4), patterns=[])
