@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any, Final
 from msgspec import Struct, structs
 
 from minitango import archive, statedir
+from minitango.assignment import Submission
 from minitango.blobs import Blobs, Pruned
-from minitango.errors import ConfigError, EngineStopped, StoreError
+from minitango.errors import ConfigError, EngineStopped, JobNotFound, StoreError
 from minitango.handle import Handles, JobHandle
 from minitango.job import Job, JobSpec, Lease, Result, State
 from minitango.pool import EventKind, Pool
@@ -30,12 +31,13 @@ from minitango.sandbox import Sandbox, kind_of, open_sandbox
 from minitango.store import Query, Store, open_store
 
 if TYPE_CHECKING:
-    from minitango.assignment import Assignment, Submission
+    from minitango.assignment import Assignment
 
 log = logging.getLogger("minitango")
 
 LEASE_FOR: Final = 60.0
 """Seconds that a lease is good for; it is extended at a third of that."""
+MAX_WORKERS: Final = 1000
 GRACE: Final = 30.0
 """Seconds that running jobs get to end in when the engine stops."""
 
@@ -98,10 +100,15 @@ class Engine:
         enough to hear what was recovered. Raises EngineRunning where another engine grades there already,
         SandboxUnavailable where nothing could be isolated here, StoreError, ConfigError.
         """
+        if not isinstance(store, (str, os.PathLike)):
+            raise ConfigError(
+                f"the store is {store!r}", hint='name a folder, or a URL such as "sqlite:///queue.db"', id="store_url"
+            )
         url, folder = statedir.locate(store, state)
         workers = (os.cpu_count() or 1) if workers is None else workers
-        if workers < 0:
-            raise ConfigError(f"workers is {workers}", hint="give 0 or more", id="workers")
+        if not isinstance(workers, int) or isinstance(workers, bool) or not 0 <= workers <= MAX_WORKERS:
+            text = f"workers is {workers!r}, not a whole number from 0 to {MAX_WORKERS}"
+            raise ConfigError(text, hint="0 only submits and watches", id="workers")
         with contextlib.ExitStack() as undo:
             statedir.make(folder)
             opened = open_store(url, queue=queue)
@@ -153,6 +160,11 @@ class Engine:
 
         def bundles() -> Iterator[bytes]:  # one in memory at a time
             for submission in submissions:
+                if not isinstance(submission, Submission):
+                    text = f"{type(submission).__name__} is not a Submission"
+                    raise ConfigError(
+                        text, hint="Submission(assignment, student=..., files=...)", id="not_a_submission"
+                    )
                 packed = submission.assignment.pack(self.blobs)
                 taken.append((submission, packed.digest, packed.refs))
                 yield archive.pack(submission.bundle())
@@ -216,6 +228,8 @@ class Engine:
 
     def job(self, id: str) -> JobHandle:
         """The handle of a job, by its id or an unambiguous beginning of it (4 characters or more). JobNotFound."""
+        if not isinstance(id, str):
+            raise JobNotFound(f"{id!r} is no job's id", hint="ids are strings, such as JobHandle.id")
         with self._while_open():
             return self._handles.get(id)
 

@@ -589,3 +589,31 @@ def test_what_was_only_submitted_is_not_graded_twice_by_a_run(tmp_path: Path) ->
         assert engine.submit(submission()).id == queued.id
     with Engine.open(tmp_path, workers=0) as engine:  # knows what graded here before
         assert engine.submit(submission()).id == queued.id
+
+
+@pytest.mark.parametrize("workers", [-1, "2", 1.5, True, 10**6])
+def test_a_wrong_number_of_workers_is_named(tmp_path: Path, workers: Any) -> None:
+    with pytest.raises(ConfigError, match="workers is"):
+        Engine.open(tmp_path, workers=workers)
+
+
+def test_wrong_arguments_get_typed_errors(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="store is None"):
+        Engine.open(None)  # type: ignore[arg-type]
+    with Engine.open(tmp_path, workers=0) as engine:
+        with pytest.raises(ConfigError, match="not a Submission"):
+            engine.submit("ada.py")  # type: ignore[arg-type]
+        with pytest.raises(JobNotFound, match="5"):
+            engine.job(5)  # type: ignore[arg-type]
+
+
+def test_work_whose_cancel_is_under_way_is_graded_anew(tmp_path: Path) -> None:
+    gate = Gate(6)
+    with open_engine(tmp_path, gate) as engine:
+        old = engine.submit(submission())
+        gate.wait_entered()
+        engine.store.cancel(old.id)
+        new = engine.submit(submission())
+        assert new.id != old.id
+        gate.open.set()
+        assert new.result(PATIENCE).score == 6

@@ -43,7 +43,8 @@ class Model:
     def submit(self, id: str, created: bool, spec: JobSpec, fresh: bool, now: float) -> None:
         holder = self.holders.get(spec.key or "")
         if holder is not None and (
-            holder["state"] in ("queued", "running") or (holder["state"] == "done" and not fresh)
+            (holder["state"] in ("queued", "running") and not holder["cancel_requested"])
+            or (holder["state"] == "done" and not fresh)
         ):
             assert (id, created) == (holder["id"], False)
             return

@@ -68,9 +68,9 @@ class Queue(Protocol):
         """Write a queued job for each spec, all of them or none, in their order.
 
         A key that a queued, running or done job of this queue holds already gives that job instead of a new
-        one. A dead or cancelled job does not hold its key: the new job takes it and names the old one in
-        `supersedes` (unless the spec names another). With `fresh`, a done job gives its key up in the same
-        way; a queued or running one keeps it. Two specs of one call with the same key are one job.
+        one. A dead or cancelled job, or one that is being cancelled, does not hold its key: the new job takes it and
+        names the old one in `supersedes` (unless the spec names another). With `fresh`, a done job gives its key up
+        in the same way; a queued or running one keeps it. Two specs of one call with the same key are one job.
         """
         ...
 

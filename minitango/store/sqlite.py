@@ -56,7 +56,8 @@ _INSERT_JOB: Final = """
     ON CONFLICT (id) DO NOTHING
 """
 _LATEST_OF_KEY: Final = """
-    SELECT jobs.id, jobs.state FROM keys JOIN jobs ON jobs.seq = keys.job WHERE keys.queue = ? AND keys.key = ?
+    SELECT jobs.id, jobs.state, jobs.cancel_requested FROM keys JOIN jobs
+    ON jobs.seq = keys.job WHERE keys.queue = ? AND keys.key = ?
 """
 _PROMOTE: Final = """
     UPDATE jobs SET due = NULL WHERE seq IN (
@@ -117,8 +118,8 @@ class SqliteStore(SqliteHistory):
         if spec.key is not None:
             latest = tx.execute(_LATEST_OF_KEY, (self.queue, spec.key)).fetchone()
             if latest is not None:
-                holder, state = latest[0], State(latest[1])
-                if not state.terminal or (state is State.DONE and not fresh):
+                holder, state, going = latest[0], State(latest[1]), bool(latest[2])
+                if (not state.terminal and not going) or (state is State.DONE and not fresh):
                     return Submitted(holder, False, state)
                 supersedes = supersedes or holder
         written = 0

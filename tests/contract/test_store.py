@@ -434,6 +434,17 @@ def test_a_job_that_became_due_takes_its_old_place(store: Store, clock: Clock) -
     assert [lease.job for lease in claim(store, 2)] == [first.job, second]
 
 
+def test_a_job_that_is_being_cancelled_gives_its_key_up(store: Store) -> None:
+    (old,) = submit(store, spec(key="k"))
+    (lease,) = claim(store)
+    store.cancel(old)
+    (made,) = store.submit([spec(key="k")])
+    assert made.created
+    assert store.get(made.id).supersedes == old
+    settle(store, Cancelled(lease))
+    assert store.submit([spec(key="k")])[0].id == made.id
+
+
 def test_a_clock_that_was_set_back_keeps_no_job_waiting(store: Store, clock: Clock) -> None:
     lease = running(store)
     settle(store, Fail(lease, FAILURE))
