@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import queue
 import signal
-import threading
 import time
 
 import click
@@ -41,12 +41,12 @@ def worker(grace: float, quiet: bool, verbose: bool, **where: object) -> int:
     """
     settings = resolve(**where)  # type: ignore[arg-type]
     received: list[int] = []
-    ending = threading.Event()
+    ending: queue.SimpleQueue[None] = queue.SimpleQueue()  # unlike an Event, safe in signal handlers
     opened: list[Engine] = []
 
     def say(event: Event) -> None:
         if event.kind == "crashed":
-            ending.set()
+            ending.put(None)
         text = describe(event)
         if not text and not quiet:
             text = _line(event, opened)
@@ -60,7 +60,7 @@ def worker(grace: float, quiet: bool, verbose: bool, **where: object) -> int:
         drop_lost_terminal()
         received.append(number)
         engine.request_stop(release=len(received) > 1)
-        ending.set()
+        ending.put(None)
 
     heeded = [
         number
@@ -75,7 +75,7 @@ def worker(grace: float, quiet: bool, verbose: bool, **where: object) -> int:
             assert engine.sandbox is not None
             waiting = show.plural(engine.store.counts()[State.QUEUED], "job")
             tell(f"grading in {engine.state} with {engine.sandbox.name}; {waiting} queued")
-        ending.wait()
+        ending.get()
         if received and not quiet and engine.store.counts()[State.RUNNING]:
             tell(f"stopping: running jobs get {grace:g} s (a second signal: at once)")
         engine.stop(grace=grace)
