@@ -11,7 +11,7 @@ import click
 from msgspec import Struct
 
 from minitango.assignment import Assignment, Sample, Submission
-from minitango.cli import show
+from minitango.cli import details, show
 from minitango.cli.grading import Batch, terminated_like_ctrl_c, warn_of_weak_limits
 from minitango.cli.progress import progress
 from minitango.cli.settings import ANY_PATH, Settings, grading_options, resolve
@@ -19,7 +19,8 @@ from minitango.cli.show import Seen
 from minitango.cli.streams import out
 from minitango.errors import ConfigError, NothingToGrade
 from minitango.job import Outcome, State
-from minitango.text import for_junit
+from minitango.store import History
+from minitango.text import for_junit, for_terminal, one_line
 
 MISSED = 1
 NOT_GRADED = 4
@@ -27,12 +28,14 @@ TOLERANCE = 1e-6
 
 
 class Checked(Struct, frozen=True):
-    """One sample, what became of it, and in words what is wrong; `wrong` is empty where it held."""
+    """One sample, what became of it, and in words what is wrong; `wrong` and `output` are empty where it held."""
 
     assignment: Assignment
     sample: Sample
     seen: Seen
     wrong: str
+    output: str
+    """What tells why: tests that failed, and the end of what each step printed."""
 
 
 @click.command(short_help="Grade an assignment's samples and hold them to what is expected.")
@@ -90,13 +93,24 @@ def _grade(settings: Settings, assignments: Sequence[Assignment], *, quiet: bool
             handles = [batch.engine.submit(submission, fresh=True) for submission in submissions]
             with progress(len(handles), "samples", quiet=quiet) as shown:
                 jobs = batch.wait(handles, shown)
+            checked = [
+                _held(assignment, sample, seen, batch.engine.store)
+                for (assignment, sample), seen in zip(cases, jobs, strict=True)
+            ]
             interrupted = False
         finally:
             batch.close(interrupted=interrupted)
-    return [
-        Checked(assignment, sample, seen, _wrong(sample, seen))
-        for (assignment, sample), seen in zip(cases, jobs, strict=True)
-    ]
+    return checked
+
+
+def _held(assignment: Assignment, sample: Sample, seen: Seen, store: History) -> Checked:
+    """The sample, held to what is expected. What it printed is read now: its state is gone in a moment."""
+    wrong = _wrong(sample, seen)
+    result = store.result(seen.job.id) if wrong else None
+    lines = details.why(result, store.outputs(seen.job.id)) if result is not None else []
+    if wrong and result is None and seen.job.failure is not None:
+        lines = [f"next: {seen.job.failure.hint}"] if seen.job.failure.hint else []
+    return Checked(assignment, sample, seen, wrong, for_terminal("\n".join(lines)))
 
 
 def _title(sample: Sample) -> str:
@@ -133,6 +147,11 @@ def _table(checked: Sequence[Checked]) -> str:
         rows.append([each.assignment.name, _title(each.sample), _expected(each.sample), got, verdict, note])
     head = ["assignment", "sample", "expected", "got", "verdict", "note"]
     text = show.table(head, rows, fixed=("expected", "got", "verdict"))
+    for each in checked:
+        if each.wrong:
+            name = f"{one_line(each.assignment.name, 60)}, {one_line(_title(each.sample), 60)}"
+            text += f"\n\n{name}: {one_line(each.wrong, 300)}"
+            text += "".join(f"\n  {line}" for line in each.output.splitlines())
     missed = sum(bool(each.wrong) for each in checked)
     return f"{text}\n\n{show.plural(len(checked), 'sample')}: {len(checked) - missed} as expected, {missed} missed."
 
@@ -145,6 +164,7 @@ def _json(each: Checked) -> dict[str, object]:
         "expected": expected,
         "ok": not each.wrong,
         "wrong": each.wrong,
+        "output": each.output,
         **show.as_json(each.seen),
     }
 
@@ -166,7 +186,7 @@ def _write_junit(path: Path, checked: Sequence[Checked]) -> None:
         )
         if each.wrong:
             kind = "failure" if each.seen.job.state is State.DONE else "error"
-            ET.SubElement(case, kind, message=for_junit(each.wrong))
+            ET.SubElement(case, kind, message=for_junit(each.wrong)).text = for_junit(each.output)
     for suite in suites.values():
         suite.set("tests", str(len(suite)))
         suite.set("failures", str(len(suite.findall("testcase/failure"))))

@@ -10,15 +10,15 @@ from pathlib import Path
 import click
 import msgspec
 
-from minitango.cli import show
+from minitango.cli import details, show
 from minitango.cli.settings import Settings, resolve, state_options
 from minitango.cli.show import Seen
 from minitango.cli.streams import out, out_bytes, tell
 from minitango.engine import Engine
-from minitango.job import Attempt, Job, Result, State, StepOutput, StepReport
+from minitango.job import Attempt, Job, Result, State, StepOutput
 from minitango.output import live_path
 from minitango.store import Query
-from minitango.text import for_terminal, human_seconds, human_size, one_line, signal_name
+from minitango.text import for_terminal, human_seconds, human_size, one_line
 
 POLL = 0.1
 
@@ -127,17 +127,13 @@ def _story(
         lines.append(f"  {_clock(job.due)}  to be tried again")
     if result is not None:
         lines += ["", "steps"]
-        lines += [f"  {_step(step)}" for step in result.steps]
+        lines += [f"  {details.step(report)}" for report in result.steps]
         for notice in result.warnings:
             lines.append(f"  warning [{notice.id}]: {one_line(notice.message, 300)}")
         lines.append(f"  trust: {result.trust}; sandbox: {result.sandbox}")
         if result.tests:
             lines += ["", "tests"]
-        for test in result.tests:
-            points = show.score(test.score, test.max_score)
-            hidden = f" [{test.visibility}]" if test.visibility != "visible" else ""
-            lines.append(f"  {points:>8}  {one_line(test.name, 100)}{hidden}")
-            lines += [f"            {line}" for line in for_terminal(test.output).splitlines()[:10]]
+        lines += [f"  {line}" for test in result.tests for line in details.test(test)]
         if result.feedback:
             lines += ["", "feedback", *[f"  {line}" for line in for_terminal(result.feedback).splitlines()]]
     printed = [output.step for output in outputs if output.head]
@@ -150,23 +146,6 @@ def _story(
     elif printed:
         lines.append(f"its output: minitango jobs logs {job.id}{flags}")
     return lines
-
-
-def _step(step: StepReport) -> str:
-    if step.limit is not None:
-        end = f"ended by its {step.limit} limit"
-    elif step.signal is not None:
-        end = f"killed by {signal_name(step.signal)}"
-    else:
-        end = f"exit status {step.exit_status}"
-    usage = step.usage
-    used = [human_seconds(usage.wall)]
-    if usage.cpu is not None:
-        used.append(f"cpu {human_seconds(usage.cpu)}")
-    if usage.memory is not None:
-        used.append(f"memory {human_size(usage.memory)}")
-    used.append(f"printed {human_size(step.output_bytes)}")
-    return f"{step.name}: {end}; {', '.join(used)}"
 
 
 def _clock(when: float) -> str:

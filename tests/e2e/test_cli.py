@@ -368,7 +368,32 @@ def test_check_as_json(cli: CommandLine) -> None:
     body = json.loads(answer.out)
     assert (body["schema"], [each["ok"] for each in body["samples"]]) == (1, [True, False])
     assert body["samples"][1]["expected"] == {"score": 3.0, "outcome": "graded"}
-    assert set(body["samples"][0]) == JOB_KEYS | {"sample", "expected", "ok", "wrong"}
+    assert set(body["samples"][0]) == JOB_KEYS | {"sample", "expected", "ok", "wrong", "output"}
+    assert [each["output"] for each in body["samples"]] == ["", "step grade: exit status 1; it printed\n  grading no"]
+
+
+def test_check_shows_why_a_sample_missed(cli: CommandLine) -> None:
+    """Its state is temporary: nothing else could be looked at."""
+    report = '{"tests": [{"name": "fine", "score": 1, "max_score": 1}, {"name": "ties", "score": 0, "max_score": 1, '
+    report += '"output": "wrong \\u001b[31morder"}]}'
+    toml = TOML.replace("exit-code", "gradescope") + SAMPLES.format(wrong=10)
+    grade = f"seq 40; printf '\\033[2Jbell\\n'; echo '{report}' > $MINITANGO_REPORT"
+    hw = write_assignment(cli.folder / "hw", toml, grade)
+    (hw / "right.txt").write_text("ok")
+    (hw / "wrong.txt").write_text("no")
+    answer = cli("check", hw, "--junit", "report.xml")
+    assert answer.code == 1, answer
+    below = answer.out[answer.out.index("hw, a wrong one: scored 1 instead of 10") :]
+    assert "1 of 2 tests failed" in below
+    assert "ties" in below
+    assert "fine" not in below
+    assert "wrong \\x1b[31morder" in below
+    assert "\n    27\n" in below
+    assert "\n    26\n" not in below
+    assert "\\x1b[2Jbell" in below
+    failures = list(ET.parse(cli.folder / "report.xml").getroot().iter("failure"))
+    assert len(failures) == 2
+    assert "ties" in (failures[1].text or "")
 
 
 # --- terminals, pipes, locales ----------------------------------------------------------------
