@@ -1,0 +1,259 @@
+"""Handles: whatever comes between a submit, a job's end, a cancel and a stop, a handle gives the job's one answer.
+
+Over a real store. Jobs are ended by a second store object, as another process would; who tells the handles, and when,
+is the test's own choice.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from minitango import Engine, EngineStopped, JobDead, Outcome, Result, State, StoreError
+from minitango.handle import Handles
+from minitango.job import Cancelled, Fail, Failure, Finish, JobSpec, Lease
+from minitango.store import Store, Submitted, open_store
+from tests.support import PATIENCE, eventually, open_engine, scoring, submission
+
+GRADED = Result(Outcome.GRADED, score=7, max_score=10)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    opened = open_store(f"{tmp_path}/queue.db")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, store: Store) -> Iterator[Store]:
+    """The same store, as another process has it."""
+    opened = open_store(f"{tmp_path}/queue.db")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def handles(store: Store) -> Handles:
+    return Handles(store, store.cancel)
+
+
+def spec(student: str = "ada", **more: Any) -> JobSpec:
+    return JobSpec("hw", student, spec="a" * 64, inputs="b" * 64, **more)
+
+
+def claim(store: Store) -> Lease:
+    (lease,) = store.exchange(claim=1).leases
+    return lease
+
+
+def finish(store: Store, result: Result = GRADED) -> None:
+    """Grade the job that is next."""
+    (job,) = store.exchange([Finish(claim(store), result)]).settled
+    assert job.state is State.DONE
+
+
+# --- between submit and the handle's being known --------------------------------------------------
+
+
+@pytest.mark.parametrize("verb", ["follow", "settle"])
+def test_a_job_that_ends_before_its_handle_is_known_resolves(
+    store: Store, elsewhere: Store, handles: Handles, verb: str
+) -> None:
+    """It is graded while `submit` has not returned yet, and its end is told at that very moment."""
+    threads: list[threading.Thread] = []
+
+    def write() -> Sequence[Submitted]:
+        written = store.submit([spec()])
+        finish(elsewhere)
+        job = elsewhere.get(written[0].id)
+        tell = handles.follow if verb == "follow" else lambda: handles.settle(job, GRADED)
+        threads.append(threading.Thread(target=tell, daemon=True))
+        threads[0].start()
+        threads[0].join(0.1)  # who need not wait for us is done by then, and has told nobody
+        return written
+
+    (handle,) = handles.submit(write)
+    threads[0].join(PATIENCE)
+    assert handle.result(PATIENCE) == GRADED
+
+
+def test_a_job_that_another_engine_ends_at_once_resolves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_engine(tmp_path, scoring(6), workers=1), Engine.open(tmp_path, workers=0) as watcher:
+        real = watcher.store.submit
+
+        def slow(*args: Any, **more: Any) -> list[Submitted]:
+            written = real(*args, **more)
+            eventually(lambda: watcher.store.get(written[0].id).state is State.DONE)
+            return written
+
+        monkeypatch.setattr(watcher.store, "submit", slow)
+        assert watcher.submit(submission()).result(PATIENCE).score == 6
+
+
+def test_the_same_work_done_before_resolves_at_once(store: Store, elsewhere: Store, handles: Handles) -> None:
+    (first,) = handles.submit(lambda: store.submit([spec(key="k")]))
+    assert (first.created, first.ended_before, first.done()) == (True, False, False)
+    finish(elsewhere)
+    (again,) = handles.submit(lambda: store.submit([spec(key="k")]))
+    assert (again.id, again.created, again.ended_before) == (first.id, False, True)
+    assert again.result(0) == GRADED
+    assert handles.get(first.id).result(0) == GRADED
+    handles.follow()
+    assert first.result(0) == GRADED
+
+
+# --- how a job ends -------------------------------------------------------------------------------
+
+
+def test_each_way_to_end(store: Store, elsewhere: Store, handles: Handles) -> None:
+    done, dead, cancelled, waiting = handles.submit(lambda: store.submit([spec(s) for s in "abcd"]))
+    finish(elsewhere)
+    elsewhere.exchange([Fail(claim(elsewhere), Failure("x", "it broke", "mend it"), retry=False)])
+    lease = claim(elsewhere)
+    elsewhere.cancel(lease.job)
+    elsewhere.exchange([Cancelled(lease)])
+    handles.follow()
+    assert done.result(0) == GRADED
+    with pytest.raises(JobDead, match="it broke") as caught:
+        dead.result(0)
+    assert caught.value.hint == "mend it"
+    assert cancelled.cancelled()
+    with pytest.raises(concurrent.futures.CancelledError):
+        cancelled.result(0)
+    assert not waiting.done()
+
+
+def test_every_handle_of_a_job_resolves(store: Store, elsewhere: Store, handles: Handles) -> None:
+    (first,) = handles.submit(lambda: store.submit([spec()]))
+    second = handles.get(first.id)
+    finish(elsewhere)
+    handles.settle(store.get(first.id))
+    assert first.result(0) == second.result(0) == GRADED
+
+
+def test_following_goes_on_to_the_last_that_ended(
+    store: Store, elsewhere: Store, handles: Handles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = handles.submit(lambda: store.submit([spec(str(n)) for n in range(5)]))
+    real = store.ended_since
+    monkeypatch.setattr(store, "ended_since", lambda cursor: real(cursor, limit=2))
+    for n in range(5):
+        finish(elsewhere, Result(Outcome.GRADED, score=n))
+    handles.follow()
+    assert [handle.result(0).score for handle in made] == list(range(5))
+
+
+@pytest.mark.parametrize("verb", ["follow", "settle"])
+def test_a_store_that_fails_for_a_moment_loses_no_handle(
+    store: Store, elsewhere: Store, handles: Handles, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    first, second = made = handles.submit(lambda: store.submit([spec("a"), spec("b")]))
+    finish(elsewhere)
+    finish(elsewhere)
+    tell: Callable[[], None] = handles.follow
+    if verb == "settle":
+
+        def tell() -> None:
+            for handle in made:
+                handles.settle(store.get(handle.id))
+
+    real = store.result
+
+    def flaky(id: str) -> Result | None:
+        if id == second.id:
+            raise StoreError("disk trouble")
+        return real(id)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "result", flaky)
+        with pytest.raises(StoreError, match="disk trouble"):
+            tell()
+        assert not second.done()
+    tell()
+    assert [handle.result(0) for handle in (first, second)] == [GRADED, GRADED]
+
+
+# --- cancel ---------------------------------------------------------------------------------------
+
+
+def test_cancel_of_a_queued_job(store: Store, handles: Handles) -> None:
+    (handle,) = handles.submit(lambda: store.submit([spec()]))
+    assert handle.cancel()
+    handles.follow()
+    assert handle.cancelled()
+    assert handle.cancel(), "again: it is cancelled"
+
+
+def test_cancel_comes_too_late_for_a_job_that_was_done(store: Store, elsewhere: Store, handles: Handles) -> None:
+    """Though its handle has not heard of it."""
+    (handle,) = handles.submit(lambda: store.submit([spec()]))
+    finish(elsewhere)
+    assert not handle.done()
+    assert not handle.cancel()
+    handles.follow()
+    assert handle.result(0) == GRADED
+    assert not handle.cancel()
+    assert not handle.cancelled()
+
+
+def test_cancel_that_a_result_outran(store: Store, elsewhere: Store, handles: Handles) -> None:
+    (handle,) = handles.submit(lambda: store.submit([spec()]))
+    lease = claim(elsewhere)
+    assert handle.cancel(), "it is asked for, and nothing speaks against it yet"
+    assert not handle.done(), "it is not so before the sandbox is gone"
+    elsewhere.exchange([Finish(lease, GRADED)])
+    assert handle.job().cancel_requested
+    assert not handle.cancel(), "the result won the race"
+    handles.follow()
+    assert handle.result(0) == GRADED
+    assert not handle.cancel()
+
+
+def test_cancel_in_an_engine_that_only_watches(tmp_path: Path) -> None:
+    with (
+        Engine.open(tmp_path, workers=0) as engine,
+        contextlib.closing(open_store(f"{tmp_path}/queue.db")) as elsewhere,
+    ):
+        outrun, late = engine.submit_many([submission("a"), submission("b")])
+        lease = claim(elsewhere)
+        assert outrun.cancel()
+        elsewhere.exchange([Finish(lease, GRADED)])
+        finish(elsewhere)
+        assert not late.cancel()
+        assert not outrun.cancel()
+        assert [handle.result(PATIENCE) for handle in (outrun, late)] == [GRADED, GRADED]
+
+
+# --- the end of an engine -------------------------------------------------------------------------
+
+
+def test_who_waits_when_the_engine_ends_is_told(store: Store, elsewhere: Store, handles: Handles) -> None:
+    done, waiting = handles.submit(lambda: store.submit([spec("a"), spec("b")]))
+    finish(elsewhere)
+    handles.follow()
+    error = EngineStopped("it died")
+    handles.fail(error)
+    assert done.result(0) == GRADED
+    assert waiting.exception(0) is error
+
+
+def test_who_comes_after_the_engine_ended_is_told_the_first_reason(
+    store: Store, elsewhere: Store, handles: Handles
+) -> None:
+    (done,) = handles.submit(lambda: store.submit([spec("a")]))
+    finish(elsewhere)
+    handles.follow()
+    died = EngineStopped("it died")
+    handles.fail(died)
+    handles.fail(EngineStopped("it was stopped"))
+    (late,) = handles.submit(lambda: store.submit([spec("b")]))
+    assert late.exception(0) is died
+    assert handles.get(late.id).exception(0) is died
+    assert handles.get(done.id).result(0) == GRADED, "what is known is told"

@@ -1,0 +1,504 @@
+"""Pool and breaker: who is claimed when, what is run alone, and how attempts, leases and the engine come to an end.
+
+A real store and real threads. Waits are cut short by shortening the pool's constants, or are made so long that only
+the one timer under test can end them.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from minitango import (
+    Engine,
+    EngineStopped,
+    Event,
+    JobDead,
+    SandboxFailed,
+    SandboxUnavailable,
+    State,
+    StoreError,
+)
+from minitango.breaker import Breaker
+from minitango.sandbox import End
+from minitango.testing import FakeRun, FakeSandbox
+from tests.support import PATIENCE, Gate, eventually, open_engine, scoring, submission
+
+NEVER = 3600.0
+"""Seconds that no test waits for."""
+
+
+class Rounds:
+    """Lets whole rounds of an engine's producer pass. Each round looks at what ended, before it claims."""
+
+    def __init__(self, engine: Engine, ended: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._engine = engine
+        self._ended = ended
+        self._looks = threading.Semaphore(0)
+        real = engine.store.ended_since
+
+        def counted(cursor: int, *, limit: int = 1000) -> Any:
+            self._looks.release()
+            return real(cursor, limit=limit)
+
+        monkeypatch.setattr(engine.store, "ended_since", counted)
+
+    def pass_by(self) -> None:
+        """Return when a round that began after this call is over: what it would claim, it has claimed."""
+        while self._looks.acquire(blocking=False):
+            pass
+        for _ in range(3):  # a round that was under way, a whole one, the beginning of the next
+            self._engine.cancel(self._ended)  # which changes nothing, but wakes the producer
+            assert self._looks.acquire(timeout=PATIENCE), "the producer is stuck"
+
+
+def prepare(where: Path, *, suspect: bool = False) -> str:
+    """A queue with one cancelled job, whose id is returned, and perhaps one job that was interrupted twice."""
+    with Engine.open(where, workers=0, sandbox=FakeSandbox()) as engine:
+        if suspect:
+            engine.submit(submission("suspect", b"suspect"))
+            for _ in range(2):
+                assert len(engine.store.exchange(claim=1).leases) == 1
+                engine.store.recover()
+        ended = engine.submit(submission("bystander"))
+        assert ended.cancel()
+        return ended.id
+
+
+def who(run: FakeRun) -> str:
+    return run.read("/job/answer.py").decode()
+
+
+def in_state(engine: Engine, state: State) -> set[str]:
+    return {job.student for job in engine.jobs() if job.state is state}
+
+
+def in_time(work: Callable[[], None]) -> None:
+    """Do this, which may hang, in a thread that may be left behind; what it raises goes through."""
+    ended: concurrent.futures.Future[None] = concurrent.futures.Future()
+
+    def run() -> None:
+        try:
+            work()
+            ended.set_result(None)
+        except BaseException as error:
+            ended.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    ended.result(PATIENCE)
+
+
+@pytest.fixture
+def no_polls(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """The producer wakes for what it has to do, never just to look. The result: options of `Engine.open`."""
+    monkeypatch.setattr("minitango.pool.SAFETY_POLL", NEVER)
+    return {"lease_for": NEVER}
+
+
+# --- run alone ----------------------------------------------------------------------------------
+
+
+def test_others_run_side_by_side_and_nobody_beside_a_suspect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = prepare(tmp_path, suspect=True)
+    pair = threading.Barrier(2, timeout=PATIENCE)
+    gate = Gate()
+    order: list[str] = []
+
+    def inside(run: FakeRun) -> End:
+        order.append(who(run))
+        if who(run) == "suspect":
+            return gate(run)
+        pair.wait()
+        return scoring(1)(run)
+
+    with Engine.open(tmp_path, workers=0, sandbox=FakeSandbox()) as engine:
+        engine.submit_many([submission("a", b"a"), submission("b", b"b")])
+    with open_engine(tmp_path, inside, workers=3) as engine:
+        rounds = Rounds(engine, ended, monkeypatch)
+        gate.wait_entered()
+        assert sorted(order[:2]) == ["a", "b"], "they met at the barrier, before the suspect's quiet moment"
+        late = engine.submit_many([submission("c", b"c"), submission("d", b"d")])
+        rounds.pass_by()
+        assert in_state(engine, State.RUNNING) == {"suspect"}
+        assert in_state(engine, State.QUEUED) == {"c", "d"}
+        gate.open.set()
+        assert [handle.result(PATIENCE).score for handle in late] == [1, 1]
+        assert in_state(engine, State.DONE) == {"suspect", "a", "b", "c", "d"}
+
+
+def test_a_suspect_is_not_started_beside_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = prepare(tmp_path, suspect=True)
+    with Engine.open(tmp_path, workers=0, sandbox=FakeSandbox()) as engine:
+        engine.submit(submission("a", b"a"))
+    gate = Gate()
+    with open_engine(tmp_path, gate, workers=3) as engine:
+        rounds = Rounds(engine, ended, monkeypatch)
+        gate.wait_entered()
+        rounds.pass_by()
+        assert in_state(engine, State.RUNNING) == {"a"}
+        assert in_state(engine, State.QUEUED) == {"suspect"}
+        gate.open.set()
+        assert engine.drain(PATIENCE)
+
+
+def test_a_suspect_that_waited_long_gets_its_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A quiet moment is made for it: nothing is started until those that run are done, then it runs before others."""
+    ended = prepare(tmp_path, suspect=True)
+    monkeypatch.setattr("minitango.pool.SAFETY_POLL", 0.01)
+    with Engine.open(tmp_path, workers=0, sandbox=FakeSandbox()) as engine:
+        engine.submit(submission("a", b"a"))
+    gate = Gate()
+    order: list[str] = []
+
+    def inside(run: FakeRun) -> End:
+        order.append(who(run))
+        return gate(run) if who(run) in ("a", "suspect") else scoring(1)(run)
+
+    with open_engine(tmp_path, inside, workers=3) as engine:
+        rounds = Rounds(engine, ended, monkeypatch)
+        gate.wait_entered()
+        looked = threading.Semaphore(0)
+        real = engine.store.solo_since
+
+        def solo_since() -> float | None:
+            looked.release()
+            return real()
+
+        monkeypatch.setattr(engine.store, "solo_since", solo_since)
+        monkeypatch.setattr("minitango.pool.SOLO_PATIENCE", -1.0)
+        for _ in range(2):  # a look that began before this may still have seen the long patience
+            assert looked.acquire(timeout=PATIENCE), "nobody looks after those that wait to run alone"
+        engine.submit_many(submission(f"s{n}", b"s%d" % n) for n in range(4))
+        rounds.pass_by()
+        assert in_state(engine, State.RUNNING) == {"a"}, "room is being made"
+        gate.open.set()
+        assert engine.drain(PATIENCE)
+    assert order[:2] == ["a", "suspect"]
+    assert len(order) == 6
+
+
+def test_a_suspect_within_its_patience_lets_others_go_first(tmp_path: Path) -> None:
+    prepare(tmp_path, suspect=True)
+    order: list[str] = []
+
+    def inside(run: FakeRun) -> End:
+        order.append(who(run))
+        return scoring(1)(run)
+
+    with Engine.open(tmp_path, workers=0, sandbox=FakeSandbox()) as engine:
+        engine.submit_many(submission(f"s{n}", b"s%d" % n) for n in range(5))
+    with open_engine(tmp_path, inside, workers=2) as engine:
+        assert engine.drain(PATIENCE)
+    assert order[-1] == "suspect"
+    assert len(order) == 6
+
+
+# --- the breaker ----------------------------------------------------------------------------------
+
+
+def test_breaker_opens_after_three_in_a_row() -> None:
+    breaker = Breaker(after=3, base=1)
+    assert not breaker.failed(0)
+    assert not breaker.failed(0)
+    assert not breaker.succeeded(), "it was not open"
+    assert not breaker.failed(0)
+    assert not breaker.failed(0)
+    assert (breaker.allowed(0, 5), breaker.wait(0)) == (None, None)
+    assert breaker.failed(0)
+    assert breaker.resting
+
+
+def test_breaker_rests_tries_once_and_rests_longer() -> None:
+    breaker = Breaker(base=1, most=3)
+    assert breaker.failed(10, certain=True)
+    assert (breaker.allowed(10.9, 0), breaker.wait(10)) == (0, 1)
+    assert not breaker.failed(10.5, certain=True), "it was under way already"
+    assert (breaker.allowed(11, 0), breaker.allowed(11, 1), breaker.wait(11)) == (1, 0, 0)
+    assert breaker.failed(11)
+    assert breaker.wait(11) == 2
+    assert breaker.failed(13)
+    assert breaker.wait(13) == 3, "never more than the most"
+    assert breaker.succeeded()
+    assert (breaker.resting, breaker.allowed(13, 3)) == (False, None)
+    assert breaker.failed(20, certain=True)
+    assert breaker.wait(20) == 1, "a success forgives all"
+
+
+class Scripted(FakeSandbox):
+    """A sandbox whose n-th opening does what the n-th entry says: raise it, call it, or (None, or later) just open."""
+
+    def __init__(self, *script: Exception | Callable[[], None] | None) -> None:
+        super().__init__(scoring(1))
+        self.script = list(script)
+        self.opens = 0
+        self._lock = threading.Lock()
+
+    def open(self, spec: Any) -> Any:
+        if spec.token == "preflight":
+            return super().open(spec)
+        with self._lock:
+            self.opens += 1
+            act = self.script.pop(0) if self.script else None
+        if isinstance(act, Exception):
+            raise act
+        if act is not None:
+            act()
+        return super().open(spec)
+
+
+def away() -> SandboxUnavailable:
+    return SandboxUnavailable("away")
+
+
+@pytest.fixture
+def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("minitango.job.backoff", lambda n, **_: 0.001)
+
+
+def test_nothing_is_claimed_while_the_sandbox_rests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = prepare(tmp_path)
+    monkeypatch.setattr("minitango.breaker.backoff", lambda n, **_: NEVER)
+    paused = threading.Event()
+    sandbox = Scripted(away())
+    told: list[str] = []
+
+    def listen(event: Event) -> None:
+        told.append(event.kind)
+        if event.kind == "paused":
+            paused.set()
+
+    with open_engine(tmp_path, scoring(0), sandbox=sandbox, workers=3, on_event=listen) as engine:
+        rounds = Rounds(engine, ended, monkeypatch)
+        engine.submit(submission("first"))
+        assert paused.wait(PATIENCE)
+        engine.submit_many(submission(f"s{n}") for n in range(4))
+        rounds.pass_by()
+        assert not in_state(engine, State.RUNNING)
+        assert in_state(engine, State.QUEUED) == {"first", "s0", "s1", "s2", "s3"}
+        assert sandbox.opens == 1
+    assert told.count("started") == 1
+
+
+def test_after_a_rest_one_is_tried_and_only_success_lets_others_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = prepare(tmp_path)
+    monkeypatch.setattr("minitango.breaker.backoff", lambda n, **_: 0.0)
+    trying = [threading.Semaphore(0) for _ in range(2)]
+    go_on = [threading.Event() for _ in range(2)]
+
+    def trial(number: int, then: Exception | None) -> Callable[[], None]:
+        def act() -> None:
+            trying[number].release()
+            assert go_on[number].wait(PATIENCE)
+            if then is not None:
+                raise then
+
+        return act
+
+    # away; a try that ends in a failure which says nothing of sandboxes; a try that succeeds
+    sandbox = Scripted(away(), trial(0, RuntimeError("a mistake of ours")), trial(1, None))
+    together = threading.Barrier(2, timeout=PATIENCE)
+    told: list[str] = []
+
+    def inside(run: FakeRun) -> End:
+        if who(run) == "pair":
+            together.wait()
+        return scoring(1)(run)
+
+    sandbox._inside = inside
+    with Engine.open(tmp_path, workers=0, sandbox=FakeSandbox()) as engine:
+        engine.submit(submission("first", priority=9))
+    with open_engine(tmp_path, inside, sandbox=sandbox, workers=3, on_event=lambda e: told.append(e.kind)) as engine:
+        rounds = Rounds(engine, ended, monkeypatch)
+        eventually(lambda: "paused" in told)
+        engine.submit_many(submission(f"s{n}", priority=5) for n in range(2))
+        pair = engine.submit_many(submission(f"p{n}", b"pair") for n in range(2))
+        for number, opens in ((0, 2), (1, 3)):
+            assert trying[number].acquire(timeout=PATIENCE)
+            rounds.pass_by()
+            assert len(in_state(engine, State.RUNNING)) == 1, "one try at a time"
+            assert sandbox.opens == opens
+            assert "resumed" not in told
+            go_on[number].set()
+        assert [handle.result(PATIENCE).score for handle in pair] == [1, 1], "and then they run side by side"
+        assert told.count("resumed") == 1
+
+
+def test_a_rest_ends_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_polls: dict[str, float]) -> None:
+    monkeypatch.setattr("minitango.breaker.backoff", lambda n, **_: 0.4)
+    paused = threading.Event()
+
+    def listen(event: Event) -> None:
+        if event.kind == "paused":
+            paused.set()
+
+    sandbox = Scripted(away())
+    with open_engine(tmp_path, scoring(0), sandbox=sandbox, workers=1, on_event=listen, **no_polls) as engine:
+        first = engine.submit(submission("a"))
+        assert paused.wait(PATIENCE)
+        first.cancel()  # lest it be waited for: it is due in a second
+        assert engine.submit(submission("b")).result(PATIENCE).score == 1
+
+
+def broken_by(sandbox: FakeSandbox, where: Path) -> list[str]:
+    """The events of an engine in which one job is tried, with this sandbox, until it has ended."""
+    told: list[str] = []
+    with open_engine(where, scoring(0), sandbox=sandbox, workers=1, on_event=lambda e: told.append(e.kind)) as engine:
+        for handle in engine.submit_many(submission(f"s{n}") for n in range(2)):
+            assert handle.exception(PATIENCE) is None or isinstance(handle.exception(), JobDead)
+    return told
+
+
+@pytest.mark.usefixtures("quick_retries")
+@pytest.mark.parametrize(
+    ("error", "opens"),
+    [
+        (lambda: SandboxFailed("broke"), True),
+        (lambda: SandboxFailed("broke", id="sandbox_overdue"), True),
+        (lambda: StoreError("a blob cannot be read", id="blob_unreadable"), False),
+        (lambda: RuntimeError("a mistake of ours"), False),
+    ],
+)
+def test_only_what_sandboxes_do_rests_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Callable[[], Exception], opens: bool
+) -> None:
+    monkeypatch.setattr("minitango.breaker.backoff", lambda n, **_: 0.001)
+    told = broken_by(Scripted(*(error() for _ in range(4))), tmp_path)
+    assert ("paused" in told) is opens
+    assert ("resumed" in told) is opens
+
+
+@pytest.mark.usefixtures("quick_retries")
+def test_two_failures_of_a_sandbox_are_no_reason_to_rest(tmp_path: Path) -> None:
+    assert "paused" not in broken_by(Scripted(*(SandboxFailed("broke") for _ in range(2))), tmp_path)
+
+
+# --- leases, limits, clocks -----------------------------------------------------------------------
+
+
+def test_an_overdue_attempt_is_ended_and_is_a_failure_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("minitango.job.backoff", lambda n, **_: 0.001)
+    monkeypatch.setattr("minitango.breaker.backoff", lambda n, **_: 0.001)
+    monkeypatch.setattr("minitango.pool.SAFETY_POLL", 0.01)
+    monkeypatch.setattr("minitango.pool.OVERDUE_GRACE", -NEVER)
+    gate = Gate()  # that nobody opens
+    with open_engine(tmp_path, gate, workers=1) as engine:
+        handle = engine.submit(submission())
+        with pytest.raises(JobDead, match="did not end in time"):
+            handle.result(PATIENCE)
+        job = handle.job()
+        assert (job.failures, job.attempt, job.outcome, job.score) == (3, 3, None, None)
+        assert [a.failure.id for a in engine.store.attempts(job.id) if a.failure] == ["sandbox_overdue"] * 3
+
+
+def test_an_attempt_within_its_time_is_let_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is overdue by its steps' own limits and the grace together, not by either."""
+    ended = prepare(tmp_path)
+    monkeypatch.setattr("minitango.pool.OVERDUE_GRACE", 0.0)  # the step's own limit is 5 s
+    gate = Gate(4)
+    with open_engine(tmp_path, gate, workers=1) as engine:
+        rounds = Rounds(engine, ended, monkeypatch)
+        handle = engine.submit(submission())
+        gate.wait_entered()
+        rounds.pass_by()
+        gate.open.set()
+        assert handle.result(PATIENCE).score == 4
+        assert handle.job().attempt == 1
+
+
+def test_leases_are_extended(tmp_path: Path) -> None:
+    gate = Gate()
+    with open_engine(tmp_path, gate, lease_for=0.06) as engine:
+        handle = engine.submit(submission())
+        gate.wait_entered()
+        first = handle.job().expires
+        assert first is not None
+        seen: list[float] = []
+
+        def later() -> bool:
+            expires = handle.job().expires
+            assert expires is not None
+            seen.append(expires)
+            return expires > first
+
+        eventually(later, "the lease was never extended")
+        assert seen[-1] <= engine.store.now() + 0.06
+        gate.open.set()
+        assert handle.result(PATIENCE).score == 10
+        assert handle.job().attempt == 1
+
+
+def test_a_lease_lost_at_its_extension_ends_the_attempt(tmp_path: Path) -> None:
+    gate = Gate(3)
+    runs: list[FakeRun] = []
+
+    def inside(run: FakeRun) -> End:
+        runs.append(run)
+        return gate(run)
+
+    with open_engine(tmp_path, inside, workers=1, lease_for=0.06) as engine:
+        handle = engine.submit(submission())
+        gate.wait_entered()
+        engine.store.recover()  # as another engine would, had it proven this one dead
+        assert runs[0].killed.wait(PATIENCE), "the attempt went on though its job was another's"
+        gate.wait_entered()
+        gate.open.set()
+        assert handle.result(PATIENCE).score == 3
+        assert [a.ended_by for a in engine.store.attempts(handle.id)] == ["recover", "finish"]
+
+
+def test_a_job_that_backs_off_starts_when_it_is_due(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_polls: dict[str, float]
+) -> None:
+    monkeypatch.setattr("minitango.job.backoff", lambda n, **_: 0.3)
+    sandbox = Scripted(SandboxFailed("broke"))
+    with open_engine(tmp_path, scoring(0), sandbox=sandbox, workers=1, **no_polls) as engine:
+        handle = engine.submit(submission())
+        assert handle.result(PATIENCE).score == 1
+        failed, again = engine.store.attempts(handle.id)
+        assert failed.ended is not None
+        assert again.started >= failed.ended + 0.3
+
+
+# --- start and stop -------------------------------------------------------------------------------
+
+
+def test_live_output_of_a_dead_engine_is_cleared_at_the_start(tmp_path: Path) -> None:
+    from minitango.output import live_path
+
+    left = live_path(tmp_path, "deadbeef00")
+    left.parent.mkdir()
+    left.write_bytes(b"half a line")
+    with Engine.open(tmp_path, workers=0, sandbox=FakeSandbox()):
+        assert left.exists(), "an engine that only watches removes nothing"
+    with open_engine(tmp_path, scoring(1)):
+        assert not left.exists()
+
+
+def test_a_stop_gives_up_on_a_store_that_fails_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("minitango.pool.GIVE_UP", 0.01)
+    gate = Gate()
+    engine = open_engine(tmp_path, gate)
+    handle = engine.submit(submission())
+    gate.wait_entered()
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise StoreError("the disk is on fire", id="store_full")  # which alone would be waited out
+
+    monkeypatch.setattr(engine.store, "exchange", fail)
+    gate.open.set()
+    in_time(lambda: engine.stop(grace=0))
+    assert isinstance(engine.error, StoreError)
+    with pytest.raises(EngineStopped, match="on fire"):
+        handle.result(0)
+    with pytest.raises(EngineStopped) as caught:
+        in_time(engine.wait)
+    assert caught.value.__cause__ is engine.error
+    with open_engine(tmp_path, scoring(2)) as after:  # and nothing is lost
+        assert after.job(handle.id).result(PATIENCE).score == 2
