@@ -369,17 +369,20 @@ class Engine:
         """From the store's own thread."""
         if self._pool is not None:
             self._pool.wake(changed=True)
-            return None
+            return
         told = False
         while not self._stopped:
             try:
-                return self.changed()
-            except StoreError as error:
+                self.changed()
+                return
+            except StoreError as error:  # to be tried again: what ended would not be told of another time
                 if not told:
                     self.event("store_trouble", None, str(error))
                 told = True
                 time.sleep(0.2)
-        return None
+            except Exception as error:
+                self.crashed("watch", error)
+                return
 
     def _died(self) -> EngineStopped:
         return EngineStopped(
