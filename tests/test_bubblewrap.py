@@ -31,9 +31,9 @@ from minitango.sandbox._box import BubblewrapBox
 from minitango.sandbox._host import start_time
 from minitango.sandbox._inside import Status, encode_go, parse_status
 from minitango.sandbox._meter import Limit, Totals
-from minitango.sandbox._remedy import diagnose
+from minitango.sandbox._remedy import diagnose, disk_full
 from minitango.sandbox._seccomp import build_filter
-from minitango.sandbox._tickets import UIDS, Registry, Uids, _here
+from minitango.sandbox._tickets import UIDS, Registry, Ticket, Uids, _here
 from minitango.sandbox._tree import Patterns, name_fault, printable, write_tree
 from minitango.sandbox._watch import Watcher
 from minitango.sandbox.bubblewrap import BubblewrapSandbox
@@ -235,7 +235,7 @@ def test_a_bwrap_that_hangs_is_given_up_and_leaves_nothing(tmp_path: Path, monke
     program.write_text(f'#!/bin/sh\n[ "$1" = --version ] && echo bubblewrap 0.8.0 && exit\n{waits}\n')
     program.chmod(0o755)
     one = BubblewrapSandbox(state=str(tmp_path / "state"), bwrap=str(program))
-    with pytest.raises(SandboxFailed, match="bwrap did not start"):
+    with pytest.raises(SandboxUnavailable, match="bwrap did not start"):
         one.open(SPEC)
     prefix = f"minitango-{one._set_up().registry.home.name}".encode()
     assert until(lambda: not any(prefix in arguments for arguments in command_lines()))
@@ -565,6 +565,131 @@ def test_bwraps_own_words_are_passed_on(tmp_path: Path) -> None:
     assert "0.4 is too old" in caught.value.hint
     assert "apt-get install bubblewrap" in caught.value.hint
     one.close()
+
+
+@pytest.fixture
+def copy(tmp_path: Path, sandbox: BubblewrapSandbox) -> Iterator[tuple[BubblewrapSandbox, Path]]:
+    """A sandbox that has started a box, with a bwrap of its own, which may be taken away."""
+    program = tmp_path / "bin" / "bwrap"
+    program.parent.mkdir()
+    shutil.copy(sandbox._set_up().bwrap, program)
+    one = BubblewrapSandbox(state=str(tmp_path / "copy"), bwrap=str(program))
+    one.probe()
+    yield one, program
+    one.close()
+
+
+def held(sandbox: BubblewrapSandbox) -> tuple[int, int]:
+    """Descriptors of this process, and records of boxes."""
+    return len(os.listdir("/proc/self/fd")), len(list(sandbox._set_up().registry.home.glob("*.json")))
+
+
+@pytest.mark.parametrize("how", ["removed", "no program", "not executable"])
+def test_a_bwrap_that_goes_away_charges_nobody(copy: tuple[BubblewrapSandbox, Path], how: str) -> None:
+    one, program = copy
+    before = held(one)
+    away = program.rename(program.with_name("away"))
+    if how != "removed":
+        program.write_bytes(b"\0nothing that a kernel knows")
+        program.chmod(0o755 if how == "no program" else 0o644)
+    with pytest.raises(SandboxUnavailable, match="cannot be started") as caught:
+        one.open(SPEC)
+    assert (caught.value.id, str(program) in caught.value.message) == ("sandbox_missing", True)
+    assert "apt-get install bubblewrap" in caught.value.hint
+    assert held(one) == before
+    away.rename(program)
+    assert run(one, "echo", "back") == (0, b"back\n")
+
+
+def test_namespaces_that_are_forbidden_later_charge_nobody(copy: tuple[BubblewrapSandbox, Path]) -> None:
+    one, program = copy
+    before = held(one)
+    away = program.rename(program.with_name("away"))
+    program.write_text('#!/bin/sh\necho "bwrap: No permissions to create new namespace" >&2; exit 1\n')
+    program.chmod(0o755)
+    with pytest.raises(SandboxUnavailable, match="No permissions to create new namespace") as caught:
+        one.open(SPEC)
+    assert caught.value.hint
+    assert held(one) == before
+    away.rename(program)
+    assert run(one, "echo", "back") == (0, b"back\n")
+
+
+def test_one_box_that_does_not_come_up_is_a_failure_of_its_own(copy: tuple[BubblewrapSandbox, Path]) -> None:
+    one, program = copy
+    program.rename(program.with_name("away"))
+    here = 'here="${0%/*}"'  # it is seen at another place where root starts it
+    hiccup = 'mkdir "$here/once" 2>/dev/null && echo "bwrap: a hiccup" >&2 && exit 1'
+    program.write_text(f'#!/bin/sh\n{here}\n{hiccup}\nexec "$here/away" "$@"\n')
+    program.chmod(0o755)
+    program.parent.chmod(0o777)
+    with pytest.raises(SandboxFailed, match="a hiccup") as caught:
+        one.open(SPEC)
+    assert caught.value.id == "sandbox_start"
+
+
+# --- no room ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize("line", [1, 2])
+def test_a_full_disk_under_the_records_charges_nobody(
+    sandbox: BubblewrapSandbox, monkeypatch: pytest.MonkeyPatch, code: int, line: int
+) -> None:
+    before = held(sandbox)
+    noted = 0
+
+    def note(ticket: Ticket, text: dict[str, object]) -> None:
+        nonlocal noted
+        noted += 1
+        if noted == line:
+            raise OSError(code, os.strerror(code))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Ticket, "_note", note)
+        with pytest.raises(SandboxUnavailable, match="a box cannot be prepared") as caught:
+            sandbox.open(SPEC)
+    assert caught.value.id == "sandbox_disk_full"
+    assert caught.value.hint.startswith("make room in ")
+    assert held(sandbox) == before
+    assert run(sandbox, "true") == (0, b"")
+
+
+def test_half_a_record_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = Registry(tmp_path / "boxes")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda fd, data: len(data) - 1)
+        with pytest.raises(OSError, match="No space left"):
+            registry.ticket(None, (), "box", "")
+    assert list(registry.home.glob("*.json")) == []
+    registry.close()
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_under_read_only_mounts_charges_nobody(
+    sandbox: BubblewrapSandbox, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def full(root: int, files: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    box = sandbox.open(SPEC)
+    with monkeypatch.context() as patch:
+        patch.setattr(box_module, "write_tree", full)
+        with pytest.raises(SandboxUnavailable, match="a box cannot be prepared") as caught:
+            box.put("/given", [File("a", b"a")])
+    box.close()
+    assert caught.value.id == "sandbox_disk_full"
+    assert caught.value.hint
+
+
+def test_room_is_to_be_made_where_the_files_are() -> None:
+    error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    on_disk, in_memory = disk_full(error, "/var/state"), disk_full(error, None)
+    assert on_disk is not None
+    assert in_memory is not None
+    assert on_disk.hint == "make room in /var/state"
+    assert "memory" in in_memory.hint
+    assert disk_full(OSError(errno.EIO, "x"), None) is None
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ closing are separate verbs, so that a box can be started before its job is known
 
 Whose fault a thing is: a command that ends badly is an `End`. An error of ours, or of the sandbox's engine, is
 SandboxFailed: the attempt is retried and no student is charged. SandboxUnavailable: this machine cannot give
-such a box at all.
+such a box at all, or cannot now.
 """
 
 from __future__ import annotations
@@ -111,7 +111,9 @@ class Box(Protocol):
         """Write these files below `mount` (a path of the spec's mounts), before `run`.
 
         Parents are made as needed; an existing file is replaced. In a writable mount the job owns them.
-        ValueError for an unsafe path; SandboxFailed if they do not fit or cannot be written.
+        ValueError for an unsafe path. ConfigError `disk_too_small` where a writable mount is too small for them:
+        trying again will not help. SandboxUnavailable where the machine's own disk is full; SandboxFailed where they
+        cannot be written for another reason.
         """
         ...
 
@@ -169,8 +171,9 @@ class Sandbox(Protocol):
         ...
 
     def open(self, spec: BoxSpec) -> Box:
-        """A fresh box, never used before, ready to run. SandboxFailed or SandboxUnavailable; ValueError for a spec
-        that no box can have (mounts that overlap the system's, a working directory that is not a writable mount)."""
+        """A fresh box, never used before, ready to run. SandboxUnavailable where no box comes up here any more,
+        SandboxFailed where it was this one alone; ValueError for a spec that no box can have (mounts that overlap the
+        system's, a working directory that is not a writable mount)."""
         ...
 
     def sweep(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import select
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 from minitango.archive import File
-from minitango.errors import SandboxFailed, SandboxUnavailable
+from minitango.errors import ConfigError, SandboxFailed, SandboxUnavailable
 from minitango.job import Usage
 from minitango.sandbox import BoxSpec, CollectBounds, Collected, End, Mount
 from minitango.sandbox._cgroup import Group
@@ -26,6 +27,7 @@ from minitango.sandbox._supervise import Ended, Supervisor, is_dead, kill, wait_
 from minitango.sandbox._tickets import Ticket, kill_named
 from minitango.sandbox._tree import Patterns, read_tree, write_tree
 from minitango.sandbox._watch import Watcher
+from minitango.text import human_size
 
 if TYPE_CHECKING:
     from minitango.sandbox._setting import Setting
@@ -191,14 +193,16 @@ class BubblewrapBox:
 
     def put(self, mount: str, files: Iterable[File]) -> None:
         """See `Box.put`."""
-        uid = self._ticket.uid if self._mount(mount).writable else None
+        place = self._mount(mount)
         try:
-            with self._busy, acting_as(uid):
+            with self._busy, acting_as(self._ticket.uid if place.writable else None):
                 if self._state != "open":
                     raise SandboxFailed("files cannot be put into a box that has run or is closed")
                 write_tree(self._mounts[mount], files)
         except OSError as error:
-            raise SandboxFailed(f"a file could not be put into {mount}: {error.strerror}", id="sandbox_put") from error
+            failed = SandboxFailed(f"a file could not be put into {mount}: {error.strerror}", id="sandbox_put")
+            full = self._too_small(place, error) if place.writable else self._setting.staging_full(error)
+            raise full or failed from error
 
     def run(self, command: Sequence[str], *, env: Mapping[str, str], output: Callable[[bytes], None]) -> End:
         """See `Box.run`."""
@@ -334,6 +338,16 @@ class BubblewrapBox:
             if mount.path == path:
                 return mount
         raise ValueError(f"{path!r} is not a mount of this box")
+
+    def _too_small(self, mount: Mount, error: OSError) -> ConfigError | None:
+        """What to raise where files do not fit into a mount of a size that the assignment chose; None: they do."""
+        if error.errno != errno.ENOSPC:
+            return None
+        if mount.size is not None:
+            limit, hint = f"the {human_size(mount.size)} of that mount", "give that mount a larger size"
+        else:
+            limit, hint = f"limits.disk, {human_size(self._spec.limits.disk)}", "raise limits.disk"
+        return ConfigError(f"what is put into {mount.path} does not fit into {limit}", hint=hint, id="disk_too_small")
 
     def _stopped(self) -> bool:
         poll = select.poll()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import Final
 
@@ -30,6 +31,23 @@ def not_linux(platform: str) -> SandboxUnavailable:
 
 def not_installed() -> SandboxUnavailable:
     return SandboxUnavailable("bubblewrap (bwrap) is not installed", hint=INSTALL, id="sandbox_missing")
+
+
+def gone(bwrap: str, why: str) -> SandboxUnavailable:
+    """The error for a bwrap that was there, and cannot be executed now."""
+    return SandboxUnavailable(f"bubblewrap ({bwrap}) cannot be started: {why}", hint=INSTALL, id="sandbox_missing")
+
+
+def disk_full(error: OSError, place: str | None) -> SandboxUnavailable | None:
+    """The error to raise where `error` says that this machine has no room for boxes' files; None: it does not.
+    `place` is the directory in which they are; None: they are kept in memory."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return None
+    if place is None:
+        what, hint = "the memory that holds read-only files is full", "run fewer workers at once, or add memory"
+    else:
+        what, hint = f"{place}: {error.strerror}", f"make room in {place}"
+    return SandboxUnavailable(f"a box cannot be prepared: {what}", hint=hint, id="sandbox_disk_full")
 
 
 def diagnose(message: str, *, bwrap: str, version: str, root: Path = Path("/")) -> SandboxUnavailable:

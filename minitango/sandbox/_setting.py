@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import os
 import platform
@@ -20,7 +21,7 @@ from minitango.sandbox._cgroup import Groups, find_cgroups, remove_deserted
 from minitango.sandbox._host import ParentThread, PrivatePlace, private_place_refused
 from minitango.sandbox._inside import PERL_AT, perl_known
 from minitango.sandbox._profile import Layout, below_usr, sources_to_show, usr_arguments, write_etc
-from minitango.sandbox._remedy import diagnose, not_installed
+from minitango.sandbox._remedy import diagnose, disk_full, gone, not_installed
 from minitango.sandbox._seccomp import build_filter
 from minitango.sandbox._tickets import UIDS, Registry, Ticket, Uids
 
@@ -91,9 +92,12 @@ class Setting:
         self.parent = ParentThread()
         try:
             self._staging_path, self._staging = self.parent.call(self._settle)
-        except BaseException:
+        except BaseException as error:
             self.parent.close()
             self.registry.close()
+            if isinstance(error, OSError):
+                failed = SandboxUnavailable(f"no place for boxes can be made: {error}", hint="see the message")
+                raise self.disk_full(error) or failed from error
             raise
 
     @property
@@ -141,7 +145,18 @@ class Setting:
         try:
             return self.registry.ticket(uid, self.groups.paths(name) if self.groups is not None else (), name, token)
         except OSError as error:
-            raise SandboxFailed(f"a box cannot be recorded: {error.strerror}") from error
+            if uid is not None and self.uids is not None:
+                self.uids.give_back(uid)
+            failed = SandboxFailed(f"a box cannot be recorded: {error.strerror}")
+            raise self.disk_full(error) or failed from error
+
+    def disk_full(self, error: OSError) -> SandboxUnavailable | None:
+        """What to raise if this error says that there is no room for records on this machine; otherwise None."""
+        return disk_full(error, str(self.registry.home.parent))
+
+    def staging_full(self, error: OSError) -> SandboxUnavailable | None:
+        """The same for files behind read-only mounts."""
+        return disk_full(error, None) if self._place is not None else self.disk_full(error)
 
     def staging(self, ticket: Ticket, number: int) -> tuple[int, str]:
         """A new directory to be bound into a box: a descriptor to write through, and its path for bwrap."""
@@ -201,16 +216,16 @@ class Setting:
 
         try:
             return self.parent.call(start)
-        except PermissionError as error:
-            if uid is None:
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.EACCES, errno.ENOEXEC):
+                raise gone(self.bwrap, os.strerror(error.errno)) from error
+            if uid is None or not isinstance(error, PermissionError):
                 raise SandboxFailed(f"bwrap could not be started: {error}", id="sandbox_start") from error
             raise SandboxUnavailable(
                 f"running as root, but without the right to become another user: {error.strerror}",
                 hint="run minitango as a normal user, or give the container --cap-add SETUID --cap-add SETGID",
                 id="sandbox_no_setuid",
             ) from error
-        except OSError as error:
-            raise SandboxFailed(f"bwrap could not be started: {error}", id="sandbox_start") from error
 
     def close(self) -> None:
         self.parent.close()

@@ -8,6 +8,7 @@ STATE/boxes/ENGINE/staging/    files behind read-only mounts, where they are not
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import functools
 import itertools
@@ -81,10 +82,14 @@ class Ticket:
         """The host uid to become; None: our own."""
         self._record = os.open(record, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
         self._path = record
-        self._note(line)
+        try:
+            self._note(line)
+        except OSError:
+            self.close(clean=True)
+            raise
 
     def started(self, *pids: int) -> None:
-        """Note the box's processes."""
+        """Note the box's processes. OSError where that cannot be written."""
         self._note({"processes": [[pid, start_time(pid)] for pid in pids], "namespace": _here()})
 
     def close(self, *, clean: bool) -> None:
@@ -94,7 +99,9 @@ class Ticket:
             os.unlink(self._path)  # noqa: PTH108  # once for each job: without a Path in between
 
     def _note(self, line: dict[str, object]) -> None:
-        os.write(self._record, json.dumps(line).encode() + b"\n")
+        text = json.dumps(line).encode() + b"\n"
+        if os.write(self._record, text) < len(text):  # the last bytes of a full disk
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 class Registry:
@@ -129,7 +136,7 @@ class Registry:
             os.close(lock)  # a sweeper was quicker than we, and has taken it for a dead one's
 
     def ticket(self, uid: int | None, groups: tuple[str, ...], name: str, token: str) -> Ticket:
-        """The record of a box that is about to start."""
+        """The record of a box that is about to start. OSError where it cannot be written."""
         return Ticket(name, uid, f"{self._home}/{name}.json", {"token": token, "groups": groups})
 
     def new_name(self) -> str:

@@ -57,7 +57,26 @@ class BubblewrapSandbox:
 
     def open(self, spec: BoxSpec) -> Box:
         """See `Sandbox.open`. ValueError for a spec that no box can have."""
-        return self._box(spec)
+        try:
+            return self._box(spec)
+        except SandboxFailed as error:
+            if error.id == "sandbox_start" and not self._closed:
+                self._find_out_why()
+            raise
+
+    def _find_out_why(self) -> None:
+        """After a box that did not come up: SandboxUnavailable, with the remedy, if not even the smallest does."""
+        setting = self._set_up()
+        try:
+            self._try_command(["true"])
+        except SandboxFailed as error:
+            if self._closed:
+                return
+            raise self._diagnose(error, setting) from error
+
+    def _diagnose(self, error: SandboxFailed, setting: Setting) -> SandboxUnavailable:
+        version = ".".join(str(number) for number in setting.version)
+        return diagnose(error.message, bwrap=setting.bwrap, version=version)
 
     def _box(self, spec: BoxSpec) -> BubblewrapBox:
         from minitango.sandbox._box import BubblewrapBox
@@ -69,7 +88,8 @@ class BubblewrapSandbox:
         try:
             box = BubblewrapBox(setting, ticket, spec, self._forget)
         except OSError as error:
-            raise SandboxFailed(f"a box could not be started: {error}", id="sandbox_start") from error
+            failed = SandboxFailed(f"a box could not be started: {error}", id="sandbox_start")
+            raise setting.disk_full(error) or failed from error
         with self._lock:
             if not self._closed:
                 self._open.add(box)
@@ -120,8 +140,7 @@ class BubblewrapSandbox:
                 try:
                     self._guarantees = self._try(setting)
                 except SandboxFailed as error:
-                    version = ".".join(str(number) for number in setting.version)
-                    raise diagnose(error.message, bwrap=setting.bwrap, version=version) from error
+                    raise self._diagnose(error, setting) from error
             return self._guarantees
 
     def _try(self, setting: Setting) -> Guarantees:

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from minitango.archive import File
-from minitango.errors import SandboxFailed, SandboxUnavailable
+from minitango.errors import ConfigError, SandboxFailed, SandboxUnavailable
 from minitango.job import Limits
 from minitango.sandbox import Box, BoxSpec, CollectBounds, Collected, End, Mount, Sandbox
 from minitango.sandbox.bubblewrap import BubblewrapSandbox
@@ -218,13 +218,24 @@ def test_an_unsafe_path_is_not_written(sandbox: Sandbox, path: str) -> None:
         box.close()
 
 
-def test_files_that_do_not_fit_are_our_failure(sandbox: Sandbox) -> None:
-    box = sandbox.open(BoxSpec(MOUNTS, "/job", LIMITS))
+@pytest.mark.parametrize(
+    ("mount", "words"),
+    [
+        (Mount("/small", writable=True, size=2 * MIB), ("/small", "2 MiB", "larger size")),
+        (Mount("/plain", writable=True), ("/plain", "16 MiB", "limits.disk")),
+    ],
+)
+def test_a_mount_too_small_for_what_is_put_there_is_the_assignments_mistake(
+    sandbox: Sandbox, mount: Mount, words: tuple[str, ...]
+) -> None:
+    box = sandbox.open(BoxSpec((*MOUNTS, mount), "/job", LIMITS))
     try:
-        with pytest.raises(SandboxFailed, match="/job"):
-            box.put("/job", [File("big", bytes(LIMITS.disk + 1))])
+        with pytest.raises(ConfigError) as caught:
+            box.put(mount.path, [File("big", bytes((mount.size or LIMITS.disk) + 1))])
     finally:
         box.close()
+    assert caught.value.id == "disk_too_small"
+    assert all(word in f"{caught.value.message} {caught.value.hint}" for word in words)
 
 
 def test_mounts_may_lie_in_one_another(sandbox: Sandbox) -> None:
