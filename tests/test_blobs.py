@@ -131,6 +131,68 @@ def test_unreadable_is_ours_with_its_cause(blobs: Blobs) -> None:
     assert isinstance(caught.value.__cause__, IsADirectoryError)
 
 
+# --- what a loss of power would leave -------------------------------------------------------------
+
+
+class Disk:
+    """What is forced to disk, and what is renamed, in order."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.calls: list[tuple[str, Path]] = []
+        fsync, rename, replace = os.fsync, os.rename, os.replace
+
+        def noted_fsync(file: int) -> None:
+            kind = "folder" if stat.S_ISDIR(os.fstat(file).st_mode) else "file"
+            self.calls.append((kind, Path(f"/proc/self/fd/{file}").readlink()))
+            fsync(file)
+
+        def noted_rename(source: Path, target: Path) -> None:
+            rename(source, target)
+            self.calls.append(("rename", Path(target)))
+
+        def noted_replace(source: Path, target: Path) -> None:
+            replace(source, target)
+            self.calls.append(("rename", Path(target)))
+
+        monkeypatch.setattr(os, "fsync", noted_fsync)
+        monkeypatch.setattr(os, "rename", noted_rename)
+        monkeypatch.setattr(os, "replace", noted_replace)
+
+    def where(self, kind: str, path: Path | None = None) -> list[int]:
+        return [n for n, call in enumerate(self.calls) if call[0] == kind and path in (None, call[1])]
+
+
+def test_bytes_are_durable_before_their_name_and_names_before_the_answer(
+    blobs: Blobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = Disk(monkeypatch)
+    paths = [blobs.path(digest) for digest in blobs.put_many([b"%d" % n for n in range(5)])]
+    renames = disk.where("rename")
+    assert sorted(disk.calls[n][1] for n in renames) == sorted(paths)
+    assert len(disk.where("file")) == 5
+    assert max(disk.where("file")) < min(renames), "a name never stands for bytes that may be lost"
+    for path in paths:
+        (renamed,) = disk.where("rename", path)
+        synced = disk.where("folder", path.parent)
+        assert synced, "the folder of a name is forced to disk"
+        assert max(synced) > renamed
+        assert max(disk.where("folder", blobs.root)) > renamed, "so is the folder of that folder"
+    assert disk.where("folder", blobs.root.parent), "and where the root itself was made"
+    assert disk.where("folder", blobs.root.parent.parent)
+
+
+def test_a_blob_that_another_writer_may_not_have_forced_to_disk_yet(
+    blobs: Blobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = blobs.put(b"x")
+    disk = Disk(monkeypatch)
+    other = Blobs(blobs.root)  # as another process, which did not put it
+    assert other.put(b"x") == digest
+    assert disk.where("file") == disk.where("rename") == []
+    assert disk.where("folder", blobs.path(digest).parent)
+    assert disk.where("folder", blobs.root)
+
+
 # --- disks that will not --------------------------------------------------------------------------
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import re
 import subprocess
 import sys
 import textwrap
@@ -30,7 +31,6 @@ from minitango import (
     StoreError,
     Submission,
 )
-from minitango import engine as engine_module
 from minitango.sandbox import End
 from minitango.store import open_store
 from minitango.testing import FakeRun, FakeSandbox
@@ -106,6 +106,44 @@ def test_the_same_work_is_one_job_and_fresh_makes_another(tmp_path: Path) -> Non
         assert fresh.job().supersedes == first.id
 
 
+class Imaged(FakeSandbox):
+    """A kind of sandbox whose images have digests."""
+
+    def __init__(self, name: str = "fake", digest: str = "") -> None:
+        super().__init__()
+        self.name = name
+        self.digest = digest
+
+    def image_digest(self, image: str) -> str:
+        return self.digest
+
+
+@pytest.mark.parametrize(
+    ("change", "sandbox"),
+    [
+        ({"of": assignment(max_score=20)}, Imaged()),
+        ({"student": "bob"}, Imaged()),
+        ({"text": b"print(2)\n"}, Imaged()),
+        ({"course": "cs101"}, Imaged()),
+        ({}, Imaged("other")),
+        ({}, Imaged(digest="sha256:new")),
+    ],
+    ids=["plan", "student", "inputs", "course", "kind of sandbox", "image"],
+)
+def test_what_is_not_the_same_work_has_a_key_of_its_own(
+    tmp_path: Path, change: dict[str, Any], sandbox: Imaged
+) -> None:
+    """Each of these alone makes another job, and the same change again is that job again."""
+    with open_engine(tmp_path, scoring(1), sandbox=Imaged()) as engine:
+        first = engine.submit(submission())
+        assert engine.submit(submission()).id == first.id
+        assert engine.submit(submission(priority=3, labels={"section": "B"}, title="x")).id == first.id
+    with open_engine(tmp_path, scoring(1), sandbox=sandbox) as engine:
+        changed = engine.submit(submission(**change))
+        assert changed.created
+        assert engine.submit(submission(**change)).id == changed.id != first.id
+
+
 def test_a_job_can_be_found_again_after_a_restart(tmp_path: Path) -> None:
     with open_engine(tmp_path, scoring(3)) as engine:
         first = engine.submit(submission()).id
@@ -158,6 +196,23 @@ def test_stop_lets_running_jobs_end_within_the_grace(tmp_path: Path) -> None:
     engine.stop()  # again: nothing happens
     with pytest.raises(EngineStopped):
         engine.submit(submission())
+
+
+def test_an_exception_that_leaves_the_block_puts_running_jobs_back_at_once(tmp_path: Path) -> None:
+    gate = Gate()  # that nobody opens: a grace would be waited out
+
+    def course() -> None:
+        with open_engine(tmp_path, gate) as engine:
+            engine.submit(submission())
+            gate.wait_entered()
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        course()
+    with Engine.open(tmp_path, workers=0) as engine:
+        (job,) = engine.jobs()
+        assert (job.state, job.failures, job.interruptions) == (State.QUEUED, 0, 0)
+        assert [attempt.ended_by for attempt in engine.store.attempts(job.id)] == ["release"]
 
 
 def test_one_engine_a_state(tmp_path: Path) -> None:
@@ -298,6 +353,20 @@ def test_a_sandbox_that_is_away_charges_nobody(tmp_path: Path) -> None:
     assert "resumed" in kinds
 
 
+def test_retry_of_a_graded_job_grades_it_again(tmp_path: Path) -> None:
+    scores = iter((3, 5))
+    with open_engine(tmp_path, lambda run: scoring(next(scores))(run)) as engine:
+        first = engine.submit(submission())
+        assert first.result(PATIENCE).score == 3
+        second = engine.retry(first.id)
+        assert second.created
+        assert second.id != first.id
+        assert second.result(PATIENCE).score == 5
+        assert second.job().supersedes == first.id
+        assert engine.job(first.id).result(0).score == 3, "what was recorded stays"
+        assert engine.submit(submission()).id == second.id, "the same work is the newer job's now"
+
+
 def test_retry_asks_for_a_job_that_has_ended(tmp_path: Path) -> None:
     with Engine.open(tmp_path, workers=0) as engine:
         handle = engine.submit(submission())
@@ -378,36 +447,6 @@ def test_what_a_dead_engine_ran_is_run_again_uncharged(tmp_path: Path) -> None:
         job = engine.store.get(handle.id)
     assert recovered[0] == "recovered"
     assert (job.failures, job.interruptions, job.attempt) == (0, 1, 2)
-
-
-def test_a_job_interrupted_twice_is_run_alone(tmp_path: Path) -> None:
-    with Engine.open(tmp_path, workers=0) as engine:
-        suspect = engine.submit(submission("suspect"))
-        for _ in range(2):
-            engine.store.exchange(claim=1)
-            engine.store.recover()
-        engine.submit_many(submission(f"s{n}") for n in range(6))
-    lock = threading.Lock()
-    running: set[str] = set()
-    seen: dict[str, int] = {}
-
-    def inside(run: FakeRun) -> End:
-        me = run.spec.token
-        with lock:
-            running.add(me)
-            for token in running:
-                seen[token] = max(seen.get(token, 0), len(running))
-        threading.Event().wait(0.02)
-        with lock:
-            running.discard(me)
-        return scoring(1)(run)
-
-    alone: list[str] = []
-    with open_engine(tmp_path, inside, workers=3, on_event=lambda e: alone.append(e.kind)) as engine:
-        assert engine.job(suspect.id).result(PATIENCE).score == 1
-        assert engine.drain(PATIENCE)
-    assert max(seen.values()) > 1, "the others run side by side"
-    assert 1 in seen.values(), "the suspect ran with nobody beside it"
 
 
 def test_a_poison_job_ends_dead_and_harms_nobody(tmp_path: Path) -> None:
@@ -549,11 +588,18 @@ def test_live_output_can_be_followed(tmp_path: Path) -> None:
 
 def test_public_names() -> None:
     import minitango
+    from minitango import errors
 
-    assert sorted(minitango.__all__, key=str.lower) == sorted(minitango.__all__, key=str.lower)
+    assert minitango.__all__ == sorted(set(minitango.__all__))
     for name in minitango.__all__:
         assert getattr(minitango, name).__module__.startswith("minitango")
-    assert engine_module.Engine.__doc__
+        assert getattr(minitango, name).__doc__, name
+    public = set(minitango.__all__)
+    assert {name for name, value in vars(errors).items() if isinstance(value, type)} <= public
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    used = [name for names in re.findall(r"from minitango import ([\w, ]+)", readme) for name in names.split(", ")]
+    assert len(used) >= 3
+    assert set(used) <= public
 
 
 def test_prune_keeps_what_jobs_need(tmp_path: Path) -> None:

@@ -103,7 +103,9 @@ def no_polls(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
 # --- run alone ----------------------------------------------------------------------------------
 
 
-def test_others_run_side_by_side_and_nobody_beside_a_suspect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_interrupted_twice_is_run_alone_and_others_side_by_side(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ended = prepare(tmp_path, suspect=True)
     pair = threading.Barrier(2, timeout=PATIENCE)
     gate = Gate()
