@@ -32,7 +32,9 @@ SUFFIXES: Final = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.b
 """Names that end so are archives, in any case."""
 
 IGNORED: Final = frozenset({".git", "__pycache__", "__MACOSX", ".DS_Store"})
-"""Names that are never part of a tree, nor what is below them; neither is macOS's `._*`."""
+"""Names that are never part of a tree, nor what is below them; neither are those of `_LITTER`."""
+_LITTER: Final = re.compile(r"\._|(?:Thumbs\.db|desktop\.ini|~\$.*|.*~|\..*\.swp)\Z", re.IGNORECASE | re.DOTALL)
+"""What macOS, Windows, text processors and editors leave beside the files."""
 
 # Control characters, line separators, bidirectional controls (a name must not be able to show as another one),
 # lone surrogates, and the backslash, which is a separator elsewhere.
@@ -104,8 +106,8 @@ def shown(name: str) -> str:
 
 
 def is_ignored(path: str) -> bool:
-    """Whether a path is litter (see IGNORED): its own name or that of a folder above it."""
-    return any(part in IGNORED or part.startswith("._") for part in path.split("/"))
+    """Whether a path is litter (see IGNORED and _LITTER): its own name or that of a folder above it."""
+    return any(part in IGNORED or _LITTER.match(part) for part in path.split("/"))
 
 
 def is_archive_name(name: str) -> bool:
@@ -223,6 +225,8 @@ def read_tree(path: Path, bounds: Bounds = Bounds()) -> tuple[File, ...]:
             if entry.is_dir(follow_symlinks=False):
                 folders.append(name)
                 continue
+            if not entry.is_symlink() and not entry.is_file():
+                raise _special(path / name, _mode(entry), hint="remove it")
             if len(files) == bounds.files:
                 raise too_many("files", bounds.files)
             try:
@@ -290,7 +294,14 @@ def unreadable(path: Path, error: OSError) -> ArchiveError:
     )
 
 
-def _special(path: Path, mode: int) -> ArchiveError:
+def _mode(entry: os.DirEntry[str]) -> int:
+    try:
+        return entry.stat(follow_symlinks=False).st_mode
+    except OSError as error:
+        raise unreadable(Path(entry.path), error) from error
+
+
+def _special(path: Path, mode: int, *, hint: str = "name a file, folder or archive") -> ArchiveError:
     kinds = {
         stat.S_IFLNK: "a symbolic link",
         stat.S_IFDIR: "a folder",
@@ -300,5 +311,6 @@ def _special(path: Path, mode: int) -> ArchiveError:
         stat.S_IFBLK: "a device",
     }
     kind = kinds.get(stat.S_IFMT(mode), "not a file")
-    hint = "put a copy of the file in its place" if kind == "a symbolic link" else "remove it"
+    if kind == "a symbolic link":
+        hint = "put a copy of the file in its place"
     return ArchiveError(f"{one_line(str(path), 200)} is {kind}, not a regular file", hint=hint, id="not_regular")

@@ -219,8 +219,69 @@ def test_missing_unreadable_and_special(tmp_path: Path) -> None:
                 look(tmp_path / name)
             assert caught.value.id == "submission_missing"
     os.mkfifo(tmp_path / "fifo.c")
-    with pytest.raises(SubmissionError, match="FIFO"):
+    with pytest.raises(SubmissionError, match="FIFO") as caught:
         lands(tmp_path / "fifo.c", "hello.c")
+    assert caught.value.hint == "name a file, folder or archive"
+    with pytest.raises(SubmissionError, match="device") as caught:
+        lands("/dev/null", "hello.c")
+    assert "remove" not in caught.value.hint
+    with pytest.raises(SubmissionError, match="FIFO") as caught:
+        lands(tmp_path, "hello.c")
+    assert caught.value.hint == "remove it"
+
+
+RAR, SEVEN = b"Rar!\x1a\x07\x01\x00", b"7z\xbc\xaf\x27\x1c\x00\x04"
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "path"),
+    [
+        ("ada.rar", b"", "hello.c"),
+        ("ada.RAR", RAR, "src/"),
+        ("ada.7z", SEVEN, ""),
+        ("ada.c", RAR, "hello.c"),
+        ("ada", SEVEN, "hello.c"),
+        ("hello.c.gz", b"\x1f\x8b\x08", "hello.c"),
+        ("ada.jar", zipped("hello.c"), "hello.c"),
+        ("ada.docx", zipped("word/document.xml"), "hello.c"),
+        ("ada.pdf", b"%PDF-1.7", "hello.c"),
+        ("ada.odt", b"", "hello.c"),
+        ("ada.pages", b"", "hello.c"),
+        ("ada.zip", zipped("report.doc"), "hello.c"),
+        ("ada.zip", zipped("inner.zip"), "hello.c"),
+        ("ada.zip", zipped("inner/all.rar"), "hello.c"),
+    ],
+)
+def test_what_cannot_be_source_is_never_taken_for_it(tmp_path: Path, name: str, data: bytes, path: str) -> None:
+    (tmp_path / name).write_bytes(data)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / name).write_bytes(data)
+    for handed_in in (tmp_path / name, tmp_path / "folder"):
+        with pytest.raises(SubmissionError) as caught:
+            lands(handed_in, path)
+        assert caught.value.id == "submission_kind"
+        assert caught.value.hint.startswith("ask for ")
+        assert "zip of " in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "path"),
+    [
+        ("ada.rar", RAR, "all.rar"),
+        ("ada.7z", SEVEN, "all.7z"),
+        ("ada.gz", b"\x1f\x8b\x08", "data.gz"),
+        ("ada.tgz", b"\x1f\x8b\x08", "all.tar.gz"),
+        ("ada.tar.gz", b"\x1f\x8b\x08", "all.tgz"),
+        ("ada.jar", zipped("Main.class"), "main.jar"),
+        ("ada.pdf", b"%PDF-1.7", "essay.pdf"),
+        ("ada.pdf", b"%PDF-1.7", ""),
+        ("ada.docx", zipped("word/document.xml"), "reports/"),
+        ("ada.txt", b"PK", "hello.c"),
+    ],
+)
+def test_what_is_asked_for_is_taken_whatever_it_is(tmp_path: Path, name: str, data: bytes, path: str) -> None:
+    (tmp_path / name).write_bytes(data)
+    assert len(lands(tmp_path / name, path)) == 1
 
 
 @pytest.mark.parametrize("target", ["/etc/passwd", "solution.c", "none", "folder"])
@@ -297,6 +358,7 @@ def touch(place: Path, *names: str | bytes) -> Path:
 
 def test_a_folder_of_hand_ins(tmp_path: Path) -> None:
     place = touch(tmp_path / "handins", "a10.c", "a2.c", "B1.tar.gz", ".hidden", "README.md", "readme")
+    touch(place, "Thumbs.db", "desktop.ini", "~$ada.docx", "a2.c~", ".a2.c.swp", "._a2.c", ".DS_Store")
     for folder in ("zoe", "ada.lovelace", "__MACOSX", ".git"):
         (place / folder).mkdir()
     found = find_handins([place])

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Final
 from msgspec import Struct, field, structs
 
 from minitango import archive
-from minitango.archive import Bounds, File, is_archive_name, shown
+from minitango.archive import Bounds, File, is_archive_name, is_ignored, shown
+from minitango.assignment.kinds import check_kind
 from minitango.errors import ArchiveError, NothingToGrade, SubmissionError
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 MAX_STUDENT: Final = 200
 """Characters in a student's id."""
 
-_NO_HANDIN: Final = re.compile(r"\.|__MACOSX\Z|README", re.IGNORECASE)
+_NO_HANDIN: Final = re.compile(r"\.|README", re.IGNORECASE)
 _CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _NOT_PRINTABLE: Final = re.compile("[\x00-\x1f\x7f-\x9f\\\\\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -78,12 +79,15 @@ class Submission(Struct, frozen=True):
         keeps its name. Where it is a file: a single file becomes it, whatever its name; a folder or an archive must
         hold it, perhaps below one common top folder, or hold one file alone, which becomes it. A folder that holds
         one file alone is as good as that file. An archive is unpacked if its name says that it is one, unless the
-        rule's path is an archive's too.
+        rule's path is an archive's too. What would be taken for source and cannot be any is refused: an archive of
+        another kind, a text processor's document.
         """
         rule = self.assignment.submission
         files = self._read(Bounds(files=rule.max_files, bytes=rule.max_size))
         if not files:
             raise SubmissionError(f"{self._place()} is empty", hint="hand in at least one file", id="submission_empty")
+        if len(files) == 1:
+            check_kind(files[0], rule.path, self._place())
         if rule.path and not rule.path.endswith("/"):
             files = _land_on(rule.path, files, self._place())
         elif rule.path:
@@ -189,9 +193,9 @@ def find_handins(paths: Sequence[Path]) -> list[Handin]:
     """The hand-ins that these paths name, each once.
 
     A file is one hand-in; a folder holds them: each file, folder or archive in it is one, in natural order (`a2`
-    before `a10`), but for hidden ones, README* and __MACOSX. The student is the name without its suffix, made
-    printable; where two different names would then be one, both keep their suffix. SubmissionError: a path is not
-    there. NothingToGrade: nothing was found.
+    before `a10`), but for hidden ones, README* and what `archive.is_ignored` names. The student is the name without
+    its suffix, made printable; where two different names would then be one, both keep their suffix. SubmissionError:
+    a path is not there. NothingToGrade: nothing was found.
     """
     found: dict[str, Path] = {}
     for path in paths:
@@ -220,7 +224,7 @@ def _below(path: Path) -> list[Path]:
     except OSError as error:
         text = f"the folder {str(path)!r} cannot be read: {error.strerror}"
         raise SubmissionError(text, hint=f"ls -ld '{path}'", id="submission_unreadable") from error
-    return [path / name for name in sorted(names, key=_natural) if not _NO_HANDIN.match(name)]
+    return [path / name for name in sorted(names, key=_natural) if not (_NO_HANDIN.match(name) or is_ignored(name))]
 
 
 def _students(paths: Iterable[Path]) -> dict[str, str]:
