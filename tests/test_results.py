@@ -1,6 +1,7 @@
 """Reports: what is well written gives its score; what is odd gives none, with the place and the reason."""
 
 import json
+import tracemalloc
 
 import msgspec
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from minitango.job import LeaderboardEntry, TestResult
 from minitango.results import FORMATS, MAX_REPORT, Evidence, Report, exit_code, gradescope, reader
-from minitango.results.strict_json import MAX_DEPTH, Refused, parse
+from minitango.results.strict_json import MAX_DEPTH, MAX_KEYS, MAX_VALUES, Refused, parse
 
 FULL = {
     "score": 44.0,
@@ -252,12 +253,43 @@ def test_a_report_that_is_too_large_is_refused_unread():
         b'"' + b"\\" * (MAX_REPORT - 1),
         b'{"' + b"a" * (MAX_REPORT - 2),
         b"1" * MAX_REPORT,
+        b'"",,' * (MAX_REPORT // 4),
+        b'""ab' * (MAX_REPORT // 4),
+        b"{" + b",".join(b'"%d":0' % number for number in range(MAX_VALUES)) + b"}",
     ],
-    ids=["open", "open objects", "deep", "deep mixed", "many", "quotes", "backslashes", "one string", "digits"],
+    ids=[
+        "open",
+        "open objects",
+        "deep",
+        "deep mixed",
+        "many",
+        "quotes",
+        "backslashes",
+        "one string",
+        "digits",
+        "empty strings",
+        "strings and letters",
+        "keys",
+    ],
 )
-def test_bombs_are_refused(bomb):
+def test_bombs_are_refused_and_take_little_memory(bomb):
     assert len(bomb) <= MAX_REPORT
-    assert why_not(bomb)
+    tracemalloc.start()
+    try:
+        assert why_not(bomb)
+        assert tracemalloc.get_traced_memory()[1] < 64 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_the_number_of_values_and_keys_is_bounded():
+    assert len(parse(b"[" + b",".join([b'""'] * (MAX_VALUES - 1)) + b"]")) == MAX_VALUES - 1
+    with pytest.raises(Refused, match="more than 200,000 values"):
+        parse(b"[" + b",".join([b'""'] * (MAX_VALUES + 1)) + b"]")
+    keys = [b'"%d":""' % number for number in range(MAX_KEYS)]
+    assert len(parse(b"{" + b",".join(keys) + b"}")) == MAX_KEYS
+    with pytest.raises(Refused, match="more than 50,000 keys"):
+        parse(b"{" + b",".join([*keys, b'"one more":""']) + b"}")
 
 
 def test_the_depth_is_exact():

@@ -13,12 +13,15 @@ from typing import Any, Final, NoReturn
 from minitango.text import one_line
 
 MAX_DEPTH: Final = 64
-MAX_VALUES: Final = 500_000
+MAX_VALUES: Final = 200_000
+MAX_KEYS: Final = 50_000
+"""In one object."""
 MAX_DIGITS: Final = 400
 """Characters in a number."""
 
-# Possessive, and the closing quote optional: linear in any input.
-_STRING: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
+# A string, with what follows it and is no structure, many times over. Possessive, and the closing quote optional:
+# linear in any input.
+_STRINGS: Final = re.compile(rb'(?:"(?:[^"\\]++|\\.)*+"?[^"\[\]{},]*+)++', re.DOTALL)
 _TO_SQUARE: Final = bytes.maketrans(b"{}", b"[]")
 _NO_BRACKETS: Final = bytes(c for c in range(256) if c not in b"[]{}")
 
@@ -30,9 +33,9 @@ class Refused(ValueError):
 def parse(data: bytes) -> Any:
     """The value of a JSON document in UTF-8, with or without a byte order mark.
 
-    Refused: what is no JSON; nesting beyond MAX_DEPTH; more than MAX_VALUES values; a key twice in one object;
-    NaN, Infinity and numbers that a double or 64 bits cannot hold. Strings may still hold NUL or lone
-    surrogates: see `check_text`.
+    Refused: what is no JSON; nesting beyond MAX_DEPTH; more than MAX_VALUES values, or MAX_KEYS keys in one object; a
+    key twice in one object; NaN, Infinity and numbers that a double or 64 bits cannot hold. Strings may still hold NUL
+    or lone surrogates: see `check_text`.
     """
     data = data.removeprefix(b"\xef\xbb\xbf")
     _check_size(data)
@@ -74,8 +77,10 @@ def check_texts(value: Any) -> None:
 
 def _check_size(data: bytes) -> None:
     """Bound depth and number of values without parsing, at the speed of bytes methods."""
-    skeleton = _STRING.sub(b"", data)
-    if skeleton.count(b",") + skeleton.count(b"[") + skeleton.count(b"{") > MAX_VALUES:
+    # A substitution keeps all that lies between two matches until its end: there must not be millions. In JSON each
+    # match but the first comes after a comma or a bracket.
+    skeleton, matches = _STRINGS.subn(b"", data, MAX_VALUES)
+    if matches == MAX_VALUES or skeleton.count(b",") + skeleton.count(b"[") + skeleton.count(b"{") > MAX_VALUES:
         raise Refused(f"it holds more than {MAX_VALUES:,} values")
     nesting = skeleton.translate(_TO_SQUARE, _NO_BRACKETS)
     # Each round takes away the innermost level. What is left after the last is deeper, or was never closed: of
@@ -89,6 +94,8 @@ def _check_size(data: bytes) -> None:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(pairs) > MAX_KEYS:
+        raise Refused(f"an object holds more than {MAX_KEYS:,} keys")
     found = dict(pairs)
     if len(found) != len(pairs):
         seen: set[str] = set()
