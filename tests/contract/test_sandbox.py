@@ -658,6 +658,17 @@ def test_a_daemon_that_holds_the_output_does_not_delay_the_end(sandbox: Sandbox)
     assert marked(marker) == []
 
 
+def test_the_bound_on_depth_is_exact(sandbox: Sandbox) -> None:
+    """Names in a path, the file's own among them: so many are taken, and one more is not."""
+    most = CollectBounds().depth
+    assert most == 12
+    deep = "/".join(["d"] * (most - 1))  # and a file in it makes the whole
+    ran = live(sandbox, sh(f"mkdir -p {deep}/d; echo in > {deep}/f; echo out > {deep}/d/f"))
+    assert ran.end.exit_status == 0
+    assert ran.files == {f"{deep}/f": b"in\n"}
+    assert ran.refused == {f"{deep}/d": f"deeper than {most} levels"}
+
+
 def test_nothing_changes_any_more_when_files_are_collected(sandbox: Sandbox) -> None:
     box = sandbox.open(BoxSpec(MOUNTS, "/job", LIMITS))
     try:
