@@ -4,10 +4,12 @@ filter of system calls, and what is said where it does not work."""
 from __future__ import annotations
 
 import errno
+import functools
 import importlib.util
 import json
 import os
 import resource
+import select
 import shutil
 import signal
 import struct
@@ -24,7 +26,7 @@ import pytest
 from minitango.archive import File
 from minitango.errors import SandboxFailed, SandboxUnavailable
 from minitango.job import Limits
-from minitango.sandbox import BoxSpec, Mount, open_sandbox
+from minitango.sandbox import BoxSpec, End, Mount, open_sandbox
 from minitango.sandbox import _box as box_module
 from minitango.sandbox import _setting as setting_module
 from minitango.sandbox._box import BubblewrapBox
@@ -33,6 +35,7 @@ from minitango.sandbox._inside import Status, encode_go, parse_status
 from minitango.sandbox._meter import Limit, Totals
 from minitango.sandbox._remedy import diagnose, disk_full
 from minitango.sandbox._seccomp import build_filter
+from minitango.sandbox._supervise import Supervisor
 from minitango.sandbox._tickets import UIDS, Registry, Ticket, Uids, _here
 from minitango.sandbox._tree import Patterns, name_fault, printable, write_tree
 from minitango.sandbox._watch import Watcher
@@ -815,6 +818,100 @@ def test_a_command_that_ended_before_its_limit_was_seen_has_not_met_it(sandbox: 
     box.close()
     assert late == [True]
     assert (end.exit_status, end.signal, end.limit) == (4, None, None)
+
+
+class Clock:
+    """Real time, which may be moved on: then the loop stood still."""
+
+    def __init__(self) -> None:
+        self.moved = 0.0
+
+    def __call__(self) -> float:
+        return time.monotonic() + self.moved
+
+
+def supervised(
+    monkeypatch: pytest.MonkeyPatch, sandbox: BubblewrapSandbox, code: str, wall: float, moves: list[float]
+) -> tuple[End, float]:
+    """Run this shell code; with each line of output the clock is moved on. Its end, and the seconds it really took."""
+    clock = Clock()
+    monkeypatch.setattr(box_module, "Supervisor", functools.partial(Supervisor, clock=clock))
+    box = sandbox.open(BoxSpec(SPEC.mounts, "/job", Limits(wall=wall)))
+    began = time.monotonic()
+
+    def listen(_: bytes) -> None:
+        if moves:
+            clock.moved += moves.pop(0)
+
+    try:
+        return box.run(["sh", "-c", code], env={}, output=listen), time.monotonic() - began
+    finally:
+        box.close()
+
+
+def test_a_time_in_which_the_engine_stood_still_is_not_the_jobs(
+    sandbox: BubblewrapSandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = "echo a; sleep 0.1; echo b; sleep 0.1; exit 4"
+    end, _ = supervised(monkeypatch, sandbox, code, 3, [60.0, 3600.0])
+    assert (end.exit_status, end.limit) == (4, None)
+
+
+def test_standing_still_is_no_way_around_the_wall_limit(
+    sandbox: BubblewrapSandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    end, took = supervised(monkeypatch, sandbox, "echo a; sleep 60", 1.5, [60.0])
+    assert end.limit == "wall"
+    assert took < 10
+    end, _ = supervised(monkeypatch, sandbox, "echo a; sleep 60", 0.7, [0.8])  # a busy machine's delay
+    assert end.limit == "wall"
+
+
+def test_a_stop_while_the_loop_waits_is_seen_though_output_wakes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing but the output was waited for, for far longer: the loop looks at the clock all the same."""
+    clock = Clock()
+    reader, writer = os.pipe()
+    silent, other = os.pipe()
+    asked: list[float] = []
+
+    class Poll:
+        def register(self, fd: int, events: int) -> None: ...
+
+        def unregister(self, fd: int) -> None: ...
+
+        def poll(self, timeout: float) -> list[tuple[int, int]]:
+            asked.append(timeout)
+            if len(asked) == 1:
+                clock.moved += 30
+                os.write(writer, b"x")
+                return [(reader, select.POLLIN)]
+            return [(silent, select.POLLIN)]
+
+    supervisor = Supervisor(
+        pid1=-1,
+        status=-2,
+        output=reader,
+        stop=silent,
+        wall=20,
+        output_limit=100,
+        meter=IdleMeter(),
+        deliver=lambda _: None,
+        clock=clock,
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(select, "poll", Poll)
+        supervisor._until_over(clock())
+    for fd in (reader, writer, silent, other):
+        os.close(fd)
+    assert (supervisor._ended.limit, supervisor._ended.cancelled) == (None, True)
+    assert all(timeout <= 1000 for timeout in asked)
+
+
+class IdleMeter(FixedMeter):
+    """Need never be asked."""
+
+    def check(self) -> tuple[Limit | None, float]:
+        return None, float("inf")
 
 
 def test_a_limit_that_the_meter_sees_ends_it(sandbox: BubblewrapSandbox) -> None:

@@ -131,8 +131,9 @@ class Box(Protocol):
         runs, in chunks of at most 64 KiB; never after `run` has returned; and nothing beyond the output limit
         plus one chunk. When the main process has ended, or a limit is passed, or `kill` was called, **every**
         process of the box is killed; `run` returns when all are dead, within 2 s of a limit. A process that
-        outlives the main one and holds its output does not delay it. ValueError for what can be no command: empty,
-        or with a NUL. What `output` raises ends the box, and goes through.
+        outlives the main one and holds its output does not delay it. A time in which we stood still (stopped, or with
+        an `output` that did not return) is not charged to the wall limit, but for a second or two. ValueError for what
+        can be no command: empty, or with a NUL. What `output` raises ends the box, and goes through.
         """
         ...
 

@@ -17,6 +17,10 @@ from minitango.sandbox._meter import Limit, Meter
 CHUNK: Final = 64 << 10
 _PATIENCE: Final = 10.0
 """Seconds that the kernel has to bury a box."""
+_BEAT: Final = 1.0
+"""Seconds after which the loop looks at the clock, whatever happens."""
+_LATE: Final = 1.0
+"""Seconds by which the loop may be late and still have been running: the machine is busy."""
 _SMALL: Final = 4096
 _PACE: Final = 0.003
 """Seconds to let output gather, where it comes in small pieces: a flood of short lines must be cheap."""
@@ -34,7 +38,11 @@ class Ended:
 
 
 class Supervisor:
-    """Runs one box's loop in the calling thread. All descriptors are the caller's."""
+    """Runs one box's loop in the calling thread. All descriptors are the caller's.
+
+    A time in which the loop itself stood still (the engine was stopped, or did not take the output) is not charged to
+    the command, which may have waited for us: the wall limit comes that much later.
+    """
 
     def __init__(
         self,
@@ -47,6 +55,7 @@ class Supervisor:
         output_limit: int,
         meter: Meter,
         deliver: Callable[[bytes], None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._pid1 = pid1
         self._status = status
@@ -56,6 +65,7 @@ class Supervisor:
         self._output_limit = output_limit
         self._meter = meter
         self._deliver = deliver
+        self._clock = clock
         self._said = b""
         self._ended = Ended()
 
@@ -64,12 +74,12 @@ class Supervisor:
 
         SandboxFailed where the box will not die. Whatever is raised, the box was told to die.
         """
-        started = time.monotonic()
+        started = self._clock()
         try:
             self._until_over(started)
         finally:
             kill(self._pid1)
-        self._ended.wall = time.monotonic() - started
+        self._ended.wall = self._clock() - started
         wait_dead(self._pid1, _PATIENCE)
         self._hear()
         self._drain()
@@ -85,8 +95,11 @@ class Supervisor:
         read_again: float | None = None
         last_read = 0.0
         reading = True
+        awake = started + _BEAT
         while True:
-            now = time.monotonic()
+            now = self._clock()
+            if now > awake + _LATE:
+                deadline += now - awake
             if now >= deadline:
                 self._ended.limit = "wall"
                 return
@@ -95,12 +108,13 @@ class Supervisor:
                 if limit is not None:
                     self._ended.limit = limit
                     return
-                next_check = time.monotonic() + delay
+                now = self._clock()
+                next_check = now + delay
             if read_again is not None and now >= read_again:
                 poll.register(self._output, select.POLLIN)
                 read_again = None
-            wake = min(deadline, next_check, deadline if read_again is None else read_again)
-            ready = {fd for fd, _ in poll.poll(max(0.0, (wake - now) * 1000))}
+            awake = min(deadline, next_check, now + _BEAT, deadline if read_again is None else read_again)
+            ready = {fd for fd, _ in poll.poll(max(0.0, (awake - now) * 1000))}
             if self._stop in ready:
                 self._ended.cancelled = True
                 return
@@ -112,7 +126,7 @@ class Supervisor:
                 elif self._ended.limit is not None:
                     return
                 else:
-                    now = time.monotonic()
+                    now = self._clock()
                     if chunk < _SMALL and now - last_read < _PACE * 2:
                         poll.unregister(self._output)
                         read_again = now + _PACE
