@@ -354,7 +354,7 @@ def test_a_sandbox_that_is_away_charges_nobody(tmp_path: Path) -> None:
 
 
 def test_retry_of_a_graded_job_grades_it_again(tmp_path: Path) -> None:
-    scores = iter((3, 5))
+    scores = iter((3, 5, 7))
     with open_engine(tmp_path, lambda run: scoring(next(scores))(run)) as engine:
         first = engine.submit(submission())
         assert first.result(PATIENCE).score == 3
@@ -365,6 +365,7 @@ def test_retry_of_a_graded_job_grades_it_again(tmp_path: Path) -> None:
         assert second.job().supersedes == first.id
         assert engine.job(first.id).result(0).score == 3, "what was recorded stays"
         assert engine.submit(submission()).id == second.id, "the same work is the newer job's now"
+        assert engine.retry(first.id).job().supersedes == first.id
 
 
 def test_retry_asks_for_a_job_that_has_ended(tmp_path: Path) -> None:

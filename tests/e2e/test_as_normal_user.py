@@ -5,6 +5,7 @@ Run by root, the command line is started once more as a uid that owns nothing, f
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -19,6 +20,8 @@ from typing import Any
 
 import pytest
 
+from minitango.errors import SandboxUnavailable
+from minitango.sandbox._setting import find_bwrap
 from tests.e2e.conftest import PATIENCE, ROOT, eventually
 
 UID = 12345
@@ -66,7 +69,7 @@ class Somebody:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.python = sys.executable
-        self.environment = {"PATH": PATH, "HOME": str(folder), "LANG": "C.UTF-8", "PYTHONPATH": str(ROOT)}
+        self.environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "LANG": "C.UTF-8", "PYTHONPATH": str(ROOT)}
         self.identity: dict[str, Any] = {}
 
     def run(self, command: Sequence[str]) -> subprocess.CompletedProcess[str]:
@@ -85,6 +88,7 @@ class Somebody:
     def become_unprivileged(self) -> None:
         """From root: another uid, and copies of all that it must read. Skips where there is no interpreter for it."""
         self.identity = {"user": UID, "group": UID, "extra_groups": []}
+        self.environment["PATH"] = PATH
         library = self.folder / "library"
         library.mkdir()
         ignored = shutil.ignore_patterns("__pycache__")
@@ -94,6 +98,11 @@ class Somebody:
             assert spec is not None, name
             for place in spec.submodule_search_locations or ():
                 shutil.copytree(place, library / name, ignore=ignored)
+        if shutil.which("bwrap", path=PATH) is None:  # the wheel's then, or one that only root has
+            with contextlib.suppress(SandboxUnavailable):
+                (library / "bin").mkdir()
+                shutil.copy(find_bwrap(), library / "bin" / "bwrap")
+                self.environment["PATH"] += f":{library / 'bin'}"
         subprocess.run(["chmod", "-R", "a+rX,go-w", self.folder], check=True)
         self.environment["PYTHONPATH"] = str(library)
         os.chown(self.folder, UID, UID)
@@ -130,9 +139,12 @@ def somebody() -> Iterator[Somebody]:
 
 def need_user_namespaces(somebody: Somebody) -> None:
     """Ask bwrap itself, not minitango: where it works, minitango has no excuse."""
-    bwrap = shutil.which("bwrap", path=PATH)
+    bwrap = shutil.which("bwrap", path=somebody.environment["PATH"])
+    if bwrap is None and not somebody.identity:
+        with contextlib.suppress(SandboxUnavailable):
+            bwrap = find_bwrap()
     if bwrap is None:
-        reason = "bubblewrap is not installed for every user"
+        reason = "bubblewrap is not installed"
     else:
         tried = somebody.run([bwrap, "--unshare-all", "--ro-bind", "/", "/", "true"])
         if not tried.returncode:
