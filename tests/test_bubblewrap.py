@@ -269,6 +269,20 @@ def test_pids_of_another_boot_or_namespace_are_left_alone(tmp_path: Path) -> Non
         process.kill()
 
 
+def test_a_sweep_takes_a_directory_that_never_got_its_lock(tmp_path: Path) -> None:
+    boxes = tmp_path / "boxes"
+    registry = Registry(boxes)
+    old, new, full = (boxes / name for name in ("1-old", "2-new", "3-full"))
+    for home in (old, new, full):
+        home.mkdir()
+    (full / "something").touch()
+    for home in (old, full):
+        os.utime(home, (time.time() - 61, time.time() - 61))
+    assert registry.sweep() == 0
+    assert {home.name for home in boxes.iterdir()} == {"2-new", "3-full", registry.home.name}
+    registry.close()
+
+
 def test_records_are_closed_to_others(sandbox: BubblewrapSandbox, tmp_path: Path) -> None:
     box = sandbox.open(SPEC)
     box.put("/given", [File("solution", b"secret")])

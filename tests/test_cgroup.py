@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from minitango.sandbox._cgroup import (
     GroupV2,
     Hierarchy,
     _base_v2,
+    _trial_name,
     find_cgroups,
     hierarchies,
     remove_deserted,
@@ -101,6 +103,24 @@ def test_deserted_groups_are_removed_and_others_are_not(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 3
     remove_deserted(groups, older=-1)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["minitango-used", "others-empty"]
+
+
+def test_a_trial_that_was_killed_in_the_middle_is_removed(tmp_path: Path) -> None:
+    code = "from minitango.sandbox._cgroup import _trial_name; print(_trial_name())"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    dead, alive = done.stdout.strip(), _trial_name()
+    elsewhere = "-".join([*dead.split("-")[:2], "1", *dead.split("-")[3:]])  # its number is of another namespace
+    for group in (dead, alive, elsewhere, "minitango-try"):
+        (tmp_path / group).mkdir()
+    remove_deserted(GroupsV2(str(tmp_path)))
+    assert {path.name for path in tmp_path.iterdir()} == {alive, elsewhere, "minitango-try"}
+
+
+def test_a_trial_leaves_nothing(groups: Groups) -> None:
+    assert find_cgroups() is not None
+    for path in groups.paths(""):
+        assert not list(Path(path).glob(f"minitango-try-*-{os.getpid()}-*"))
 
 
 def test_a_group_that_cannot_be_removed_is_told(tmp_path: Path) -> None:

@@ -131,13 +131,31 @@ def remove_group(path: str, *, patience: float = 5.0) -> None:
 
 def remove_deserted(groups: Groups, *, older: float = 60.0) -> None:
     """Remove groups like ours that have had no process for long: those of engines that died and whose records are
-    gone with their state. The kernel refuses to remove one with a process in it, whoever's it is."""
+    gone with their state; and trial groups, once who tried is dead. The kernel refuses to remove one with a process
+    in it, whoever's it is."""
     for base in {os.path.dirname(path) for path in groups.paths(PREFIX)}:  # noqa: PTH120
         with contextlib.suppress(OSError), os.scandir(base) as entries:
             for entry in entries:
-                if entry.name.startswith(PREFIX) and time.time() - entry.stat().st_ctime > older:
+                if not entry.name.startswith(PREFIX):
+                    continue
+                if _trier_is_dead(entry.name) or time.time() - entry.stat().st_ctime > older:
                     with contextlib.suppress(OSError):
                         os.rmdir(entry.path)  # noqa: PTH106
+
+
+def _pid_namespace() -> int:
+    return os.stat("/proc/self/ns/pid").st_ino  # noqa: PTH116
+
+
+def _trial_name() -> str:
+    """A name for the group with which `find_cgroups` tries, unlike any other; it tells who tries."""
+    return f"{PREFIX}try-{_pid_namespace()}-{os.getpid()}-{time.monotonic_ns()}"
+
+
+def _trier_is_dead(name: str) -> bool:
+    """Whether this is a trial group of a process that is no more. Elsewhere its number means another process."""
+    match = re.fullmatch(rf"{PREFIX}try-(\d+)-(\d+)-\d+", name)
+    return match is not None and int(match[1]) == _pid_namespace() and not Path("/proc", match[2]).exists()
 
 
 class _Made(ABC):
@@ -367,7 +385,7 @@ def find_cgroups() -> Groups | None:
         return None
     for groups in _candidates(known):
         with contextlib.suppress(OSError, SandboxFailed):
-            group = groups.make(f"minitango-try-{os.getpid()}-{time.monotonic_ns()}", Limits())
+            group = groups.make(_trial_name(), Limits())
             try:
                 with subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as child:
                     group.add(child.pid)

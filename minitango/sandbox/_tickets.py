@@ -19,6 +19,7 @@ import shutil
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator, Set
 from pathlib import Path
 from typing import Final
@@ -29,6 +30,9 @@ from minitango.sandbox._host import start_time
 
 UIDS: Final = range(60706, 61106)
 """Host uids that root's boxes may have: systemd leaves them unused, and no user is ever made there."""
+
+_UNFINISHED: Final = 60.0
+"""Seconds after which a directory that has no lock will get none."""
 
 
 class Uids:
@@ -130,7 +134,10 @@ class Registry:
         while True:
             home = self._boxes / f"{os.getpid()}-{secrets.token_hex(4)}"
             home.mkdir(mode=0o700)
-            lock = os.open(home / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                lock = os.open(home / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            except FileNotFoundError:  # a sweeper took it for one that was never finished
+                continue
             if _try_lock(lock) and home.exists():
                 return lock, home
             os.close(lock)  # a sweeper was quicker than we, and has taken it for a dead one's
@@ -162,8 +169,11 @@ class Registry:
 def _sweep(home: Path) -> int:
     try:
         lock = os.open(home / "lock", os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
-        return 0  # being made, or being swept
+    except OSError:  # being made, or being swept; or its engine died between the directory and the lock
+        with contextlib.suppress(OSError):
+            if time.time() - home.stat().st_mtime > _UNFINISHED:
+                home.rmdir()  # only if it is empty
+        return 0
     try:
         if not _try_lock(lock):
             return 0
