@@ -371,6 +371,15 @@ def test_a_folder_of_hand_ins(tmp_path: Path) -> None:
     ]
 
 
+def test_titles_tell_hand_ins_of_one_name_apart(tmp_path: Path) -> None:
+    here = touch(tmp_path / "here", "ada.c", "bob.c")
+    late = touch(tmp_path / "late", "ada.c")
+    (tmp_path / "other").mkdir()
+    again = touch(tmp_path / "other" / "late", "ada.c")
+    assert [h.title for h in find_handins([here, late])] == ["here/ada.c", "bob.c", "late/ada.c"]
+    assert [h.title for h in find_handins([late, again])] == [str(late / "ada.c"), str(again / "ada.c")]
+
+
 def test_files_by_name(tmp_path: Path) -> None:
     place = touch(tmp_path / "x", "ada.c", "README.zip", ".hidden")
     found = find_handins(

@@ -194,8 +194,9 @@ def find_handins(paths: Sequence[Path]) -> list[Handin]:
 
     A file is one hand-in; a folder holds them: each file, folder or archive in it is one, in natural order (`a2`
     before `a10`), but for hidden ones, README* and what `archive.is_ignored` names. The student is the name without
-    its suffix, made printable; where two different names would then be one, both keep their suffix. SubmissionError:
-    a path is not there. NothingToGrade: nothing was found.
+    its suffix, made printable; where two different names would then be one, both keep their suffix. The title is the
+    name, and more of the path where two have the same. SubmissionError: a path is not there. NothingToGrade: nothing
+    was found.
     """
     found: dict[str, Path] = {}
     for path in paths:
@@ -208,7 +209,10 @@ def find_handins(paths: Sequence[Path]) -> list[Handin]:
             hint="put the hand-ins there, one file, folder or archive a student, or name another folder",
         )
     students = _students(found.values())
-    return [Handin(students[path.name], path, printable(path.name)) for path in found.values()]
+    titles = _titles(list(found.values()))
+    return [
+        Handin(students[path.name], path, printable(title)) for path, title in zip(found.values(), titles, strict=True)
+    ]
 
 
 def _below(path: Path) -> list[Path]:
@@ -225,6 +229,15 @@ def _below(path: Path) -> list[Path]:
         text = f"the folder {str(path)!r} cannot be read: {error.strerror}"
         raise SubmissionError(text, hint=f"ls -ld '{path}'", id="submission_unreadable") from error
     return [path / name for name in sorted(names, key=_natural) if not (_NO_HANDIN.match(name) or is_ignored(name))]
+
+
+def _titles(paths: Sequence[Path]) -> list[str]:
+    """What each hand-in is called: its name, with as much of its path before it as tells it from the others."""
+    titles = [path.name for path in paths]
+    for longer in ([f"{path.parent.name}/{path.name}" for path in paths], [str(path) for path in paths]):
+        shared = Counter(titles)
+        titles = [new if shared[title] > 1 else title for title, new in zip(titles, longer, strict=True)]
+    return titles
 
 
 def _students(paths: Iterable[Path]) -> dict[str, str]:

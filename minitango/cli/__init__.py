@@ -25,7 +25,12 @@ INTERRUPTED = 130
 OUR_MISTAKE = 70
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class _Group(click.Group):
+    def get_help(self, ctx: click.Context) -> str:
+        return streams.as_called(super().get_help(ctx))
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="minitango")
 def cli() -> None:
     """Grade programming submissions, each in a sandbox of its own; nothing that was taken is lost.
@@ -49,7 +54,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def _main(argv: list[str] | None) -> int:
     try:
-        code = cli.main(argv, prog_name="minitango", standalone_mode=False)
+        code = cli.main(argv, prog_name=streams.program(), standalone_mode=False)
     except MinitangoError as error:
         complain(error)
         return error.exit_code
@@ -73,12 +78,12 @@ def complain(error: MinitangoError) -> None:
     """One error, for people: what, where, and what to do next."""
     text = f"error[{error.id}]: {for_terminal(str(error))}"
     if error.hint:
-        text += f"\n  next: {for_terminal(error.hint)}"
+        text += f"\n  next: {for_terminal(streams.as_called(error.hint))}"
     streams.tell(text)
 
 
 def _usage(error: click.ClickException) -> ConfigError:
     context = error.ctx if isinstance(error, click.UsageError) else None
-    path = context.command_path if context is not None else "minitango"
+    path = context.command_path if context is not None else streams.program()
     text = error.format_message().rstrip(".")
     return ConfigError(text[:1].lower() + text[1:], hint=f"{path} --help", id="usage")

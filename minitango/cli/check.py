@@ -16,7 +16,7 @@ from minitango.cli.grading import Batch, terminated_like_ctrl_c, warn_of_weak_li
 from minitango.cli.progress import progress
 from minitango.cli.settings import ANY_PATH, Settings, grading_options, resolve
 from minitango.cli.show import Seen
-from minitango.cli.streams import out
+from minitango.cli.streams import as_called, out
 from minitango.errors import ConfigError, NothingToGrade
 from minitango.job import Outcome, State
 from minitango.store import History
@@ -83,7 +83,7 @@ def _grade(settings: Settings, assignments: Sequence[Assignment], *, quiet: bool
         for n, (assignment, sample) in enumerate(cases)
     ]
     with terminated_like_ctrl_c():
-        batch = Batch(settings)
+        batch = Batch(settings, temporary=True)
         interrupted = True
         try:
             if verbose:
@@ -109,7 +109,7 @@ def _held(assignment: Assignment, sample: Sample, seen: Seen, store: History) ->
     result = store.result(seen.job.id) if wrong else None
     lines = details.why(result, store.outputs(seen.job.id)) if result is not None else []
     if wrong and result is None and seen.job.failure is not None:
-        lines = [f"next: {seen.job.failure.hint}"] if seen.job.failure.hint else []
+        lines = [f"next: {as_called(seen.job.failure.hint)}"] if seen.job.failure.hint else []
     return Checked(assignment, sample, seen, wrong, for_terminal("\n".join(lines)))
 
 

@@ -29,8 +29,10 @@ CTRL_C_GRACE: Final = 5.0
 class Batch:
     """An engine of our own, or the one that runs already, and the jobs that we wait for."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, temporary: bool = False) -> None:
+        """`temporary`: nothing is kept, so that nobody is to be told that jobs stay queued."""
         self._settings = settings
+        self._temporary = temporary
         self._shown: Progress | None = None
         self._running: dict[str, Job] = {}
         self.engine, self.joined = self._open()
@@ -111,7 +113,8 @@ class Batch:
             self.engine.stop()
             return
         if not self.joined and self.engine.store.counts()[State.RUNNING]:
-            tell("stopping: running jobs get a few seconds, the others stay queued (Ctrl-C again: at once)")
+            others = "" if self._temporary else ", the others stay queued"
+            tell(f"stopping: running jobs get a few seconds{others} (Ctrl-C again: at once)")
         try:
             self.engine.stop(grace=CTRL_C_GRACE)
         except KeyboardInterrupt:

@@ -13,14 +13,17 @@ import msgspec
 from minitango.cli import details, show
 from minitango.cli.settings import Settings, resolve, state_options
 from minitango.cli.show import Seen
-from minitango.cli.streams import out, out_bytes, tell
+from minitango.cli.streams import as_called, out, out_bytes, program, tell
 from minitango.engine import Engine
+from minitango.errors import JobNotFound
 from minitango.job import Attempt, Job, Result, State, StepOutput
 from minitango.output import live_path
 from minitango.store import Query
 from minitango.text import for_terminal, human_seconds, human_size, one_line
 
 POLL = 0.1
+MIN_ID = 4
+"""Characters that an id may be shortened to."""
 
 
 @click.group(invoke_without_command=True, short_help="Look at the queue: list, show, logs, cancel, retry.")
@@ -35,8 +38,18 @@ def jobs(**where: object) -> int | None:
 def _settings(where: dict[str, object]) -> Settings:
     """--store and --state may stand before or after the verb."""
     before: dict[str, object] = click.get_current_context().obj or {}
-    merged = {key: where.get(key) or before.get(key) for key in ("store", "state")}
+    merged = {key: before.get(key) if where.get(key) is None else where[key] for key in ("store", "state")}
     return resolve(**merged)  # type: ignore[arg-type]
+
+
+def _find(engine: Engine, id: str) -> Job:
+    """The job of this id, or of an id that begins so."""
+    try:
+        return engine.store.get(id)
+    except JobNotFound as error:
+        if len(id) >= MIN_ID:
+            raise
+        raise JobNotFound(str(error), hint=f"give {MIN_ID} characters or more; {error.hint}") from error
 
 
 @jobs.command("list")
@@ -64,6 +77,11 @@ def list_jobs(
     with settings.open_existing() as engine:
         found = [show.see(engine.store, job) for job in reversed(engine.jobs(query))]
         counts = engine.store.counts()
+    wanted = [
+        f"{what} {name!r}" for what, name in (("student", student), ("assignment", assignment)) if name is not None
+    ]
+    if wanted and not found:
+        tell(f"no job of {' and '.join(one_line(words, 200) for words in wanted)}")
     if as_json:
         show.print_json({"jobs": [show.as_json(seen) for seen in found]})
         return 0
@@ -77,8 +95,10 @@ def list_jobs(
     if not total:
         out("the queue is empty")
         return 0
-    text = show.table(head, rows, fixed=("job", "state", "outcome", "score", "time", "attempt"))
-    out(f"{text}\n\nin the queue: {total}")
+    text = (
+        show.table(head, rows, fixed=("job", "state", "outcome", "score", "time", "attempt")) + "\n\n" if rows else ""
+    )
+    out(f"{text}in the queue: {total}")
     return 0
 
 
@@ -90,7 +110,7 @@ def show_job(id: str, as_json: bool, **where: object) -> int:
     """Tell one job's story: what happened when, how it was graded, what to do next. ID may be shortened."""
     settings = _settings(where)
     with settings.open_existing() as engine:
-        job = engine.store.get(id)
+        job = _find(engine, id)
         result = engine.store.result(job.id)
         attempts = engine.store.attempts(job.id)
         outputs = engine.store.outputs(job.id)
@@ -139,12 +159,12 @@ def _story(
     printed = [output.step for output in outputs if output.head]
     lines.append("")
     if job.state is State.DEAD:
-        hint = f" ({job.failure.hint})" if job.failure and job.failure.hint else ""
-        lines.append(f"next: mend the cause{hint}, then: minitango jobs retry {job.id}{flags}")
+        hint = f" ({as_called(job.failure.hint)})" if job.failure and job.failure.hint else ""
+        lines.append(f"next: mend the cause{hint}, then: {program()} jobs retry {job.id}{flags}")
     elif not job.state.terminal:
-        lines.append(f"next: minitango jobs logs -f {job.id}{flags}")
+        lines.append(f"next: {program()} jobs logs -f {job.id}{flags}")
     elif printed:
-        lines.append(f"its output: minitango jobs logs {job.id}{flags}")
+        lines.append(f"its output: {program()} jobs logs {job.id}{flags}")
     return lines
 
 
@@ -160,12 +180,12 @@ def logs(id: str, follow: bool, **where: object) -> int:
     """Print what a job's steps printed. ID may be shortened."""
     settings = _settings(where)
     with settings.open_existing() as engine:
-        job = engine.store.get(id)
+        job = _find(engine, id)
         shown = _follow(engine, job) if follow else 0
         job = engine.store.get(job.id)
         if not job.state.terminal and not follow:
             _copy(live_path(engine.state, job.id), 0)
-            tell(f"job {job.id} is {job.state}; to follow it: minitango jobs logs -f {job.id}{settings.flags}")
+            tell(f"job {job.id} is {job.state}; to follow it: {program()} jobs logs -f {job.id}{settings.flags}")
         elif job.state is not State.DONE and job.state.terminal:
             why = f": {one_line(job.failure.message, 300)}" if job.failure else ""
             tell(f"job {job.id} is {job.state}{why}")
@@ -219,7 +239,7 @@ def _print_outputs(outputs: Sequence[StepOutput], skip: int) -> None:
 def cancel(ids: tuple[str, ...], **where: object) -> int:
     """Cancel jobs: a queued one at once, a running one as soon as its sandbox is gone."""
     with _settings(where).open_existing() as engine:
-        found = [engine.store.get(given).id for given in ids]  # all or none
+        found = [_find(engine, given).id for given in ids]  # all or none
         for job in map(engine.cancel, found):
             state = "is being cancelled" if job.state is State.RUNNING else f"is {job.state}"
             out(f"{job.id} {state}")
@@ -233,8 +253,8 @@ def retry(ids: tuple[str, ...], **where: object) -> int:
     """Grade the same inputs again, as new jobs. Prints the new ids."""
     settings = _settings(where)
     with settings.open_existing() as engine:
-        found = [engine.store.get(given).id for given in ids]
+        found = [_find(engine, given).id for given in ids]
         for old in found:
             out(f"{engine.retry(old).id} is queued, in place of {old}")
-    tell(f"next: minitango worker{settings.flags} grades what is queued, unless an engine runs already")
+    tell(f"next: {program()} worker{settings.flags} grades what is queued, unless an engine runs already")
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,9 +16,10 @@ from minitango.cli.grading import Batch, terminated_like_ctrl_c, warn_of_weak_li
 from minitango.cli.progress import progress
 from minitango.cli.settings import ANY_PATH, Settings, grading_options, resolve, state_options
 from minitango.cli.show import Seen
-from minitango.cli.streams import out, tell
+from minitango.cli.streams import as_called, out, program, tell
 from minitango.errors import ConfigError, NothingToGrade, SubmissionError
-from minitango.job import State
+from minitango.handle import JobHandle
+from minitango.job import Job, Outcome, State
 from minitango.store import Query
 from minitango.text import one_line
 
@@ -75,11 +77,12 @@ def run(
             finally:
                 batch.close(interrupted=interrupted)
     except KeyboardInterrupt as error:
-        raise KeyboardInterrupt(_how_far(settings, ids)) from error
+        raise KeyboardInterrupt(_how_far(settings, ids, fresh=fresh)) from error
     if as_json:
         show.print_json({"jobs": [show.as_json(seen) for seen in jobs], "refused": [_refused_json(r) for r in refused]})
     else:
-        out(_table(loaded, jobs, refused, settings))
+        out(_table(loaded, jobs, [each.title for each in submissions], refused, settings))
+    _tell_where_to_look([seen.job for seen in jobs], assignment, settings, table=not as_json)
     graded = all(seen.job.state is State.DONE for seen in jobs)
     return 0 if graded and not refused else NOT_GRADED
 
@@ -122,26 +125,34 @@ def _grade(
     _tell_twice(submissions)
     handles = batch.engine.submit_many(submissions, fresh=fresh)
     already = sum(handle.ended_before for handle in handles)
-    if already and not quiet:
-        tell(f"{already} of {show.plural(len(handles), 'hand-in')} graded before (--fresh grades them again)")
+    if not quiet:
+        tell_graded_before(handles)
     ids += [handle.id for handle in handles]
     with progress(len(handles) - already, assignment.name, quiet=quiet) as shown:
         return batch.wait(handles, shown)
 
 
-def _how_far(settings: Settings, ids: Sequence[str]) -> str:
+def tell_graded_before(handles: Sequence[JobHandle]) -> None:
+    """Say how many are not going to be graded, because that was done."""
+    already = sum(handle.ended_before for handle in handles)
+    if already:
+        tell(f"{already} of {show.plural(len(handles), 'hand-in')} graded before (--fresh grades them again)")
+
+
+def _how_far(settings: Settings, ids: Sequence[str], *, fresh: bool) -> str:
     """What an interrupted run comes to."""
     if not ids:
         return "interrupted: nothing was queued yet"
     with settings.open(workers=0) as engine:
-        ended = sum(job.state.terminal for job in engine.jobs(Query(ids=tuple(ids))))
-    return f"interrupted: {ended} of {show.plural(len(ids), 'hand-in')} graded; the same command goes on"
+        graded = sum(job.state is State.DONE for job in engine.jobs(Query(ids=tuple(ids))))
+    again = "the same command without --fresh" if fresh else "the same command"
+    return f"interrupted: {graded} of {show.plural(len(ids), 'hand-in')} graded; {again} goes on"
 
 
 def tell_refused(refused: Sequence[Refused]) -> None:
     """Say which hand-ins were not taken, and what their students can do."""
     for each in refused:
-        hint = f"  next: {one_line(each.error.hint, 200)}" if each.error.hint else ""
+        hint = f"  next: {one_line(as_called(each.error.hint), 200)}" if each.error.hint else ""
         tell(f"refused[{each.error.id}]: {one_line(each.title, 60)}: {one_line(str(each.error), 300)}{hint}")
 
 
@@ -151,13 +162,22 @@ def _tell_twice(submissions: Sequence[Submission]) -> None:
             tell(f"{one_line(student, 60)} handed in {count} times: each is graded")
 
 
-def _table(assignment: Assignment, jobs: Sequence[Seen], refused: Sequence[Refused], settings: Settings) -> str:
+def _table(
+    assignment: Assignment, jobs: Sequence[Seen], titles: Sequence[str], refused: Sequence[Refused], settings: Settings
+) -> str:
+    several = Counter([seen.job.student for seen in jobs] + [each.student for each in refused])
+
+    def who(student: str, title: str) -> str:
+        return f"{student} ({title})" if several[student] > 1 and title else student
+
     rows = [
-        [seen.job.student, show.outcome(seen.job), show.score(seen.job.score, seen.job.max_score),
+        [who(seen.job.student, title), show.outcome(seen.job), show.score(seen.job.score, seen.job.max_score),
          show.seconds(seen.job), show.note(seen)]
-        for seen in jobs
+        for seen, title in zip(jobs, titles, strict=True)
     ]  # fmt: skip
-    rows += [[each.student, "REFUSED", show.NOTHING, show.NOTHING, str(each.error)] for each in refused]
+    rows += [
+        [who(each.student, each.title), "REFUSED", show.NOTHING, show.NOTHING, str(each.error)] for each in refused
+    ]
     text = show.table(["student", "outcome", "score", "time", "note"], rows, fixed=("outcome", "score", "time"))
     counts = Counter(show.outcome(seen.job) for seen in jobs)
     counts.update(["REFUSED"] * len(refused))
@@ -166,8 +186,36 @@ def _table(assignment: Assignment, jobs: Sequence[Seen], refused: Sequence[Refus
     text += f"\n\n{name}: {show.plural(len(rows), 'hand-in')}: {parts}. Trust: {assignment.trust}."
     dead = [seen.job.id for seen in jobs if seen.job.state is State.DEAD]
     if dead:
-        text += f"\nNot graded, for a reason that is not the student's: minitango jobs show {dead[0]}{settings.flags}"
+        text += f"\nNot graded, for a reason that is not the student's: {program()} jobs show {dead[0]}{settings.flags}"
     return text
+
+
+ALIKE = 3
+"""Hand-ins that have to end alike before the grader is suspected."""
+
+
+def _tell_where_to_look(jobs: Sequence[Job], assignment: Path, settings: Settings, *, table: bool) -> None:
+    """One line on how to see why, where there is something to ask; a louder one where all ended alike with nothing."""
+    nothing = {(job.outcome, job.reason) for job in jobs if _earned_nothing(job)}
+    asked = [job for job in jobs if job.state is State.DONE and not _full_marks(job)]
+    look = f"{program()} jobs show {asked[0].id}{settings.flags}" if asked else ""
+    if len(nothing) == 1 and len(jobs) >= ALIKE and all(map(_earned_nothing, jobs)):
+        tell(f"all {len(jobs)} hand-ins ended alike: probably the grader, not the students")
+        tell(f"  next: {look}, and on a solution of your own: {program()} check {shlex.quote(str(assignment))}")
+    elif asked and table:
+        tell(f"see why: {look} (ids: {program()} jobs{settings.flags})")
+
+
+def _earned_nothing(job: Job) -> bool:
+    if job.outcome is Outcome.GRADED:
+        return job.score == 0 and job.max_score is not None
+    return job.state is State.DONE
+
+
+def _full_marks(job: Job) -> bool:
+    if job.outcome is not Outcome.GRADED or job.score is None:
+        return False
+    return job.warnings == 0 and (job.max_score is None or job.score >= job.max_score)
 
 
 def _refused_json(refused: Refused) -> dict[str, object]:

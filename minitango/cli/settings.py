@@ -14,15 +14,26 @@ import click
 from msgspec import Struct
 
 from minitango.engine import Engine, Event
-from minitango.errors import ConfigError
+from minitango.errors import ConfigError, StoreError
 from minitango.statedir import locate
 
 DEFAULT_STATE: Final = ".minitango"
 MAX_WORKERS: Final = 1000
 _KEYS: Final[Mapping[str, type]] = {"store": str, "state": str, "sandbox": str, "workers": int}
 
-ANY_PATH: Final = click.Path(path_type=Path, readable=False)
+
+class _AnyPath(click.Path):
+    def convert(self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not os.fspath(value):  # pathlib would take it for the current folder
+            self.fail("it is empty", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+ANY_PATH: Final = _AnyPath(path_type=Path, readable=False)
 """What it is, and whether it can be read, those say who read it."""
+
+_OF_STATE: Final = frozenset({"state", "engine_running"})
+"""Errors of the state directory, which may lie elsewhere than the store."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -37,11 +48,23 @@ class Settings(Struct, frozen=True):
     workers: int | None
     flags: str = ""
     """What has to be said again on a command line to mean this queue: empty, or with a blank before it."""
+    by_store: bool = False
+    """Whether the queue was named by --store, or what stands for it."""
 
     def open(self, *, workers: int | None = None, on_event: Callable[[Event], None] | None = None) -> Engine:
         """The engine on this state; `workers=0` only submits and watches."""
         wanted = self.workers if workers is None else workers
-        return Engine.open(self.store, workers=wanted, sandbox=self.sandbox, state=self.state, on_event=on_event)
+        try:
+            return Engine.open(self.store, workers=wanted, sandbox=self.sandbox, state=self.state, on_event=on_event)
+        except StoreError as error:
+            error.hint = self._in_our_words(error.hint, of_state=error.id in _OF_STATE)
+            raise
+
+    def _in_our_words(self, hint: str, *, of_state: bool = False) -> str:
+        """A hint that speaks of --state, where it was --store that named the place."""
+        if not self.by_store or (of_state and self.state is not None):
+            return hint
+        return hint.replace("--state DIR", "--store URL")
 
     def open_existing(self) -> Engine:
         """To look at a queue that is there; ConfigError where none is."""
@@ -50,7 +73,9 @@ class Settings(Struct, frozen=True):
         if scheme == "sqlite" and not _may_exist(Path(rest[1:])):
             raise ConfigError(
                 f"there is no queue at {rest[1:]}",
-                hint="run something first (minitango run ASSIGNMENT PATH...), or name its folder with --state DIR",
+                hint=self._in_our_words(
+                    "run something first (minitango run ASSIGNMENT PATH...), or name it with --state DIR"
+                ),
                 id="no_queue",
             )
         return self.open(workers=0)
@@ -115,6 +140,7 @@ def resolve(
         pick("sandbox") or "auto",
         count,
         "".join(f" {flag} {shlex.quote(str(value))}" for flag, value in named),
+        bool(where.get("store")),
     )
 
 

@@ -6,9 +6,11 @@ import contextlib
 import errno
 import io
 import os
+import re
+import shlex
 import sys
 from pathlib import Path
-from typing import TextIO
+from typing import Final, TextIO
 
 from minitango.errors import UnavailableError
 from minitango.text import for_terminal
@@ -19,6 +21,20 @@ _GONE = frozenset({errno.EPIPE, errno.EIO, errno.EBADF})
 
 _terminals: list[TextIO] = []
 """The streams that were a terminal's when we started."""
+
+
+_OURSELVES: Final = re.compile(r"(?<![\w./-])minitango (?=(?:run|check|submit|worker|jobs|prune)\b)")
+
+
+def program() -> str:
+    """What to type to call us: `minitango`, or the path that bin/minitango says it was called by."""
+    called = os.environ.get("MINITANGO_PROG")
+    return shlex.quote(called) if called else "minitango"
+
+
+def as_called(text: str) -> str:
+    """A text with commands in it, such as a hint, with what is to be typed here in place of `minitango`."""
+    return _OURSELVES.sub(lambda _: f"{program()} ", text)
 
 
 def prepare() -> None:

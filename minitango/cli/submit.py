@@ -8,7 +8,7 @@ import click
 
 from minitango.assignment import Assignment
 from minitango.cli import show
-from minitango.cli.run import NOT_GRADED, gather, tell_refused
+from minitango.cli.run import NOT_GRADED, gather, tell_graded_before, tell_refused
 from minitango.cli.settings import ANY_PATH, resolve, state_options
 from minitango.cli.streams import out
 from minitango.errors import NothingToGrade
@@ -38,6 +38,7 @@ def submit(
         handles = engine.submit_many(submissions, fresh=fresh)
         jobs = [show.see(engine.store, handle.job()) for handle in handles]
     tell_refused(refused)
+    tell_graded_before(handles)
     if as_json:
         show.print_json({"jobs": [show.as_json(seen) for seen in jobs]})
     else:

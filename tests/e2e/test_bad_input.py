@@ -49,6 +49,10 @@ def nothing_queued(cli: CommandLine, *where: str) -> None:
         (["run", "hw", "handins", "--nonsense"], "--nonsense"),
         (["run", "hw", "handins", "--state", ""], "--state is empty"),
         (["run", "hw", "handins", "handins", "--student", "ada"], "--student"),
+        (["run", "", "handins"], "'ASSIGNMENT': it is empty"),
+        (["run", "hw", ""], "it is empty"),
+        (["jobs", "--state", ""], "--state is empty"),
+        (["jobs", "list", "--state", ""], "--state is empty"),
         (["jobs", "show"], "ID"),
         (["jobs", "lost"], "'lost'"),
         (["check"], "ASSIGNMENT"),
@@ -73,6 +77,21 @@ def test_a_job_that_is_not_there(cli: CommandLine, hw: Path, handins: Path, id: 
     assert len(cli("jobs", "list", "--json").jobs) == 3
 
 
+def test_an_id_that_is_too_short(cli: CommandLine, hw: Path, handins: Path) -> None:
+    whole = cli("submit", hw, handins, "--json").jobs[0]["id"]
+    refused(cli("jobs", "show", whole[:3]), 2, "job_not_found", "give 4 characters or more")
+    assert "characters or more" not in cli("jobs", "show", "zzzz").err
+
+
+def test_a_filter_that_nothing_passes(cli: CommandLine, hw: Path, handins: Path) -> None:
+    assert cli("submit", hw, handins).code == 0
+    answer = cli("jobs", "list", "--student", "no\x1bpe")
+    assert answer.code == 0
+    assert answer.err == "no job of student 'no\\x1bpe'\n"
+    assert answer.out == "in the queue: 3 queued\n"
+    assert cli("jobs", "list", "--assignment", "hw9", "--json").err == "no job of assignment 'hw9'\n"
+
+
 def test_a_queue_that_is_not_there(cli: CommandLine) -> None:
     refused(cli("jobs", "--state", "nowhere"), 2, "no_queue", "nowhere")
     assert not (cli.folder / "nowhere").exists()
@@ -81,6 +100,15 @@ def test_a_queue_that_is_not_there(cli: CommandLine) -> None:
 @pytest.mark.parametrize("url", ["redis://localhost", "sqlite://", "sqlite:///", "nonsense://x"])
 def test_a_store_url_that_is_none(cli: CommandLine, hw: Path, handins: Path, url: str) -> None:
     refused(cli("submit", hw, handins, "--store", url), 2, "store_url", url.partition(":")[0])
+
+
+def test_a_bad_store_is_mended_by_store(cli: CommandLine, hw: Path, handins: Path) -> None:
+    (cli.folder / "no.db").write_text("this is no SQLite file, whatever its name says")
+    wrong = f"sqlite:///{cli.folder}/no.db"
+    refused(cli("submit", hw, handins, "--store", wrong), 3, "store_corrupt", "--store URL")
+    refused(cli("submit", hw, handins, "--store", "sqlite:////proc/no/no.db"), 3, "state", "--store URL")
+    refused(cli("submit", hw, handins, "--state", "/proc/no"), 3, "state", "--state DIR")
+    refused(cli("jobs", "--store", f"sqlite:///{cli.folder}/none.db"), 2, "no_queue", "--store URL")
 
 
 def test_a_sandbox_that_is_none(cli: CommandLine, hw: Path, handins: Path) -> None:
@@ -262,6 +290,9 @@ RUBBISH: dict[str, tuple[Callable[[Path], object], str]] = {
     "loop.txt": (lambda path: path.symlink_to("loop.txt"), "not_regular"),
     "fifo.txt": (lambda path: os.mkfifo(path), "not_regular"),
     "socket.txt": (a_socket, "unreadable"),
+    "all.rar": (lambda path: path.write_bytes(b"Rar!\x1a\x07\x01\x00"), "submission_kind"),
+    "hidden.txt": (lambda path: path.write_bytes(b"7z\xbc\xaf\x27\x1c"), "submission_kind"),
+    "report.docx": (lambda path: a_zip(path, ("word/document.xml", b"ok")), "submission_kind"),
 }
 
 
@@ -280,6 +311,13 @@ def test_rubbish_among_hand_ins(cli: CommandLine, hw: Path, handins: Path) -> No
         assert line.startswith(f"refused[{expected}]: "), line
         assert "  next: " in line
     assert "\x1b" not in answer.err
+
+
+def test_a_device_is_not_to_be_removed(cli: CommandLine, hw: Path) -> None:
+    answer = cli("submit", hw, "/dev/null")
+    assert answer.code == 4, answer
+    assert answer.err.startswith("refused[not_regular]: null: ")
+    assert answer.err.endswith("next: name a file, folder or archive\n")
 
 
 @pytest.mark.parametrize("name", ["climb.zip", "bomb.zip", "fifo.txt", "link.txt"])

@@ -80,7 +80,68 @@ def test_run_prints_a_table(cli: CommandLine, hw: Path, handins: Path) -> None:
         ["eve", "graded", "0/10"],
     ]
     assert lines[-1] == "hw: 3 hand-ins: 3 graded. Trust: shared."
-    assert sorted(line.split(":")[0].split()[-1] for line in answer.err.splitlines()) == ["ada", "bob", "eve"]
+    *ended, see = answer.err.splitlines()
+    assert sorted(line.split(":")[0].split()[-1] for line in ended) == ["ada", "bob", "eve"]
+    eve = queue(cli)["eve"].id
+    assert see == f"see why: minitango jobs show {eve} (ids: minitango jobs)"
+    (handins / "eve.txt").unlink()
+    assert "see why" not in cli("run", hw, handins).err
+
+
+def test_two_hand_ins_of_one_student_are_told_apart(cli: CommandLine, hw: Path, handins: Path) -> None:
+    (cli.folder / "second").mkdir()
+    (cli.folder / "second" / "bob.txt").write_text("no")
+    answer = cli("run", hw, handins, "second")
+    assert answer.code == 0, answer
+    assert [line.split("  ")[0] for line in answer.out.splitlines()[1:5]] == [
+        "ada",
+        "bob (handins/bob.txt)",
+        "eve",
+        "bob (second/bob.txt)",
+    ]
+
+
+@pytest.mark.parametrize(("grade", "alike"), [("false", True), ("kill -9 $$", True), (GRADE, False)])
+def test_a_grader_that_fails_all_is_suspected(
+    cli: CommandLine, hw: Path, handins: Path, grade: str, alike: bool
+) -> None:
+    (hw / "grade.sh").write_text(grade)
+    answer = cli("run", hw, handins, "--state", "here")
+    assert answer.code == 0, answer
+    said = "all 3 hand-ins ended alike: probably the grader, not the students"
+    assert (said in answer.err) is alike
+    assert ("see why" in answer.err) is not alike
+    look = re.findall(r"minitango (jobs show \w+ --state here)", answer.err)[-1]
+    assert cli(*look.split()).code == 0
+    assert (said in cli("run", hw, handins, "--state", "here", "--json").err) is alike
+    (handins / "ada.txt").unlink()
+    assert said not in cli("run", hw, handins, "--state", "here").err
+
+
+def test_hints_say_what_is_to_be_typed(cli: CommandLine, hw: Path, handins: Path) -> None:
+    as_was_called = {"MINITANGO_PROG": "../course tools/bin/minitango"}
+    typed = "'../course tools/bin/minitango'"
+    assert "minitango run hw1 handins/" in cli("--help").out
+    assert f"{typed} run hw1 handins/" in cli("--help", env=as_was_called).out
+    assert f"Usage: {typed} run" in cli("run", "--help", env=as_was_called).out
+    assert f"next: {typed} run --help" in cli("run", env=as_was_called).err
+    assert f"next: {typed} run hw PATH" in cli("run", "hw", env=as_was_called).err
+    assert f"({typed} run ASSIGNMENT PATH...)" in cli("jobs", env=as_was_called).err
+    ran = cli("run", hw, handins, env=as_was_called)
+    assert f"see why: {typed} jobs show" in ran.err
+    assert "minitango jobs" not in ran.err.replace(typed, "")
+    assert f"see the ids: {typed} jobs list" in cli("jobs", "show", "zzzz", env=as_was_called).err
+    eve = queue(cli)["eve"].id
+    assert f"its output: {typed} jobs logs {eve}" in cli("jobs", "show", eve, env=as_was_called).out
+
+
+def test_submitting_what_is_graded_says_so(cli: CommandLine, hw: Path, handins: Path) -> None:
+    assert cli("run", hw, handins).code == 0
+    answer = cli("submit", hw, handins)
+    assert answer.code == 0, answer
+    assert answer.err == "3 of 3 hand-ins graded before (--fresh grades them again)\n"
+    assert cli("submit", hw, handins, "--fresh").err == ""
+    assert sorted(job.state for job in queue(cli).values()) == ["queued"] * 3
 
 
 def test_run_as_json(cli: CommandLine, hw: Path, handins: Path) -> None:
@@ -169,6 +230,28 @@ def test_an_interrupted_run_goes_on(cli: CommandLine, hw: Path, handins: Path, n
     assert {job.attempt for job in after.values()} == {1}
 
 
+def test_an_interrupted_fresh_run_goes_on_without_fresh(cli: CommandLine, hw: Path, handins: Path) -> None:
+    assert cli("run", hw, handins).code == 0
+    (handins / "ada.txt").write_text("wait 1")
+    process = cli.start("run", hw, handins, "--workers", "1", "--fresh")
+    running(cli, "ada")
+    process.send_signal(signal.SIGINT)
+    answer = cli.answer(process)
+    assert "1 of 3 hand-ins graded; the same command without --fresh goes on" in answer.err
+    again = cli("run", hw, handins)
+    assert "1 of 3 hand-ins graded before" in again.err, again
+    assert {job.state for job in queue(cli).values()} == {State.DONE}
+
+
+def test_what_is_cancelled_is_not_counted_as_graded(cli: CommandLine, hw: Path, handins: Path) -> None:
+    (handins / "ada.txt").write_text("wait 2")
+    process = cli.start("run", hw, handins, "--workers", "1")
+    running(cli, "ada")
+    assert cli("jobs", "cancel", queue(cli)["eve"].id).code == 0
+    process.send_signal(signal.SIGINT)
+    assert "interrupted: 1 of 3 hand-ins graded" in cli.answer(process).err
+
+
 def test_a_second_ctrl_c_does_not_wait(cli: CommandLine, hw: Path, handins: Path) -> None:
     (handins / "ada.txt").write_text("wait 29")
     process = cli.start("run", hw, handins, "--workers", "1")
@@ -196,6 +279,7 @@ def test_a_check_that_is_interrupted_leaves_nothing(cli: CommandLine) -> None:
     process.send_signal(signal.SIGINT)
     answer = cli.answer(process)
     assert answer.code == 130, answer
+    assert "stay queued" not in answer.err
     assert list(place.glob("minitango-check-*")) == []
 
 
