@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import select
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 from minitango.archive import File
-from minitango.errors import ConfigError, SandboxFailed, SandboxUnavailable
+from minitango.errors import SandboxFailed, SandboxUnavailable
 from minitango.job import Usage
 from minitango.sandbox import BoxSpec, CollectBounds, Collected, End, Mount
 from minitango.sandbox._cgroup import Group
@@ -23,11 +22,11 @@ from minitango.sandbox._host import acting_as, parent_of
 from minitango.sandbox._inside import encode_go, first_program
 from minitango.sandbox._meter import GroupMeter, Meter, WatchMeter
 from minitango.sandbox._profile import arguments, environment, rlimits, writable
+from minitango.sandbox._remedy import too_small
 from minitango.sandbox._supervise import Ended, Supervisor, is_dead, kill, wait_dead
 from minitango.sandbox._tickets import Ticket, kill_named
 from minitango.sandbox._tree import Patterns, read_tree, write_tree
-from minitango.sandbox._watch import Watcher
-from minitango.text import human_size
+from minitango.sandbox._watch import Watcher, is_full
 
 if TYPE_CHECKING:
     from minitango.sandbox._setting import Setting
@@ -201,7 +200,8 @@ class BubblewrapBox:
                 write_tree(self._mounts[mount], files)
         except OSError as error:
             failed = SandboxFailed(f"a file could not be put into {mount}: {error.strerror}", id="sandbox_put")
-            full = self._too_small(place, error) if place.writable else self._setting.staging_full(error)
+            limits = self._spec.limits
+            full = too_small(error, place, limits) if place.writable else self._setting.staging_full(error)
             raise full or failed from error
 
     def run(self, command: Sequence[str], *, env: Mapping[str, str], output: Callable[[bytes], None]) -> End:
@@ -339,16 +339,6 @@ class BubblewrapBox:
                 return mount
         raise ValueError(f"{path!r} is not a mount of this box")
 
-    def _too_small(self, mount: Mount, error: OSError) -> ConfigError | None:
-        """What to raise where files do not fit into a mount of a size that the assignment chose; None: they do."""
-        if error.errno != errno.ENOSPC:
-            return None
-        if mount.size is not None:
-            limit, hint = f"the {human_size(mount.size)} of that mount", "give that mount a larger size"
-        else:
-            limit, hint = f"limits.disk, {human_size(self._spec.limits.disk)}", "raise limits.disk"
-        return ConfigError(f"what is put into {mount.path} does not fit into {limit}", hint=hint, id="disk_too_small")
-
     def _stopped(self) -> bool:
         poll = select.poll()
         poll.register(self._stop, select.POLLIN)
@@ -404,12 +394,6 @@ class BubblewrapBox:
             usage=Usage(wall=ended.wall, cpu=totals.cpu, memory=totals.memory),
             output_bytes=ended.output_bytes,
             oom_kills=totals.oom_kills,
-            disk_full=any(_full(tree) for tree in self._trees),
+            disk_full=any(is_full(tree) for tree in self._trees),
             pids_limit=totals.forks_refused,
         )
-
-
-def _full(tree: int) -> bool:
-    """Whether less than 1 % (or a page) of a directory's bytes, or no file, is left."""
-    use = os.fstatvfs(tree)
-    return use.f_bfree <= use.f_blocks // 100 or (use.f_files > 0 and use.f_ffree == 0)

@@ -1,4 +1,4 @@
-"""Why bubblewrap does not work here, and the exact thing to do about it."""
+"""Why a box cannot be had here, or not be filled, and the exact thing to do about it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import errno
 from pathlib import Path
 from typing import Final
 
-from minitango.errors import SandboxUnavailable
+from minitango.errors import ConfigError, SandboxUnavailable
+from minitango.job import Limits
+from minitango.sandbox import Mount
+from minitango.text import human_size
 
 INSTALL: Final = "apt-get install bubblewrap   (or: pip install 'minitango[bubblewrap]')"
 
@@ -48,6 +51,17 @@ def disk_full(error: OSError, place: str | None) -> SandboxUnavailable | None:
     else:
         what, hint = f"{place}: {error.strerror}", f"make room in {place}"
     return SandboxUnavailable(f"a box cannot be prepared: {what}", hint=hint, id="sandbox_disk_full")
+
+
+def too_small(error: OSError, mount: Mount, limits: Limits) -> ConfigError | None:
+    """The error to raise where files do not fit into a mount whose size the assignment chose; None: they do."""
+    if error.errno != errno.ENOSPC:
+        return None
+    if mount.size is not None:
+        limit, hint = f"the {human_size(mount.size)} of that mount", "give that mount a larger size"
+    else:
+        limit, hint = f"limits.disk, {human_size(limits.disk)}", "raise limits.disk"
+    return ConfigError(f"what is put into {mount.path} does not fit into {limit}", hint=hint, id="disk_too_small")
 
 
 def diagnose(message: str, *, bwrap: str, version: str, root: Path = Path("/")) -> SandboxUnavailable:

@@ -79,6 +79,12 @@ def _held(tree: int) -> int:
     return (use.f_blocks - use.f_bfree) * use.f_frsize + (use.f_files - use.f_ffree) * _INODE
 
 
+def is_full(tree: int) -> bool:
+    """Whether less than 1 % (or a page) of a directory's bytes, or no file, is left."""
+    use = os.fstatvfs(tree)
+    return use.f_bfree <= use.f_blocks // 100 or (use.f_files > 0 and use.f_ffree == 0)
+
+
 def _names(directory: int) -> list[str]:
     return os.listdir(directory)
 
