@@ -270,7 +270,6 @@ def test_what_is_not_toml(folder: Path, text: str, line: int | None, word: str) 
     ("data", "id", "line"),
     [
         (b"name = 'a'\n# \xff\n", "encoding", 2),
-        (b"\xef\xbb\xbfname = 'a'\n", "encoding", 1),
         ("name = 'a'\n".encode("utf-16"), "encoding", 1),
         (b"# " + b"x" * (2 << 20), "assignment_unreadable", None),
     ],
@@ -288,6 +287,15 @@ def test_windows_line_ends(folder: Path) -> None:
     with pytest.raises(AssignmentError) as caught:
         Assignment.load(folder)
     assert caught.value.line == 3
+
+
+def test_a_byte_order_mark_is_no_matter(folder: Path) -> None:
+    (folder / "assignment.toml").write_bytes(b"\xef\xbb\xbf" + simple("", "zzz = 1").encode())
+    with pytest.raises(AssignmentError) as caught:
+        Assignment.load(folder)
+    assert (caught.value.id, caught.value.line) == ("unknown_key", 3)
+    (folder / "assignment.toml").write_bytes(b"\xef\xbb\xbf" + simple().encode())
+    assert Assignment.load(folder).name == "hw"
 
 
 def test_no_such_file(folder: Path) -> None:

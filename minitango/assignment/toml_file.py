@@ -78,9 +78,10 @@ def _text(file: Path) -> str:
         cause = error.__cause__
         text = f"cannot be read: {cause.strerror}" if isinstance(cause, OSError) else error.message
         raise AssignmentError(text, file=str(file), hint=hint, id="assignment_unreadable") from error
-    hint = "save it as UTF-8 without a byte order mark"
-    if data.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")):
-        raise AssignmentError("it begins with a byte order mark", file=str(file), line=1, hint=hint, id="encoding")
+    data = data.removeprefix(b"\xef\xbb\xbf")  # Windows' editors write it
+    hint = "save it as UTF-8"
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise AssignmentError("it is UTF-16", file=str(file), line=1, hint=hint, id="encoding")
     try:
         return data.decode()
     except UnicodeDecodeError as error:

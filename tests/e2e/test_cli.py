@@ -20,7 +20,7 @@ import pytest
 
 from minitango.job import Job, State
 from minitango.store import open_store
-from tests.e2e.conftest import GRADE, PATIENCE, TOML, CommandLine, environment, eventually, write_assignment
+from tests.e2e.conftest import GRADE, PATIENCE, ROOT, TOML, CommandLine, environment, eventually, write_assignment
 
 pytestmark = pytest.mark.usefixtures("sandbox")
 
@@ -86,6 +86,17 @@ def test_run_prints_a_table(cli: CommandLine, hw: Path, handins: Path) -> None:
     assert see == f"see why: minitango jobs show {eve} (ids: minitango jobs)"
     (handins / "eve.txt").unlink()
     assert "see why" not in cli("run", hw, handins).err
+
+
+def test_the_smallest_assignment_of_the_reference(cli: CommandLine) -> None:
+    """It grades hand-ins of any name."""
+    text = (ROOT / "docs" / "assignment.md").read_text()
+    hw = write_assignment(cli.folder / "hw", text.split("```toml\n")[1].split("```")[0])
+    (cli.folder / "handins").mkdir()
+    for student, says in (("ada", "hello"), ("bob", "bye")):
+        (cli.folder / "handins" / f"{student}.py").write_text(f"print({says!r})\n")
+    answer = cli("run", hw, "handins", "--json")
+    assert [(job["student"], job["score"]) for job in answer.jobs] == [("ada", 10.0), ("bob", 0.0)], answer
 
 
 def test_two_hand_ins_of_one_student_are_told_apart(cli: CommandLine, hw: Path, handins: Path) -> None:
