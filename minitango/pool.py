@@ -134,6 +134,8 @@ class Pool:
         """Set when a thread of ours ended, the producer's first. Not `Thread.join`: one that a signal interrupts takes
         the thread for ended, up to Python 3.12."""
         self._idents: set[int] = set()
+        self._judged = 0
+        """How many of the acks the breaker has heard of: a round that the store failed is gone through again."""
         self._breaker = Breaker()
         self._next_due: float | None = None
         self._look_for_solo = 0.0
@@ -293,6 +295,9 @@ class Pool:
         over = {lease.token for lease, _ in handed}
         still = [running for running in self._running.values() if running.lease.token not in over]
         acks = [ack for _, ack in handed if ack is not None]
+        for _, ack in handed[self._judged :]:  # before claiming: what opens the breaker is to hold this claim back
+            self._judge_sandbox(ack, now)
+        self._judged = len(handed)
         claim, solo = self._wanted(now, still)
         out = Exchanged()
         if acks or claim:
@@ -300,11 +305,12 @@ class Pool:
             out = self._store.exchange(acks, claim=claim, solo=solo, node=self._node, lease_for=self._lease_for)
             failpoint("engine.after_exchange")
         # committed: only now are the consumers' words taken from their list
+        self._judged = 0
         for lease, _ in handed:
             self._acks.popleft()
             self._running.pop(lease.token, None)
         self._admit(out.leases, now)
-        self._tell(acks, out, now)
+        self._tell(acks, out)
         if claim and not solo and not out.leases and not self._running:
             quiet = self._store.exchange(claim=1, solo=True, node=self._node, lease_for=self._lease_for)
             self._admit(quiet.leases, now)
@@ -323,9 +329,7 @@ class Pool:
         for lease in leases:
             self._observer.started(lease)
 
-    def _tell(self, acks: Sequence[Ack], out: Exchanged, now: float) -> None:
-        for ack in acks:
-            self._judge_sandbox(ack, now)
+    def _tell(self, acks: Sequence[Ack], out: Exchanged) -> None:
         for lease in out.refused:
             self._observer.event(
                 "lease_lost",
@@ -352,7 +356,7 @@ class Pool:
             self._look_for_solo = now + SAFETY_POLL
         return max(0, room), False
 
-    def _judge_sandbox(self, ack: Ack, now: float) -> None:
+    def _judge_sandbox(self, ack: Ack | None, now: float) -> None:
         if isinstance(ack, Finish):
             if self._breaker.succeeded():
                 self._observer.event("resumed", None, "the sandbox works again")

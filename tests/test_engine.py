@@ -664,3 +664,99 @@ def test_work_whose_cancel_is_under_way_is_graded_anew(tmp_path: Path) -> None:
         assert new.id != old.id
         gate.open.set()
         assert new.result(PATIENCE).score == 6
+
+
+# --- what a store that stumbles, or a stop at the wrong moment, must not lose ---------------------
+
+
+def test_a_release_reaches_a_job_whose_claim_is_under_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = open_engine(tmp_path, Gate(), workers=1)
+    real = engine.store.exchange
+    claiming, stopped = threading.Event(), threading.Event()
+
+    def slow(*args: Any, **more: Any) -> Any:
+        out = real(*args, **more)
+        if out.leases:
+            claiming.set()
+            assert stopped.wait(PATIENCE)
+        return out
+
+    monkeypatch.setattr(engine.store, "exchange", slow)
+    handle = engine.submit(submission())
+    assert claiming.wait(PATIENCE)
+    engine.request_stop(release=True)
+    stopped.set()
+    engine.stop(grace=PATIENCE)  # ends long before: nobody opens the gate
+    with Engine.open(tmp_path, workers=0) as other:
+        assert other.store.get(handle.id).state is State.QUEUED
+
+
+def test_a_store_error_while_a_start_is_told_loses_no_lease(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_engine(tmp_path, scoring(4), on_event=lambda _: None) as engine:
+        real = engine.store.get
+        failures = iter([StoreError("unreadable")])
+
+        def flaky(id: str) -> Any:
+            for error in failures:
+                raise error
+            return real(id)
+
+        monkeypatch.setattr(engine.store, "get", flaky)
+        assert engine.submit(submission()).result(PATIENCE).score == 4
+
+
+def test_a_cancel_outlives_a_store_that_cannot_be_read_for_a_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate()
+    with open_engine(tmp_path, gate) as engine:
+        handle = engine.submit(submission())
+        gate.wait_entered()
+        real = engine.store.cancel_requested
+        failures = iter([StoreError("unreadable"), StoreError("unreadable")])
+
+        def flaky() -> list[str]:
+            for error in failures:
+                raise error
+            return real()
+
+        monkeypatch.setattr(engine.store, "cancel_requested", flaky)
+        handle.cancel()
+        with pytest.raises(concurrent.futures.CancelledError):
+            handle.result(PATIENCE)
+
+
+def test_a_stop_from_one_of_its_own_threads_says_so_and_stops(tmp_path: Path) -> None:
+    said: list[BaseException] = []
+    over = threading.Event()
+    engine = open_engine(tmp_path, scoring(1))
+
+    def stop(_: object) -> None:
+        try:
+            engine.stop()
+        except RuntimeError as error:
+            said.append(error)
+        over.set()
+
+    gate_open = engine.submit(submission())
+    gate_open.add_done_callback(stop)
+    assert over.wait(PATIENCE)
+    engine.wait()
+    engine.stop()
+    assert not said or "request_stop" in str(said[0])
+
+
+def test_a_handle_made_after_a_crash_does_not_wait_for_ever(tmp_path: Path) -> None:
+    class Broken(BaseException):
+        pass
+
+    def inside(run: FakeRun) -> End:
+        raise Broken("a bug")
+
+    engine = open_engine(tmp_path, inside)
+    handle = engine.submit(submission())
+    with pytest.raises(EngineStopped):
+        handle.result(PATIENCE)
+    with pytest.raises(EngineStopped):
+        engine.job(handle.id).result(PATIENCE)
+    engine.stop()
