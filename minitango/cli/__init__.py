@@ -6,6 +6,9 @@ Exit codes: 0 all graded, 1 an expectation was missed, 2 usage or configuration,
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import sys
 import traceback
 
@@ -49,7 +52,16 @@ for command in (run, check, submit, worker, jobs):
 def main(argv: list[str] | None = None) -> None:
     """Run the command line and exit with its code."""
     streams.prepare()
-    sys.exit(_main(argv))
+    code = _main(argv)
+    if code == INTERRUPTED:
+        # All is closed. Python's own way out may meet another Ctrl-C, or take the one that was handled for one that
+        # was not, and die by SIGINT instead of telling its code.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError, AttributeError):
+                stream.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _main(argv: list[str] | None) -> int:
