@@ -29,7 +29,7 @@ from minitango.store import Exchanged, Store
 
 log = logging.getLogger("minitango")
 
-SAFETY_POLL: Final = 1.0
+SAFETY_POLL: Final = 2.0
 """Seconds after which the producer looks by itself, whatever woke it or did not."""
 SOLO_PATIENCE: Final = 30.0
 """Seconds that a job which must run alone waits for a quiet moment before one is made for it."""
