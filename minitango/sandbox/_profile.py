@@ -188,16 +188,16 @@ def write_etc(place: Path, *, network: bool) -> None:
 
 def _copy(source: Path, target: Path) -> None:
     """Copy what all may read: files and links and folders of them. What is not there, or closed, is left out."""
-    todo: list[tuple[Path, Path, bool]] = [(source, target, True)]
-    while todo:
-        at, to, first = todo.pop()
+    pending: list[tuple[Path, Path, bool]] = [(source, target, True)]
+    while pending:
+        at, to, first = pending.pop()
         try:
             if at.is_symlink() and (not first or at.is_dir()):
                 to.symlink_to(at.readlink())
             elif at.is_dir():
                 to.mkdir(mode=0o755)
                 to.chmod(0o755)
-                todo += [(child, to / child.name, False) for child in at.iterdir()]
+                pending += [(child, to / child.name, False) for child in at.iterdir()]
             elif at.is_file() and at.stat().st_mode & 0o004:
                 shutil.copyfile(at, to)
                 to.chmod(0o644)

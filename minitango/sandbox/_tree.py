@@ -235,10 +235,10 @@ def _names(directory: int, wanted: list[str] | None) -> Iterator[tuple[str, int]
 
 
 def _walk(root: int, patterns: Patterns, bounds: CollectBounds, found: _Found) -> None:
-    todo: list[tuple[tuple[str, ...], frozenset[tuple[int, int]]]] = [((), patterns.inside(patterns.start()))]
+    pending: list[tuple[tuple[str, ...], frozenset[tuple[int, int]]]] = [((), patterns.inside(patterns.start()))]
     with _Path(root) as place:
-        while todo:
-            parents, state = todo.pop()
+        while pending:
+            parents, state = pending.pop()
             try:
                 directory = place.to(parents)
                 for name, mode in _names(directory, patterns.literal(state)):
@@ -257,7 +257,7 @@ def _walk(root: int, patterns: Patterns, bounds: CollectBounds, found: _Found) -
                         if fault is None and len(path) > bounds.path:
                             fault = f"its path is longer than {bounds.path} characters"
                         if fault is None:
-                            todo.append(((*parents, name), patterns.inside(after)))
+                            pending.append(((*parents, name), patterns.inside(after)))
                         else:
                             found.refuse(path, fault)
                     elif patterns.matched(after):
