@@ -22,10 +22,12 @@ MAX_ATTEMPTS: Final = 3
 """Infrastructure failures that a job may have before it is dead."""
 SOLO_AFTER: Final = 2
 """Interruptions after which a job is run alone: it may be what kills its engines."""
+MAX_INTERRUPTIONS: Final = 8
+"""Interruptions in all after which one more engine death while a job is run alone makes it dead."""
 MOST_BACKOFF: Final = 60.0
 """Seconds that a job waits at most before it is tried again."""
 MAX_SOLO_DEATHS: Final = 3
-"""Engine deaths while a job was run alone that make it dead."""
+"""Engine deaths in a row while a job was run alone that make it dead."""
 
 
 class State(StrEnum):
@@ -82,9 +84,9 @@ TRANSITIONS: Final[tuple[Transition, ...]] = (
     Transition(State.RUNNING, "fail", State.DEAD, "no attempts left, or retrying cannot help"),
     Transition(State.RUNNING, "release", State.QUEUED, "engine stops; uncharged"),
     Transition(State.RUNNING, "recover", State.QUEUED, "engine died; uncharged"),
-    Transition(State.RUNNING, "recover", State.DEAD, "for the third time while run alone"),
+    Transition(State.RUNNING, "recover", State.DEAD, "for the third time in a row while run alone"),
     Transition(State.RUNNING, "reap", State.QUEUED, "lease lapsed; uncharged"),
-    Transition(State.RUNNING, "reap", State.DEAD, "for the third time while run alone"),
+    Transition(State.RUNNING, "reap", State.DEAD, "for the third time in a row while run alone"),
     Transition(State.RUNNING, "cancelled", State.CANCELLED, "cancel was requested"),
 )
 """Every edge there is. `retry` and `regrade` are no edges: they submit a new job that names the old one."""
@@ -375,13 +377,15 @@ def after_failure(failures: int, *, retry: bool = True, max_attempts: int = MAX_
     return Next(State.QUEUED, backoff(failures))
 
 
-def after_interruption(solo_deaths: int, *, died: bool) -> Next:
-    """Decide on a job whose engine went away. Uncharged; `solo_deaths` counts this one if it was run alone.
+def after_interruption(solo_deaths: int, *, died: bool, interruptions: int = 0) -> Next:
+    """Decide on a job whose engine went away. Uncharged; both counts have this one in them, `solo_deaths` if the
+    job was run alone.
 
-    `died` is True where the engine died or vanished, False where it stopped in good order. Only three
-    deaths of engines that ran nothing but this job speak against it. Between them it waits a while, so that
-    others go first and a killer at large is not met by the same job each time.
+    `died` is True where the engine died or vanished, False where it stopped in good order. Only deaths of engines
+    that ran nothing but this job speak against it: three in a row (a death without it, in between, clears it: what
+    kills engines without a job is not that job), or one more after many interruptions, so that two jobs that kill
+    in turns come to an end as well. Between them it waits a while, and others go first.
     """
-    if died and solo_deaths >= MAX_SOLO_DEATHS:
+    if died and (solo_deaths >= MAX_SOLO_DEATHS or (solo_deaths and interruptions >= MAX_INTERRUPTIONS)):
         return Next(State.DEAD)
     return Next(State.QUEUED, backoff(solo_deaths, base=2.0) if died and solo_deaths else 0.0)

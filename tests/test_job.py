@@ -51,6 +51,12 @@ def test_only_deaths_while_alone_make_a_job_dead() -> None:
     ]
 
 
+def test_many_interruptions_and_a_death_alone_are_enough() -> None:
+    assert after_interruption(1, died=True, interruptions=7).state is State.QUEUED
+    assert after_interruption(1, died=True, interruptions=8).state is State.DEAD
+    assert after_interruption(0, died=True, interruptions=100).state is State.QUEUED
+
+
 @given(st.integers(1, 10_000))
 def test_backoff_rises_to_its_most(n: int) -> None:
     assert 0 < backoff(n) <= backoff(n + 1) <= 60

@@ -44,7 +44,7 @@ class Model:
         holder = self.holders.get(spec.key or "")
         if holder is not None and (
             (holder["state"] in ("queued", "running") and not holder["cancel_requested"])
-            or (holder["state"] == "done" and not fresh)
+            or ((holder["state"] == "done" or holder.get("poison")) and not fresh)
         ):
             assert (id, created) == (holder["id"], False)
             return
@@ -118,6 +118,10 @@ class Model:
             for job in self.jobs
             if job["state"] == "running" and (not lapsed_only or job["expires"] < now)
         ]  # fmt: skip
+        if taken and not lapsed_only:
+            for job in self.jobs:
+                if job["state"] == "queued":
+                    job["solo_deaths"] = 0
         for job in taken:
             if job["cancel_requested"]:
                 self.leave(job, "cancelled", "cancelled", now)
@@ -125,7 +129,9 @@ class Model:
             job["interruptions"] += 1
             job["solo_deaths"] += job["solo_lease"]
             deaths = job["solo_deaths"]
-            self.leave(job, verb, "dead" if deaths == 3 else "queued", now, 0.25 * 2 ** (deaths - 1) if deaths else 0)
+            dead = deaths == 3 or (deaths and job["interruptions"] >= 8)
+            job["poison"] = dead
+            self.leave(job, verb, "dead" if dead else "queued", now, 2.0 * 2 ** (deaths - 1) if deaths else 0)
         return [job["id"] for job in taken]
 
 

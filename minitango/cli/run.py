@@ -124,7 +124,7 @@ def _grade(
     tell_refused(refused)
     _tell_twice(submissions)
     handles = batch.engine.submit_many(submissions, fresh=fresh)
-    already = sum(handle.ended_before for handle in handles)
+    already = sum(handle.ended_before and handle.exception() is None for handle in handles)
     if not quiet:
         tell_graded_before(handles)
     ids += [handle.id for handle in handles]
@@ -134,7 +134,7 @@ def _grade(
 
 def tell_graded_before(handles: Sequence[JobHandle]) -> None:
     """Say how many are not going to be graded, because that was done."""
-    already = sum(handle.ended_before for handle in handles)
+    already = sum(handle.ended_before and handle.exception() is None for handle in handles)
     if already:
         tell(f"{already} of {show.plural(len(handles), 'hand-in')} graded before (--fresh grades them again)")
 

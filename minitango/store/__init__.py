@@ -69,8 +69,9 @@ class Queue(Protocol):
 
         A key that a queued, running or done job of this queue holds already gives that job instead of a new
         one. A dead or cancelled job, or one that is being cancelled, does not hold its key: the new job takes it and
-        names the old one in `supersedes` (unless the spec names another). With `fresh`, a done job gives its key up
-        in the same way; a queued or running one keeps it. Two specs of one call with the same key are one job.
+        names the old one in `supersedes` (unless the spec names another). A job that is dead as a poison (engines
+        died of it) holds it, lest it be met again at each start. With `fresh`, a done or dead job gives its key up;
+        a queued or running one keeps it. Two specs of one call with the same key are one job.
         """
         ...
 

@@ -55,8 +55,12 @@ _INSERT_JOB: Final = """
     VALUES (?, ?, 'queued', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT (id) DO NOTHING
 """
+_CLEAR: Final = """
+    UPDATE jobs SET solo_deaths = 0
+    WHERE queue = ? AND state = 'queued' AND solo = 1 AND solo_deaths > 0
+"""
 _LATEST_OF_KEY: Final = """
-    SELECT jobs.id, jobs.state, jobs.cancel_requested FROM keys JOIN jobs
+    SELECT jobs.id, jobs.state, jobs.cancel_requested, jobs.failure FROM keys JOIN jobs
     ON jobs.seq = keys.job WHERE keys.queue = ? AND keys.key = ?
 """
 _PROMOTE: Final = """
@@ -119,7 +123,9 @@ class SqliteStore(SqliteHistory):
             latest = tx.execute(_LATEST_OF_KEY, (self.queue, spec.key)).fetchone()
             if latest is not None:
                 holder, state, going = latest[0], State(latest[1]), bool(latest[2])
-                if (not state.terminal and not going) or (state is State.DONE and not fresh):
+                failure = rows.failure_of(latest[3])
+                kept = state is State.DONE or (failure is not None and failure.id == _POISON.id and state is State.DEAD)
+                if (not state.terminal and not going) or (kept and not fresh):
                     return Submitted(holder, False, state)
                 supersedes = supersedes or holder
         written = 0
@@ -226,7 +232,7 @@ class SqliteStore(SqliteHistory):
         if job.cancel_requested:
             return self._leave(tx, job, "cancelled", State.CANCELLED)
         job = replace(job, interruptions=job.interruptions + 1, solo_deaths=job.solo_deaths + row[WIDTH])
-        after = after_interruption(job.solo_deaths, died=True)
+        after = after_interruption(job.solo_deaths, died=True, interruptions=job.interruptions)
         if after.state is State.DEAD:
             job = replace(job, failure=_POISON)
         return self._leave(tx, job, verb, after.state, delay=after.delay)
@@ -304,6 +310,8 @@ class SqliteStore(SqliteHistory):
     def recover(self, *, now: float | None = None) -> list[Job]:
         def body(tx: Transaction) -> list[Job]:
             running = tx.execute(f"{SELECT} {_RUNNING} ORDER BY seq", (self.queue,)).fetchall()
+            if running:
+                tx.execute(_CLEAR, (self.queue,))
             return [self._interrupt(tx, row, "recover") for row in running]
 
         return self._db.transact("recover", body, now)

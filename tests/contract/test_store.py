@@ -434,6 +434,56 @@ def test_a_job_that_became_due_takes_its_old_place(store: Store, clock: Clock) -
     assert [lease.job for lease in claim(store, 2)] == [first.job, second]
 
 
+def die_alone(store: Store, clock: Clock, job: str) -> Job:
+    """The engine dies while it runs this job alone."""
+    clock.advance(100)
+    leases = claim(store, solo=True)
+    assert [lease.job for lease in leases] == [job]
+    (left,) = store.recover()
+    return left
+
+
+def test_a_poison_holds_its_key_unless_asked_afresh(store: Store, clock: Clock) -> None:
+    (poison,) = submit(store, spec(key="k"))
+    for _ in range(2):
+        claim(store)
+        store.recover()
+    assert [die_alone(store, clock, poison).state for _ in range(3)] == [State.QUEUED, State.QUEUED, State.DEAD]
+    (again,) = store.submit([spec(key="k")])
+    assert (again.id, again.created, again.state) == (poison, False, State.DEAD)
+    (fresh,) = store.submit([spec(key="k")], fresh=True)
+    assert fresh.created
+
+
+def test_an_engine_death_without_a_job_clears_it(store: Store, clock: Clock) -> None:
+    (suspect,) = submit(store)
+    for _ in range(2):
+        claim(store)
+        store.recover()
+    for _ in range(2):
+        assert die_alone(store, clock, suspect).state is State.QUEUED
+    submit(store, spec("bob"))
+    claim(store)
+    store.recover()  # died with bob's
+    assert store.get(suspect).solo_deaths == 0
+    for _ in range(2):
+        assert die_alone(store, clock, suspect).state is State.QUEUED
+
+
+def test_jobs_that_kill_in_turns_come_to_an_end(store: Store, clock: Clock) -> None:
+    pair = submit(store, spec("a"), spec("b"))
+    for _ in range(2):
+        claim(store, 2)
+        store.recover()
+    deaths = 0
+    while any(not store.get(each).state.terminal for each in pair):
+        clock.advance(100)
+        claim(store, solo=True)
+        store.recover()
+        deaths += 1
+        assert deaths <= 12
+
+
 def test_a_job_that_is_being_cancelled_gives_its_key_up(store: Store) -> None:
     (old,) = submit(store, spec(key="k"))
     (lease,) = claim(store)
