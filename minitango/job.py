@@ -22,7 +22,7 @@ MAX_ATTEMPTS: Final = 3
 """Infrastructure failures that a job may have before it is dead."""
 SOLO_AFTER: Final = 2
 """Interruptions after which a job is run alone: it may be what kills its engines."""
-MAX_INTERRUPTIONS: Final = 8
+MAX_INTERRUPTIONS: Final = 20
 """Interruptions in all after which one more engine death while a job is run alone makes it dead."""
 MOST_BACKOFF: Final = 60.0
 """Seconds that a job waits at most before it is tried again."""

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from minitango.breaker import Breaker
 from minitango.job import (
     MAX_ATTEMPTS,
+    MAX_INTERRUPTIONS,
     MAX_SOLO_DEATHS,
     SOLO_AFTER,
     TRANSITIONS,
@@ -52,8 +53,8 @@ def test_only_deaths_while_alone_make_a_job_dead() -> None:
 
 
 def test_many_interruptions_and_a_death_alone_are_enough() -> None:
-    assert after_interruption(1, died=True, interruptions=7).state is State.QUEUED
-    assert after_interruption(1, died=True, interruptions=8).state is State.DEAD
+    assert after_interruption(1, died=True, interruptions=MAX_INTERRUPTIONS - 1).state is State.QUEUED
+    assert after_interruption(1, died=True, interruptions=MAX_INTERRUPTIONS).state is State.DEAD
     assert after_interruption(0, died=True, interruptions=100).state is State.QUEUED
 
 

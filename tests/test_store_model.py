@@ -129,7 +129,7 @@ class Model:
             job["interruptions"] += 1
             job["solo_deaths"] += job["solo_lease"]
             deaths = job["solo_deaths"]
-            dead = deaths == 3 or (deaths and job["interruptions"] >= 8)
+            dead = deaths == 3 or (deaths and job["interruptions"] >= 20)
             job["poison"] = dead
             self.leave(job, verb, "dead" if dead else "queued", now, 2.0 * 2 ** (deaths - 1) if deaths else 0)
         return [job["id"] for job in taken]

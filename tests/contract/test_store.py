@@ -481,7 +481,7 @@ def test_jobs_that_kill_in_turns_come_to_an_end(store: Store, clock: Clock) -> N
         claim(store, solo=True)
         store.recover()
         deaths += 1
-        assert deaths <= 12
+        assert deaths <= 2 * 20
 
 
 def test_a_job_that_is_being_cancelled_gives_its_key_up(store: Store) -> None:
