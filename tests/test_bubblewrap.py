@@ -30,6 +30,7 @@ from minitango.sandbox import BoxSpec, End, Mount, open_sandbox
 from minitango.sandbox import _box as box_module
 from minitango.sandbox import _setting as setting_module
 from minitango.sandbox._box import BubblewrapBox
+from minitango.sandbox._collect import Patterns, name_fault, printable
 from minitango.sandbox._host import start_time
 from minitango.sandbox._inside import Status, encode_go, parse_status
 from minitango.sandbox._meter import Limit, Totals
@@ -37,7 +38,7 @@ from minitango.sandbox._remedy import diagnose, disk_full
 from minitango.sandbox._seccomp import build_filter
 from minitango.sandbox._supervise import Supervisor
 from minitango.sandbox._tickets import UIDS, Registry, Ticket, Uids, _here
-from minitango.sandbox._tree import Patterns, name_fault, printable, write_tree
+from minitango.sandbox._tree import write_tree
 from minitango.sandbox._watch import Watcher
 from minitango.sandbox.bubblewrap import BubblewrapSandbox
 

@@ -18,6 +18,7 @@ from minitango.errors import SandboxFailed, SandboxUnavailable
 from minitango.job import Usage
 from minitango.sandbox import BoxSpec, CollectBounds, Collected, End, Mount
 from minitango.sandbox._cgroup import Group
+from minitango.sandbox._collect import Patterns, collect
 from minitango.sandbox._host import acting_as, parent_of
 from minitango.sandbox._inside import encode_go, first_program
 from minitango.sandbox._meter import GroupMeter, Meter, WatchMeter
@@ -25,7 +26,7 @@ from minitango.sandbox._profile import arguments, environment, rlimits, writable
 from minitango.sandbox._remedy import too_small
 from minitango.sandbox._supervise import Ended, Supervisor, is_dead, kill, wait_dead
 from minitango.sandbox._tickets import Ticket, kill_named
-from minitango.sandbox._tree import Patterns, read_tree, write_tree
+from minitango.sandbox._tree import tree_at, write_tree
 from minitango.sandbox._watch import Watcher, is_full
 
 if TYPE_CHECKING:
@@ -256,7 +257,8 @@ class BubblewrapBox:
             with self._busy, acting_as(uid):
                 if self._state != "over":
                     raise SandboxFailed("files are collected after the run, and before the box is closed")
-                return read_tree(self._mounts[mount], wanted, bounds)
+                with tree_at(self._mounts[mount]) as tree:
+                    return collect(tree, wanted, bounds)
         except OSError as error:
             raise SandboxFailed(f"what the job left in {mount} cannot be read: {error.strerror}") from error
 
