@@ -1,10 +1,12 @@
 """The scripts of `bin/` on a small checkout of their own: real environments, a local package index, no network."""
 
+import contextlib
 import hashlib
 import http.server
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -14,6 +16,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+
+from tests.docker_engine import need_private_engines
 
 BIN = Path(__file__).resolve().parent.parent / "bin"
 
@@ -29,6 +33,14 @@ print(json.dumps({
     "argv": sys.argv[1:], "pid": os.getpid(), "prefix": sys.prefix, "file": __file__,
     "probe": getattr(mtprobe, "version", None), "fds": sorted(os.listdir("/dev/fd")),
 }))
+"""
+# Says that no engine answers, and runs commands beside one that is not there.
+ENGINE = """
+import os, sys
+if not sys.argv[1:]:
+    sys.exit(1)
+os.environ["DOCKER_HOST"] = "unix:///private"
+os.execvp(sys.argv[1], sys.argv[1:])
 """
 PYPROJECT = """
 [project]
@@ -89,8 +101,10 @@ class Checkout:
         for version in ("1.0", "2.0"):
             write_wheel(wheels, version)
         self.tools = base / "tools"
-        script(self.tools / "bwrap", "#!/bin/sh\n")  # so that set-up does not look for one
-        script(self.tools / "git", "#!/bin/sh\n")
+        for tool in ("bwrap", "git", "dockerd", "debootstrap"):  # so that set-up does not look for them
+            script(self.tools / tool, "#!/bin/sh\n")
+        (self.root / "tests").mkdir()
+        (self.root / "tests/docker_engine.py").write_text(ENGINE)
         script(self.tools / "apt-get", f'#!/bin/sh\necho "$@" >>"{base}/apt-get.log"\nexit 1\n')
         self.env = {
             "PATH": f"{self.tools}:{os.environ['PATH']}",
@@ -291,12 +305,17 @@ def test_a_python_that_is_too_old_is_named(checkout):
     assert json.loads(checkout.run(MINITANGO_PYTHON="").out)["probe"] == "1.0"
 
 
-def test_a_missing_bwrap_is_sought_and_is_no_reason_to_fail(checkout):
-    (checkout.tools / "bwrap").unlink()
+def hide(checkout, *names):
+    """Give the checkout's folder of tools all that the system has, but these."""
     for folder in ("/usr/bin", "/bin"):
         for tool in Path(folder).iterdir():
-            if tool.name != "bwrap" and not (checkout.tools / tool.name).exists():
+            if tool.name not in names and not (checkout.tools / tool.name).exists():
                 (checkout.tools / tool.name).symlink_to(tool)
+
+
+def test_a_missing_bwrap_is_sought_and_is_no_reason_to_fail(checkout):
+    (checkout.tools / "bwrap").unlink()
+    hide(checkout, "bwrap")
     process = checkout.run(PATH=str(checkout.tools))
     assert (process.returncode, process.err) == (0, "Setting up minitango (once, about a minute)...\n")
     log = (checkout.venv / "setup.log").read_text()
@@ -308,17 +327,27 @@ def test_a_missing_bwrap_is_sought_and_is_no_reason_to_fail(checkout):
         assert not (checkout.base / "apt-get.log").exists()
 
 
-def test_bin_test_runs_lint_types_and_tests_and_says_what_failed(checkout):
-    stub = "import os, sys\nprint('{0}', *sys.argv[1:], flush=True)\nsys.exit('{0}' in os.environ.get('FAIL', ''))\n"
-    for name in ("ruff", "mypy", "pytest"):
-        (checkout.root / f"{name}.py").write_text(stub.format(name))
-    command = checkout.root / "bin/test"
+TOOL = """
+import os, sys
+print('{0}', *sys.argv[1:], os.environ.get('DOCKER_HOST', 'nowhere'), flush=True)
+sys.exit('{0}' in os.environ.get('FAIL', ''))
+"""
 
+
+def write_tools(checkout):
+    for name in ("ruff", "mypy", "pytest"):
+        (checkout.root / f"{name}.py").write_text(TOOL.format(name))
+    return checkout.root / "bin/test"
+
+
+def test_bin_test_runs_lint_types_and_tests_and_says_what_failed(checkout):
+    command = write_tools(checkout)
     process = checkout.run(command=command)
     lines = [line for line in process.out.splitlines() if line and not line.startswith("==")]
     assert process.returncode == 0
-    assert lines[:3] == ["ruff check", "ruff format --check", "mypy"]
+    assert lines[:3] == ["ruff check nowhere", "ruff format --check nowhere", "mypy nowhere"]
     assert lines[3].startswith("pytest -n ")
+    assert lines[3].endswith(" unix:///private")
     assert len(lines) == 4
     assert process.err == "Setting up minitango's tests (once, about a minute)...\n"
     assert checkout.report("the same environment")["probe"] == "1.0"
@@ -330,7 +359,85 @@ def test_bin_test_runs_lint_types_and_tests_and_says_what_failed(checkout):
 
     assert checkout.run(command=command, FAIL="pytest").returncode == 1
     process = checkout.run("tests/test_job.py", "-k", "a b", command=command)
-    assert process.out == "pytest tests/test_job.py -k a b\n"
+    assert process.out == "pytest tests/test_job.py -k a b unix:///private\n"
+
+
+def test_bin_test_installs_docker_where_no_engine_answers_and_goes_on_without(checkout):
+    command = write_tools(checkout)
+    for tool in ("dockerd", "debootstrap"):
+        (checkout.tools / tool).unlink()
+    hide(checkout, "dockerd", "debootstrap")
+    process = checkout.run("x", command=command, PATH=str(checkout.tools))
+    assert process.returncode == 0
+    assert process.out.splitlines()[-1] == "pytest x unix:///private"
+    log = checkout.base / "apt-get.log"
+    if os.geteuid() == 0:
+        assert log.read_text().splitlines()[0].endswith(" install --no-install-recommends docker.io debootstrap")
+    else:
+        assert not log.exists()
+
+    log.unlink(missing_ok=True)
+    (checkout.root / "tests/docker_engine.py").write_text(ENGINE.replace("sys.exit(1)", "sys.exit(0)"))
+    assert checkout.run("x", command=command, PATH=str(checkout.tools)).returncode == 0
+    assert not log.exists(), "an engine that answers will do"
+
+
+# --- the tests' own Docker engine ----------------------------------------------------------------
+
+USE = """
+import os, sys, time
+from tests.docker_engine import client
+with client(os.environ["DOCKER_HOST"]) as engine:
+    print(os.environ["DOCKER_HOST"], engine.ping(), flush=True)
+time.sleep(float(sys.argv[1]))
+sys.exit(7)
+"""
+
+
+def beside_docker(*command, **env):
+    nowhere = {"DOCKER_HOST": "unix:///nowhere.sock", "MINITANGO_TEST_IMAGE": "none", "PYTHONPATH": str(BIN.parent)}
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.docker_engine", *command],
+        env=os.environ | nowhere | env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+@pytest.mark.parametrize("end", ["by itself", "Ctrl-C", "SIGTERM"])
+def test_a_private_engine_lives_as_long_as_the_command(end):
+    need_private_engines()
+    with beside_docker(sys.executable, "-c", USE, "0" if end == "by itself" else "60") as process:
+        url, answer = process.stdout.readline().split()
+        folder = Path(url.removeprefix("unix://")).parent
+        assert answer == "True"
+        assert folder.is_dir()
+        if end == "Ctrl-C":
+            os.killpg(process.pid, signal.SIGINT)
+        elif end == "SIGTERM":
+            process.terminate()
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == {"by itself": 7, "Ctrl-C": 130, "SIGTERM": 143}[end]
+    assert "no Docker engine answers at unix:///nowhere.sock" in err
+    assert "a private one takes its place" in err
+    assert not folder.exists()
+    assert str(folder) not in Path("/proc/self/mountinfo").read_text()
+    for place in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            assert str(folder).encode() not in (place / "cmdline").read_bytes()
+
+
+def test_without_a_private_engine_the_command_runs_all_the_same(tmp_path):
+    with beside_docker(sys.executable, "-c", "print('ran')", PATH=str(tmp_path)) as process:
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (0, "ran\n")
+    assert "no Docker engine answers at unix:///nowhere.sock" in err
+    assert "a private Docker engine needs" in err
+    assert "skipped, or fails where CI=true" in err
+    with beside_docker() as process:
+        assert process.wait(60) == 1, "no engine answers"
 
 
 # --- fetching pip ------------------------------------------------------------------------------
