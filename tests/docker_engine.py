@@ -22,7 +22,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
 START = 30.0
 """Seconds in which a daemon must answer after its start; it takes 0.2 to 2."""
@@ -68,7 +68,7 @@ def client(url: str, timeout: float = 60) -> Iterator[Any]:
     """The SDK's client. The test's own view of an engine, apart from the one that is tested."""
     import docker
 
-    made = docker.DockerClient(base_url=url, timeout=timeout)  # type: ignore[arg-type]  # it goes to requests as it is
+    made = docker.DockerClient(base_url=url, timeout=timeout)
     try:
         yield made
     finally:
@@ -141,7 +141,8 @@ class PrivateEngine:
         """Start the daemon, on what an earlier one left, and wait until it answers. OSError with the end of its log."""
         folder, name = self.folder, self.folder.name
         (folder / "daemon.json").write_text("{}")  # and not the machine's own
-        (folder / "pid").unlink(missing_ok=True)  # of one that was killed; another process may have that number now
+        for stale in ("pid", "exec/containerd/containerd.pid"):
+            (folder / stale).unlink(missing_ok=True)  # of one that was killed, and that may not be reaped yet
         command = [
             *("setpriv", "--pdeathsig", "TERM", "--"),
             *("dockerd", "--config-file", f"{folder}/daemon.json", "-H", self.url, "-p", f"{folder}/pid"),
@@ -180,25 +181,22 @@ class PrivateEngine:
     def resume(self) -> None:
         self._signal(signal.SIGCONT)
 
-    def load(self, archive: bytes | IO[bytes]) -> None:
-        """Give it the images of an archive, as `docker save` makes them."""
-        with client(self.url) as connected:
-            connected.images.load(archive)
-
     def close(self) -> None:
         """End the daemon and its containers and remove everything. Idempotent."""
-        if self._daemon is not None:
-            self.resume()
-            if self._daemon.poll() is not None:
-                self.start()  # only a daemon knows how to take down what another one left
-            with client(self.url) as connected:
-                for container in connected.api.containers(all=True, quiet=True):
-                    connected.api.remove_container(container["Id"], force=True, v=True)
+        try:
+            if self._daemon is not None:
+                self.resume()
+                if self._daemon.poll() is not None:
+                    self.start()  # only a daemon knows how to take down what another one left
+                with client(self.url) as connected:
+                    for container in connected.api.containers(all=True, quiet=True):
+                        connected.api.remove_container(container["Id"], force=True, v=True)
+        finally:
             self.stop()
             self._daemon = None
-        for mounted in reversed(list(self._mounts())):
-            subprocess.run(["umount", "-l", mounted], check=True)
-        shutil.rmtree(self.folder, ignore_errors=not self.folder.exists())
+            for mounted in reversed(list(self._mounts())):
+                subprocess.run(["umount", "-l", mounted], check=True)
+            shutil.rmtree(self.folder, ignore_errors=not self.folder.exists())
 
     def _signal(self, number: int) -> None:
         if self._daemon is not None and self._daemon.poll() is None:
