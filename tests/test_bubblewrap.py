@@ -36,8 +36,9 @@ from minitango.sandbox._inside import Status, encode_go, parse_status
 from minitango.sandbox._meter import Limit, Totals
 from minitango.sandbox._remedy import diagnose, disk_full
 from minitango.sandbox._seccomp import build_filter
+from minitango.sandbox._spec import UIDS
 from minitango.sandbox._supervise import Supervisor
-from minitango.sandbox._tickets import UIDS, Registry, Ticket, Uids, _here
+from minitango.sandbox._tickets import Registry, Ticket, Uids, _here
 from minitango.sandbox._tree import write_tree
 from minitango.sandbox._watch import Watcher
 from minitango.sandbox.bubblewrap import BubblewrapSandbox

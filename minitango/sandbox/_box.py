@@ -22,8 +22,9 @@ from minitango.sandbox._collect import Patterns, collect
 from minitango.sandbox._host import acting_as, parent_of
 from minitango.sandbox._inside import encode_go, first_program
 from minitango.sandbox._meter import GroupMeter, Meter, WatchMeter
-from minitango.sandbox._profile import arguments, environment, rlimits, writable
+from minitango.sandbox._profile import arguments, environment, rlimits
 from minitango.sandbox._remedy import too_small
+from minitango.sandbox._spec import writable
 from minitango.sandbox._supervise import Ended, Supervisor, is_dead, kill, wait_dead
 from minitango.sandbox._tickets import Ticket, kill_named
 from minitango.sandbox._tree import tree_at, write_tree

@@ -18,6 +18,7 @@ from typing import Final, Protocol
 
 from minitango.errors import SandboxFailed
 from minitango.job import Limits
+from minitango.sandbox._spec import total_memory
 
 PREFIX: Final = "minitango-"
 """How the names of groups begin."""
@@ -64,11 +65,6 @@ class Groups(Protocol):
     def make(self, name: str, limits: Limits) -> Group:
         """A new group of this name, which no other has, under these limits. SandboxFailed."""
         ...
-
-
-def total_memory(limits: Limits) -> int:
-    """Bytes that processes and writable directories may hold together."""
-    return limits.memory + limits.disk
 
 
 def _write(path: str, value: int | str) -> None:

@@ -5,6 +5,8 @@ What comes from the container is hostile until parsed: every frame is bounded, a
 
 from __future__ import annotations
 
+import errno
+import os
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
@@ -255,14 +257,7 @@ def entries(body: bytes) -> Iterator[Entry]:
         kind, executable, size, allocated, links, length = _ENTRY.unpack_from(body, at)
         at += _ENTRY.size
         name = body[at : at + length]
-        bad = len(name) < length or kind not in _TYPES or not name or b"/" in name or b"\0" in name
-        if bad:
-            len(name) < length
-            or kind not in (b"f", b"d", b"l", b"p", b"s", b"c")
-            or not name
-            or b"/" in name
-            or b"\0" in name
-        ):
+        if len(name) < length or kind not in _TYPES or not name or b"/" in name or b"\0" in name:
             raise BadFrame("an entry that is none")
         yield Entry(name.decode("utf-8", "surrogateescape"), kind.decode(), bool(executable), size, allocated, links)
         at += length
@@ -272,6 +267,30 @@ def answered(body: bytes) -> tuple[int, bool]:
     """The errno of an answer, and whether there was more than was asked for."""
     errno, more = _unpack(struct.Struct("!IB"), body)
     return errno, bool(more)
+
+
+_ERRNO: Final = {
+    11: "EAGAIN",
+    35: "EDEADLK",
+    36: "ENAMETOOLONG",
+    38: "ENOSYS",
+    39: "ENOTEMPTY",
+    40: "ELOOP",
+    122: "EDQUOT",
+}
+"""Linux's numbers that are others elsewhere."""
+
+
+def local_errno(number: int) -> int:
+    """What this system calls an error that Linux calls so."""
+    found: int = getattr(errno, _ERRNO.get(number, ""), number)
+    return found
+
+
+def os_error(number: int) -> OSError:
+    """The supervisor's errno as an exception."""
+    local = local_errno(number)
+    return OSError(local, os.strerror(local))
 
 
 def _unpack(form: struct.Struct, body: bytes) -> tuple[int, ...]:

@@ -10,8 +10,9 @@ from typing import Final, Literal, Protocol
 from msgspec import Struct
 
 from minitango.job import Limits
-from minitango.sandbox._cgroup import Group, total_memory
+from minitango.sandbox._cgroup import Group
 from minitango.sandbox._inside import Status
+from minitango.sandbox._spec import total_memory
 from minitango.sandbox._watch import Watcher
 
 Limit = Literal["wall", "cpu", "memory", "output"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import posixpath
 import resource
 import shutil
 from collections.abc import Sequence
@@ -11,16 +10,12 @@ from typing import Final
 
 from msgspec import Struct
 
-from minitango.sandbox import BoxSpec, Mount
-from minitango.sandbox._cgroup import total_memory
+from minitango.sandbox import BoxSpec
+from minitango.sandbox._spec import NOFILE, TMP, largest_file, total_memory, writable
 
 UID: Final = 1000
 """Who the job is inside its box."""
 
-_NOFILE: Final = 1024
-_SHM: Final = 64 << 20
-_TMP: Final = ("/tmp", "/dev/shm")  # noqa: S108
-_TAKEN: Final = ("/proc", "/dev", "/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc")
 _ROOT_LINKS: Final = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 
 # Of the host's /etc: what the loader, Java, fonts and scripting languages need to work. World-readable parts only.
@@ -57,36 +52,6 @@ class Layout(Struct, frozen=True):
     """Whether this bwrap has --disable-userns."""
 
 
-def writable(spec: BoxSpec) -> list[Mount]:
-    """Every sized directory of a box: the spec's, and /tmp and /dev/shm, where the spec does not name them."""
-    named = {mount.path for mount in spec.mounts}
-    own = [
-        Mount(path, writable=True, size=min(_SHM, spec.limits.disk) if path == "/dev/shm" else None)  # noqa: S108
-        for path in _TMP
-        if path not in named
-    ]
-    return [mount for mount in spec.mounts if mount.writable] + own
-
-
-def check_spec(spec: BoxSpec) -> None:
-    """ValueError where no box can be like this."""
-    paths = [mount.path for mount in spec.mounts]
-    for path in paths:
-        if not path.startswith("/") or posixpath.normpath(path) != path or path == "/" or "\0" in path:
-            raise ValueError(f"a mount must be an absolute, plain path, not {path!r}")
-        if any(path == taken or path.startswith(taken + "/") for taken in _TAKEN) and path != "/dev/shm":  # noqa: S108
-            raise ValueError(f"a mount cannot lie at {path}: the box has its own there")
-    if len(set(paths)) != len(paths):
-        raise ValueError("two mounts have the same path")
-    if not any(mount.path == spec.workdir and mount.writable for mount in spec.mounts):
-        raise ValueError(f"the working directory {spec.workdir!r} is not a writable mount")
-    limits = spec.limits
-    if any(mount.size is not None and mount.size <= 0 for mount in spec.mounts):
-        raise ValueError("the size of a mount must be positive")
-    if min(limits.wall, limits.memory, limits.pids, limits.disk, limits.cpus) <= 0 or limits.output < 0:
-        raise ValueError("limits must be positive")
-
-
 def environment(spec: BoxSpec, layout: Layout) -> dict[str, str]:
     """What every command finds in its environment, unless it is given something else."""
     path = "/usr/local/bin:/usr/bin:/bin"
@@ -103,10 +68,10 @@ def rlimits(spec: BoxSpec, *, watched: bool, count_processes: bool) -> dict[int,
     limits = spec.limits
     bounds = {
         resource.RLIMIT_CORE: 0,
-        resource.RLIMIT_NOFILE: _NOFILE,
+        resource.RLIMIT_NOFILE: NOFILE,
         resource.RLIMIT_MEMLOCK: 64 << 10,
         resource.RLIMIT_MSGQUEUE: 0,
-        resource.RLIMIT_FSIZE: max([limits.disk, *(mount.size or 0 for mount in spec.mounts)]) + (1 << 20),
+        resource.RLIMIT_FSIZE: largest_file(spec),
     }
     if watched:
         # Between two looks one process must not take all there is. Not exactly the limit: the watcher is to find
@@ -157,7 +122,7 @@ def arguments(
     sized = {mount.path: mount for mount in writable(spec)}
     for path in sorted({*sized, *staged}):
         if path in sized:
-            mode = "1777" if path in _TMP else "0755"
+            mode = "1777" if path in TMP else "0755"
             size = sized[path].size
             words += ["--perms", mode, "--size", str(spec.limits.disk if size is None else size), "--tmpfs", path]
         else:

@@ -10,7 +10,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +22,8 @@ from minitango.sandbox._inside import PERL_AT, perl_known
 from minitango.sandbox._profile import Layout, below_usr, sources_to_show, usr_arguments, write_etc
 from minitango.sandbox._remedy import diagnose, disk_full, gone, not_installed
 from minitango.sandbox._seccomp import build_filter
-from minitango.sandbox._tickets import UIDS, Registry, Ticket, Uids
+from minitango.sandbox._spec import UIDS
+from minitango.sandbox._tickets import Registry, Ticket, Uids
 
 _NPROC_BY_NAMESPACE: Final = (5, 14)
 """Since this Linux, RLIMIT_NPROC counts within a user namespace, not a user's processes all over the machine."""
@@ -54,14 +54,6 @@ def drops_root() -> bool:
         if first == 0 and outside == 0:
             return True
     return False
-
-
-def default_state() -> Path:
-    """Where boxes are recorded if nobody named a state directory: one place for each user, gone with the boot."""
-    runtime = os.environ.get("XDG_RUNTIME_DIR")
-    if runtime and os.access(runtime, os.W_OK):
-        return Path(runtime, "minitango")
-    return Path(tempfile.gettempdir(), f"minitango-{os.geteuid()}")
 
 
 def interpreter_prefix() -> str | None:

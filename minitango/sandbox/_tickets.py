@@ -27,9 +27,7 @@ from typing import Final
 from minitango.errors import SandboxFailed, SandboxUnavailable
 from minitango.sandbox._cgroup import PREFIX, remove_group
 from minitango.sandbox._host import start_time
-
-UIDS: Final = range(60706, 61106)
-"""Host uids that root's boxes may have: systemd leaves them unused, and no user is ever made there."""
+from minitango.sandbox._spec import UIDS
 
 _UNFINISHED: Final = 60.0
 """Seconds after which a directory that has no lock will get none."""

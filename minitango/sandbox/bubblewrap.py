@@ -80,7 +80,7 @@ class BubblewrapSandbox:
 
     def _box(self, spec: BoxSpec) -> BubblewrapBox:
         from minitango.sandbox._box import BubblewrapBox
-        from minitango.sandbox._profile import check_spec
+        from minitango.sandbox._spec import check_spec
 
         check_spec(spec)
         setting = self._set_up()
@@ -108,7 +108,8 @@ class BubblewrapSandbox:
             if self._setting is None:
                 if sys.platform != "linux":
                     raise not_linux(sys.platform)
-                from minitango.sandbox._setting import Setting, default_state
+                from minitango.sandbox._setting import Setting
+                from minitango.sandbox._spec import default_state
 
                 bwrap, cgroups, perl = self._wanted
                 state = Path(self._state) if self._state is not None else default_state()

@@ -1,0 +1,371 @@
+"""One container, and the conversation with the supervisor in it: from its start, over one run, to nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Final, Literal
+
+from minitango.archive import File
+from minitango.errors import MinitangoError, SandboxFailed, SandboxUnavailable
+from minitango.job import Usage
+from minitango.sandbox import BoxSpec, CollectBounds, Collected, End, Mount, _frames
+from minitango.sandbox._collect import (
+    DEVICE,
+    DIRECTORY,
+    FILE,
+    LINK,
+    NOT_REGULAR,
+    PIPE,
+    SOCKET,
+    UNREADABLE,
+    Patterns,
+    collect,
+    fault_of,
+)
+from minitango.sandbox._docker_line import Bell, Line, LineLost, LineSilent
+from minitango.sandbox._docker_profile import environment, memory_with, rlimits
+from minitango.sandbox._frames import BadFrame, Frame
+from minitango.sandbox._remedy import too_small
+
+PATIENCE: Final = 30.0
+"""Seconds that a supervisor may be silent: it has a word to say every 2 s while a command runs."""
+_GRACE: Final = 30.0
+"""Seconds after its limit that a run may take to end; then the container is killed from outside."""
+_LATE: Final = 1.0
+"""Seconds by which a wait may be late and we still have been running."""
+_BEAT: Final = 1.0
+_SIGKILL: Final = 9
+
+Died = Callable[[], End | MinitangoError]
+"""Finds out how a container came to its end that said nothing: what the job's end was, or whose fault it is."""
+
+
+class DockerBox:
+    """A `Box`. Made by `DockerSandbox.open` with the line to a supervisor that has said hello."""
+
+    def __init__(
+        self,
+        spec: BoxSpec,
+        line: Line,
+        bell: Bell,
+        *,
+        own: dict[str, str],
+        died: Died,
+        enlarge: Callable[[int], None],
+        closed: Callable[[DockerBox, bool], None],
+    ) -> None:
+        """`own` is the image's environment; `enlarge` gives the container so much memory; `closed` is told at the end,
+        with whether the supervisor was well."""
+        self.spec = spec
+        self._line = line
+        self._bell = bell
+        self._own = own
+        self._died = died
+        self._enlarge = enlarge
+        self._closed = closed
+        self._state: Literal["open", "over", "lost", "closed"] = "open"
+        self._busy = threading.Lock()  # one verb at a time; close, from any thread, waits for it
+        self._end = threading.Lock()  # between kill and the end of what it rings
+        self._well = True
+        self._given = 0
+        self._numbers = {mount.path: number for number, mount in enumerate(spec.mounts)}
+
+    # --- the verbs ---------------------------------------------------------------------------------
+
+    def put(self, mount: str, files: Iterable[File]) -> None:
+        """See `Box.put`."""
+        place = self._mount(mount)
+        files = list(files)
+        frames = list(_frames.put(self._numbers[mount], files))  # ValueError before anything is sent
+        with self._busy:
+            if self._state != "open":
+                raise SandboxFailed("files cannot be put into a box that has run or is closed")
+            if not files:
+                return
+            if not place.writable:
+                self._given += sum(len(file.data) for file in files)
+            with self._speaking():
+                self._line.send(frames, PATIENCE)
+                self._line.send([_frames.frame("Y")], PATIENCE)
+                problem = _frames.problem(self._answer("y").body)
+        if problem is not None:
+            error = _frames.os_error(problem.errno)
+            full = too_small(error, place, self.spec.limits)
+            failed = SandboxFailed(f"a file could not be put into {mount}: {error.strerror}", id="sandbox_put")
+            raise full or failed
+
+    def run(self, command: Sequence[str], *, env: Mapping[str, str], output: Callable[[bytes], None]) -> End:
+        """See `Box.run`."""
+        limits = self.spec.limits
+        start = _frames.run(
+            self._numbers[self.spec.workdir],
+            command,
+            {**environment(self.spec, self._own), **env},
+            wall=limits.wall,
+            cpu=limits.cpu,
+            output=limits.output,
+            rlimits=rlimits(self.spec),
+        )
+        with self._busy:
+            if self._state != "open":
+                raise SandboxFailed("a box runs once")
+            self._state = "lost"  # until it is known to have ended well
+            more = memory_with(self.spec, self._given)
+            if more is not None:
+                self._enlarge(more)
+            try:
+                self._line.send([start], PATIENCE)
+                ended = self._follow(output)
+            except (LineLost, BadFrame) as error:
+                return self._lost(error)
+            except LineSilent as error:
+                self._well = False
+                raise _silent() from error
+            self._state = "over"
+            return self._told(ended)
+
+    def _follow(self, output: Callable[[bytes], None]) -> _frames.Ended:
+        """Pass output on until the run is over. The supervisor keeps the limits; here is the net below it."""
+        asked = False
+        now = heard = time.monotonic()
+        deadline = now + self.spec.limits.wall + _GRACE
+        while True:
+            frame = self._line.next(_BEAT, bell=not asked)
+            before, now = now, time.monotonic()
+            if now - before > _BEAT + _LATE:  # we stood still: so did our clock for the other side
+                deadline += now - before
+                heard = now
+            if frame is None:
+                if self._bell.rung and not asked:
+                    asked = True
+                    self._line.send([_frames.frame("K")], PATIENCE)
+                    deadline = min(deadline, now + _GRACE)
+                elif now > heard + PATIENCE or now > deadline:
+                    raise LineSilent("the supervisor says nothing more")
+                continue
+            heard = now
+            if frame.kind == "o":
+                try:
+                    output(frame.body)
+                except BaseException:  # the listener's own: it goes through, once the job is dead
+                    self._abandon()
+                    raise
+                now = time.monotonic()
+                deadline += now - heard
+                heard = now
+            elif frame.kind == "x":
+                return _frames.ended(frame.body)
+            elif frame.kind != "b":
+                raise BadFrame(f"a frame {frame.kind!r} during a run")
+            elif now > deadline:
+                raise LineSilent("the run does not end")
+
+    def _abandon(self) -> None:
+        """Kill the run, and wait until all is dead; whatever is wrong with the line shows later."""
+        deadline = time.monotonic() + _GRACE
+        with contextlib.suppress(LineLost, LineSilent):
+            self._line.send([_frames.frame("K")], PATIENCE)
+            while time.monotonic() < deadline:
+                frame = self._line.next(_BEAT)
+                if frame is not None and frame.kind == "x":
+                    return
+        self._well = False
+
+    def _told(self, ended: _frames.Ended) -> End:
+        """What the supervisor said, as an `End`."""
+        what = {"fork": "no process could be started", "limit": "a limit could not be set"}.get(ended.what)
+        if what is not None:
+            raise SandboxFailed(f"{what} in the box: {_frames.os_error(ended.number).strerror}")
+        cancelled = ended.how == "killed"
+        if ended.what == "never" and not cancelled:
+            raise SandboxFailed("the box's command was never started")
+        limit: Literal["wall", "cpu", "memory", "output"] | None = None
+        if ended.how in ("wall", "cpu", "output"):
+            limit = ended.how  # type: ignore[assignment]
+        exit_status, number, exec_error = None, None, None
+        if ended.what == "exec":
+            exec_error = _frames.local_errno(ended.number)
+        elif ended.what == "never":
+            number = _SIGKILL
+        elif ended.number & 0x7F == 0:
+            exit_status = ended.number >> 8 & 0xFF
+        else:
+            number = ended.number & 0x7F
+        if limit is None and not cancelled and number == _SIGKILL and ended.oom_kills:
+            limit = "memory"
+        return End(
+            exit_status=exit_status,
+            signal=number,
+            exec_error=exec_error,
+            limit=limit,
+            cancelled=cancelled,
+            usage=Usage(wall=ended.wall, cpu=ended.cpu, memory=ended.peak or ended.max_rss or None),
+            output_bytes=ended.output_bytes,
+            oom_kills=ended.oom_kills,
+            disk_full=ended.disk_full,
+            pids_limit=ended.forks_refused,
+        )
+
+    def _lost(self, error: Exception) -> End:
+        """The container is gone, or makes no sense: find out whose fault it is."""
+        self._well = False
+        if isinstance(error, BadFrame):
+            raise SandboxFailed(f"the supervisor makes no sense: {error}", id="box_killed") from error
+        found = self._died()
+        if isinstance(found, End):
+            return found
+        raise found from error
+
+    def collect(self, mount: str, patterns: Sequence[str], bounds: CollectBounds = CollectBounds()) -> Collected:
+        """See `Box.collect`."""
+        self._mount(mount)
+        wanted = Patterns(patterns)
+        with self._busy:
+            if self._state == "lost":
+                return Collected()  # what was there went with the container
+            if self._state != "over":
+                raise SandboxFailed("files are collected after the run, and before the box is closed")
+            with self._speaking():
+                return collect(_Tree(self, self._numbers[mount], bounds), wanted, bounds)
+
+    def kill(self) -> None:
+        """See `Box.kill`."""
+        with self._end:
+            if self._state != "closed":
+                self._bell.ring()
+
+    def close(self) -> None:
+        """See `Box.close`."""
+        self.kill()
+        with self._busy:
+            with self._end:
+                if self._state == "closed":
+                    return
+                self._state = "closed"
+            if self._well:
+                try:
+                    self._line.send([_frames.frame("Q")], 1.0)
+                except (LineLost, LineSilent):
+                    self._well = False
+            self._line.close()
+            self._bell.close()
+            self._closed(self, self._well)
+
+    # --- the conversation ----------------------------------------------------------------------------
+
+    def _speaking(self) -> _Speaking:
+        return _Speaking(self)
+
+    def _answer(self, *kinds: str) -> Frame:
+        frame = self._line.next(PATIENCE)
+        if frame is None:
+            raise LineSilent("no answer came")
+        if frame.kind not in kinds:
+            raise BadFrame(f"a frame {frame.kind!r} instead of {' or '.join(kinds)}")
+        return frame
+
+    def ask(self, request: bytes, kind: str) -> Iterator[bytes]:
+        """The pieces of an answer, then nothing. OSError where the supervisor met one. Read to its end, always."""
+        self._line.send([request], PATIENCE)
+        while (frame := self._answer(kind, "e")).kind == kind:
+            yield frame.body
+        number, _ = _frames.answered(frame.body)
+        if number:
+            raise _frames.os_error(number)
+
+    def failed(self, error: Exception) -> MinitangoError:
+        """What to raise where the line failed outside of a run."""
+        self._well = False
+        self._state = "lost"
+        if isinstance(error, LineSilent):
+            return _silent()
+        if isinstance(error, BadFrame):
+            return SandboxFailed(f"the supervisor makes no sense: {error}", id="box_killed")
+        found = self._died()
+        if isinstance(found, End):
+            return SandboxFailed("the container ended before its command was run", id="box_killed")
+        return found
+
+    def _mount(self, path: str) -> Mount:
+        if path not in self._numbers:
+            raise ValueError(f"{path!r} is not a mount of this box")
+        return self.spec.mounts[self._numbers[path]]
+
+
+class _Speaking:
+    """Turns what goes wrong on the line into errors of ours."""
+
+    def __init__(self, box: DockerBox) -> None:
+        self._box = box
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, (LineLost, LineSilent, BadFrame)):
+            raise self._box.failed(error) from error
+
+
+def _silent() -> SandboxUnavailable:
+    return SandboxUnavailable(
+        f"a container has said nothing for {PATIENCE:g} s",
+        hint="look at the Docker engine: docker info",
+        id="sandbox_hangs",
+    )
+
+
+_KINDS: Final = {"f": FILE, "d": DIRECTORY, "l": LINK, "p": PIPE, "s": SOCKET, "c": DEVICE}
+
+
+class _Tree:
+    """A mount as a tree that is collected from, by way of the supervisor."""
+
+    def __init__(self, box: DockerBox, mount: int, bounds: CollectBounds) -> None:
+        self._box = box
+        self._mount = mount
+        self._most = bounds.entries + 1
+        self._known: dict[str, _frames.Entry] = {}
+
+    def names(self, parents: Sequence[str], wanted: list[str] | None) -> Iterator[tuple[str, str]]:
+        """See `Tree.names`."""
+        if wanted is None:
+            found = list(self._listed(_frames.list_directory(self._mount, "/".join(parents), self._most)))
+        else:
+            found = [entry for name in wanted for entry in self._one("/".join((*parents, name)))]
+        for entry in found:
+            path = "/".join((*parents, entry.name))
+            if entry.kind == "f":
+                self._known[path] = entry
+            yield entry.name, _KINDS.get(entry.kind, NOT_REGULAR)
+
+    def _one(self, path: str) -> list[_frames.Entry]:
+        try:
+            return list(self._listed(_frames.look(self._mount, path)))
+        except OSError:
+            return []
+
+    def _listed(self, request: bytes) -> Iterator[_frames.Entry]:
+        for piece in self._box.ask(request, "l"):
+            yield from _frames.entries(piece)
+
+    def take(self, parents: Sequence[str], name: str, most: int) -> tuple[File | None, str]:
+        """See `Tree.take`."""
+        path = "/".join((*parents, name))
+        entry = self._known[path]
+        fault = fault_of(links=entry.links, size=entry.size, allocated=entry.allocated, most=most)
+        if fault:
+            return None, fault
+        data = bytearray()
+        try:
+            for piece in self._box.ask(_frames.get(self._mount, path, entry.size), "d"):
+                data += piece
+                if len(data) > entry.size:
+                    raise BadFrame("more of a file than there is")
+        except PermissionError:
+            return None, UNREADABLE
+        except OSError as error:
+            return None, LINK if error.errno == errno.ELOOP else f"it cannot be read: {error.strerror}"
+        return File(path=name, data=bytes(data), executable=entry.executable), ""

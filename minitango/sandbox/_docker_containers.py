@@ -1,0 +1,346 @@
+"""Containers from their making to their end: opened, looked at when they die, swept when nobody owns them any more.
+
+A container removes itself once its supervisor leaves, which it does when its line ends: nothing waits for that, and
+nothing is left where this process dies. A thread looks whether it came true, and sweeps every 30 s.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Iterable
+from functools import partial
+from typing import Any, Final
+
+from minitango.errors import MinitangoError, SandboxFailed, SandboxUnavailable
+from minitango.job import Usage
+from minitango.sandbox import BoxSpec, End, _frames
+from minitango.sandbox._docker_box import DockerBox
+from minitango.sandbox._docker_carry import Carrier
+from minitango.sandbox._docker_engine import PATIENCE, Engine, Missing, Refused
+from minitango.sandbox._docker_line import Bell, Line, LineLost
+from minitango.sandbox._docker_owner import OWNER, TOKEN, Owner
+from minitango.sandbox._docker_profile import Features, container, memory
+from minitango.sandbox._frames import BadFrame, Hello
+from minitango.sandbox._spec import UIDS
+from minitango.text import one_line
+
+log = logging.getLogger("minitango")
+
+PREFIX: Final = "minitango-"
+"""How the names of containers begin."""
+_SWEEP: Final = 30.0
+"""Seconds between sweeps."""
+_GONE: Final = 3.0
+"""Seconds that the engine has to remove a container by itself."""
+_LOOK: Final = 1.0
+_CONFLICT: Final = 409
+
+
+class Containers:
+    """Those of one sandbox. Thread-safe."""
+
+    def __init__(self, engine: Engine, owner: Owner, carrier: Carrier, features: Features) -> None:
+        self.features = features
+        self._engine = engine
+        self._owner = owner
+        self._carrier = carrier
+        self._numbers = itertools.count(1)
+        self._uids = itertools.cycle(UIDS)
+        for _ in range(secrets.randbelow(len(UIDS))):
+            next(self._uids)
+        self._lock = threading.Lock()
+        self._open: dict[str, DockerBox | None] = {}
+        """By name; None while it is being made."""
+        self._ending: dict[str, float] = {}
+        """By name, when to remove what the engine has not removed by itself."""
+        self._wake = threading.Event()
+        self._closed = False
+        self._thread: threading.Thread | None = None
+
+    # --- making ------------------------------------------------------------------------------------
+
+    def open(self, spec: BoxSpec, digest: str, own: dict[str, str]) -> tuple[DockerBox, Hello]:
+        """A box in a fresh container of this image, whose environment is `own`, and what its supervisor sees."""
+        name = f"{PREFIX}{self._owner.name}-{next(self._numbers)}"
+        with self._lock:
+            if self._closed:
+                raise SandboxFailed("the sandbox is closed")
+            self._open[name] = None
+            self._start_thread()
+        bell = Bell()
+        line: Line | None = None
+        try:
+            opened = self._create(name, spec, digest)
+            line = Line(self._engine.call(partial(_attach, name=name)), bell)
+            self._engine.call(lambda api: api.start(name))
+            hello = self._hello(line, name)
+            box = DockerBox(
+                spec,
+                line,
+                bell,
+                own=own,
+                died=partial(self._died, name, opened),
+                enlarge=partial(self._enlarge, name),
+                closed=partial(self._box_closed, name),
+            )
+            with self._lock:
+                self._open[name] = box
+        except BaseException as error:
+            if line is not None:
+                line.close()
+            bell.close()
+            self._end(name, well=False)
+            if isinstance(error, Refused):
+                raise SandboxFailed(f"a container could not be started: {error}", id="sandbox_start") from error
+            raise
+        if self._closed:  # and did not know of this one
+            box.close()
+            raise SandboxFailed("the sandbox is closed")
+        return box, hello
+
+    def _create(self, name: str, spec: BoxSpec, digest: str) -> str:
+        for last in (False, True):
+            image = self._carrier.image(digest)
+            config = container(
+                spec,
+                self.features,
+                image=image,
+                binds=self._carrier.binds(spec.network),
+                uid=next(self._uids),
+                labels={**self._owner.labels(), TOKEN: spec.token},
+            )
+            try:
+                made = self._engine.call(partial(_create, config=config, name=name))
+            except Missing as error:
+                self._carrier.forget(digest)
+                if last or image == digest:
+                    raise SandboxUnavailable(
+                        f"the image {digest} is not there any more", hint="it is fetched again", id="sandbox_image_gone"
+                    ) from error
+                continue
+            return str(made["Id"])
+        raise AssertionError
+
+    def _hello(self, line: Line, name: str) -> Hello:
+        try:
+            frame = line.next(PATIENCE)
+            hello = _frames.hello(frame.body) if frame is not None and frame.kind == "h" else None
+        except (LineLost, BadFrame) as error:
+            raise self._not_up(name, line, str(error)) from error
+        if hello is None:
+            raise self._not_up(name, line, "it says nothing" if frame is None else "it makes no sense")
+        if hello.version != _frames.VERSION:
+            raise self._not_up(name, line, f"it speaks version {hello.version} of the protocol")
+        return hello
+
+    def _not_up(self, name: str, line: Line, why: str) -> SandboxFailed:
+        said = one_line(line.said.decode("utf-8", "replace"), 300)
+        return SandboxFailed(f"the supervisor in {name} did not come up: {said or why}", id="sandbox_start")
+
+    def _enlarge(self, name: str, most: int) -> None:
+        if self.features.limits:
+            self._engine.call(partial(_update, name=name, limits=memory(most)), again=True)
+
+    # --- its end -------------------------------------------------------------------------------------
+
+    def _died(self, name: str, id: str) -> End | MinitangoError:
+        """What ended a container that said nothing of it."""
+        try:
+            state = self._state(name)
+            if state.get("Running"):
+                return _infrastructure("the line to a container broke")
+            events = self._events(id)
+        except SandboxFailed as error:
+            return error
+        except SandboxUnavailable as error:
+            return error
+        actions = {str(event.get("Action", event.get("status", ""))) for event in events}
+        if "start" not in actions:
+            return _infrastructure("the Docker engine was restarted while a job ran")
+        code = next((_exit_code(event) for event in events if event.get("Action") == "die"), state.get("ExitCode"))
+        if "oom" in actions or state.get("OOMKilled"):
+            return End(signal=9, limit="memory", usage=Usage(), oom_kills=1)
+        if code == 0 or code == 128 + 15:
+            return _infrastructure("a container was told to stop")
+        return SandboxFailed(f"a container was killed from outside (exit code {code})", id="box_killed")
+
+    def _state(self, name: str) -> dict[str, Any]:
+        """Docker's word on it, once it has ended; empty where it is gone already."""
+        deadline = time.monotonic() + 2
+        while True:
+            try:
+                found = self._engine.call(lambda api: api.inspect_container(name), again=True)
+            except Missing:
+                return {}
+            state = found.get("State") or {}
+            if not state.get("Running") or time.monotonic() > deadline:
+                return state if isinstance(state, dict) else {}
+            time.sleep(0.05)
+
+    def _events(self, id: str) -> list[dict[str, Any]]:
+        """What the engine remembers of a container: its own memory, which a restart empties."""
+        info = self._engine.call(lambda api: api.info(), again=True)
+        until = _seconds(str(info.get("SystemTime", ""))) + 1
+        found: list[dict[str, Any]] = self._engine.call(partial(_read_events, id=id, until=until), again=True)
+        return found
+
+    def _box_closed(self, name: str, _: DockerBox, well: bool) -> None:
+        self._end(name, well=well)
+
+    def _end(self, name: str, *, well: bool) -> None:
+        with self._lock:
+            self._open.pop(name, None)
+            self._ending[name] = time.monotonic() + (_GONE if well else 0.0)
+        if not well:
+            self._wake.set()
+
+    # --- sweeping --------------------------------------------------------------------------------------
+
+    def sweep(self) -> int:
+        """See `Sandbox.sweep`."""
+        removed = 0
+        for found in self._engine.call(partial(_list, label=OWNER), again=True):
+            labels = found.get("Labels") or {}
+            stray = labels.get(OWNER) == self._owner.name and not self._known(_name(found))
+            if stray or self._owner.is_dead(labels):
+                removed += self._remove(str(found.get("Id", "")))
+        images = self._engine.call(lambda api: api.images(filters={"label": [OWNER]}, all=False), again=True)
+        for image in images:
+            if self._owner.is_dead(image.get("Labels") or {}):
+                self._engine.call(partial(_remove_image, id=str(image["Id"])))
+        self._owner.clear()
+        return removed
+
+    def _known(self, name: str) -> bool:
+        with self._lock:
+            return name in self._open or name in self._ending
+
+    def _remove(self, name: str) -> bool:
+        """Whether it was there to be removed. What is being removed already is left to that."""
+        try:
+            self._engine.call(lambda api: api.remove_container(name, force=True, v=True))
+        except Missing:
+            return False
+        except Refused as error:
+            if error.status != _CONFLICT:
+                log.warning("a container could not be removed: %s", error)
+            return False
+        return True
+
+    def _start_thread(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._look_after, name="minitango-docker", daemon=True)
+            self._thread.start()
+
+    def _look_after(self) -> None:
+        next_sweep = time.monotonic() + _SWEEP
+        trouble = False
+        while not self._closed:
+            self._wake.wait(_LOOK if self._ending else max(0.0, next_sweep - time.monotonic()))
+            self._wake.clear()
+            try:
+                self._finish()
+                if time.monotonic() >= next_sweep and not self._closed:
+                    self.sweep()
+                trouble = False
+            except (SandboxFailed, SandboxUnavailable) as error:
+                if not trouble:
+                    log.warning("containers cannot be swept now: %s", error)
+                trouble = True
+            if time.monotonic() >= next_sweep:
+                next_sweep = time.monotonic() + _SWEEP
+
+    def _finish(self) -> None:
+        """Forget what is gone of those that ended, and remove what is late."""
+        with self._lock:
+            ending = dict(self._ending)
+        if not ending:
+            return
+        found = self._engine.call(partial(_list, label=f"{OWNER}={self._owner.name}"), again=True)
+        there = {_name(one) for one in found}
+        now = time.monotonic()
+        for name, late in ending.items():
+            if name in there and now < late:
+                continue
+            if name in there and self._remove(name):
+                continue  # looked for once more
+            if name not in there:
+                with self._lock:
+                    self._ending.pop(name, None)
+
+    def close(self) -> None:
+        """Close every box, and wait until their containers are gone, as far as the engine lets us."""
+        with self._lock:
+            self._closed = True
+            boxes = [box for box in self._open.values() if box is not None]
+        for box in boxes:
+            box.close()
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join()
+        try:
+            self.settle()
+        except (SandboxFailed, SandboxUnavailable) as error:
+            log.warning("%d containers may be left: %s", len(self._ending), error)
+
+    def settle(self) -> None:
+        """Wait until the containers of boxes that were closed are gone, or for PATIENCE seconds."""
+        deadline = time.monotonic() + PATIENCE
+        while self._ending and time.monotonic() < deadline:
+            self._finish()
+            if self._ending:
+                time.sleep(0.02)
+
+
+def _infrastructure(what: str) -> SandboxUnavailable:
+    return SandboxUnavailable(what, hint="the job is run again", id="sandbox_lost")
+
+
+def _attach(api: Any, *, name: str) -> Any:
+    return api.attach_socket(name, params={"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1})
+
+
+def _create(api: Any, *, config: dict[str, Any], name: str) -> Any:
+    return api.create_container_from_config(config, name)
+
+
+def _update(api: Any, *, name: str, limits: dict[str, int]) -> Any:
+    return api.update_container(name, mem_limit=limits["Memory"], memswap_limit=limits["MemorySwap"])
+
+
+def _list(api: Any, *, label: str) -> Iterable[dict[str, Any]]:
+    found: list[dict[str, Any]] = api.containers(all=True, filters={"label": [label]})
+    return found
+
+
+def _remove_image(api: Any, *, id: str) -> None:
+    api.remove_image(id, force=True)
+
+
+def _read_events(api: Any, *, id: str, until: int) -> list[dict[str, Any]]:
+    stream = api.events(since=1, until=until, filters={"container": id}, decode=True)
+    return list(itertools.islice(stream, 1000))
+
+
+def _name(found: dict[str, Any]) -> str:
+    names = found.get("Names") or [""]
+    return str(names[0]).removeprefix("/")
+
+
+def _exit_code(event: dict[str, Any]) -> int | None:
+    code = str(((event.get("Actor") or {}).get("Attributes") or {}).get("exitCode", ""))
+    return int(code) if code.isdecimal() else None
+
+
+def _seconds(time_stamp: str) -> int:
+    """Of Docker's own clock: an RFC 3339 time with more digits than Python reads."""
+    from datetime import datetime
+
+    try:
+        return int(datetime.fromisoformat(time_stamp.split(".")[0].rstrip("Z") + "+00:00").timestamp())
+    except ValueError:
+        return int(time.time())

@@ -1,0 +1,193 @@
+"""The line to the supervisor in a container: frames over the attached stream, each wait with its deadline."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import selectors
+import socket
+import ssl
+import struct
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any, Final, Protocol
+
+from minitango.sandbox._frames import BadFrame, Frame, Reader
+
+_READ: Final = 256 << 10
+_GATHER: Final = 256 << 10
+"""Bytes of frames that are sent together."""
+_POLL: Final = 0.05
+"""Seconds between looks at the bell, where a stream cannot be selected."""
+_HEADER: Final = struct.Struct("!BxxxI")
+_MOST: Final = 1 << 20
+"""Bytes in one piece of the stream: engines send 32 KiB."""
+_STDOUT: Final = 1
+_STDERR: Final = 2
+_SAID: Final = 4096
+
+
+class LineLost(Exception):
+    """The stream ended, or nothing of sense comes from it any more."""
+
+
+class LineSilent(Exception):
+    """Nothing came, or nothing was taken, within the time allowed."""
+
+
+class _Stream(Protocol):
+    def recv(self, most: int, /) -> bytes: ...
+    def send(self, data: Any, /) -> int: ...
+    def settimeout(self, seconds: float | None, /) -> None: ...
+    def close(self) -> None: ...
+
+
+class Bell:
+    """Wakes whoever waits on a line, from any thread."""
+
+    def __init__(self) -> None:
+        self._near, self._far = socket.socketpair()
+        self._near.setblocking(False)
+        self._far.setblocking(False)
+        self.rung = False
+
+    def ring(self) -> None:
+        self.rung = True
+        with contextlib.suppress(OSError):
+            self._far.send(b"!")
+
+    def fileno(self) -> int:
+        return self._near.fileno()
+
+    def quiet(self) -> None:
+        """Nobody needs to be woken again; `rung` stays."""
+        with contextlib.suppress(OSError):
+            self._near.recv(64)
+
+    def close(self) -> None:
+        self._near.close()
+        self._far.close()
+
+
+class Line:
+    """Used by one thread. What the container writes is demultiplexed as Docker frames it (no terminal)."""
+
+    def __init__(self, attached: Any, bell: Bell, *, clock: Callable[[], float] = time.monotonic) -> None:
+        """`attached` is what the SDK's `attach_socket` gave: this object's to close."""
+        self._stream: _Stream = _own(attached)
+        self._bell = bell
+        self._clock = clock
+        self._selectable = isinstance(self._stream, socket.socket) and not isinstance(self._stream, ssl.SSLSocket)
+        self._stream.settimeout(0.0 if self._selectable else _POLL)
+        self._raw = bytearray()
+        self._reader = Reader()
+        self._ready: deque[Frame] = deque()
+        self.said = b""
+        """What came on stderr, where only a container that does not work says anything; bounded."""
+
+    def send(self, frames: Iterable[bytes], patience: float) -> None:
+        """Send these frames. LineLost; LineSilent where none of it was taken for `patience` seconds."""
+        gathered = bytearray()
+        for frame in frames:
+            gathered += frame
+            if len(gathered) >= _GATHER:
+                self._send(gathered, patience)
+                gathered = bytearray()
+        if gathered:
+            self._send(gathered, patience)
+
+    def _send(self, data: bytearray, patience: float) -> None:
+        left = memoryview(data)
+        deadline = self._clock() + patience
+        while left:
+            try:
+                left = left[self._stream.send(left) :]
+                deadline = self._clock() + patience
+            except (BlockingIOError, TimeoutError, ssl.SSLWantWriteError) as error:
+                if self._clock() > deadline:
+                    raise LineSilent("nothing is taken") from error
+                if self._selectable:
+                    _wait_for(deadline - self._clock(), selectors.EVENT_WRITE, self._stream)
+            except OSError as error:
+                raise LineLost(str(error)) from error
+
+    def next(self, timeout: float, *, bell: bool = False) -> Frame | None:
+        """The next frame; None after `timeout` seconds, or where the bell was rung and `bell` says to listen to it."""
+        deadline = self._clock() + timeout
+        while not self._ready:
+            if bell and self._bell.rung:
+                self._bell.quiet()
+                return None
+            left = deadline - self._clock()
+            if left <= 0:
+                return None
+            self._wait(left, bell=bell)
+        return self._ready.popleft()
+
+    def _wait(self, seconds: float, *, bell: bool) -> None:
+        if self._selectable:
+            streams: list[Any] = [self._stream, self._bell] if bell else [self._stream]
+            if self._stream not in _wait_for(seconds, selectors.EVENT_READ, *streams):
+                return
+        try:
+            data = self._stream.recv(_READ)
+        except (BlockingIOError, TimeoutError, ssl.SSLWantReadError):
+            return
+        except OSError as error:
+            raise LineLost(str(error)) from error
+        if not data:
+            raise LineLost("the container's stream ended")
+        try:
+            self._take(data)
+        except BadFrame as error:
+            raise LineLost(f"what the container says makes no sense: {error}") from error
+
+    def _take(self, data: bytes) -> None:
+        self._raw += data
+        at = 0
+        while len(self._raw) - at >= _HEADER.size:
+            kind, length = _HEADER.unpack_from(self._raw, at)
+            if kind not in (_STDOUT, _STDERR):
+                raise BadFrame(f"a stream {kind}")
+            end = at + _HEADER.size + length
+            if length > _MOST:
+                raise BadFrame(f"a piece of {length} bytes")
+            if len(self._raw) < end:
+                break
+            piece = bytes(self._raw[at + _HEADER.size : end])
+            at = end
+            if kind == _STDOUT:
+                self._ready.extend(self._reader.feed(piece))
+            else:
+                self.said = (self.said + piece)[-_SAID:]
+        del self._raw[:at]
+
+    def close(self) -> None:
+        """Hang up: the supervisor takes that for the end of the engine. Idempotent."""
+        with contextlib.suppress(OSError):
+            if isinstance(self._stream, socket.socket):
+                self._stream.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(OSError):
+            self._stream.close()
+
+
+def _own(attached: Any) -> Any:
+    """A plain socket of our own, where the SDK's belongs to a response that closes it when it is collected."""
+    if not isinstance(attached, socket.SocketIO):
+        return attached
+    with attached:
+        return socket.socket(fileno=os.dup(attached.fileno()))
+
+
+_Selector: Final = selectors.PollSelector if hasattr(select, "poll") else selectors.SelectSelector
+"""select() knows no descriptor above 1023."""
+
+
+def _wait_for(seconds: float, event: int, *streams: Any) -> list[Any]:
+    """Those that are ready within this time."""
+    with _Selector() as selector:
+        for stream in streams:
+            selector.register(stream, event)
+        return [key.fileobj for key, _ in selector.select(max(0.0, seconds))]

@@ -1,0 +1,115 @@
+"""Whose containers these are: name and proof of life of an engine of ours, and how those of dead ones are told.
+
+STATE/docker/OWNER.lock    held as long as the engine lives
+STATE/docker/OWNER/        what is shown in its containers
+
+Each container carries labels with its owner and where that owner's lock is. An owner is dead if its lock is free, or
+gone, as seen by an engine to which the path means the same. Where nobody here can tell, it is left alone: a Docker
+engine may be shared by many machines.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import secrets
+import shutil
+import sys
+import uuid
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+from filelock import BaseFileLock, FileLock, Timeout
+
+from minitango.errors import SandboxUnavailable
+
+OWNER: Final = "minitango.owner"
+HOME: Final = "minitango.home"
+WHERE: Final = "minitango.where"
+TOKEN: Final = "minitango.token"  # noqa: S105
+"""Labels of what is ours."""
+
+
+class Owner:
+    """This engine, as Docker's labels name it. Alive until `close`, or until its process dies."""
+
+    def __init__(self, state: Path) -> None:
+        """Settle below STATE/docker. SandboxUnavailable where that cannot be."""
+        self._all = (state / "docker").absolute()
+        try:
+            self._all.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.name, self._lock = self._settle()
+            self.home = self._all / self.name
+            self.home.mkdir(mode=0o755)
+            self.home.chmod(0o755)  # whatever the umask
+        except OSError as error:
+            raise SandboxUnavailable(
+                f"containers cannot be recorded in {self._all}: {error}",
+                hint="name a state directory that can be written: --state DIR",
+            ) from error
+
+    def _settle(self) -> tuple[str, BaseFileLock]:
+        while True:
+            name = f"{os.getpid()}-{secrets.token_hex(4)}"
+            lock = FileLock(self._all / f"{name}.lock", thread_local=False)
+            with contextlib.suppress(Timeout):
+                lock.acquire(timeout=0)
+                if Path(lock.lock_file).exists():
+                    return name, lock
+            lock.release()  # another has taken it for a dead one's, in the moment before it was locked
+
+    def labels(self) -> dict[str, str]:
+        return {OWNER: self.name, HOME: str(self.home), WHERE: here()}
+
+    def is_dead(self, labels: Mapping[str, str]) -> bool:
+        """Whether the owner that these labels name is certainly dead."""
+        name, home = labels.get(OWNER, ""), labels.get(HOME, "")
+        if not name or name == self.name or Path(home).name != name or not Path(home).is_absolute():
+            return False
+        if Path(home).parent != self._all and labels.get(WHERE) != here():
+            return False
+        return not _alive(Path(f"{home}.lock"))
+
+    def clear(self) -> None:
+        """Remove what dead owners of this state directory left in it."""
+        for lock in self._all.glob("*.lock"):
+            home = lock.with_suffix("")
+            if home != self.home and not _alive(lock):
+                shutil.rmtree(home, ignore_errors=True)
+                with contextlib.suppress(OSError):
+                    lock.unlink()
+
+    def close(self) -> None:
+        """Give up the proof of life, and the directory."""
+        shutil.rmtree(self.home, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            Path(self._lock.lock_file).unlink()
+        self._lock.release()
+
+
+def _alive(path: Path) -> bool:
+    """Whether this lock is held."""
+    if not path.exists():
+        return False
+    lock = FileLock(path, thread_local=False)
+    try:
+        lock.acquire(timeout=0)
+    except (Timeout, OSError):
+        return True
+    lock.release()
+    return False
+
+
+@cache
+def here() -> str:
+    """In which machine, boot and process namespace a path and a lock are meant."""
+    if sys.platform != "linux":
+        return f"{platform.node()} {uuid.getnode():x}"
+    with contextlib.suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        spaces = [str(Path(f"/proc/self/ns/{kind}").readlink()) for kind in ("pid", "mnt")]
+        return " ".join([boot, *spaces])
+    return platform.node()

@@ -1,0 +1,168 @@
+"""What a container looks like: a `BoxSpec` as Docker's API takes it. Nothing of a submission is in it.
+
+Root in it is the supervisor alone, with the three capabilities that it needs to become the job's user and to kill it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, Literal
+
+from msgspec import Struct
+
+from minitango.job import Limits
+from minitango.sandbox import BoxSpec, Mount
+from minitango.sandbox._spec import NOFILE, TMP, largest_file, total_memory, writable
+
+HOME: Final = "/.minitango"
+"""Where the supervisor, and what else is ours, is in a container."""
+SUPERVISOR: Final = f"{HOME}/supervise"
+
+IDLE: Final = 600
+"""Seconds after which a supervisor to which nobody speaks leaves."""
+_ROOM: Final = 8 << 20
+"""Bytes on top of the job's memory: the supervisor, the kernel's own for it, and small files in read-only mounts."""
+_INODE: Final = 1024
+"""Bytes of a directory's size for which it may hold one file: as much as the kernel needs for it."""
+_RLIMITS: Final = {"core": 4, "nofile": 7, "memlock": 8, "msgqueue": 12, "fsize": 1}
+"""Numbers of resources in Linux on x86-64 and aarch64: this may be written on another system."""
+
+
+class Features(Struct, frozen=True):
+    """What an engine can do, as far as it matters here."""
+
+    cores: int
+    tmpfs_owner: bool = True
+    """Whether a tmpfs can be made for a uid, with a bound on its files (Podman 4.3 cannot)."""
+    network_disabled: bool = True
+    """Whether a container without network has its loopback up; else libnetwork's `none` is used."""
+    limits: bool = True
+    """Whether memory, processes and cores can be limited (rootless on cgroup v1: no)."""
+    private_cgroup: bool = False
+    """Whether a container can see its own control group only (version 2)."""
+
+
+def container(
+    spec: BoxSpec,
+    features: Features,
+    *,
+    image: str,
+    binds: list[tuple[str, str]],
+    uid: int,
+    labels: dict[str, str],
+) -> dict[str, Any]:
+    """The body of `POST /containers/create`. `binds`: what is shown read-only, as (path on the host, path inside)."""
+    mounts = [f"{'w' if mount.writable else 'r'}:{mount.path}" for mount in spec.mounts]
+    host: dict[str, Any] = {
+        "AutoRemove": True,
+        "ReadonlyRootfs": True,
+        "Privileged": False,
+        "CapDrop": ["ALL"],
+        "CapAdd": ["SETUID", "SETGID", "KILL"],
+        "SecurityOpt": ["no-new-privileges"],
+        "IpcMode": "private",
+        "ShmSize": _sizes(spec)["/dev/shm"],  # noqa: S108
+        "Tmpfs": _tmpfs(spec, features, uid),
+        "Mounts": [{"Type": "bind", "Source": source, "Target": target, "ReadOnly": True} for source, target in binds],
+        "LogConfig": {"Type": "none", "Config": {}},
+        "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0},
+        "Init": False,
+        "Ulimits": [{"Name": "core", "Soft": 0, "Hard": 0}],
+        "OomScoreAdj": 0,
+        **_network(spec.network, features),
+    }
+    if features.limits:
+        host |= memory(memory_of(spec.limits))
+        host["PidsLimit"] = spec.limits.pids + 1  # and the supervisor
+        if spec.limits.cpus < features.cores:
+            host["NanoCpus"] = max(10_000_000, round(spec.limits.cpus * 1e9))
+    if features.private_cgroup:
+        host["CgroupnsMode"] = "private"
+    return {
+        "Image": image,
+        "Entrypoint": [SUPERVISOR],
+        "Cmd": [str(uid), str(uid), str(IDLE), *mounts],
+        "User": "0:0",
+        "WorkingDir": "/",
+        "Hostname": "job",
+        "Env": [],
+        "Labels": labels,
+        "AttachStdin": True,
+        "AttachStdout": True,
+        "AttachStderr": True,
+        "OpenStdin": True,
+        "StdinOnce": True,
+        "Tty": False,
+        "NetworkDisabled": spec.network == "none" and features.network_disabled,
+        "Healthcheck": {"Test": ["NONE"]},
+        "HostConfig": host,
+    }
+
+
+def memory_of(limits: Limits) -> int:
+    """Bytes that a container with a job of these limits may hold."""
+    return total_memory(limits) + _ROOM
+
+
+def memory(most: int) -> dict[str, Any]:
+    """The limit on memory, without swap."""
+    return {"Memory": most, "MemorySwap": most}
+
+
+def memory_with(spec: BoxSpec, given: int) -> int | None:
+    """The memory that a container needs once `given` bytes were put into its read-only mounts; None: it has it."""
+    return None if given <= _ROOM // 2 else memory_of(spec.limits) + given
+
+
+def rlimits(spec: BoxSpec) -> dict[int, int]:
+    """What every process of the job is bound by."""
+    bounds = {"core": 0, "nofile": NOFILE, "memlock": 64 << 10, "msgqueue": 0, "fsize": largest_file(spec)}
+    return {_RLIMITS[name]: most for name, most in bounds.items()}
+
+
+def environment(spec: BoxSpec, own: dict[str, str]) -> dict[str, str]:
+    """What every command finds in its environment, unless it is given something else: the image's `own`, and ours."""
+    return {
+        "PATH": "/usr/local/bin:/usr/bin:/bin",
+        "LANG": "C.UTF-8",
+        **own,
+        "HOME": spec.workdir,
+        "TMPDIR": "/tmp",  # noqa: S108
+    }
+
+
+def _sizes(spec: BoxSpec) -> dict[str, int]:
+    return {mount.path: mount.size or spec.limits.disk for mount in writable(spec)}
+
+
+def _tmpfs(spec: BoxSpec, features: Features, uid: int) -> dict[str, str]:
+    sizes = _sizes(spec)
+    named = {mount.path for mount in spec.mounts}
+    found: dict[str, str] = {}
+    for path, size in sizes.items():
+        if path == "/dev/shm" and path not in named:  # noqa: S108
+            continue  # the engine's own, by ShmSize
+        words = ["rw", "exec", "nosuid", "nodev", f"size={size}"]
+        if path in TMP:
+            words.append("mode=1777")
+        elif features.tmpfs_owner:
+            words += ["mode=0755", f"uid={uid}", f"gid={uid}"]
+        else:
+            words.append("mode=0777")
+        if features.tmpfs_owner:
+            words.append(f"nr_inodes={max(512, size // _INODE)}")
+        found[path] = ",".join(words)
+    for mount in spec.mounts:
+        if not mount.writable:
+            found[mount.path] = f"rw,exec,nosuid,nodev,mode=0755,size={_given(mount)}"
+    return found
+
+
+def _given(mount: Mount) -> int:
+    """Bytes that a read-only mount has room for: what is put there is bounded by who puts it."""
+    return mount.size or 1 << 30
+
+
+def _network(network: Literal["none", "open"], features: Features) -> dict[str, Any]:
+    if network == "open":
+        return {}
+    return {} if features.network_disabled else {"NetworkMode": "none"}
