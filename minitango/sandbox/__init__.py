@@ -23,7 +23,6 @@ from typing import Literal, Protocol
 from msgspec import Struct
 
 from minitango.archive import File
-from minitango.errors import ConfigError, SandboxUnavailable
 from minitango.job import Limits, Usage
 
 
@@ -187,28 +186,31 @@ class Sandbox(Protocol):
         ...
 
 
-SANDBOXES = ("auto", "bubblewrap")
+def kind_of(name: str = "auto", *, last: str = "") -> str:
+    """The `Sandbox.name` that `open_sandbox(name, last=last)` would give here, most likely, without opening one."""
+    from minitango.sandbox import _choose
+
+    return _choose.kind_of(name, last)
 
 
-def kind_of(name: str = "auto") -> str:
-    """The `Sandbox.name` that `open_sandbox(name)` would give here, without opening one."""
-    return "bubblewrap" if name == "auto" else name
-
-
-def open_sandbox(name: str = "auto", *, state: str | None = None) -> Sandbox:
+def open_sandbox(
+    name: str = "auto",
+    *,
+    state: str | None = None,
+    image: str = "",
+    last: str = "",
+    tell: Callable[[str], None] = lambda _: None,
+) -> Sandbox:
     """The sandbox that `name` asks for, probed: it works when this returns.
 
-    `state` is a directory in which it may note what it started, for `sweep` after a crash. `auto` takes the
-    strongest that works here, and never runs anything unisolated. SandboxUnavailable says what would help.
-    """
-    if name not in SANDBOXES:
-        raise ConfigError(f"unknown sandbox {name!r}", hint=f"use one of: {', '.join(SANDBOXES)}", id="sandbox_name")
-    from minitango.sandbox.bubblewrap import BubblewrapSandbox
+    `auto`, `bubblewrap`, `docker`, or `docker+URL` with the URL of an engine. `state` is a directory in which it may
+    note what it started, for `sweep` after a crash. `image` is for steps that name none. `tell` hears, for people,
+    what takes long and what was chosen.
 
-    sandbox = BubblewrapSandbox(state=state)
-    try:
-        sandbox.probe()
-    except SandboxUnavailable:
-        sandbox.close()
-        raise
-    return sandbox
+    `auto` takes Docker where an engine answers, a box works in it and `image` is there or can be fetched; else
+    bubblewrap where that works; and never runs anything unisolated. Where `last` names the kind that was used before,
+    it takes that one or none. SandboxUnavailable says what would help; ConfigError for a name that is none.
+    """
+    from minitango.sandbox import _choose
+
+    return _choose.open_named(name, state=state, image=image, last=last, tell=tell)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import select
 import selectors
 import socket
@@ -175,10 +174,13 @@ class Line:
 
 def _own(attached: Any) -> Any:
     """A plain socket of our own, where the SDK's belongs to a response that closes it when it is collected."""
-    if not isinstance(attached, socket.SocketIO):
+    inner = getattr(attached, "_sock", None)
+    if not isinstance(attached, socket.SocketIO) or not isinstance(inner, socket.socket):
         return attached
+    if isinstance(inner, ssl.SSLSocket):
+        return inner
     with attached:
-        return socket.socket(fileno=os.dup(attached.fileno()))
+        return socket.socket(inner.family, inner.type, inner.proto, inner.detach())
 
 
 _Selector: Final = selectors.PollSelector if hasattr(select, "poll") else selectors.SelectSelector

@@ -1,0 +1,117 @@
+"""Which sandbox a name means here, and what `auto` takes: found by trying, and kept to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from minitango.errors import ConfigError, MinitangoError, SandboxUnavailable
+from minitango.sandbox import Sandbox
+
+KINDS: Final = ("docker", "bubblewrap")
+"""The strongest first."""
+
+Tell = Callable[[str], None]
+
+
+def parse(name: str) -> tuple[str, str]:
+    """The kind that a name means (`auto` among them), and the URL in it. ConfigError."""
+    kind, plus, url = name.partition("+")
+    if name in ("auto", *KINDS) or (kind == "docker" and plus and "://" in url):
+        return kind, url
+    raise ConfigError(
+        f"unknown sandbox {name!r}",
+        hint="use one of: auto, bubblewrap, docker, docker+unix:///PATH, docker+tcp://HOST:2376, docker+ssh://HOST",
+        id="sandbox_name",
+    )
+
+
+def kind_of(name: str, last: str) -> str:
+    """See `minitango.sandbox.kind_of`."""
+    kind, _ = parse(name)
+    if kind != "auto":
+        return kind
+    return last if last in KINDS else "docker" if _answers() else "bubblewrap"
+
+
+def open_named(name: str, *, state: str | None, image: str, last: str, tell: Tell) -> Sandbox:
+    """See `minitango.sandbox.open_sandbox`."""
+    kind, url = parse(name)
+    if kind != "auto":
+        sandbox = _make(kind, state=state, url=url, image=image, tell=tell)
+        return _probed(sandbox)
+    if last in KINDS:
+        return _as_before(last, state=state, image=image, tell=tell)
+    try:
+        sandbox = _make("docker", state=state, url="", image=image, tell=tell)
+        return _with_image(_probed(sandbox))
+    except MinitangoError as error:
+        docker = error
+    try:
+        sandbox = _probed(_make("bubblewrap", state=state, url="", image=image, tell=tell))
+    except SandboxUnavailable as error:
+        raise SandboxUnavailable(
+            f"neither Docker nor bubblewrap can be used here. {docker.message}. {error.message}",
+            hint=f"for Docker: {docker.hint}; or for bubblewrap: {error.hint}",
+            id=error.id,
+        ) from error
+    if docker.id not in ("sandbox_gone", "sandbox_package"):  # an engine is there
+        tell(f"Docker is not used: {docker.message}. {docker.hint}")
+    return sandbox
+
+
+def _as_before(last: str, *, state: str | None, image: str, tell: Tell) -> Sandbox:
+    """The kind that this course is graded in already: other grades beside those would not be comparable."""
+    try:
+        return _probed(_make(last, state=state, url="", image=image, tell=tell))
+    except SandboxUnavailable as error:
+        other = next(kind for kind in KINDS if kind != last)
+        raise SandboxUnavailable(
+            f"{error.message}; what is here was graded in {last}, and nothing else is taken for it unasked",
+            hint=f"{error.hint}; or, to grade in the other from now on: --sandbox {other}",
+            id=error.id,
+        ) from error
+
+
+def _make(kind: str, *, state: str | None, url: str, image: str, tell: Tell) -> Sandbox:
+    if kind == "docker":
+        from minitango.sandbox.docker import DEFAULT_IMAGE, DockerSandbox
+
+        return DockerSandbox(state, url=url, image=image or DEFAULT_IMAGE, tell=tell)
+    from minitango.sandbox.bubblewrap import BubblewrapSandbox
+
+    return BubblewrapSandbox(state=state)
+
+
+def _probed(sandbox: Sandbox) -> Sandbox:
+    try:
+        sandbox.probe()
+    except BaseException:
+        sandbox.close()
+        raise
+    return sandbox
+
+
+def _with_image(sandbox: Sandbox) -> Sandbox:
+    """One that has the image for steps that name none: without it, most assignments could not be graded."""
+    try:
+        sandbox.prepare("")
+    except BaseException:
+        sandbox.close()
+        raise
+    return sandbox
+
+
+def _answers() -> bool:
+    """Whether a Docker engine answers."""
+    from minitango.sandbox._docker_engine import Engine, find
+
+    try:
+        engine = Engine(find(), patience=5)
+        try:
+            engine.call(lambda api: api.ping())
+        finally:
+            engine.close()
+    except MinitangoError:
+        return False
+    return True
