@@ -35,6 +35,16 @@ class Mount(Struct, frozen=True):
     """Bytes it may hold, where writable; None: the limits' `disk`."""
 
 
+class Bundle(Struct, frozen=True):
+    """Files that every box of a step has. By digest, so that a sandbox can keep them at hand."""
+
+    mount: str
+    """Where they lie: a path of the spec's mounts."""
+    digest: str
+    """What identifies them: equal digests, equal files."""
+    files: tuple[File, ...]
+
+
 class BoxSpec(Struct, frozen=True):
     """All that must be known to start a box. Nothing here depends on a submission."""
 
@@ -45,6 +55,8 @@ class BoxSpec(Struct, frozen=True):
     network: Literal["none", "open"] = "none"
     """none: localhost only."""
     image: str = ""
+    bundle: Bundle | None = None
+    """Is there when the box is open, as if it had been `put`."""
     token: str = ""
     """Names the attempt, so that a leftover can be told and swept."""
 
@@ -172,7 +184,8 @@ class Sandbox(Protocol):
 
     def open(self, spec: BoxSpec) -> Box:
         """A fresh box, never used before, ready to run. SandboxUnavailable where no box comes up here any more,
-        SandboxFailed where it was this one alone; ValueError for a spec that no box can have (mounts that overlap the
+        SandboxFailed where it was this one alone; ConfigError `disk_too_small` where its bundle does not fit;
+        ValueError for a spec that no box can have (mounts that overlap the
         system's, a working directory that is not a writable mount)."""
         ...
 

@@ -88,14 +88,22 @@ class DockerBox:
                 return
             if not place.writable:
                 self._given += sum(len(file.data) for file in files)
-            with self._speaking():
-                self._line.send(frames, PATIENCE)
-                self._line.send([_frames.frame("Y")], PATIENCE)
-                problem = _frames.problem(self._answer("y").body)
+            self._send_files(place, frames)
+
+    def lay(self, mount: str, directory: str) -> None:
+        """Put the files of a directory of the container into a mount. Raises as `put`."""
+        with self._busy:
+            self._send_files(self._mount(mount), [_frames.lay(self._numbers[mount], directory)])
+
+    def _send_files(self, place: Mount, frames: list[bytes]) -> None:
+        with self._speaking():
+            self._line.send(frames, PATIENCE)
+            self._line.send([_frames.frame("Y")], PATIENCE)
+            problem = _frames.problem(self._answer("y").body)
         if problem is not None:
             error = _frames.os_error(problem.errno)
             full = too_small(error, place, self.spec.limits)
-            failed = SandboxFailed(f"a file could not be put into {mount}: {error.strerror}", id="sandbox_put")
+            failed = SandboxFailed(f"a file could not be put into {place.path}: {error.strerror}", id="sandbox_put")
             raise full or failed
 
     def run(self, command: Sequence[str], *, env: Mapping[str, str], output: Callable[[bytes], None]) -> End:

@@ -1,4 +1,5 @@
-"""How what is ours gets into a container: the supervisor, and an /etc in which the job's user has a name.
+"""How what is ours gets into a container: the supervisor, an /etc in which the job's user has a name, and the bundle
+of a step.
 
 Where the Docker engine sees our files, they are mounted, read-only. Where it does not (another machine, another mount
 namespace), an image is made of each image that is used, with ours in it: one thin layer, known by digest and gone with
@@ -9,20 +10,30 @@ from __future__ import annotations
 
 import hashlib
 import io
+import shutil
 import tarfile
 import threading
+import time
+from collections.abc import Iterable
 from functools import partial
 from importlib import resources
+from pathlib import Path
 from typing import Any, Final, Literal
 
+from minitango.archive import File
 from minitango.errors import SandboxFailed, SandboxUnavailable
+from minitango.sandbox import Bundle
 from minitango.sandbox._docker_engine import Engine, Missing
 from minitango.sandbox._docker_owner import Owner
-from minitango.sandbox._docker_profile import HOME
+from minitango.sandbox._docker_profile import BUNDLE, HOME
+from minitango.sandbox._frames import encode_path
 from minitango.sandbox._spec import UIDS
 from minitango.text import one_line
 
 _MACHINES: Final = {"amd64": "x86_64", "x86_64": "x86_64", "arm64": "aarch64", "aarch64": "aarch64"}
+
+_KEPT: Final = 600.0
+"""Seconds for which a bundle that nobody asks for is kept: a box needs it only while it opens."""
 
 _ETC: Final = {
     "passwd": "root:x:0:0:root:/:/bin/sh\n" + "".join(f"job:x:{uid}:{uid}:job:/tmp:/bin/sh\n" for uid in UIDS),
@@ -70,75 +81,90 @@ class Carrier:
         self._owner = owner
         self.mounts = True
         """Whether the engine sees our files: true until the probe says otherwise."""
-        self.program = supervisor(architecture)
+        self._program = supervisor(architecture)
         self._lock = threading.Lock()
-        self._images: dict[str, str] = {}
+        self._images: dict[tuple[str, str], str] = {}
+        self._bundles: dict[str, float] = {}
+        """When each that is laid out was last asked for."""
         try:
-            (owner.home / "bin").mkdir()
-            (owner.home / "bin").chmod(0o755)
-            self._write("bin/supervise", 0o755, self.program)
+            _make_folder(owner.home / "bin" / "bundle")
+            _write(owner.home / "bin" / "supervise", 0o755, self._program)
             for name, text in _ETC.items():
-                self._write(name, 0o644, text.encode())
+                _write(owner.home / name, 0o644, text.encode())
         except OSError as error:
-            raise SandboxUnavailable(
-                f"{owner.home}: {error.strerror}",
-                hint="make room, or choose another --state DIR",
-                id="sandbox_disk_full",
-            ) from error
+            raise _no_room(owner, error) from error
 
-    def _write(self, name: str, mode: int, data: bytes) -> None:
-        path = self._owner.home / name
-        path.write_bytes(data)
-        path.chmod(mode)
-
-    def binds(self, network: Literal["none", "open"]) -> list[tuple[str, str]]:
-        """What to mount into a container, read-only: (path on the host, path inside)."""
+    def binds(self, network: Literal["none", "open"], bundle: Bundle | None) -> list[tuple[str, str]]:
+        """What to mount into a container, read-only: (path on the host, path inside). Good for `_KEPT` seconds."""
         if not self.mounts:
             return []
         home = self._owner.home
         names = [name for name in _ETC if network == "none" or name != "hosts"]
-        return [(str(home / "bin"), HOME), *((str(home / name), f"/etc/{name}") for name in names)]
+        found = [(str(home / "bin"), HOME), *((str(home / name), f"/etc/{name}") for name in names)]
+        if bundle is not None:
+            found.append((str(self._laid_out(bundle)), BUNDLE))
+        return found
 
-    def image(self, digest: str) -> str:
+    def _laid_out(self, bundle: Bundle) -> Path:
+        """The bundle as a directory: made once, and removed when nobody has asked for it for long."""
+        with self._lock:
+            now = time.monotonic()
+            for digest, used in list(self._bundles.items()):
+                if now - used > _KEPT and digest != bundle.digest:
+                    del self._bundles[digest]
+                    shutil.rmtree(self._bundle_folder(digest), ignore_errors=True)
+            folder = self._bundle_folder(bundle.digest)
+            if bundle.digest not in self._bundles:
+                try:
+                    _lay_out(folder, bundle.files)
+                except OSError as error:
+                    shutil.rmtree(folder, ignore_errors=True)
+                    raise _no_room(self._owner, error) from error
+            self._bundles[bundle.digest] = now
+            return folder
+
+    def _bundle_folder(self, digest: str) -> Path:
+        return self._owner.home / f"bundle-{_short(digest)}"
+
+    def image(self, digest: str, bundle: Bundle | None) -> str:
         """What to make a container of, where this image is asked for. Missing where it is not there any more."""
         if self.mounts:
             return digest
+        key = (digest, bundle.digest if bundle is not None else "")
         with self._lock:
-            if digest not in self._images:
-                self._images[digest] = self._derive(digest)
-            return self._images[digest]
+            if key not in self._images:
+                if (digest, "") not in self._images:
+                    self._images[digest, ""] = self._derive(digest, self._own_files())
+                if bundle is not None:
+                    base = self._images[digest, ""]
+                    files = {f"root{BUNDLE}/{file.path}": _content(file) for file in bundle.files}
+                    self._images[key] = self._derive(base, files or {f"root{BUNDLE}/.empty": (0o644, b"")})
+            return self._images[key]
 
     def forget(self, digest: str) -> None:
         """What `image` gave for it is not there any more."""
         with self._lock:
-            self._images.pop(digest, None)
+            for key in [key for key in self._images if key[0] == digest]:
+                del self._images[key]
 
-    def _derive(self, digest: str) -> str:
-        files = {"root" + HOME + "/supervise": (0o755, self.program)}
-        files |= {f"root/etc/{name}": (0o644, text.encode()) for name, text in _ETC.items()}
-        files["Dockerfile"] = (0o644, f"FROM {digest}\nCOPY root/ /\n".encode())
-        context = archive(files)
-        tag = f"minitango/carry:{self._owner.name}-{hashlib.sha256(digest.encode()).hexdigest()[:16]}"
-        said = self._engine.call(
-            lambda api: list(
-                api.build(
-                    fileobj=io.BytesIO(context),
-                    custom_context=True,
-                    tag=tag,
-                    labels=self._owner.labels(),
-                    rm=True,
-                    forcerm=True,
-                    decode=True,
-                )
-            )
-        )
-        for line in said:
+    def _own_files(self) -> dict[str, tuple[int, bytes]]:
+        files = {f"root{HOME}/supervise": (0o755, self._program)}
+        return files | {f"root/etc/{name}": (0o644, text.encode()) for name, text in _ETC.items()}
+
+    def _derive(self, base: str, files: dict[str, tuple[int, bytes]]) -> str:
+        """An image of `base` with these files below `root/` in it."""
+        context = archive({**files, "Dockerfile": (0o644, f"FROM {base}\nCOPY root/ /\n".encode())})
+        labels = self._owner.labels()
+        for line in self._engine.call(partial(_build, context=context, labels=labels)):
             if isinstance(line, dict) and line.get("error"):
                 text = one_line(str(line["error"]), 300)
-                if "o such image" in text or "not found" in text or "not exist" in text:
+                if any(word in text for word in ("o such image", "not found", "not exist")):
                     raise Missing(text)
-                raise SandboxFailed(f"the supervisor could not be added to {digest}: {text}", id="sandbox_start")
-        return str(self._engine.call(lambda api: api.inspect_image(tag), again=True)["Id"])
+                raise SandboxFailed(f"what is ours could not be added to {base}: {text}", id="sandbox_start")
+            made = line.get("aux", {}).get("ID") if isinstance(line, dict) else None
+            if made:
+                return str(made)
+        raise SandboxFailed(f"what is ours could not be added to {base}", id="sandbox_start")
 
     def close(self) -> None:
         """Remove the images that were made, as far as the engine lets us."""
@@ -149,6 +175,52 @@ class Carrier:
                 self._engine.call(partial(_remove, image=image))
             except (SandboxFailed, SandboxUnavailable):
                 continue
+
+
+def _build(api: Any, *, context: bytes, labels: dict[str, str]) -> list[Any]:
+    said = api.build(
+        fileobj=io.BytesIO(context), custom_context=True, labels=labels, rm=True, forcerm=True, decode=True
+    )
+    return list(said)
+
+
+def _make_folder(path: Path) -> None:
+    """With its parents; whatever the umask, all may look into it: in the container we are another user."""
+    path.mkdir(parents=True, exist_ok=True)
+    path.chmod(0o755)
+    path.parent.chmod(0o755)
+
+
+def _write(path: Path, mode: int, data: bytes) -> None:
+    path.write_bytes(data)
+    path.chmod(mode)
+
+
+def _content(file: File) -> tuple[int, bytes]:
+    return (0o755 if file.executable else 0o644), file.data
+
+
+def _lay_out(folder: Path, files: Iterable[File]) -> None:
+    folder.mkdir(exist_ok=True)
+    folder.chmod(0o755)
+    for file in files:
+        encode_path(file.path)  # ValueError for an unsafe one
+        *parents, name = file.path.split("/")
+        place = folder
+        for parent in parents:
+            place /= parent
+            place.mkdir(exist_ok=True)
+            place.chmod(0o755)
+        _write(place / name, *_content(file))
+
+
+def _short(digest: str) -> str:
+    return hashlib.sha256(digest.encode()).hexdigest()[:16]
+
+
+def _no_room(owner: Owner, error: OSError) -> SandboxUnavailable:
+    hint = "make room, or choose another --state DIR"
+    return SandboxUnavailable(f"{owner.home}: {error.strerror}", hint=hint, id="sandbox_disk_full")
 
 
 def _remove(api: Any, *, image: str) -> None:

@@ -23,7 +23,7 @@ from minitango.sandbox._docker_carry import Carrier
 from minitango.sandbox._docker_engine import PATIENCE, Engine, Missing, Refused
 from minitango.sandbox._docker_line import Bell, Line, LineLost
 from minitango.sandbox._docker_owner import OWNER, TOKEN, Owner
-from minitango.sandbox._docker_profile import Features, container, memory
+from minitango.sandbox._docker_profile import BUNDLE, Features, container, memory
 from minitango.sandbox._frames import BadFrame, Hello
 from minitango.sandbox._spec import UIDS
 from minitango.text import one_line
@@ -67,8 +67,7 @@ class Containers:
         """A box in a fresh container of this image, whose environment is `own`, and what its supervisor sees."""
         name = f"{PREFIX}{self._owner.name}-{next(self._numbers)}"
         with self._lock:
-            if self._closed:
-                raise SandboxFailed("the sandbox is closed")
+            self._check_open()
             self._open[name] = None
             self._start_thread()
         bell = Bell()
@@ -97,19 +96,27 @@ class Containers:
             if isinstance(error, Refused):
                 raise SandboxFailed(f"a container could not be started: {error}", id="sandbox_start") from error
             raise
-        if self._closed:  # and did not know of this one
+        try:
+            if spec.bundle is not None:
+                box.lay(spec.bundle.mount, BUNDLE)
+            self._check_open()  # who closed it did not know of this one
+        except BaseException:
             box.close()
-            raise SandboxFailed("the sandbox is closed")
+            raise
         return box, hello
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise SandboxFailed("the sandbox is closed")
 
     def _create(self, name: str, spec: BoxSpec, digest: str) -> str:
         for last in (False, True):
-            image = self._carrier.image(digest)
+            image = self._carrier.image(digest, spec.bundle)
             config = container(
                 spec,
                 self.features,
                 image=image,
-                binds=self._carrier.binds(spec.network),
+                binds=self._carrier.binds(spec.network, spec.bundle),
                 uid=next(self._uids),
                 labels={**self._owner.labels(), TOKEN: spec.token},
             )

@@ -16,6 +16,8 @@ from minitango.sandbox._spec import NOFILE, TMP, largest_file, total_memory, wri
 HOME: Final = "/.minitango"
 """Where the supervisor, and what else is ours, is in a container."""
 SUPERVISOR: Final = f"{HOME}/supervise"
+BUNDLE: Final = f"{HOME}/bundle"
+"""Where a step's bundle is, for the supervisor to copy it."""
 
 IDLE: Final = 600
 """Seconds after which a supervisor to which nobody speaks leaves."""

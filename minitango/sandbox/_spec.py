@@ -45,6 +45,8 @@ def check_spec(spec: BoxSpec) -> None:
         raise ValueError("two mounts have the same path")
     if not any(mount.path == spec.workdir and mount.writable for mount in spec.mounts):
         raise ValueError(f"the working directory {spec.workdir!r} is not a writable mount")
+    if spec.bundle is not None and spec.bundle.mount not in paths:
+        raise ValueError(f"the bundle's {spec.bundle.mount!r} is not a mount of this box")
     limits = spec.limits
     if any(mount.size is not None and mount.size <= 0 for mount in spec.mounts):
         raise ValueError("the size of a mount must be positive")

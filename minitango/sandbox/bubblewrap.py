@@ -91,11 +91,18 @@ class BubblewrapSandbox:
             failed = SandboxFailed(f"a box could not be started: {error}", id="sandbox_start")
             raise setting.disk_full(error) or failed from error
         with self._lock:
-            if not self._closed:
+            closed = self._closed
+            if not closed:
                 self._open.add(box)
-                return box
-        box.close()
-        raise SandboxFailed("the sandbox is closed")
+        try:
+            if closed:
+                self._set_up()  # raises
+            if spec.bundle is not None:
+                box.put(spec.bundle.mount, spec.bundle.files)
+        except BaseException:
+            box.close()
+            raise
+        return box
 
     def _forget(self, box: BubblewrapBox) -> None:
         with self._lock:
