@@ -90,19 +90,20 @@ class BubblewrapSandbox:
         except OSError as error:
             failed = SandboxFailed(f"a box could not be started: {error}", id="sandbox_start")
             raise setting.disk_full(error) or failed from error
-        with self._lock:
-            closed = self._closed
-            if not closed:
-                self._open.add(box)
         try:
-            if closed:
-                self._set_up()  # raises
+            self._remember(box)
             if spec.bundle is not None:
                 box.put(spec.bundle.mount, spec.bundle.files)
         except BaseException:
             box.close()
             raise
         return box
+
+    def _remember(self, box: BubblewrapBox) -> None:
+        with self._lock:
+            if self._closed:
+                raise SandboxFailed("the sandbox is closed")
+            self._open.add(box)
 
     def _forget(self, box: BubblewrapBox) -> None:
         with self._lock:
