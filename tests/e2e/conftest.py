@@ -48,6 +48,12 @@ class Answer:
         jobs: list[dict[str, Any]] = body["jobs"]
         return jobs
 
+    @property
+    def samples(self) -> list[dict[str, Any]]:
+        """What `check --json` printed of samples."""
+        samples: list[dict[str, Any]] = json.loads(self.out)["samples"]
+        return samples
+
 
 class CommandLine:
     """`minitango`, started in one folder."""

@@ -1,7 +1,9 @@
-"""An engine in a process of its own, to be killed. `python -m tests.e2e.restart_child STATE JOBS SANDBOX WORKERS`
+"""An engine in a process of its own, to be killed.
+
+    python -m tests.e2e.restart_child STATE JOBS SANDBOX WORKERS [IMAGE]
 
 Submits JOBS hand-ins (the same ones each time: the second start finds them), grades until all have ended, says `all
-ended` and leaves. SANDBOX: `fake` takes 20 ms a job; `bubblewrap` is the real one.
+ended` and leaves. SANDBOX: `fake` takes 20 ms a job; `bubblewrap` and `docker` are the real ones.
 """
 
 from __future__ import annotations
@@ -20,9 +22,9 @@ def inside(run: FakeRun) -> End:
     return End(exit_status=0)
 
 
-def main(state: str, jobs: int, sandbox: str, workers: int) -> None:
+def main(state: str, jobs: int, sandbox: str, workers: int, image: str = "") -> None:
     script = 'sleep 0.05; printf "{\\"score\\": %s}" "$(cat answer)" > "$MINITANGO_REPORT"'
-    step = Step(command=("sh", "-c", script), limits=Limits(wall=20, memory=64 << 20))
+    step = Step(command=("sh", "-c", script), limits=Limits(wall=20, memory=64 << 20), image=image)
     assignment = Assignment("restart", (step,), max_score=1000)
     box = FakeSandbox(inside) if sandbox == "fake" else sandbox
     with Engine.open(state, workers=workers, sandbox=box) as engine:
@@ -36,4 +38,4 @@ def main(state: str, jobs: int, sandbox: str, workers: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4]))
+    main(sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4]), *sys.argv[5:])

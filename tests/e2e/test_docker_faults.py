@@ -1,0 +1,246 @@
+"""What can befall a Docker engine, done to a real one: each job gets its grade, nobody is charged, nothing is left.
+
+Each test has a daemon of its own. Longer forms run with MINITANGO_LONG=1.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import random
+import secrets
+import threading
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from minitango import Assignment, Engine, JobHandle, Limits, Step, Submission
+from minitango.archive import File
+from minitango.job import Job
+from minitango.sandbox import BoxSpec, Mount, _docker_box, _docker_engine, _docker_yard
+from minitango.sandbox.docker import DockerSandbox
+from minitango.store import open_store
+from tests import docker_images
+from tests.docker_engine import PrivateEngine, client, need_private_engines, private_engine
+from tests.e2e.conftest import eventually
+from tests.e2e.test_restart import check, finish, start
+
+# The SDK leaves a socket to the garbage collector where it cannot connect.
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket.socket:ResourceWarning")
+
+LONG = bool(os.environ.get("MINITANGO_LONG"))
+OURS = "minitango.owner"
+"""The label of what is ours."""
+
+
+class Docker:
+    """A private engine with an image, and the eyes to see what is in it."""
+
+    def __init__(self, engine: PrivateEngine) -> None:
+        self.engine = engine
+        self.url = engine.url
+        self.image = docker_images.busybox(engine.url)
+        self._images = self._image_ids()
+
+    def containers(self) -> list[dict[str, Any]]:
+        """All that are there, whatever their state."""
+        with client(self.url) as api:
+            found: list[dict[str, Any]] = api.api.containers(all=True)
+            return found
+
+    def _image_ids(self) -> set[str]:
+        with client(self.url) as api:
+            return {image["Id"] for image in api.api.images(all=True)}
+
+    def left(self) -> list[str]:
+        """What of ours is left there, and in this process."""
+        with client(self.url) as api:
+            volumes = [volume["Name"] for volume in api.api.volumes()["Volumes"] or ()]
+        threads = [thread.name for thread in threading.enumerate() if thread.name.startswith("minitango")]
+        containers = [str(container["Names"]) for container in self.containers()]
+        return [*containers, *volumes, *(self._image_ids() - self._images), *threads]
+
+
+@pytest.fixture
+def docker(caplog: pytest.LogCaptureFixture) -> Iterator[Docker]:
+    """An engine with nothing in it but an image, in which nothing more may be at the end."""
+    need_private_engines()
+    with private_engine() as engine:
+        docker = Docker(engine)
+        yield docker
+        eventually(lambda: not docker.left(), "something is left")
+        caplog.get_records("call").clear()  # with the errors that were logged, and all that they hold
+        gc.collect()  # under this test's filter of warnings
+
+
+class Course:
+    """An engine that grades in one Docker engine, and hand-ins that take a while."""
+
+    def __init__(self, engine: Engine, state: Path) -> None:
+        self.engine = engine
+        self._state = state
+        self._seconds = ""
+
+    def submit(self, jobs: int, seconds: float) -> list[JobHandle]:
+        """Hand-ins whose scores are their numbers, as `check` expects them."""
+        self._seconds = f"{seconds}{secrets.randbelow(10**6):06}"  # so that they are found among all processes
+        script = f'sleep {self._seconds}; printf "{{\\"score\\": %s}}" "$(cat answer)" > "$MINITANGO_REPORT"'
+        step = Step(command=("sh", "-c", script), limits=Limits(wall=30, memory=32 << 20))
+        assignment = Assignment("faults", (step,), max_score=1000)
+        return self.engine.submit_many(
+            Submission(assignment, student=f"s{n}", files={"answer": b"%d" % n}) for n in range(jobs)
+        )
+
+    def running(self) -> int:
+        """How many are being graded at this moment."""
+        wanted = f"sleep\0{self._seconds}\0".encode()
+        found = 0
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                found += (process / "cmdline").read_bytes() == wanted
+        return found
+
+    def wait_running(self, number: int) -> None:
+        eventually(lambda: self.running() >= number, f"{number} jobs never ran at once")
+
+    def jobs(self) -> list[Job]:
+        store = open_store(str(self._state / "queue.db"))
+        try:
+            return store.list()
+        finally:
+            store.close()
+
+    def attempts(self) -> int:
+        return sum(job.attempt for job in self.jobs())
+
+
+@contextlib.contextmanager
+def grading(docker: Docker, state: Path) -> Iterator[Course]:
+    sandbox = DockerSandbox(state, url=docker.url, image=docker.image)
+    with Engine.open(state, workers=2, sandbox=sandbox) as engine:
+        yield Course(engine, state)
+
+
+def wait(handles: list[JobHandle]) -> None:
+    for handle in handles:
+        assert handle.exception(timeout=110) is None
+
+
+def checked(state: Path, jobs: int) -> None:
+    """Every job has its one result, the right one, and no failure was charged."""
+    store = open_store(str(state / "queue.db"))
+    try:
+        check(store, jobs)
+    finally:
+        store.close()
+
+
+def test_ours_is_killed_again_and_again(docker: Docker, tmp_path: Path) -> None:
+    jobs, kills = (60, 20) if LONG else (8, 3)
+    how = (tmp_path, jobs, "docker", 2, docker.image)
+    chance = random.Random(13)
+    for _ in range(kills):
+        child = start(*how, DOCKER_HOST=docker.url)
+        assert child.stdout is not None
+        assert child.stdout.readline() == "open\n"
+        eventually(lambda: bool(docker.containers()), "no container was started")
+        time.sleep(chance.uniform(0.0, 0.4))  # the fault's moment is the point of this test
+        child.kill()
+        child.communicate()
+        eventually(lambda: not docker.containers(), "a container outlived its engine")
+    finish(*how, DOCKER_HOST=docker.url)
+    checked(tmp_path, jobs)
+
+
+def test_the_daemon_is_killed_in_mid_run(docker: Docker, tmp_path: Path) -> None:
+    with grading(docker, tmp_path) as course:
+        handles = course.submit(4, 1.0)
+        course.wait_running(2)
+        docker.engine.kill9()
+        docker.engine.start()
+        wait(handles)
+        assert course.attempts() >= 4 + 2, "those that ran were run again"
+    checked(tmp_path, 4)
+
+
+def test_the_daemon_hangs(docker: Docker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    patience = 30.0 if LONG else 4.0
+    kept = partial(_docker_engine.Engine, patience=patience)
+    monkeypatch.setattr(_docker_yard, "Engine", kept)
+    monkeypatch.setattr(_docker_box, "PATIENCE", patience)
+    with grading(docker, tmp_path) as course:
+        handles = course.submit(6, 1.0)
+        course.wait_running(2)
+        docker.engine.pause()
+        try:
+            time.sleep(patience * 2.5)  # every call that is under way ends in this time, and the claiming with it
+            claimed = course.attempts()
+            assert claimed <= 4, "it goes on claiming"
+            assert all(job.failures == 0 for job in course.jobs())
+        finally:
+            docker.engine.resume()
+        wait(handles)
+        assert course.attempts() >= 6 + 2, "those that ran were run again"
+    checked(tmp_path, 6)
+
+
+@pytest.mark.timeout(400)
+def test_the_daemon_is_away_with_fifty_jobs_queued(docker: Docker, tmp_path: Path) -> None:
+    away = 60.0 if LONG else 6.0
+    with grading(docker, tmp_path) as course:
+        handles = course.submit(50, 0.01)
+        handles[3].result(timeout=60)
+        docker.engine.stop()
+        time.sleep(away)
+        assert not handles[-1].done()
+        docker.engine.start()
+        wait(handles)
+        assert course.attempts() < 50 + 20, "it tried again and again meanwhile"
+    checked(tmp_path, 50)
+
+
+def test_containers_end_by_another_hand(docker: Docker, tmp_path: Path) -> None:
+    """A failure of ours, and no more than one: the student's own memory or limits had no part in it."""
+    with grading(docker, tmp_path) as course:
+        handles = course.submit(2, 2.0)
+        course.wait_running(2)
+        one, other = docker.containers()
+        with client(docker.url) as api:
+            api.api.remove_container(one["Id"], force=True)
+            api.api.kill(other["Id"])
+        wait(handles)
+        assert [handle.result().score for handle in handles] == [0, 1]
+        assert [handle.result().outcome for handle in handles] == ["graded"] * 2
+        assert [(job.attempt, job.failures) for job in course.jobs()] == [(2, 1)] * 2
+
+
+def test_engines_of_ours_share_a_daemon(docker: Docker, tmp_path: Path) -> None:
+    """One sweeps what a dead one left, and nothing of one that lives."""
+    child = start(tmp_path / "dead", 2, "docker", 1, docker.image, DOCKER_HOST=docker.url)
+    assert child.stdout is not None
+    assert child.stdout.readline() == "open\n"
+    eventually(lambda: bool(docker.containers()), "no container was started")
+    with client(docker.url) as api:
+        (frozen,) = docker.containers()
+        api.api.pause(frozen["Id"])  # or it would leave by itself
+    child.kill()
+    child.communicate()
+
+    spec = BoxSpec((Mount("/job", writable=True),), "/job", Limits(wall=20, memory=32 << 20))
+    ours = DockerSandbox(tmp_path / "ours", url=docker.url, image=docker.image)
+    theirs = DockerSandbox(tmp_path / "theirs", url=docker.url, image=docker.image)
+    with contextlib.closing(ours), contextlib.closing(theirs):
+        box = theirs.open(spec)
+        box.put("/job", [File("said", b"alive\n")])
+        assert ours.sweep() == 1
+        assert ours.sweep() == 0
+        assert [container["State"] for container in docker.containers()] == ["running"]
+        said: list[bytes] = []
+        assert box.run(["cat", "said"], env={}, output=said.append).exit_status == 0
+        assert said == [b"alive\n"]
+        box.close()
