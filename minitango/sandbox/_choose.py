@@ -55,7 +55,7 @@ def open_named(name: str, *, state: str | None, image: str, last: str, tell: Tel
             hint=f"for Docker: {docker.hint}; or for bubblewrap: {error.hint}",
             id=error.id,
         ) from error
-    if docker.id not in ("sandbox_gone", "sandbox_package"):  # an engine is there
+    if docker.id != "sandbox_gone":  # an engine is there
         tell(f"Docker is not used: {docker.message}. {docker.hint}")
     return sandbox
 

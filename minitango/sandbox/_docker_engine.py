@@ -209,13 +209,9 @@ class Engine:
         return client
 
     def _connect(self) -> Any:
-        try:
-            from docker import APIClient
-            from docker.utils import compare_version
-        except ImportError as error:
-            raise SandboxUnavailable(
-                "the docker package is not installed", hint="pip install 'minitango[docker]'", id="sandbox_package"
-            ) from error
+        from docker import APIClient
+        from docker.utils import compare_version
+
         with self._lock:
             if self.place.url.startswith("ssh://") and self._tunnel is None:
                 from minitango.sandbox._docker_ssh import Tunnel
