@@ -152,7 +152,7 @@ class Engine:
         """What `verb` gives. `again`: it may be tried twice, where a kept connection turns out to be dead.
 
         Missing, Refused: the engine's own answers. SandboxUnavailable `sandbox_gone` where it cannot be reached,
-        `sandbox_hangs` where it does not answer in `patience` seconds. ConfigError where the SDK is not installed.
+        `sandbox_hangs` where it does not answer in `patience` seconds.
         """
         import requests
         from docker.errors import APIError, DockerException
