@@ -13,10 +13,12 @@ The queue, the blobs, the runner and the readers are the real ones.
 from __future__ import annotations
 
 import fnmatch
+import hashlib
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from minitango.archive import File
+from minitango.archive import File, pack
+from minitango.errors import ConfigError
 from minitango.preflight import PREFLIGHT_ENV
 from minitango.sandbox import BoxSpec, CollectBounds, Collected, End, Guarantees
 
@@ -104,19 +106,36 @@ class FakeBox:
 
 
 class FakeSandbox:
-    """A `Sandbox` whose commands are one function. No isolation at all: for trusted test code only."""
+    """A `Sandbox` whose commands are one function. No isolation at all: for trusted test code only.
+
+    `images` are the digests of the images that there are, by name; without it, it is a sandbox that has none.
+    """
 
     name = "fake"
 
-    def __init__(self, inside: Inside | None = None) -> None:
+    def __init__(self, inside: Inside | None = None, *, images: Mapping[str, str] | None = None) -> None:
         self._inside = inside or (lambda run: End(exit_status=0))
+        self._images = images
+        self._prepared: dict[str, str] = {}
         self.opened = 0
 
     def probe(self) -> Guarantees:
         return Guarantees(notes=("a fake for tests: nothing is isolated",))
 
+    def prepare(self, image: str, folder: Sequence[File] = ()) -> str:
+        """The digest of this name, or of a folder's files. ConfigError `image_missing` where there is none."""
+        if self._images is None:
+            return ""
+        if folder:
+            digest = f"sha256:{hashlib.sha256(pack(folder)).hexdigest()}"
+        elif image in self._images:
+            digest = self._images[image]
+        else:
+            raise ConfigError(f"there is no image {image!r}", hint="FakeSandbox(images={...})", id="image_missing")
+        return self._prepared.setdefault(image, digest)
+
     def image_digest(self, image: str) -> str:
-        return ""
+        return self._prepared.get(image, "")
 
     def open(self, spec: BoxSpec) -> FakeBox:
         self.opened += 1

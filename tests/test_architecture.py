@@ -19,7 +19,7 @@ PACKAGE = ROOT / "minitango"
 
 FLOORS = [
     {"errors", "failpoint"},
-    {"job", "blobs", "archive", "unpacking", "text", "breaker", "stopping", "output"},
+    {"job", "blobs", "archive", "unpacking", "text", "breaker", "stopping", "output", "image_name"},
     {"store", "sandbox", "results", "assignment"},
     {"runner", "layout", "preflight", "remarks"},
     {"engine", "pool", "handle", "statedir", "testing"},

@@ -178,8 +178,23 @@ class Sandbox(Protocol):
         """Open a box and run a command in it. SandboxUnavailable, with the exact remedy, if that fails. Cached."""
         ...
 
+    def prepare(self, image: str, folder: Sequence[File] = ()) -> str:
+        """Have this image here, outside of any job's clock: pulled or built once.
+
+        `image` is an image's name, or empty for the sandbox's own choice; or, with `folder`, the name of a folder with
+        a Dockerfile, whose files these are. Returns what `BoxSpec.image` then names: the image's own digest, so that a
+        tag that moves changes nothing in the middle of a run; empty where the sandbox has no images. What a name was
+        when it was first prepared it stays, as long as that image is there. Calls for one image at the same time do
+        the work once.
+
+        ConfigError where trying again will not help: `image_name`, `image_missing`, `image_login`, `image_arch`, and
+        as AssignmentError `image_build`. SandboxUnavailable `sandbox_registry` where the registry is away.
+        """
+        ...
+
     def image_digest(self, image: str) -> str:
-        """What identifies what `image` is now; empty where the sandbox has no images. ConfigError if there is none."""
+        """The digest that `prepare` gave for this name; empty before, and where the sandbox has no images. Asks nobody,
+        never raises."""
         ...
 
     def open(self, spec: BoxSpec) -> Box:

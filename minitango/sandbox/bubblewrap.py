@@ -15,9 +15,11 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from minitango.archive import File
 from minitango.errors import SandboxFailed, SandboxUnavailable
 from minitango.job import Limits
 from minitango.sandbox import Box, BoxSpec, End, Guarantees, Held, Mount
@@ -50,6 +52,10 @@ class BubblewrapSandbox:
     @property
     def name(self) -> str:
         return "bubblewrap"
+
+    def prepare(self, image: str, folder: Sequence[File] = ()) -> str:
+        """Empty: there is nothing to prepare."""
+        return ""
 
     def image_digest(self, image: str) -> str:
         """Empty: a box has the host's own programs, whatever image is asked for."""
