@@ -79,7 +79,7 @@ def main() -> None:
             compile_for(machine, binary)
         except subprocess.CalledProcessError as error:
             sys.exit(f"error: the supervisor cannot be compiled for {machine}:\n{error.stderr}")
-        print(f"{binary}: {binary.stat().st_size} bytes")
+        sys.stdout.write(f"{binary}: {binary.stat().st_size} bytes\n")
     (HOME / MANIFEST).write_text(json.dumps(manifest(), indent=2) + "\n")
 
 

@@ -72,10 +72,13 @@ static uint64_t read_limit(const char *directory, const char *name) {
 
 /* --- control groups --- */
 
-/* Is this the group of this pid namespace, and of nobody else? Its processes are listed by their numbers here; one
- * from outside has the number 0. */
+/* Is this the group of this pid namespace, and of nobody else? Its processes are listed by their numbers here; in v2
+ * one from outside has the number 0. The root of a v1 hierarchy is the whole machine's. */
 static bool is_ours(const char *directory) {
     char path[2 * PLACE], text[TEXT];
+    snprintf(path, sizeof path, "%s/release_agent", directory);
+    if (access(path, F_OK) == 0)
+        return false;
     snprintf(path, sizeof path, "%s/cgroup.procs", directory);
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)

@@ -48,7 +48,7 @@ static struct {
     uint64_t output_bytes, output_limit;
     uint64_t started, ended; /* on the machine's clock */
     uint64_t cpu_limit, deadline;
-    uint64_t next_check, read_again, last_read, blocked, killing;
+    uint64_t next_check, read_again, last_read, blocked, killing, kill_again;
     bool metered, sampled;
 } run = {.output = -1, .report = -1};
 
@@ -181,9 +181,13 @@ static void watch_run(void) {
 
 static void bury(bool any_left) {
     if (any_left) {
-        if (now() - run.killing > BURIAL)
+        uint64_t time = now();
+        if (time - run.killing > BURIAL)
             leave(STUCK); /* the end of pid 1 is the end of all */
-        kill(-1, SIGKILL);
+        if (time >= run.kill_again) {
+            kill(-1, SIGKILL);
+            run.kill_again = time + AGAIN; /* it looks at every process: not after each that is reaped */
+        }
         return;
     }
     kill(-1, SIGKILL); /* what came into the container from outside is nobody's child here */
