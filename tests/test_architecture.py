@@ -28,7 +28,7 @@ FLOORS = [
 SIDE_BY_SIDE = {"store", "sandbox", "results", "assignment"}
 FOREIGN_HOMES = {
     "redis": "minitango/store/",
-    "docker": "minitango/sandbox/docker.py",
+    "docker": "minitango/sandbox/_docker_engine.py",
     "click": "minitango/cli/",
     "rich": "minitango/cli/",
     "sqlite3": "minitango/store/",

@@ -601,6 +601,67 @@ def test_the_same_assignment_gives_the_same_plan(folder: Path) -> None:
     assert one.digest == other.digest
 
 
+DIGEST_OF_A_PLAIN_PLAN = "a348c9ece2f76becdf5cdef4f9b18365db81cbd05056e299ba1dd7876cdd47d0"
+"""As it has been since the first version: a plan that changed would be graded again everywhere."""
+
+
+def test_a_plain_plan_keeps_its_digest(folder: Path) -> None:
+    plain = Assignment("hw", (Step(("true",), image="gcc:14"),), max_score=10)
+    assert plain.pack(Blobs(folder.parent / "blobs")).digest == DIGEST_OF_A_PLAIN_PLAN
+
+
+# --- images ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("image", "id", "words"),
+    [
+        ("gcc 14", "image_name", "it has a blank|gcc:14"),
+        ("Gcc", "image_name", "capital letters"),
+        ("https://hub.docker.com/gcc", "image_name", "leave https:// out"),
+        ("docker/", "file_missing", "'docker' is not there"),
+        ("grader/", "file_missing", "there is no Dockerfile in 'grader/'|write grader/Dockerfile"),
+        ("./grader", "file_missing", "there is no Dockerfile in './grader'"),
+        ("grader/Makefile/", "image_name", "is a file, not a folder"),
+        ("./", "assignment", "is empty"),
+        ("../other/", "assignment", "leads out"),
+        ("outside/", "file_outside", "leaves the assignment's folder"),
+    ],
+)
+def test_an_image_that_cannot_be_one(folder: Path, image: str, id: str, words: str) -> None:
+    (folder / "outside").symlink_to(folder.parent)
+    error = mistake(folder, simple() + f"image = {json.dumps(image)}\n")
+    assert (error.key, error.line) == ("step[0].image", 4)
+    assert error.id == id
+    for word in words.split("|"):
+        assert word in f"{error} {error.hint}"
+
+
+@pytest.mark.parametrize("image", ["docker/", "./docker", "./docker/"])
+def test_a_folder_for_an_image(folder: Path, image: str) -> None:
+    blobs = Counting(folder.parent / "blobs")
+    (folder / "docker").mkdir()
+    for name in ("Dockerfile", "setup.sh", ".dockerignore"):
+        (folder / "docker" / name).write_text(name)
+    (folder / "docker/setup.sh").chmod(0o755)
+    age(folder)
+    assignment = load(folder, simple() + f'image = "{image}"\nfiles = ["grader/"]\n')
+    found = assignment.pack(blobs)
+    step = found.plan.steps[0]
+    assert step.image == image
+    assert isinstance(step.image_files, str)
+    assert set(found.refs) == {step.bundle, step.image_files}
+    files = archive.unpack(blobs.get(step.image_files))
+    assert [(file.path, file.executable) for file in files] == [
+        (".dockerignore", False), ("Dockerfile", False), ("setup.sh", True)
+    ]  # fmt: skip
+    assert Plan.decode(blobs.get(found.digest)) == found.plan
+    assert assignment.pack(blobs) == found
+    assert blobs.puts == 1
+    (folder / "docker/setup.sh").write_text("another")
+    assert assignment.pack(blobs).digest != found.digest
+
+
 @pytest.mark.parametrize(
     ("command", "provided"),
     [

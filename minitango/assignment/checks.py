@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from minitango import image_name
 from minitango.archive import check_path
 from minitango.assignment.places import Key, Places
 from minitango.errors import ArchiveError
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from minitango.assignment.model import Assignment, Sample, Step, SubmissionRule
 
 MAX_STEPS: Final = 20
+DOCKERFILE: Final = "Dockerfile"
 _CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _STEP_NAME: Final = re.compile(r"[a-z0-9_-]{1,40}")
 _ENV_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -49,7 +51,7 @@ def check(assignment: Assignment, places: Places) -> None:
     if len(assignment.steps) > MAX_STEPS:
         raise places.error(("step",), f"there are more than {MAX_STEPS} steps", "merge some of them")
     for n, step in enumerate(assignment.steps):
-        _check_step(step, ("step", n), places)
+        _check_step(step, assignment.root, ("step", n), places)
     _check_flow(assignment.steps, places)
     for n, sample in enumerate(assignment.samples):
         _check_sample(sample, assignment.root, ("sample", n), places)
@@ -86,12 +88,11 @@ def _check_rule(rule: SubmissionRule, places: Places) -> None:
         raise places.error(("submission", "max_files"), "is not a whole number of 1 to 20000", "max_files = 500")
 
 
-def _check_step(step: Step, key: Key, places: Places) -> None:
+def _check_step(step: Step, root: Path, key: Key, places: Places) -> None:
     if not isinstance(step.name, str) or not _STEP_NAME.fullmatch(step.name):
         text = f"{step.name!r} is not 1 to 40 of a-z, 0-9, _ and -"
         raise places.error((*key, "name"), text, 'name = "grade"')
-    if not isinstance(step.image, str) or _CONTROL.search(step.image):
-        raise places.error((*key, "image"), f"{step.image!r} is not an image's name", 'image = "gcc:14"')
+    _check_image(step.image, root, (*key, "image"), places)
     if not isinstance(step.submission, bool):
         raise places.error((*key, "submission"), f"is {step.submission!r}, not true or false", "submission = false")
     if step.network not in ("none", "open"):
@@ -111,6 +112,35 @@ def _check_step(step: Step, key: Key, places: Places) -> None:
             raise places.error((*key, "files"), text, "name the folders; only the last component may be a pattern")
     _check_limits(step.limits, (*key, "limits"), places)
     _check_env(step.env, (*key, "env"), places)
+
+
+def _check_image(image: Any, root: Path, key: Key, places: Places) -> None:
+    example = 'image = "gcc:14", or a folder with a Dockerfile: image = "docker/"'
+    if not isinstance(image, str):
+        raise places.error(key, f"{_repr(image)} is not an image's name", example)
+    if not image:
+        return
+    if not image_name.is_folder(image):
+        problem = image_name.problem(image)
+        if problem:
+            raise places.error(key, f"{image[:80]!r} is no image's name: {problem}", example, "image_name")
+        return
+    folder = image_folder(image)
+    real = inside(root, folder, key, places)
+    if not real.is_dir():
+        raise places.error(key, f"{image!r} is a file, not a folder", example, "image_name")
+    if not (real / DOCKERFILE).is_file():
+        raise places.error(
+            key,
+            f"there is no {DOCKERFILE} in {image!r}",
+            f"write {folder}/{DOCKERFILE}, or name an image",
+            "file_missing",
+        )
+
+
+def image_folder(image: str) -> str:
+    """The folder that an image's name is (see `image_name.is_folder`), as a path below the assignment's."""
+    return image.removeprefix("./").removesuffix("/")
 
 
 def _check_command(command: Any, key: Key, places: Places) -> None:

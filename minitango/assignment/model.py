@@ -34,6 +34,8 @@ class Step(Struct, frozen=True):
     name: str = ""
     """`[a-z0-9_-]+`. By default `grade` for an only step, `run` and `grade` for two, else `step1`, `step2`, ..."""
     image: str = ""
+    """A container image's name (`gcc:14`); or a folder with a Dockerfile, relative to the assignment's: `docker/`,
+    `./docker`. Empty: the sandbox's own choice."""
     files: tuple[str, ...] = ()
     """The instructor's files, relative to the assignment's folder. `grader/`: the content of that folder goes into the
     working directory. `grader` or `tests/*.json`: what is named goes there under its own path."""

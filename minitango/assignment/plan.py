@@ -6,21 +6,23 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
-from msgspec import Struct, field, structs
+from msgspec import UNSET, Struct, UnsetType, field, structs
 
-from minitango import archive
+from minitango import archive, image_name
+from minitango.archive import File
+from minitango.assignment.checks import image_folder
 from minitango.assignment.files import gather, sources
 from minitango.blobs import Blobs
 from minitango.errors import AssignmentError
 from minitango.job import SCHEMA, Limits, Trust
 
 if TYPE_CHECKING:
-    from minitango.assignment.model import Assignment
+    from minitango.assignment.model import Assignment, Step
 
 
 class PlanStep(Struct, frozen=True):
@@ -29,6 +31,9 @@ class PlanStep(Struct, frozen=True):
     name: str
     command: tuple[str, ...]
     image: str = ""
+    image_files: str | UnsetType = UNSET
+    """Digest of the folder that `image` is, as `archive.pack` has it. Unset where it is a name: then it is not written,
+    so that plans keep the digests that they had before there was this key."""
     bundle: str = ""
     """Digest of the instructor's files as `archive.pack` has them; empty: there are none."""
     submission: bool = True
@@ -116,8 +121,14 @@ def _sources(assignment: Assignment) -> list[str]:
     return [
         str(path)
         for n, step in enumerate(assignment.steps)
-        for path in sources(assignment.root, step.files, ("step", n, "files"), assignment._places)
+        for key, entries in (("files", step.files), ("image", _image_folder(step)))
+        for path in sources(assignment.root, entries, ("step", n, key), assignment._places)
     ]
+
+
+def _image_folder(step: Step) -> tuple[str, ...]:
+    """What `gather` is to take of the folder that the step's image is; nothing where it is a name."""
+    return (f"{image_folder(step.image)}/",) if image_name.is_folder(step.image) else ()
 
 
 def _signature(paths: Iterable[str]) -> _Signature | None:
@@ -151,18 +162,15 @@ def _pack(assignment: Assignment, blobs: Blobs) -> Packed:
                 "rename it, or take it out of files",
                 "file_over_submission",
             )
-        digest = ""
-        if files:
-            bundle = archive.pack(files)
-            digest = hashlib.sha256(bundle).hexdigest()
-            bundles[digest] = bundle
+        image = gather(assignment.root, _image_folder(step), ("step", n, "image"), assignment._places)
         program = step.command[0]
         steps.append(
             PlanStep(
                 name=step.name,
                 command=step.command,
                 image=step.image,
-                bundle=digest,
+                image_files=_bundled(image, bundles) or UNSET,
+                bundle=_bundled(files, bundles),
                 submission=step.submission,
                 collect=step.collect,
                 network=step.network,
@@ -181,6 +189,16 @@ def _pack(assignment: Assignment, blobs: Blobs) -> Packed:
     )
     *refs, digest = blobs.put_many([*bundles.values(), plan.encode()])
     return Packed(plan, digest, tuple(refs))
+
+
+def _bundled(files: Sequence[File], bundles: dict[str, bytes]) -> str:
+    """The digest of a bundle of these files, which is put among the others; empty where there are none."""
+    if not files:
+        return ""
+    bundle = archive.pack(files)
+    digest = hashlib.sha256(bundle).hexdigest()
+    bundles[digest] = bundle
+    return digest
 
 
 def _canonical(limits: Limits) -> Limits:

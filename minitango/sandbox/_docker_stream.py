@@ -11,7 +11,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
@@ -19,9 +19,6 @@ from msgspec import Struct
 from minitango.errors import MinitangoError, SandboxFailed, SandboxUnavailable
 from minitango.sandbox._docker_engine import Engine
 from minitango.text import one_line
-
-if TYPE_CHECKING:
-    from docker import APIClient
 
 SILENCE: Final = 600.0
 """Seconds for which a living engine may say nothing: a step of a build can be long, and print nothing."""
@@ -59,7 +56,7 @@ _decoder: Final = msgspec.json.Decoder(Message)
 
 def follow(
     engine: Engine,
-    begin: Callable[[APIClient], Iterable[Any]],
+    begin: Callable[[Any], Iterable[Any]],
     *,
     closed: threading.Event,
     silence: float = SILENCE,
@@ -84,13 +81,13 @@ def follow(
 
 def _read(
     engine: Engine,
-    begin: Callable[[APIClient], Iterable[Any]],
+    begin: Callable[[Any], Iterable[Any]],
     pieces: queue.Queue[bytes | Exception | None],
     left: threading.Event,
 ) -> None:
     """Fill the queue: pieces, then None, or the error that ended it."""
 
-    def copy(api: APIClient) -> None:
+    def copy(api: Any) -> None:
         for piece in begin(api):
             if not _put(pieces, piece.encode() if isinstance(piece, str) else piece, left):
                 return
