@@ -11,7 +11,7 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -63,8 +63,13 @@ class Containers:
 
     # --- making ------------------------------------------------------------------------------------
 
-    def open(self, spec: BoxSpec, digest: str, own: dict[str, str]) -> tuple[DockerBox, Hello]:
-        """A box in a fresh container of this image, whose environment is `own`, and what its supervisor sees."""
+    def open(
+        self, spec: BoxSpec, digest: str, own: dict[str, str], volumes: Sequence[str] = ()
+    ) -> tuple[DockerBox, Hello]:
+        """A box in a fresh container of this image, whose environment is `own`, and what its supervisor sees.
+
+        `volumes` are those that the image declares.
+        """
         name = f"{PREFIX}{self._owner.name}-{next(self._numbers)}"
         with self._lock:
             self._check_open()
@@ -73,7 +78,7 @@ class Containers:
         bell = Bell()
         line: Line | None = None
         try:
-            opened = self._create(name, spec, digest)
+            opened = self._create(name, spec, digest, volumes)
             line = Line(self._engine.call(partial(_attach, name=name)), bell)
             self._engine.call(lambda api: api.start(name))
             hello = self._hello(line, name)
@@ -109,7 +114,7 @@ class Containers:
         if self._closed:
             raise SandboxFailed("the sandbox is closed")
 
-    def _create(self, name: str, spec: BoxSpec, digest: str) -> str:
+    def _create(self, name: str, spec: BoxSpec, digest: str, volumes: Sequence[str]) -> str:
         for last in (False, True):
             image = self._carrier.image(digest, spec.bundle)
             config = container(
@@ -117,6 +122,7 @@ class Containers:
                 self.features,
                 image=image,
                 binds=self._carrier.binds(spec.network, spec.bundle),
+                volumes=volumes,
                 uid=next(self._uids),
                 labels={**self._owner.labels(), TOKEN: spec.token},
             )

@@ -6,9 +6,10 @@ A name is looked at once: what it was then, it is for as long as this lives, tho
 from __future__ import annotations
 
 import hashlib
+import posixpath
 import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from typing import Any, Final
 
@@ -27,6 +28,7 @@ from minitango.text import one_line
 _MAX_VARIABLES: Final = 1000
 _MAX_ENVIRONMENT: Final = 256 << 10
 """Characters of an image's environment."""
+_MAX_PATH: Final = 1000
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,200}")
 _UNUSABLE: Final = re.compile("[\0\ud800-\udfff]")
 _ALSO: Final = {"amd64": "386"}
@@ -35,6 +37,7 @@ _ALSO: Final = {"amd64": "386"}
 
 class _Config(Struct):
     env: list[str] | None = msgspec.field(default=None, name="Env")
+    volumes: dict[str, Any] | None = msgspec.field(default=None, name="Volumes")
 
 
 class _Inspected(Struct):
@@ -56,6 +59,7 @@ class _Image(Struct, frozen=True):
     architecture: str
     system: str
     environment: dict[str, str]
+    volumes: tuple[str, ...]
 
 
 class Images:
@@ -105,6 +109,10 @@ class Images:
     def environment(self, digest: str) -> dict[str, str]:
         """The image's own variables. SandboxUnavailable `sandbox_image_gone` where it is not there any more."""
         return dict(self._known(digest).environment)
+
+    def volumes(self, digest: str) -> tuple[str, ...]:
+        """The directories that the image declares to be volumes: each would be a disk of its own. As `environment`."""
+        return self._known(digest).volumes
 
     def architecture(self, digest: str) -> str:
         """The image's machine in Docker's words: `amd64`, `arm64`. As `environment`."""
@@ -196,9 +204,13 @@ class Images:
         digest = found.id if ":" in found.id else f"sha256:{found.id}"
         if not image_name.is_id(digest):
             raise SandboxFailed(f"{self._engine} calls the image {name} {one_line(repr(digest), 80)}")
-        variables = found.config.env if found.config is not None else None
+        config = found.config or _Config()
         image = _Image(
-            digest, one_line(found.architecture, 40), one_line(found.system, 40), _environment(variables or [])
+            digest,
+            one_line(found.architecture, 40),
+            one_line(found.system, 40),
+            _environment(config.env or []),
+            _volumes(config.volumes or {}),
         )
         self._images[digest] = image
         return image
@@ -208,6 +220,13 @@ class Images:
             return msgspec.convert(said, kind)
         except msgspec.ValidationError as error:
             raise SandboxFailed(f"{self._engine} sent an answer that makes no sense: {one_line(str(error))}") from error
+
+
+def _volumes(declared: Iterable[str]) -> tuple[str, ...]:
+    plain = (
+        path for path in declared if path.startswith("/") and len(path) <= _MAX_PATH and not _UNUSABLE.search(path)
+    )
+    return tuple(sorted({posixpath.normpath(path) for path in plain} - {"/"}))[:_MAX_VARIABLES]
 
 
 def _environment(variables: Sequence[str]) -> dict[str, str]:

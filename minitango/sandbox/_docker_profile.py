@@ -5,6 +5,7 @@ Root in it is the supervisor alone, with the three capabilities that it needs to
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final, Literal
 
 from msgspec import Struct
@@ -48,11 +49,14 @@ def container(
     features: Features,
     *,
     image: str,
-    binds: list[tuple[str, str]],
+    binds: Sequence[tuple[str, str]],
+    volumes: Sequence[str],
     uid: int,
     labels: dict[str, str],
 ) -> dict[str, Any]:
-    """The body of `POST /containers/create`. `binds`: what is shown read-only, as (path on the host, path inside)."""
+    """The body of `POST /containers/create`. `binds`: what is shown read-only, as (path on the host, path inside);
+    `volumes`: directories that the image declares to be volumes. Each would be a place on the engine's disk without a
+    bound, so an empty directory stands there instead."""
     mounts = [f"{'w' if mount.writable else 'r'}:{mount.path}" for mount in spec.mounts]
     host: dict[str, Any] = {
         "AutoRemove": True,
@@ -63,7 +67,7 @@ def container(
         "SecurityOpt": ["no-new-privileges"],
         "IpcMode": "private",
         "ShmSize": _sizes(spec)["/dev/shm"],  # noqa: S108
-        "Tmpfs": _tmpfs(spec, features, uid),
+        "Tmpfs": dict.fromkeys(volumes, "ro,nosuid,nodev,noexec,size=4096") | _tmpfs(spec, features, uid),
         "Mounts": [{"Type": "bind", "Source": source, "Target": target, "ReadOnly": True} for source, target in binds],
         "LogConfig": {"Type": "none", "Config": {}},
         "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0},

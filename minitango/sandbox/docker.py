@@ -65,7 +65,8 @@ class DockerSandbox:
         check_spec(spec)
         yard = self._set_up()
         digest = spec.image or yard.images.prepare("")
-        return yard.containers.open(spec, digest, yard.images.environment(digest))[0]
+        own, volumes = yard.images.environment(digest), yard.images.volumes(digest)
+        return yard.containers.open(spec, digest, own, volumes)[0]
 
     def sweep(self) -> int:
         """See `Sandbox.sweep`."""

@@ -1,0 +1,126 @@
+"""Boxes on Docker, where the contract of all sandboxes does not say it: odd images, memory, what a container is."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from minitango.archive import File
+from minitango.job import Limits
+from minitango.sandbox import BoxSpec, Mount
+from minitango.sandbox.docker import DockerSandbox
+from tests import docker_engine, docker_images
+
+MIB = 1 << 20
+SPEC = BoxSpec((Mount("/job", writable=True), Mount("/tests")), "/job", Limits(wall=20, memory=64 * MIB, disk=16 * MIB))
+
+
+@pytest.fixture
+def url() -> str:
+    return docker_engine.need_docker()
+
+
+@pytest.fixture
+def sandbox(url: str, tmp_path: Path) -> Iterator[DockerSandbox]:
+    made = DockerSandbox(tmp_path, url=url, image=docker_images.python_image())
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def odd_image(url: str) -> Iterator[str]:
+    """An image that wants to be run otherwise in every way in which an image can."""
+    name = f"minitango-test-odd-{os.getpid()}"
+    wishes = [
+        "VOLUME /data",
+        "VOLUME /job",
+        "VOLUME /tmp/inside",
+        "USER nobody",
+        'ENTRYPOINT ["/bin/false"]',
+        'CMD ["never"]',
+        "ENV JAVA_HOME=/opt/java HOME=/nowhere",
+        "ENV PATH=/opt/java/bin:/usr/bin:/bin",
+        "HEALTHCHECK CMD false",
+        "WORKDIR /nowhere",
+        "LABEL minitango.owner=1-00 minitango.home=/tmp/1-00",
+    ]
+    with docker_engine.client(url) as client:
+        base = client.api.create_container(docker_images.python_image(), ["true"], network_disabled=True)
+        client.api.commit(base, name, "1", changes=wishes)
+        client.api.remove_container(base)
+        yield f"{name}:1"
+        client.api.remove_image(f"{name}:1", force=True)
+
+
+def run(sandbox: DockerSandbox, script: str, spec: BoxSpec = SPEC, files: list[File] | None = None) -> str:
+    box = sandbox.open(spec)
+    try:
+        box.put("/tests", files or [])
+        said: list[bytes] = []
+        box.run(["sh", "-c", script], env={}, output=said.append)
+    finally:
+        box.close()
+    return b"".join(said).decode()
+
+
+def test_what_an_image_wants_changes_nothing_but_the_environment(url: str, tmp_path: Path, odd_image: str) -> None:
+    sandbox = DockerSandbox(tmp_path, url=url, image=odd_image)
+    try:
+        said = run(
+            sandbox,
+            "echo $JAVA_HOME $PATH $HOME; pwd; id -u; touch kept /tmp/kept && echo wrote;"
+            " for at in /data /tmp/inside; do ls -A $at; touch $at/x 2>/dev/null && echo wrote $at; done",
+        )
+    finally:
+        sandbox.close()
+    java, path, home, pwd, uid, *more = said.split()
+    assert (java, path, home, pwd) == ("/opt/java", "/opt/java/bin:/usr/bin:/bin", "/job", "/job")
+    assert int(uid) >= 60_000
+    assert more == ["wrote"]
+    with docker_engine.client(url) as client:
+        assert client.api.volumes(filters={"dangling": True})["Volumes"] in (None, [])
+
+
+def test_what_is_given_read_only_is_not_charged_to_the_job(sandbox: DockerSandbox) -> None:
+    """The files are in the container's memory, which then has more of it."""
+    given = [File(f"f{n}", bytes(MIB)) for n in range(60)]
+    hold = "python3 -c 'held = b\"x\" * (48 << 20); print(len(held) >> 20)'"
+    assert run(sandbox, f"{hold}; ls /tests | wc -l", files=given).split() == ["48", "60"]
+
+
+def test_the_job_has_a_name_and_localhost_is_known(sandbox: DockerSandbox) -> None:
+    code = "import getpass, os, pwd, socket; print(pwd.getpwuid(os.getuid())[0], socket.gethostbyname('localhost'))"
+    assert run(sandbox, f'python3 -c "{code}"').split() == ["job", "127.0.0.1"]
+
+
+def test_a_container_has_no_more_than_it_needs(url: str, sandbox: DockerSandbox) -> None:
+    with docker_engine.client(url) as client:
+        box = sandbox.open(SPEC)
+        try:
+            labels = {"label": "minitango.owner"}
+            found: list[Any] = [
+                client.api.inspect_container(one["Id"])
+                for one in client.api.containers(filters=labels)
+                if str(sandbox._state) in one["Labels"]["minitango.home"]
+            ]
+        finally:
+            box.close()
+    assert len(found) == 1
+    config, host = found[0]["Config"], found[0]["HostConfig"]
+    assert config["User"] == "0:0"
+    assert config["NetworkDisabled"] is True
+    assert config["Env"] == [one for one in config["Env"] if one.startswith("PATH=")]
+    assert host["CapDrop"] == ["ALL"]
+    assert sorted(host["CapAdd"]) in (["KILL", "SETGID", "SETUID"], ["CAP_KILL", "CAP_SETGID", "CAP_SETUID"])
+    assert host["SecurityOpt"] == ["no-new-privileges"]
+    assert host["ReadonlyRootfs"] is True
+    assert host["Privileged"] is False
+    assert host["Memory"] == host["MemorySwap"] == (64 + 16 + 8) * MIB
+    assert host["PidsLimit"] == 129
+    assert host["LogConfig"]["Type"] == "none"
+    assert host["RestartPolicy"]["Name"] == "no"
+    assert all(not mount["RW"] for mount in found[0]["Mounts"])
