@@ -61,7 +61,7 @@ def fault(home: Path = HOME) -> str | None:
         found = manifest(home)
     except (OSError, ValueError) as error:
         return f"the supervisor has not been built: {error}"
-    wrong = [key for key in found if found[key] != noted.get(key)]
+    wrong = [key for key in found if not isinstance(noted, dict) or found[key] != noted.get(key)]
     if wrong:
         return f"the supervisor's {', '.join(wrong)} do not match {home / MANIFEST}"
     locked = [name for name in found["binaries"] if not os.access(home / name, os.X_OK)]

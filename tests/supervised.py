@@ -152,7 +152,7 @@ class Line:
     def frame_or_end(self) -> Frame | None:
         """The next frame; None at the end of the stream. What is no frame by the paper fails the test."""
         while len(self._held) < 5 or len(self._held) < 5 + self._length():
-            more = self.bytes()
+            more = self.read()
             if not more:
                 assert not self._held, f"the stream ends in mid-frame: {self._held[:80]!r}"
                 return None
@@ -167,9 +167,13 @@ class Line:
         assert length <= 65536
         return length
 
-    def bytes(self) -> bytes:
+    def read(self) -> bytes:
         assert select.select([self.stdout], [], [], PATIENCE)[0], "nothing comes"
         return os.read(self.stdout.fileno(), 1 << 16)
+
+    def speaks(self, within: float) -> bool:
+        """Whether more comes in these seconds, be it the end."""
+        return bool(self._held) or bool(select.select([self.stdout], [], [], within)[0])
 
     def frame(self) -> Frame:
         got = self.frame_or_end()
@@ -199,7 +203,7 @@ class Line:
         while True:
             kind, body = self.frame()
             if kind == "x":
-                return End(*struct.unpack("!BBIQQQQQIBB", body), said=said)
+                return End._make((*struct.unpack("!BBIQQQQQIBB", body), said))
             assert kind in "ob", (kind, body)
             assert kind == "o" or not body
             said += body
