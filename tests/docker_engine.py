@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -122,7 +123,9 @@ class PrivateEngine:
 
     def __init__(self) -> None:
         parent = tempfile.gettempdir()
-        self.folder = Path(tempfile.mkdtemp(prefix="mtd-", dir=parent if len(os.fsencode(parent)) < SHORT else "/tmp"))
+        # its name is also that of namespaces, which may not end in all that mkdtemp makes up
+        self.folder = Path(parent if len(os.fsencode(parent)) < SHORT else "/tmp", f"mtd-{secrets.token_hex(4)}")
+        self.folder.mkdir(mode=0o700)
         self.url = f"unix://{self.folder}/docker.sock"
         self._daemon: subprocess.Popen[bytes] | None = None
 

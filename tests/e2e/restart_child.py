@@ -1,9 +1,10 @@
 """An engine in a process of its own, to be killed.
 
-    python -m tests.e2e.restart_child STATE JOBS SANDBOX WORKERS [IMAGE]
+    python -m tests.e2e.restart_child STATE JOBS SANDBOX WORKERS [IMAGE [SECONDS]]
 
 Submits JOBS hand-ins (the same ones each time: the second start finds them), grades until all have ended, says `all
-ended` and leaves. SANDBOX: `fake` takes 20 ms a job; `bubblewrap` and `docker` are the real ones.
+ended` and leaves. SANDBOX: `fake` takes 20 ms a job; `bubblewrap` and `docker` are the real ones, in
+which a job takes SECONDS.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ def inside(run: FakeRun) -> End:
     return End(exit_status=0)
 
 
-def main(state: str, jobs: int, sandbox: str, workers: int, image: str = "") -> None:
-    script = 'sleep 0.05; printf "{\\"score\\": %s}" "$(cat answer)" > "$MINITANGO_REPORT"'
+def main(state: str, jobs: int, sandbox: str, workers: int, image: str = "", seconds: str = "0.05") -> None:
+    script = f'sleep {seconds}; printf "{{\\"score\\": %s}}" "$(cat answer)" > "$MINITANGO_REPORT"'
     step = Step(command=("sh", "-c", script), limits=Limits(wall=20, memory=64 << 20), image=image)
     assignment = Assignment("restart", (step,), max_score=1000)
     box = FakeSandbox(inside) if sandbox == "fake" else sandbox

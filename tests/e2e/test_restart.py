@@ -38,9 +38,9 @@ FAILPOINTS = [
 ]
 
 
-def start(state: Path, jobs: int, sandbox: str, workers: int, *image: str, **env: str) -> subprocess.Popen[str]:
+def start(state: Path, jobs: int, sandbox: str, workers: int, *more: str, **env: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.e2e.restart_child", str(state), str(jobs), sandbox, str(workers), *image],
+        [sys.executable, "-m", "tests.e2e.restart_child", str(state), str(jobs), sandbox, str(workers), *more],
         cwd=ROOT,
         env={**os.environ, **env},
         stdout=subprocess.PIPE,
@@ -48,9 +48,9 @@ def start(state: Path, jobs: int, sandbox: str, workers: int, *image: str, **env
     )
 
 
-def finish(state: Path, jobs: int, sandbox: str, workers: int, *image: str, **env: str) -> None:
+def finish(state: Path, jobs: int, sandbox: str, workers: int, *more: str, **env: str) -> None:
     """Run once more, unharmed, to the end."""
-    child = start(state, jobs, sandbox, workers, *image, **env)
+    child = start(state, jobs, sandbox, workers, *more, **env)
     out, _ = child.communicate(timeout=110)
     assert child.returncode == 0
     assert "all ended" in out
