@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+import socket
 import sys
 import threading
 from collections.abc import Callable
@@ -218,6 +219,7 @@ class Engine:
 
                 self._tunnel = Tunnel(self.place.url)
                 self._url = self._tunnel.url
+        _knock(self._url, self.patience)
         client = APIClient(
             base_url=self._url or None,
             version=self._version or "auto",
@@ -271,3 +273,11 @@ class Engine:
             client.close()
         if tunnel is not None:
             tunnel.close()
+
+
+def _knock(url: str, patience: float) -> None:
+    """OSError where nobody listens at a Unix socket: the SDK would find that out, too, and leave its own open."""
+    if sys.platform != "win32" and (not url or url.startswith("unix://")):
+        with socket.socket(socket.AF_UNIX) as knocking:
+            knocking.settimeout(patience)
+            knocking.connect(url.removeprefix("unix://") or "/var/run/docker.sock")
