@@ -6,20 +6,21 @@ The work is done by a `Pool` (producer and consumers) over a `Store`; here is wh
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent import futures
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct, structs
 
-from minitango import archive, statedir
+from minitango import archive, image_name, statedir
 from minitango.assignment import Submission
 from minitango.blobs import Blobs, Pruned
 from minitango.errors import ConfigError, EngineStopped, JobNotFound, StoreError
@@ -46,7 +47,8 @@ class Event(Struct, frozen=True):
     """Something that happened, for people and logs: `job` as it is after it, where a job is concerned.
 
     started, done, dead, retried, cancelled, released, recovered: of a job. lease_lost, paused, resumed,
-    store_trouble, crashed: of the engine; `message` says more.
+    store_trouble, crashed: of the engine; image: what the sandbox says of its images, how far a pull is among it.
+    `message` says more.
     """
 
     kind: EventKind
@@ -70,7 +72,9 @@ class Engine:
         self.error: BaseException | None = None
         """What killed the engine, if something did."""
         self._kind = sandbox_kind
-        self._runner = Runner(sandbox, blobs) if sandbox is not None else None
+        self._images = statedir.known_images(state, sandbox_kind)
+        self._images_lock = threading.Lock()
+        self._runner = Runner(sandbox, blobs, on_image=self._image_known) if sandbox is not None else None
         self._pool: Pool | None = None
         self._handles = Handles(store, self.cancel)
         self._subscribers: list[Callable[[Event], None]] = []
@@ -86,6 +90,7 @@ class Engine:
         *,
         workers: int | None = None,
         sandbox: str | Sandbox = "auto",
+        image: str = "",
         state: str | os.PathLike[str] | None = None,
         queue: str = "default",
         lease_for: float = LEASE_FOR,
@@ -96,8 +101,9 @@ class Engine:
         `store` is a URL (`sqlite:///course/queue.db`) or a state directory (the queue is then its `queue.db`).
         `state` holds blobs, lock and live output: the store's own folder unless given. `workers` consumers grade
         at once, one a core unless given; 0 only submits and watches, for a process beside the one that grades.
-        `sandbox` is a name or an object, which is closed with the engine. `on_event`: as `subscribe`, but early
-        enough to hear what was recovered. Raises EngineRunning where another engine grades there already,
+        `sandbox` is a name or an object, which is closed with the engine; `image` is for steps that name none, where
+        the sandbox has images. `on_event`: as `subscribe`, but early enough to hear what was recovered, and how images
+        are pulled. Raises EngineRunning where another engine grades there already,
         SandboxUnavailable where nothing could be isolated here, StoreError, ConfigError.
         """
         if not isinstance(store, (str, os.PathLike)):
@@ -114,20 +120,25 @@ class Engine:
             opened = open_store(url, queue=queue)
             undo.callback(opened.close)
             box: Sandbox | None = None
+            last = statedir.sandbox_kind(folder)
+            subscribers = [] if on_event is None else [on_event]
             if workers:
                 undo.callback(statedir.lock(folder))
-                box = open_sandbox(sandbox, state=str(folder)) if isinstance(sandbox, str) else sandbox
+                if isinstance(sandbox, str):
+                    tell = functools.partial(_tell_of_images, subscribers)
+                    box = open_sandbox(sandbox, state=str(folder), image=image, last=last, tell=tell)
+                else:
+                    box = sandbox
                 undo.callback(box.close)
-                statedir.introduce(folder, box.name)
+                statedir.introduce(folder, box.name, statedir.known_images(folder, box.name))
             if box is not None:
                 kind = box.name
             elif isinstance(sandbox, str):
-                kind = (statedir.sandbox_kind(folder) if sandbox == "auto" else "") or kind_of(sandbox)
+                kind = (last if sandbox == "auto" else "") or kind_of(sandbox, last=last)
             else:
                 kind = sandbox.name
             engine = cls(opened, Blobs(folder / "blobs"), sandbox=box, sandbox_kind=kind, state=folder)
-            if on_event is not None:
-                engine.subscribe(on_event)
+            engine._subscribers = subscribers
             undo.callback(opened.watch(engine._store_changed))
             if workers:
                 pool = engine._recover(workers, lease_for)
@@ -170,13 +181,14 @@ class Engine:
                 yield archive.pack(submission.bundle())
 
         inputs = self.blobs.put_many(bundles())
+        images = self._known_images()
         specs = [
             JobSpec(
                 assignment=submission.assignment.name,
                 student=submission.student,
                 spec=plan,
                 inputs=digest,
-                key=self._key(submission, plan, digest),
+                key=self._key(submission, plan, digest, images),
                 course=submission.course,
                 title=submission.title,
                 priority=submission.priority,
@@ -207,19 +219,38 @@ class Engine:
             self._pool.wake()
         return handles
 
-    def _key(self, submission: Submission, plan: str, inputs: str) -> str:
-        """What makes two submissions the same work."""
-        steps = submission.assignment.steps
-        images = [self.sandbox.image_digest(step.image) for step in steps] if self.sandbox is not None else []
-        # An engine that only submits knows no digests: where there are none, both must come to the same key.
-        known = [digest for digest in images if digest]
+    def _key(self, submission: Submission, plan: str, inputs: str, images: Mapping[str, str]) -> str:
+        """What makes two submissions the same work. `images`: the digests that are known, by name."""
+        # What a name stands for now, nobody is asked: an engine that only submits must come to the same key, also where
+        # no sandbox can be reached. An image that is built is known by its files, which are in the plan.
+        names = [step.image for step in submission.assignment.steps if not image_name.is_folder(step.image)]
+        known = [images[name] for name in names if name in images]
         parts = [plan, self._kind, *known, submission.course, submission.student, inputs]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
-    def preflight(self, assignment: Assignment) -> None:
-        """Look whether the assignment's commands can run here, before anything is queued. AssignmentError if not.
+    def _known_images(self) -> dict[str, str]:
+        """The digests of images, by name, as the engine that grades here last knew them."""
+        if self.sandbox is None:
+            return statedir.known_images(self.state, self._kind)
+        with self._images_lock:
+            return dict(self._images)
 
-        Does nothing in an engine without workers.
+    def _image_known(self, name: str, digest: str) -> None:
+        """An image was prepared. For the runner, from any thread."""
+        with self._images_lock:
+            if self._images.get(name) == digest:
+                return
+            self._images.pop(name, None)  # the latest are last
+            self._images[name] = digest
+            try:
+                statedir.introduce(self.state, self._kind, self._images)
+            except StoreError as error:  # only those who submit elsewhere would have liked to know
+                log.warning("%s", error)
+
+    def preflight(self, assignment: Assignment) -> None:
+        """Pull or build the assignment's images and look whether its commands can run here, before anything is queued.
+
+        AssignmentError if they cannot; SandboxUnavailable. Does nothing in an engine without workers.
         """
         if self._runner is not None:
             self._runner.preflight(assignment.pack(self.blobs).digest)
@@ -327,14 +358,8 @@ class Engine:
 
     def event(self, kind: EventKind, job: Job | None = None, message: str = "") -> None:
         """Tell the subscribers. For the pool."""
-        if not self._subscribers:
-            return
-        event = Event(kind, job, message)
-        for subscriber in list(self._subscribers):
-            try:
-                subscriber(event)
-            except Exception:
-                log.exception("a subscriber failed on %s", kind)
+        if self._subscribers:
+            _notify(self._subscribers, Event(kind, job, message))
 
     def started(self, lease: Lease) -> None:
         """An attempt begins. For the pool."""
@@ -405,3 +430,16 @@ class Engine:
             if not self._stopped:
                 raise
             raise EngineStopped("the engine was stopped meanwhile; what was accepted is safe in the store") from error
+
+
+def _notify(subscribers: Sequence[Callable[[Event], None]], event: Event) -> None:
+    for subscriber in list(subscribers):
+        try:
+            subscriber(event)
+        except Exception:
+            log.exception("a subscriber failed on %s", event.kind)
+
+
+def _tell_of_images(subscribers: Sequence[Callable[[Event], None]], message: str) -> None:
+    """For a sandbox, which may have much to say before its engine is there."""
+    _notify(subscribers, Event("image", None, message))

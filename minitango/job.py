@@ -167,6 +167,10 @@ class StepReport(Struct, frozen=True, omit_defaults=True):
     """All that it wrote, kept or not."""
     refused: tuple[tuple[str, str], ...] = ()
     """Files that it left and that were not taken: (path, reason)."""
+    image: str = ""
+    """As the assignment names it; empty where it names none, or the sandbox has no images."""
+    image_digest: str = ""
+    """What that was; empty where the sandbox has no images."""
 
 
 class Result(Struct, frozen=True, omit_defaults=True):
@@ -190,6 +194,7 @@ class Result(Struct, frozen=True, omit_defaults=True):
     usage: Usage = Usage()
     sandbox: str = ""
     image_digest: str = ""
+    """Of the last step."""
     schema: int = SCHEMA
 
 

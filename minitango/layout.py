@@ -26,8 +26,8 @@ REPORT: Final = "/report"
 REPORT_NAME: Final = "results.json"
 
 
-def box_spec(plan: Plan, number: int, *, token: str, limits: Limits | None = None) -> BoxSpec:
-    """The box of step `number`; `limits` instead of the step's own."""
+def box_spec(plan: Plan, number: int, *, image: str, token: str, limits: Limits | None = None) -> BoxSpec:
+    """The box of step `number`. `image` is what `Sandbox.prepare` gave for the step's; `limits` instead of its own."""
     step = plan.steps[number]
     mounts = [Mount(WORK, writable=True)]
     if step.submission:
@@ -41,7 +41,7 @@ def box_spec(plan: Plan, number: int, *, token: str, limits: Limits | None = Non
         workdir=WORK,
         limits=limits or step.limits,
         network=step.network,
-        image=step.image,
+        image=image,
         token=token,
     )
 

@@ -57,6 +57,7 @@ EventKind = Literal[
     "resumed",
     "store_trouble",
     "crashed",
+    "image",
 ]
 
 
@@ -102,10 +103,15 @@ class Bell:
 class _Running:
     """An attempt that a consumer has, or is about to have."""
 
-    def __init__(self, lease: Lease, overdue: float) -> None:
+    def __init__(self, lease: Lease, allowed: float) -> None:
+        """`allowed`: seconds that it may take once it has begun."""
         self.lease = lease
         self.stop = Stop()
-        self.overdue = overdue
+        self._allowed = allowed
+
+    def overdue(self, now: float) -> bool:
+        begun = self.stop.begun
+        return begun is not None and now > begun + self._allowed
 
 
 class Pool:
@@ -278,7 +284,7 @@ class Pool:
                 if running_ is not None:
                     running_.stop.request("lost")
         for running in self._running.values():
-            if now > running.overdue:
+            if running.overdue(now):
                 running.stop.request("overdue")
 
     def _pass_cancels_on(self) -> None:
@@ -309,19 +315,19 @@ class Pool:
         for lease, _ in handed:
             self._acks.popleft()
             self._running.pop(lease.token, None)
-        self._admit(out.leases, now)
+        self._admit(out.leases)
         self._tell(acks, out)
         if claim and not solo and not out.leases and not self._running:
             quiet = self._store.exchange(claim=1, solo=True, node=self._node, lease_for=self._lease_for)
-            self._admit(quiet.leases, now)
+            self._admit(quiet.leases)
         if handed and not self._running:
             self._observer.idle()
         self._next_due = self._store.next_due() if len(out.leases) < claim else None
 
-    def _admit(self, leases: Sequence[Lease], now: float) -> None:
+    def _admit(self, leases: Sequence[Lease]) -> None:
         """Give new leases to consumers. First all of them, then the telling: a lease must not get lost on the way."""
         for lease in leases:
-            running = _Running(lease, now + self._runner.wall_limit(lease.spec) + OVERDUE_GRACE)
+            running = _Running(lease, self._runner.wall_limit(lease.spec) + OVERDUE_GRACE)
             self._running[lease.token] = running
             if self._releasing:  # asked for while the claim was under way
                 running.stop.request("release")

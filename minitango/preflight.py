@@ -1,31 +1,121 @@
-"""Preflight: what is wrong with an assignment is found before a student's work is run."""
+"""Preflight: an assignment's images are made ready, and what is wrong with it is found, before a student's work is
+run."""
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
+from concurrent import futures
+from concurrent.futures import Future
 from typing import Final
 
 from minitango.archive import File
 from minitango.assignment import Plan, PlanStep
-from minitango.errors import AssignmentError, SandboxFailed
+from minitango.errors import AssignmentError, ConfigError, SandboxFailed
 from minitango.job import Limits
 from minitango.layout import box_spec
 from minitango.output import HeadTail
 from minitango.sandbox import Sandbox
+from minitango.stopping import Stop
 
 PREFLIGHT_ENV: Final = "MINITANGO_PREFLIGHT"
 """Set for the command that only looks whether programs are there."""
 TRANSIENT: Final = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EIO, errno.EINTR})
 """Reasons for which a command could not be executed that say nothing about it."""
+_POLL: Final = 0.1
 _LOOK: Final = 'for p do command -v -- "$p" >/dev/null || printf "%s\\n" "$p"; done'
 
 
-def check_command(sandbox: Sandbox, plan: Plan, number: int, bundle: Sequence[File]) -> None:
+class Preflight:
+    """Looks plans over, each once: its images are prepared, its commands are there. Safe to use from any thread.
+
+    The work is done in the background, so that whoever waits for it can be told to stop.
+    """
+
+    def __init__(
+        self,
+        sandbox: Sandbox,
+        *,
+        plan: Callable[[str], Plan],
+        bundle: Callable[[str], tuple[File, ...]],
+        on_image: Callable[[str, str], None],
+    ) -> None:
+        """`plan` and `bundle` read a blob by its digest; `on_image` hears an image's name and digest when it is had."""
+        self._sandbox = sandbox
+        self._plan = plan
+        self._bundle = bundle
+        self._on_image = on_image
+        self._lock = threading.Lock()
+        self._passed: dict[str, tuple[str, ...]] = {}
+        self._tasks: dict[str, Future[tuple[str, ...]]] = {}
+
+    def images(self, spec: str, stop: Stop | None = None) -> tuple[str, ...] | None:
+        """The digest of each step's image, of a plan that passed; None where `stop` was requested meanwhile.
+
+        `spec` is the plan's digest. AssignmentError says what is wrong and what to do; also raises what the sandbox
+        raises. What failed is tried again with the next call.
+        """
+        with self._lock:
+            passed = self._passed.get(spec)
+            if passed is not None:
+                return passed
+            task = self._tasks.get(spec)
+            if task is None:
+                task = self._tasks[spec] = Future()
+                threading.Thread(target=self._work, args=(spec, task), name="minitango preflight", daemon=True).start()
+        while not futures.wait([task], timeout=_POLL).done:
+            if stop is not None and stop.why is not None:
+                return None
+        return task.result()
+
+    def forget(self, spec: str) -> None:
+        """Look this plan over again when it is next asked for: an image of it is not there any more."""
+        with self._lock:
+            self._passed.pop(spec, None)
+
+    def _work(self, spec: str, task: Future[tuple[str, ...]]) -> None:
+        try:
+            images = self._look_over(self._plan(spec))
+        except BaseException as error:
+            with self._lock:
+                del self._tasks[spec]
+            task.set_exception(error)
+            return
+        with self._lock:
+            self._passed[spec] = images
+            del self._tasks[spec]
+        task.set_result(images)
+
+    def _look_over(self, plan: Plan) -> tuple[str, ...]:
+        images = tuple(self._prepare(plan, step) for step in plan.steps)
+        for number, step in enumerate(plan.steps):
+            bundle = self._bundle(step.bundle) if step.bundle else ()
+            check_command(self._sandbox, plan, number, bundle, images[number])
+        return images
+
+    def _prepare(self, plan: Plan, step: PlanStep) -> str:
+        folder = self._bundle(step.image_files) if step.image_files else ()
+        try:
+            digest = self._sandbox.prepare(step.image, folder)
+        except AssignmentError:
+            raise
+        except ConfigError as error:
+            other = "" if step.image else "name an image in the step, or another with --image; or: "
+            raise AssignmentError(
+                error.message, file=plan.name, key=f"step {step.name}.image", hint=f"{other}{error.hint}", id=error.id
+            ) from error
+        if digest and not folder:
+            self._on_image(step.image, digest)
+        return digest
+
+
+def check_command(sandbox: Sandbox, plan: Plan, number: int, bundle: Sequence[File], image: str) -> None:
     """Look in a box of step `number` whether its command is there, and what its `#!` line names.
 
-    `bundle`: the assignment's files in this step. AssignmentError says what is missing and what to do.
+    `bundle`: the assignment's files in this step; `image`: what its image was prepared to. AssignmentError says what is
+    missing and what to do.
     """
     step = plan.steps[number]
     key = f"step {step.name}.command"
@@ -38,7 +128,7 @@ def check_command(sandbox: Sandbox, plan: Plan, number: int, bundle: Sequence[Fi
         programs = (program,)
     if not programs:
         return
-    box = sandbox.open(box_spec(plan, number, token="preflight", limits=Limits(wall=20)))  # noqa: S106
+    box = sandbox.open(box_spec(plan, number, image=image, token="preflight", limits=Limits(wall=20)))  # noqa: S106
     try:
         said = HeadTail()
         command = ("/bin/sh", "-c", _LOOK, "preflight", *programs)
@@ -49,10 +139,10 @@ def check_command(sandbox: Sandbox, plan: Plan, number: int, bundle: Sequence[Fi
         raise SandboxFailed(f"/bin/sh could not be executed: {os.strerror(end.exec_error)}", id="sandbox_exec")
     if end.exec_error is not None:
         raise AssignmentError(
-            f"there is no /bin/sh in the sandbox of step {step.name!r}",
+            f"there is no /bin/sh in {place(step, image)}",
             file=plan.name,
             key=key,
-            hint="use an image that has a shell",
+            hint="use an image that has a shell: a full or a -slim one, not a distroless one",
             id="no_shell",
         )
     if end.exit_status != 0:
@@ -61,10 +151,10 @@ def check_command(sandbox: Sandbox, plan: Plan, number: int, bundle: Sequence[Fi
     if missing:
         own = any(file.path == missing for file in bundle)
         raise AssignmentError(
-            f"{missing} is not there in the sandbox of step {step.name!r}, so no submission can be graded",
+            f"{missing} is not there in {place(step, image)}, so no submission can be graded",
             file=plan.name,
             key=key,
-            hint=f'programs are looked for in PATH: write "./{missing}"' if own else exec_hint(errno.ENOENT),
+            hint=f'programs are looked for in PATH: write "./{missing}"' if own else exec_hint(errno.ENOENT, image),
             id="command",
         )
 
@@ -75,8 +165,19 @@ def brought_by_submission(step: PlanStep) -> bool:
     return step.submission and not step.provided and "/" in program and not program.startswith("/")
 
 
-def exec_hint(number: int) -> str:
+def place(step: PlanStep, image: str) -> str:
+    """Where a step runs, in words; `image` is what its image was prepared to."""
+    if not image:
+        return f"the sandbox of step {step.name!r}"
+    if not step.image:
+        return f"the image that step {step.name!r} gets, as it names none"
+    return f"the image {step.image} of step {step.name!r}"
+
+
+def exec_hint(number: int, image: str) -> str:
     """What to do about a command that cannot be executed, by its errno."""
+    if number == errno.ENOENT and image:
+        return "name an image that has it, or build one (a folder with a Dockerfile), or correct the step's command"
     if number == errno.ENOENT:
         return "install it on this machine (bubblewrap uses the host's own programs), or correct the step's command"
     if number == errno.EACCES:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import logging
 import os
-import threading
 from collections.abc import Callable, Sequence
 
 from minitango import archive
@@ -40,7 +39,7 @@ from minitango.job import (
 )
 from minitango.layout import COLLECTED, REPORT, REPORT_NAME, SUBMISSION, WORK, box_spec, environment, without_clashes
 from minitango.output import HeadTail
-from minitango.preflight import TRANSIENT, brought_by_submission, check_command, exec_hint
+from minitango.preflight import TRANSIENT, Preflight, brought_by_submission, exec_hint
 from minitango.remarks import notices, remark
 from minitango.results import MAX_REPORT, Evidence, Report, reader
 from minitango.sandbox import Box, CollectBounds, Collected, End, Sandbox
@@ -69,8 +68,9 @@ class _Stopped(Exception):
 class _Attempt:
     """What one attempt has gathered so far."""
 
-    def __init__(self, plan: Plan, lease: Lease, stop: Stop, sink: Sink | None) -> None:
+    def __init__(self, plan: Plan, images: Sequence[str], lease: Lease, stop: Stop, sink: Sink | None) -> None:
         self.plan = plan
+        self.images = images
         self.lease = lease
         self.stop = stop
         self.sink = sink
@@ -83,13 +83,15 @@ class _Attempt:
 class Runner:
     """Runs attempts in one sandbox kind. Safe to use from many threads at once."""
 
-    def __init__(self, sandbox: Sandbox, blobs: Blobs) -> None:
+    def __init__(
+        self, sandbox: Sandbox, blobs: Blobs, *, on_image: Callable[[str, str], None] = lambda name, digest: None
+    ) -> None:
+        """`on_image` hears the name and the digest of each image that was prepared, from any thread."""
         self._sandbox = sandbox
         self._blobs = blobs
         self._plan = functools.lru_cache(maxsize=64)(self._load_plan)
         self._bundle = functools.lru_cache(maxsize=8)(self._load_bundle)
-        self._checked: set[str] = set()
-        self._check_lock = threading.Lock()
+        self._preflight = Preflight(sandbox, plan=self._plan, bundle=self._bundle, on_image=on_image)
 
     def run(self, lease: Lease, *, stop: Stop, sink: Sink | None = None) -> Ack | None:
         """Grade what the lease names. Never raises for anything that a submission, an assignment or a sandbox does.
@@ -97,13 +99,17 @@ class Runner:
         None: the lease was lost, there is nothing to say. When this returns, no process of the attempt is left.
         """
         try:
-            if lease.spec not in self._checked:
-                self.preflight(lease.spec)
-            attempt = _Attempt(self._plan(lease.spec), lease, stop, sink)
+            images = self._preflight.images(lease.spec, stop)
+            if images is None:
+                return self._stopped(lease, stop)
+            stop.begin()
+            attempt = _Attempt(self._plan(lease.spec), images, lease, stop, sink)
             result = self._grade(attempt)
         except _Stopped:
             return self._stopped(lease, stop)
         except SandboxUnavailable as error:
+            if error.id == "sandbox_image_gone":
+                self._preflight.forget(lease.spec)
             return Fail(lease, _failure(error), charge=False)
         except ConfigError as error:
             return Fail(lease, _failure(error), retry=False)
@@ -116,17 +122,12 @@ class Runner:
         return Finish(lease, result, tuple(attempt.outputs))
 
     def preflight(self, spec: str) -> None:
-        """Find what is wrong with an assignment before a student's work is run: each step's command must be there.
+        """Make ready what an assignment needs, and find what is wrong with it, before a student's work is run: its
+        images are pulled or built, and each step's command must be there.
 
         `spec` is the digest of its plan. AssignmentError says what is missing. Costs a box a step, once.
         """
-        with self._check_lock:
-            if spec in self._checked:
-                return
-            plan = self._plan(spec)
-            for number, step in enumerate(plan.steps):
-                check_command(self._sandbox, plan, number, self._bundle(step.bundle) if step.bundle else ())
-            self._checked.add(spec)
+        self._preflight.images(spec)
 
     def wall_limit(self, spec: str) -> float:
         """Seconds that an attempt may take by its steps' own limits; an hour where the plan cannot be read."""
@@ -168,7 +169,7 @@ class Runner:
             steps=tuple(attempt.reports),
             usage=_total(attempt.reports),
             sandbox=self._sandbox.name,
-            image_digest=self._sandbox.image_digest(plan.steps[-1].image),
+            image_digest=attempt.images[-1],
         )
 
     def _run_step(
@@ -179,7 +180,8 @@ class Runner:
         last = number == len(plan.steps) - 1
         if stop.why is not None:
             raise _Stopped
-        box = self._sandbox.open(box_spec(plan, number, token=attempt.lease.token))
+        image = attempt.images[number]
+        box = self._sandbox.open(box_spec(plan, number, image=image, token=attempt.lease.token))
         try:
             stop.attach(box)
             self._fill(attempt, box, number, step, submission)
@@ -207,10 +209,12 @@ class Runner:
                 usage=end.usage,
                 output_bytes=end.output_bytes,
                 refused=left.refused,
+                image=step.image if image else "",
+                image_digest=image,
             )
         )
         attempt.notices.extend(notices(step.name, end))
-        self._judge(step, end)
+        self._judge(step, end, image)
         if not last:
             attempt.collected.extend(
                 File(f"{step.name}/{file.path}", file.data, file.executable) for file in left.files
@@ -243,7 +247,7 @@ class Runner:
                 files = [File(file.path, file.data) for file in files]
             box.put(COLLECTED, files)
 
-    def _judge(self, step: PlanStep, end: End) -> None:
+    def _judge(self, step: PlanStep, end: End, image: str) -> None:
         """Raise where this step's end is the job's end."""
         name, limits = step.name, step.limits
         if end.exec_error is not None:
@@ -253,7 +257,7 @@ class Runner:
             if brought_by_submission(step):
                 raise _Ended(Outcome.NO_SCORE, f"the hand-in's {what}")
             raise AssignmentError(
-                f"the command {what}", key=f"step {name}.command", hint=exec_hint(end.exec_error), id="command"
+                f"the command {what}", key=f"step {name}.command", hint=exec_hint(end.exec_error, image), id="command"
             )
         if end.limit is None:
             return

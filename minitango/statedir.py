@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final
 
 from minitango.errors import EngineRunning, StoreError
+
+_MAX_IMAGES: Final = 100
+"""Images that are noted: the latest. A name has at most about 500 characters."""
+_MAX_NOTE: Final = 128 << 10
 
 
 def locate(store: str | os.PathLike[str], state: str | os.PathLike[str] | None) -> tuple[str, Path]:
@@ -62,14 +67,18 @@ def lock(state: Path) -> Callable[[], None]:
     return file.release
 
 
-def introduce(state: Path, sandbox: str) -> None:
-    """Note who grades here, and in what kind of sandbox, for processes that only submit."""
-    text = json.dumps({"pid": os.getpid(), "sandbox": sandbox})
+def introduce(state: Path, sandbox: str, images: Mapping[str, str] = MappingProxyType({})) -> None:
+    """Note who grades here, in what kind of sandbox, and the digests of the images that it knows, by name: for
+    processes that only submit."""
+    latest = dict(list(images.items())[-_MAX_IMAGES:])
+    text = json.dumps({"pid": os.getpid(), "sandbox": sandbox, "images": latest})
+    file = state / "engine.json"
     try:
-        (state / "engine.json").write_text(text)
+        file.with_suffix(".new").write_text(text)
+        file.with_suffix(".new").replace(file)  # whoever reads it finds it whole
     except OSError as error:
         raise StoreError(
-            f"{state / 'engine.json'} cannot be written: {error.strerror}",
+            f"{file} cannot be written: {error.strerror}",
             hint="choose another --state DIR",
             id="state",
         ) from error
@@ -80,9 +89,19 @@ def sandbox_kind(state: Path) -> str:
     return str(_note(state).get("sandbox", ""))
 
 
+def known_images(state: Path, sandbox: str) -> dict[str, str]:
+    """The digests that the latest engine here noted, if it graded in this kind of sandbox."""
+    note = _note(state)
+    found = note.get("images")
+    if note.get("sandbox") != sandbox or not isinstance(found, dict):
+        return {}
+    return {name: digest for name, digest in found.items() if isinstance(digest, str)}
+
+
 def _note(state: Path) -> dict[str, Any]:
     try:
-        found = json.loads((state / "engine.json").read_bytes()[:4096])
+        with (state / "engine.json").open("rb") as file:
+            found = json.loads(file.read(_MAX_NOTE))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

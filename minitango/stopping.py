@@ -1,8 +1,9 @@
-"""How a run is told to end early, from another thread."""
+"""What an attempt and those who watch over it say to each other: that it is to end early, and when its time began."""
 
 from __future__ import annotations
 
 import threading
+import time
 from typing import Literal, Protocol
 
 Why = Literal["cancel", "release", "lost", "overdue"]
@@ -20,6 +21,12 @@ class Stop:
         self._lock = threading.Lock()
         self._why: Why | None = None
         self._target: Killable | None = None
+        self.begun: float | None = None
+        """Monotonic time of `begin`."""
+
+    def begin(self) -> None:
+        """The attempt's own time begins: what had to be prepared before, for all alike, is not charged to it."""
+        self.begun = time.monotonic()
 
     @property
     def why(self) -> Why | None:

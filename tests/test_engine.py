@@ -110,12 +110,8 @@ class Imaged(FakeSandbox):
     """A kind of sandbox whose images have digests."""
 
     def __init__(self, name: str = "fake", digest: str = "") -> None:
-        super().__init__()
+        super().__init__(images={"": digest})
         self.name = name
-        self.digest = digest
-
-    def image_digest(self, image: str) -> str:
-        return self.digest
 
 
 @pytest.mark.parametrize(
@@ -139,6 +135,7 @@ def test_what_is_not_the_same_work_has_a_key_of_its_own(
         assert engine.submit(submission()).id == first.id
         assert engine.submit(submission(priority=3, labels={"section": "B"}, title="x")).id == first.id
     with open_engine(tmp_path, scoring(1), sandbox=sandbox) as engine:
+        engine.preflight(assignment())
         changed = engine.submit(submission(**change))
         assert changed.created
         assert engine.submit(submission(**change)).id == changed.id != first.id
