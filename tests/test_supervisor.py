@@ -979,6 +979,145 @@ def test_the_engine_reads_what_the_supervisor_writes(plain: Line) -> None:
     assert _frames.answered(plain.hear("e")) == (0, False)
 
 
+# --- control groups: as files of the same names and forms ----------------------------------------------
+
+
+V1 = {
+    "memory/cgroup.procs": "1\n",
+    "memory/memory.limit_in_bytes": "67108864\n",
+    "memory/memory.max_usage_in_bytes": "12345678\n",
+    "memory/memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 3\n",
+    "cpu,cpuacct/cgroup.procs": "1\n",
+    "cpu,cpuacct/cpu.cfs_quota_us": "50000\n",
+    "cpu,cpuacct/cpu.cfs_period_us": "100000\n",
+    "cpu,cpuacct/cpuacct.usage": "5000000000\n",
+    "pids/cgroup.procs": "1\n",
+    "pids/pids.max": "99\n",
+    "pids/pids.events": "max 2\n",
+}
+V2 = {
+    "cgroup.procs": "1\n",
+    "memory.max": "67108864\n",
+    "memory.current": "1000000\n",
+    "memory.events": "low 0\nhigh 0\nmax 7\noom 1\noom_kill 3\noom_group_kill 0\n",
+    "memory.peak": "12345678\n",
+    "cpu.max": "50000 100000\n",
+    "cpu.stat": "usage_usec 5000000\nuser_usec 3000000\nsystem_usec 2000000\n",
+    "pids.max": "99\n",
+    "pids.events": "max 2\n",
+}
+AFTER = {
+    "memory/memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 5\n",
+    "cpu,cpuacct/cpuacct.usage": "5250000000\n",
+    "pids/pids.events": "max 3\n",
+    "memory.events": "low 0\nhigh 0\nmax 9\noom 1\noom_kill 5\noom_group_kill 0\n",
+    "cpu.stat": "usage_usec 5250000\nuser_usec 3000000\nsystem_usec 2250000\n",
+    "pids.events": "max 3\n",
+}
+
+
+class Group:
+    """A directory that stands where a container has its control group."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self.setup = ("--ro-bind", str(place), "/sys/fs/cgroup")
+
+    def write(self, files: dict[str, str]) -> None:
+        for name, text in files.items():
+            path = self.place / name
+            path.parent.mkdir(exist_ok=True)
+            path.with_name("new").write_text(text)
+            path.with_name("new").rename(path)  # never seen empty
+
+
+@pytest.fixture
+def group(tmp_path: Path) -> Group:
+    need_bubblewrap()
+    tmp_path.chmod(0o755)
+    return Group(tmp_path)
+
+
+@pytest.mark.parametrize(("files", "version"), [(V1, 4), (V2, 8)])
+def test_both_versions_are_read(group: Group, files: dict[str, str], version: int) -> None:
+    group.write(files)
+    with Line(in_bubblewrap(setup=group.setup)) as line:
+        hello = line.hello()
+        assert (hello.memory, hello.pids, hello.millicores) == (64 << 20, 99, 500)
+        assert hello.facts & 12 == version
+        line.say(run("sh", "-c", UNTIL_TOLD))
+        said = line.output(b"up\n")
+        group.write({name: text for name, text in AFTER.items() if name in files})
+        os.kill(main_process(line), signal.SIGUSR1)
+        end = line.end(said)
+        assert (end.cpu, end.peak, end.oom_kills, end.fork_refused) == (250_000, 12_345_678, 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("files", "gone"),
+    [
+        (
+            V1 | {"memory/memory.limit_in_bytes": "9223372036854771712\n", "pids/pids.max": "max\n"},
+            "memory/memory.oom_control",
+        ),
+        (V1 | {"cpu,cpuacct/cpu.cfs_quota_us": "-1\n"}, "pids/pids.events"),
+        (V2 | {"memory.max": "max\n", "pids.max": "max\n", "cpu.max": "max 100000\n"}, "memory.events"),
+    ],
+)
+def test_no_limit_is_told_from_an_unknown_one(group: Group, files: dict[str, str], gone: str) -> None:
+    group.write({name: text for name, text in files.items() if name != gone})
+    with Line(in_bubblewrap(setup=group.setup)) as line:
+        hello = line.hello()
+        limits = (hello.memory, hello.pids, hello.millicores)
+        assert NONE in limits
+        assert set(limits) <= {NONE, 64 << 20, 99, 500}
+        end = line.run("true")
+        assert (end.oom_kills, end.fork_refused) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        V2 | {"cgroup.procs": "0\n1\n"},  # with somebody from outside
+        V2 | {"cgroup.procs": "11\n"},
+        {name: text for name, text in V2.items() if name != "cgroup.procs"},
+        V1 | {f"{name}/release_agent": "" for name in ("memory", "cpu,cpuacct", "pids")},  # the whole machine
+    ],
+)
+def test_a_group_of_others_is_not_believed(group: Group, files: dict[str, str]) -> None:
+    group.write(files)
+    with Line(in_bubblewrap(setup=group.setup)) as line:
+        hello = line.hello()
+        assert (hello.memory, hello.pids, hello.millicores, hello.facts & 12) == (0, 0, 0, 0)
+        end = line.run("true")
+        assert end.peak == 0
+        assert end.cpu < 5_000_000
+
+
+def test_the_peak_is_sampled_where_the_kernel_does_not_keep_it(group: Group) -> None:
+    group.write({name: text for name, text in V2.items() if name != "memory.peak"})
+    with Line(in_bubblewrap(setup=group.setup)) as line:
+        line.hello()
+        line.say(run("sh", "-c", UNTIL_TOLD))
+        said = line.output(b"up\n")
+        group.write({"memory.current": "7654321\n"})
+        line.hear("b")
+        group.write({"memory.current": "1000\n"})
+        os.kill(main_process(line), signal.SIGUSR1)
+        assert line.end(said).peak == 7_654_321
+
+
+@pytest.mark.parametrize("files", [V1, V2])
+def test_the_cpu_limit_is_held_by_the_group_s_account(group: Group, files: dict[str, str]) -> None:
+    group.write(files)
+    with Line(in_bubblewrap(setup=group.setup)) as line:
+        line.hello()
+        line.say(run("sh", "-c", "echo up; sleep 100", cpu=0.25))
+        said = line.output(b"up\n")
+        group.write({name: text for name, text in AFTER.items() if name in files})
+        assert line.end(said).how == CPU
+
+
 # --- what Docker gives it ----------------------------------------------------------------------------
 
 

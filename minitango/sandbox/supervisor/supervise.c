@@ -155,6 +155,8 @@ static bool wall_is_over(void) {
 }
 
 static void start_killing(enum how how) {
+    if (run.sampled)
+        sample_memory();
     run.how = how;
     run.ended = machine_time();
     run.killing = now();
@@ -474,6 +476,7 @@ static void prepare_signals(void) {
     sigset_t taken;
     signal(SIGPIPE, SIG_IGN); /* errors are answers */
     signal(SIGXFSZ, SIG_IGN);
+    signal(SIGCHLD, SIG_DFL); /* where it is ignored, nobody's end is told */
     sigemptyset(&taken);
     sigaddset(&taken, SIGCHLD);
     sigaddset(&taken, SIGTERM);
