@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,64 @@ def test_what_is_not_the_same_work_has_a_key_of_its_own(
         changed = engine.submit(submission(**change))
         assert changed.created
         assert engine.submit(submission(**change)).id == changed.id != first.id
+
+
+def test_who_only_submits_knows_the_images_of_who_grades(tmp_path: Path) -> None:
+    """Prepared once, an image's digest is part of the work, whoever submits it; another digest is other work."""
+    hw = assignment(steps=(Step(command=("grade",), image="gcc:14"),))
+
+    def digest_of(letter: str) -> FakeSandbox:
+        return FakeSandbox(scoring(1), images={"gcc:14": f"sha256:{letter * 64}"})
+
+    with open_engine(tmp_path, scoring(1), sandbox=digest_of("a")) as engine:
+        engine.preflight(hw)
+        first = engine.submit(submission(of=hw))
+        assert first.result(PATIENCE).image_digest == f"sha256:{'a' * 64}"
+        with Engine.open(tmp_path, workers=0) as other:
+            assert other.submit(submission(of=hw)).id == first.id
+    with Engine.open(tmp_path, workers=0) as other:
+        assert other.submit(submission(of=hw)).id == first.id
+    with open_engine(tmp_path, scoring(1), sandbox=digest_of("b")) as engine:
+        assert engine.submit(submission(of=hw)).id == first.id, "as far as is known, nothing changed"
+        engine.preflight(hw)
+        second = engine.submit(submission(of=hw))
+        assert second.id != first.id
+        with Engine.open(tmp_path, workers=0) as other:
+            assert other.submit(submission(of=hw)).id == second.id
+    with Engine.open(tmp_path, workers=0, sandbox="bubblewrap") as other:
+        key = other.submit(submission(of=hw)).job().key
+    with Engine.open(tmp_path / "new", workers=0, sandbox="bubblewrap") as other:
+        assert other.submit(submission(of=hw)).job().key == key, "another kind of sandbox has other images"
+
+
+@pytest.mark.parametrize(
+    "note", ["", "[]", '{"sandbox": "fake", "images": 5}', '{"sandbox": "fake", "images": {"": 5}}']
+)
+def test_a_note_of_images_that_makes_no_sense(tmp_path: Path, note: str) -> None:
+    with open_engine(tmp_path, scoring(1)) as engine:
+        first = engine.submit(submission())
+    (tmp_path / "engine.json").write_text(note)
+    with Engine.open(tmp_path, workers=0, sandbox=FakeSandbox()) as engine:
+        assert engine.submit(submission()).id == first.id
+
+
+def test_what_a_sandbox_says_of_its_images_is_an_event(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tells: list[Callable[[str], None]] = []
+
+    def open_sandbox(name: str, *, image: str, tell: Callable[[str], None], **_: object) -> FakeSandbox:
+        assert (name, image) == ("docker", "gcc:14")
+        tell("pulling gcc:14")
+        tells.append(tell)
+        return FakeSandbox(scoring(1))
+
+    monkeypatch.setattr("minitango.engine.open_sandbox", open_sandbox)
+    early: list[Event] = []
+    late: list[Event] = []
+    with Engine.open(tmp_path, workers=1, sandbox="docker", image="gcc:14", on_event=early.append) as engine:
+        engine.subscribe(late.append)
+        tells[0]("pulled gcc:14")
+    assert early == [Event("image", None, "pulling gcc:14"), Event("image", None, "pulled gcc:14")]
+    assert late == early[1:]
 
 
 def test_a_job_can_be_found_again_after_a_restart(tmp_path: Path) -> None:

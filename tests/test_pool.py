@@ -414,6 +414,38 @@ def test_an_attempt_within_its_time_is_let_be(tmp_path: Path, monkeypatch: pytes
         assert handle.job().attempt == 1
 
 
+class Pulling(FakeSandbox):
+    """A sandbox whose image takes its time."""
+
+    def __init__(self) -> None:
+        super().__init__(scoring(4))
+        self.asked = threading.Event()
+        self.there = threading.Event()
+
+    def prepare(self, image: str, folder: Any = ()) -> str:
+        self.asked.set()
+        assert self.there.wait(PATIENCE)
+        return ""
+
+
+def test_the_time_that_an_image_takes_is_not_the_attempts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = prepare(tmp_path)
+    monkeypatch.setattr("minitango.pool.OVERDUE_GRACE", -NEVER)  # overdue as soon as it has begun
+    sandbox = Pulling()
+    with Engine.open(tmp_path, workers=1, sandbox=sandbox) as engine:
+        rounds = Rounds(engine, ended, monkeypatch)
+        handle = engine.submit(submission())
+        assert sandbox.asked.wait(PATIENCE)
+        rounds.pass_by()
+        assert engine._pool is not None
+        assert [running.stop.why for running in engine._pool._running.values()] == [None]
+        assert handle.cancel()
+        with pytest.raises(concurrent.futures.CancelledError):
+            handle.result(PATIENCE)
+        assert (handle.job().attempt, handle.job().failures) == (1, 0)
+        sandbox.there.set()
+
+
 def test_leases_are_extended(tmp_path: Path) -> None:
     gate = Gate()
     with open_engine(tmp_path, gate, lease_for=0.06) as engine:

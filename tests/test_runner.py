@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from minitango.runner import Runner
 from minitango.sandbox import BoxSpec, Collected, End
 from minitango.stopping import Stop
 from minitango.testing import FakeBox, FakeRun, FakeSandbox
-from tests.support import report, scoring
+from tests.support import PATIENCE, report, scoring
 
 Inside = Callable[[FakeRun], End]
 
@@ -310,6 +311,192 @@ def test_preflight_happens_once_an_assignment(case: Case) -> None:
     for _ in range(3):
         runner.run(case.lease(assignment), stop=Stop())
     assert sandbox.opened == 1 + 3
+
+
+# --- images -------------------------------------------------------------------------------------
+
+A, B = (f"sha256:{letter * 64}" for letter in "ab")
+
+
+def test_every_box_gets_the_digest_and_the_result_has_it(case: Case) -> None:
+    seen: list[str] = []
+
+    def inside(run: FakeRun) -> End:
+        seen.append(run.spec.image)
+        return scoring(1)(run)
+
+    sandbox = FakeSandbox(inside, images={"gcc:14": A, "": B})
+    result = case.result(
+        inside,
+        Step(command=("run",), image="gcc:14", collect=("out",)),
+        Step(command=("grade",), submission=False),
+        sandbox=sandbox,
+    )
+    assert seen == [A, B]
+    assert [(step.image, step.image_digest) for step in result.steps] == [("gcc:14", A), ("", B)]
+    assert result.image_digest == B
+
+
+def test_a_folder_of_the_assignment_is_prepared_from_its_files(case: Case) -> None:
+    case.write(docker__Dockerfile="FROM gcc:14", docker__setup_sh="true")
+    prepared: list[tuple[str, list[str]]] = []
+
+    class Building(FakeSandbox):
+        def prepare(self, image: str, folder: Sequence[File] = ()) -> str:
+            prepared.append((image, [file.path for file in folder]))
+            return super().prepare(image, folder)
+
+    result = case.result(scoring(1), Step(command=("a",), image="docker/"), sandbox=Building(scoring(1), images={}))
+    assert prepared == [("docker/", ["Dockerfile", "setup.sh"])]
+    assert result.steps[0].image == "docker/"
+    assert result.image_digest.startswith("sha256:")
+
+
+def test_a_sandbox_without_images_takes_no_notice(case: Case) -> None:
+    result = case.result(scoring(1), Step(command=("a",), image="gcc:14"))
+    assert (result.steps[0].image, result.image_digest) == ("", "")
+
+
+def test_an_image_that_cannot_be_had_is_the_assignments_fault(case: Case) -> None:
+    sandbox = FakeSandbox(scoring(1), images={"": A})
+    failed = case.failure(scoring(1), Step(command=("a",), image="gcc:99"), sandbox=sandbox)
+    assert not failed.retry
+    assert failed.failure.id == "image_missing"
+    assert "hw [step grade.image]: there is no image 'gcc:99'" in failed.failure.message
+    assert sandbox.opened == 0
+    none = case.failure(scoring(1), sandbox=FakeSandbox(scoring(1), images={}))
+    assert "--image" in none.failure.hint
+
+
+class Registry(FakeSandbox):
+    """Images that are pulled when the gate opens; each opening of a box may find them gone."""
+
+    def __init__(self, *script: Exception | None) -> None:
+        super().__init__(scoring(1), images={"": A})
+        self.asked = 0
+        self.asking = threading.Semaphore(0)
+        self.gate = threading.Event()
+        self.gate.set()
+        self.script = list(script)
+
+    def prepare(self, image: str, folder: Sequence[File] = ()) -> str:
+        self.asked += 1
+        self.asking.release()
+        assert self.gate.wait(PATIENCE)
+        return super().prepare(image, folder)
+
+    def open(self, spec: BoxSpec) -> FakeBox:
+        error = self.script.pop(0) if self.script else None
+        if error is not None:
+            raise error
+        return super().open(spec)
+
+
+def gone() -> SandboxUnavailable:
+    return SandboxUnavailable("the image is not there any more", id="sandbox_image_gone")
+
+
+def test_an_image_that_is_gone_is_prepared_again(case: Case) -> None:
+    sandbox = Registry(None, None, gone())  # its command is looked for, one job is run, and then it is removed
+    runner = Runner(sandbox, case.blobs)
+    lease = case.lease(Assignment("hw", (Step(command=("a",)),), root=case.root))
+    assert isinstance(runner.run(lease, stop=Stop()), Finish)
+    lost = runner.run(lease, stop=Stop())
+    assert isinstance(lost, Fail)
+    assert (lost.retry, lost.charge) == (True, False)
+    assert sandbox.asked == 1
+    assert isinstance(runner.run(lease, stop=Stop()), Finish)
+    assert sandbox.asked == 2
+
+
+def test_an_image_is_prepared_once_for_all_who_wait(case: Case) -> None:
+    sandbox = Registry()
+    sandbox.gate.clear()
+    heard: list[tuple[str, str]] = []
+    runner = Runner(sandbox, case.blobs, on_image=lambda *image: heard.append(image))
+    lease = case.lease(Assignment("hw", (Step(command=("a",)),), root=case.root))
+    with ThreadPoolExecutor(4) as pool:
+        runs = [pool.submit(runner.run, lease, stop=Stop()) for _ in range(4)]
+        assert sandbox.asking.acquire(timeout=PATIENCE)
+        sandbox.gate.set()
+        assert all(isinstance(run.result(PATIENCE), Finish) for run in runs)
+    assert sandbox.asked == 1
+    assert heard == [("", A)]
+
+
+def test_who_waits_for_an_image_can_be_stopped(case: Case) -> None:
+    sandbox = Registry()
+    sandbox.gate.clear()
+    lease = case.lease(Assignment("hw", (Step(command=("a",)),), root=case.root))
+    runner = Runner(sandbox, case.blobs)
+    with ThreadPoolExecutor(1) as pool:
+        run = pool.submit(runner.run, lease, stop=case.stop)
+        assert sandbox.asking.acquire(timeout=PATIENCE)
+        assert case.stop.begun is None, "its time has not begun"
+        case.stop.request("release")
+        assert isinstance(run.result(PATIENCE), Release)
+        sandbox.gate.set()
+    later = Stop()
+    assert isinstance(runner.run(lease, stop=later), Finish)
+    assert later.begun is not None
+    assert sandbox.asked == 1
+
+
+@pytest.mark.parametrize(
+    ("images", "image", "words"),
+    [
+        (None, "gcc:14", "install it on this machine"),
+        ({"gcc:14": A}, "gcc:14", "name an image that has it"),
+        ({"": A}, "", "name an image that has it"),
+    ],
+)
+def test_what_to_do_about_a_missing_command(case: Case, images: dict[str, str] | None, image: str, words: str) -> None:
+    def inside(run: FakeRun) -> End:
+        return End(exec_error=errno.ENOENT)
+
+    failed = case.failure(inside, Step(command=("make",), image=image), sandbox=FakeSandbox(inside, images=images))
+    assert failed.failure.id == "command"
+    assert words in failed.failure.hint
+
+
+class Bare(FakeSandbox):
+    """A box without a shell, or one that lacks the command."""
+
+    def __init__(self, images: dict[str, str] | None, *, shell: bool) -> None:
+        super().__init__(scoring(1), images=images)
+        self.shell = shell
+
+    def open(self, spec: BoxSpec) -> FakeBox:
+        box = super().open(spec)
+
+        def run(command: Any, *, env: Any, output: Callable[[bytes], None]) -> End:
+            if not self.shell:
+                return End(exec_error=errno.ENOENT)
+            output(b"make\n")
+            return End(exit_status=0)
+
+        box.run = run  # type: ignore[method-assign]
+        return box
+
+
+@pytest.mark.parametrize(
+    ("images", "image", "place"),
+    [
+        (None, "gcc:14", "the sandbox of step 'grade'"),
+        ({"gcc:14": A}, "gcc:14", "the image gcc:14 of step 'grade'"),
+        ({"": A}, "", "the image that step 'grade' gets, as it names none"),
+    ],
+)
+def test_what_an_image_lacks_is_said_of_the_image(
+    case: Case, images: dict[str, str] | None, image: str, place: str
+) -> None:
+    step = Step(command=("make",), image=image)
+    failed = case.failure(scoring(1), step, sandbox=Bare(images, shell=False))
+    assert failed.failure.id == "no_shell"
+    assert f"there is no /bin/sh in {place}" in failed.failure.message
+    failed = case.failure(scoring(1), step, sandbox=Bare(images, shell=True))
+    assert failed.failure.id == "command"
+    assert f"make is not there in {place}" in failed.failure.message
 
 
 # --- our side -----------------------------------------------------------------------------------
