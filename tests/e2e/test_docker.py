@@ -15,8 +15,13 @@ pytestmark = pytest.mark.usefixtures("sandbox")
 
 
 @pytest.fixture(scope="module")
-def image() -> str:
-    need_docker()
+def docker() -> dict[str, str]:
+    """The environment that names the engine."""
+    return {"DOCKER_HOST": need_docker()}
+
+
+@pytest.fixture(scope="module")
+def image(docker: dict[str, str]) -> str:
     return python_image()
 
 
@@ -24,7 +29,7 @@ def verdicts(jobs: list[dict[str, Any]]) -> dict[str, tuple[object, ...]]:
     return {job["student"]: (job["state"], job["outcome"], job["score"], job["reason"]) for job in jobs}
 
 
-def test_the_example_is_graded_alike(cli: CommandLine, image: str) -> None:
+def test_the_example_is_graded_alike(cli: CommandLine, docker: dict[str, str], image: str) -> None:
     """Its samples say what each hand-in must get; the rest that is told of them is the same as well."""
     example = cli.folder / "wordcount"
     shutil.copytree(ROOT / "examples/wordcount", example)
@@ -32,7 +37,7 @@ def test_the_example_is_graded_alike(cli: CommandLine, image: str) -> None:
     toml.write_text(toml.read_text().replace("[[step]]", f'[[step]]\nimage = "{image}"'))
     seen = {}
     for sandbox in ("bubblewrap", "docker"):
-        answer = cli("check", example, "--sandbox", sandbox, "--workers", "4", "--json")
+        answer = cli("check", example, "--sandbox", sandbox, "--workers", "4", "--json", env=docker)
         assert answer.code == 0, answer
         seen[sandbox] = verdicts(answer.samples)
     assert len(seen["docker"]) == 14
@@ -85,7 +90,7 @@ limits = { wall = "3s", memory = "64MiB", disk = "8MiB", pids = 24, output = "64
 SCORE = "R=$MINITANGO_REPORT\nscore() { echo '{\"score\": '$1'}' > $R; }\n"
 
 
-def test_bad_hand_ins_get_the_same(cli: CommandLine, image: str) -> None:
+def test_bad_hand_ins_get_the_same(cli: CommandLine, docker: dict[str, str], image: str) -> None:
     assignment = cli.folder / "bad"
     assignment.mkdir()
     (assignment / "assignment.toml").write_text(TOML.replace("IMAGE", image))
@@ -95,7 +100,8 @@ def test_bad_hand_ins_get_the_same(cli: CommandLine, image: str) -> None:
         (handins / f"{name}.sh").write_text(SCORE + script + "\n")
     seen = {}
     for sandbox in ("bubblewrap", "docker"):
-        answer = cli("run", assignment, handins, "--sandbox", sandbox, "--workers", "4", "--state", sandbox, "--json")
+        where = ("--sandbox", sandbox, "--state", sandbox)
+        answer = cli("run", assignment, handins, *where, "--workers", "4", "--json", env=docker)
         assert answer.code == 0, answer
         seen[sandbox] = verdicts(answer.jobs)
     assert seen["docker"] == seen["bubblewrap"]
