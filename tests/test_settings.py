@@ -21,6 +21,23 @@ def test_flags_win_over_variables_over_files(tmp_path: Path) -> None:
     assert found == Settings(str(tmp_path / "file"), None, "of-variable", 3)
 
 
+def test_the_image_of_steps_that_name_none(tmp_path: Path) -> None:
+    (tmp_path / "minitango.toml").write_text('image = "of-file:1"\n')
+    assert resolve(environ={}, folder=tmp_path).image == "of-file:1"
+    assert resolve(environ={"MINITANGO_IMAGE": "of-variable"}, folder=tmp_path).image == "of-variable"
+    assert (
+        resolve(image="reg.example/x:2", environ={"MINITANGO_IMAGE": "y"}, folder=tmp_path).image == "reg.example/x:2"
+    )
+
+
+@pytest.mark.parametrize("name", ["gcc 14", "docker/", "https://hub.docker.com/gcc", "\x1b[2J"])
+def test_what_is_no_image(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        resolve(image=name, environ={}, folder=tmp_path)
+    assert caught.value.id == "image_name"
+    assert str(caught.value).isprintable()
+
+
 def test_an_empty_variable_is_none(tmp_path: Path) -> None:
     assert resolve(environ={"MINITANGO_STATE": "", "MINITANGO_WORKERS": ""}, folder=tmp_path).store == ".minitango"
 

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import os
+import uuid
+from pathlib import Path
 
 import pytest
 from rich.cells import cell_len
 
-from minitango.cli import show
-from minitango.cli.progress import _names
-from minitango.job import Failure, Job, Notice, Outcome, State
+from minitango import Engine
+from minitango.cli import details, show
+from minitango.cli.grading import mixture
+from minitango.cli.progress import Images, _names
+from minitango.job import Failure, Job, Notice, Outcome, State, StepReport
+from minitango.testing import FakeSandbox
+from tests.support import PATIENCE, open_engine, scoring, submission
 
 
 def job(**changes: object) -> Job:
@@ -63,6 +69,88 @@ def test_a_table_fits_the_terminal(monkeypatch: pytest.MonkeyPatch, columns: int
 
 def test_nothing_is_cut_where_nobody_looks() -> None:
     assert "n" * 300 in show.table(["student", "note"], [["ada", "n" * 300]])
+
+
+def test_a_step_tells_its_image() -> None:
+    digest = f"sha256:{'0123456789ab' * 5}0123"
+    assert details.step(StepReport("run", exit_status=0)).endswith("; 0 ms, printed 0 B")
+    assert details.step(StepReport("run", exit_status=0, image_digest=digest)).endswith("; image 0123456789ab")
+    report = StepReport("run", exit_status=0, image="gcc:14", image_digest=digest)
+    assert details.step(report).endswith("; image gcc:14 (0123456789ab)")
+
+
+def test_progress_of_images_in_a_log(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("minitango.cli.progress.time.monotonic", lambda: now[0])
+    say = Images()
+    for seconds in range(25):
+        now[0] += 1
+        say(f"pulling gcc:14: {seconds} of 24 MB")
+    say("pulled gcc:14 in 24 s")
+    say("building docker/: step 1 of 2: FROM gcc:14")
+    assert capsys.readouterr().err.splitlines() == [
+        "pulling gcc:14: 0 of 24 MB",
+        "pulling gcc:14: 10 of 24 MB",
+        "pulling gcc:14: 20 of 24 MB",
+        "pulled gcc:14 in 24 s",
+        "building docker/: step 1 of 2: FROM gcc:14",
+    ]
+
+
+def test_progress_of_images_on_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((20, 24)))
+    monkeypatch.setenv("TERM", "xterm")
+    say = Images()
+    say("pulling gcc:14")
+    say("pulling gcc:14: 12 of 120 MB")
+    say("pulled gcc:14 in 24 s")
+    say("pulling gcc:15")
+    say.clear()
+    say.clear()
+    lines = (
+        "\r\x1b[Kpulling gcc:14",
+        "\r\x1b[Kpulling gcc:14: 12…",
+        "\r\x1b[Kpulled gcc:14 in 24 s\n",
+        "\r\x1b[Kpulling gcc:15",
+    )
+    assert capsys.readouterr().err == "".join(lines) + "\r\x1b[K"
+
+
+def test_quiet_is_quiet_about_progress_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    say = Images(quiet=True)
+    for text in ("pulling gcc:14", "pulled gcc:14 in 2 s", "building docker/", "Docker is not used", "built docker/"):
+        say(text)
+    assert capsys.readouterr().err == "Docker is not used\n"
+
+
+def graded(tmp_path: Path, name: str, digests: tuple[str, ...]) -> list[Job]:
+    """A job for each digest, graded in this kind of sandbox."""
+    jobs = []
+    for n, digest in enumerate(digests):
+        sandbox = FakeSandbox(scoring(1), images={"": digest})
+        sandbox.name = name
+        with open_engine(tmp_path, scoring(1), sandbox=sandbox) as engine:
+            handle = engine.submit(submission(f"{name} {n} {uuid.uuid4().hex}"))
+            handle.result(PATIENCE)
+            jobs.append(handle.job())
+    return jobs
+
+
+def test_results_of_more_than_one_kind_of_sandbox(tmp_path: Path) -> None:
+    a, b = f"sha256:{'a' * 64}", f"sha256:{'b' * 64}"
+    alike = graded(tmp_path, "docker", (a, a))
+    other = graded(tmp_path, "bubblewrap", ("",))
+    moved = graded(tmp_path, "docker", (b,))
+    with Engine.open(tmp_path, workers=0, sandbox=FakeSandbox()) as engine:
+        store = engine.store
+        assert mixture(store, []) == mixture(store, alike) == mixture(store, other) == []
+        kinds, what_then = mixture(store, alike + other)
+        assert kinds.endswith(": 2 in docker, 1 in bubblewrap")
+        assert what_then.endswith("--fresh --sandbox docker")
+        images, what_then = mixture(store, alike + moved)
+        assert images.endswith(f": 2 in {'a' * 12}, 1 in {'b' * 12}")
+        assert what_then.endswith("--fresh")
 
 
 def test_names_of_running_students_fit() -> None:

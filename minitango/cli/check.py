@@ -63,7 +63,7 @@ def check(
     if junit is not None:
         _write_junit(junit, [])  # better to hear now that it cannot be written
     with tempfile.TemporaryDirectory(prefix="minitango-check-") as state:
-        private = Settings(state, None, settings.sandbox, settings.workers)
+        private = Settings(state, None, settings.sandbox, settings.workers, image=settings.image)
         checked = _grade(private, loaded, quiet=quiet, verbose=verbose)
     if junit is not None:
         _write_junit(junit, checked)
@@ -83,13 +83,13 @@ def _grade(settings: Settings, assignments: Sequence[Assignment], *, quiet: bool
         for n, (assignment, sample) in enumerate(cases)
     ]
     with terminated_like_ctrl_c():
-        batch = Batch(settings, temporary=True)
+        batch = Batch(settings, temporary=True, quiet=quiet)
         interrupted = True
         try:
             if verbose:
                 warn_of_weak_limits(batch.engine)
             for assignment in assignments:
-                batch.engine.preflight(assignment)
+                batch.preflight(assignment)
             handles = [batch.engine.submit(submission, fresh=True) for submission in submissions]
             with progress(len(handles), "samples", quiet=quiet) as shown:
                 jobs = batch.wait(handles, shown)

@@ -26,7 +26,14 @@ def step(report: StepReport) -> str:
     if usage.memory is not None:
         used.append(f"memory {human_size(usage.memory)}")
     used.append(f"printed {human_size(report.output_bytes)}")
-    return f"{report.name}: {_end(report)}; {', '.join(used)}"
+    return f"{report.name}: {_end(report)}; {', '.join(used)}{_image(report)}"
+
+
+def _image(report: StepReport) -> str:
+    if not report.image_digest:
+        return ""
+    digest = show.digest(report.image_digest)
+    return f"; image {one_line(report.image, 100)} ({digest})" if report.image else f"; image {digest}"
 
 
 def _end(report: StepReport) -> str:

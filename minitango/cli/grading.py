@@ -6,19 +6,22 @@ import contextlib
 import queue
 import signal
 import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent import futures
 from typing import Final
 
+from minitango.assignment import Assignment
 from minitango.cli import show, streams
-from minitango.cli.progress import Progress, describe
+from minitango.cli.progress import Images, Progress, describe
 from minitango.cli.settings import Settings
 from minitango.cli.streams import tell
 from minitango.engine import Engine, Event
 from minitango.errors import EngineRunning, EngineStopped
 from minitango.handle import JobHandle
 from minitango.job import Job, Result, State
-from minitango.store import Query
+from minitango.store import History, Query
+from minitango.text import one_line
 
 TAKE_OVER: Final = 1.0
 """Seconds between looks whether the engine that we submitted to is still there."""
@@ -29,10 +32,11 @@ CTRL_C_GRACE: Final = 5.0
 class Batch:
     """An engine of our own, or the one that runs already, and the jobs that we wait for."""
 
-    def __init__(self, settings: Settings, *, temporary: bool = False) -> None:
+    def __init__(self, settings: Settings, *, temporary: bool = False, quiet: bool = False) -> None:
         """`temporary`: nothing is kept, so that nobody is to be told that jobs stay queued."""
         self._settings = settings
         self._temporary = temporary
+        self._images = Images(quiet=quiet)
         self._shown: Progress | None = None
         self._running: dict[str, Job] = {}
         self.engine, self.joined = self._open()
@@ -45,8 +49,11 @@ class Batch:
             return self._settings.open(workers=0, on_event=self._event), True
 
     def _event(self, event: Event) -> None:
-        """From the engine's threads: the producer's, one at a time."""
+        """From the engine's threads."""
         shown, job, text = self._shown, event.job, describe(event)
+        if event.kind == "image":
+            (shown.image if shown is not None else self._images)(event.message)
+            return
         if job is not None and event.kind == "started":
             self._running[job.id] = job
         elif job is not None:
@@ -54,9 +61,17 @@ class Batch:
         if text and shown is not None:
             shown.say(text)
         elif text:
+            self._images.clear()
             tell(text)
         if shown is not None and job is not None:
             shown.running(list(self._running.values()))
+
+    def preflight(self, assignment: Assignment) -> None:
+        """As `Engine.preflight`."""
+        try:
+            self.engine.preflight(assignment)
+        finally:
+            self._images.clear()
 
     def wait(self, handles: Sequence[JobHandle], shown: Progress) -> list[show.Seen]:
         """Wait until every job has ended, showing each; returns the jobs in the order of `handles`.
@@ -125,6 +140,30 @@ def _raise_if_engine_died(handle: JobHandle) -> None:
     error = None if handle.cancelled() else handle.exception()
     if isinstance(error, EngineStopped):
         raise error
+
+
+def mixture(store: History, jobs: Sequence[Job]) -> list[str]:
+    """What to say where results that stand side by side come from more than one kind of sandbox, or from images that
+    changed in between; nothing where they do not."""
+    results = [result for job in jobs if job.state is State.DONE and (result := store.result(job.id)) is not None]
+    sandboxes = Counter(result.sandbox for result in results)
+    images = Counter(", ".join(show.digest(step.image_digest) for step in result.steps) for result in results)
+    if len(sandboxes) > 1:
+        best = sandboxes.most_common(1)[0][0]
+        return [
+            f"graded in more than one kind of sandbox, which need not give the same grades: {_counts(sandboxes)}",
+            f"  next: to grade all in one, the same command with: --fresh --sandbox {best}",
+        ]
+    if len(images) > 1 and len({len(result.steps) for result in results}) == 1:
+        return [
+            f"an image changed between gradings, which need not give the same grades: {_counts(images)}",
+            "  next: to grade all with what it is now, the same command with: --fresh",
+        ]
+    return []
+
+
+def _counts(found: Counter[str]) -> str:
+    return ", ".join(f"{count} in {one_line(name or 'none', 100)}" for name, count in found.most_common())
 
 
 def warn_of_weak_limits(engine: Engine) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
 import sys
 import threading
+import time
 from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, Protocol
@@ -13,7 +16,7 @@ from rich.cells import cell_len
 
 from minitango.cli import show
 from minitango.cli.show import Seen
-from minitango.cli.streams import tell
+from minitango.cli.streams import tell, write
 from minitango.engine import Event
 from minitango.job import Job
 from minitango.text import one_line
@@ -30,6 +33,9 @@ class Progress(Protocol):
 
     def say(self, text: str) -> None:
         """A line that a person must read."""
+
+    def image(self, text: str) -> None:
+        """What the sandbox says of its images."""
 
     def running(self, jobs: Iterable[Job]) -> None:
         """What is being graded now."""
@@ -49,6 +55,60 @@ def progress(total: int, what: str, *, quiet: bool = False) -> Progress:
     return _Bar(console, total, what)
 
 
+UNDER_WAY = ("pulling ", "building ")
+"""How a line begins that another will soon take the place of."""
+DONE = ("pulled ", "built ")
+
+
+class Images:
+    """What the sandbox says of its images, where there is no bar: one line that is written over on a terminal, a line
+    now and then elsewhere. `quiet`: only what is not progress."""
+
+    PAUSE = 10.0
+    """Seconds between two lines of progress on one image."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._quiet = quiet
+        self._live = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        self._lock = threading.Lock()
+        self._open = False
+        self._what = ""
+        self._next = 0.0
+
+    def __call__(self, text: str) -> None:
+        """Show it."""
+        with self._lock:
+            if self._live and not self._quiet and text.startswith(UNDER_WAY):
+                self._open = True
+                write("\r\x1b[K" + one_line(text, shutil.get_terminal_size().columns - 1))
+                return
+            self._clear()
+            line = self.line(text)
+            if line:
+                tell(line)
+
+    def line(self, text: str) -> str:
+        """The text where it is to be a line of its own; nothing where it is progress that comes too soon."""
+        if self._quiet and text.startswith((*UNDER_WAY, *DONE)):
+            return ""
+        if text.startswith(UNDER_WAY):
+            now, what = time.monotonic(), text.partition(": ")[0]
+            if what == self._what and now < self._next:
+                return ""
+            self._what, self._next = what, now + self.PAUSE
+        return one_line(text, 500)
+
+    def clear(self) -> None:
+        """Take the line away: something else is to be written."""
+        with self._lock:
+            self._clear()
+
+    def _clear(self) -> None:
+        if self._open:
+            self._open = False
+            write("\r\x1b[K")
+
+
 _ENGINE_EVENTS = frozenset({"paused", "resumed", "store_trouble", "lease_lost", "crashed"})
 
 
@@ -60,6 +120,10 @@ class _Silent:
 
     def say(self, text: str) -> None:
         tell(text)
+
+    def image(self, text: str) -> None:
+        if not text.startswith((*UNDER_WAY, *DONE)):
+            tell(text)
 
     def running(self, jobs: Iterable[Job]) -> None: ...
 
@@ -73,6 +137,10 @@ class _Lines(_Silent):
         self._total = total
         self._done = 0
         self._lock = threading.Lock()
+        self._image = Images()
+
+    def image(self, text: str) -> None:
+        self._image(text)
 
     def ended(self, seen: Seen) -> None:
         with self._lock:
@@ -113,9 +181,18 @@ class _Bar(_Silent):
         with contextlib.suppress(OSError):
             self._console.print(text, soft_wrap=True)
 
-    def running(self, jobs: Iterable[Job]) -> None:
+    def image(self, text: str) -> None:
+        if text.startswith(UNDER_WAY):
+            self._bar.update(self._task, now=one_line(text, max(self._room(), 16)))
+        else:
+            self.say(text)
+
+    def _room(self) -> int:
         # what the other columns take is about 50 cells
-        self._bar.update(self._task, now=_names([job.student for job in jobs], self._console.width - 52))
+        return int(self._console.width) - 52
+
+    def running(self, jobs: Iterable[Job]) -> None:
+        self._bar.update(self._task, now=_names([job.student for job in jobs], self._room()))
 
     def ended(self, seen: Seen) -> None:
         self._bar.advance(self._task)

@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from minitango.assignment import Assignment, Submission, find_handins
 from minitango.cli import show
-from minitango.cli.grading import Batch, terminated_like_ctrl_c, warn_of_weak_limits
+from minitango.cli.grading import Batch, mixture, terminated_like_ctrl_c, warn_of_weak_limits
 from minitango.cli.progress import progress
 from minitango.cli.settings import ANY_PATH, Settings, grading_options, resolve, state_options
 from minitango.cli.show import Seen
@@ -67,12 +67,13 @@ def run(
     ids: list[str] = []
     try:
         with terminated_like_ctrl_c():
-            batch = Batch(settings)
+            batch = Batch(settings, quiet=quiet)
             interrupted = True
             try:
                 if verbose:
                     warn_of_weak_limits(batch.engine)
                 jobs = _grade(batch, loaded, submissions, refused, ids, fresh=fresh, quiet=quiet)
+                mixed = mixture(batch.engine.store, [seen.job for seen in jobs])
                 interrupted = False
             finally:
                 batch.close(interrupted=interrupted)
@@ -82,6 +83,8 @@ def run(
         show.print_json({"jobs": [show.as_json(seen) for seen in jobs], "refused": [_refused_json(r) for r in refused]})
     else:
         out(_table(loaded, jobs, [each.title for each in submissions], refused, settings))
+    for line in mixed:
+        tell(line)
     _tell_where_to_look([seen.job for seen in jobs], assignment, settings, table=not as_json)
     graded = all(seen.job.state is State.DONE for seen in jobs)
     return 0 if graded and not refused else NOT_GRADED
@@ -120,7 +123,7 @@ def _grade(
     fresh: bool,
     quiet: bool,
 ) -> list[Seen]:
-    batch.engine.preflight(assignment)
+    batch.preflight(assignment)
     tell_refused(refused)
     _tell_twice(submissions)
     handles = batch.engine.submit_many(submissions, fresh=fresh)

@@ -13,13 +13,14 @@ from typing import Any, Final, TypeVar
 import click
 from msgspec import Struct
 
+from minitango import image_name
 from minitango.engine import Engine, Event
 from minitango.errors import ConfigError, StoreError
 from minitango.statedir import locate
 
 DEFAULT_STATE: Final = ".minitango"
 MAX_WORKERS: Final = 1000
-_KEYS: Final[Mapping[str, type]] = {"store": str, "state": str, "sandbox": str, "workers": int}
+_KEYS: Final[Mapping[str, type]] = {"store": str, "state": str, "sandbox": str, "image": str, "workers": int}
 
 
 class _AnyPath(click.Path):
@@ -50,12 +51,21 @@ class Settings(Struct, frozen=True):
     """What has to be said again on a command line to mean this queue: empty, or with a blank before it."""
     by_store: bool = False
     """Whether the queue was named by --store, or what stands for it."""
+    image: str = ""
+    """Of steps that name none; empty: the sandbox's own choice."""
 
     def open(self, *, workers: int | None = None, on_event: Callable[[Event], None] | None = None) -> Engine:
         """The engine on this state; `workers=0` only submits and watches."""
         wanted = self.workers if workers is None else workers
         try:
-            return Engine.open(self.store, workers=wanted, sandbox=self.sandbox, state=self.state, on_event=on_event)
+            return Engine.open(
+                self.store,
+                workers=wanted,
+                sandbox=self.sandbox,
+                image=self.image,
+                state=self.state,
+                on_event=on_event,
+            )
         except StoreError as error:
             error.hint = self._in_our_words(error.hint, of_state=error.id in _OF_STATE)
             raise
@@ -99,11 +109,12 @@ def state_options(command: F) -> F:
 
 
 def grading_options(command: F) -> F:
-    """--sandbox and --workers."""
+    """--sandbox, --image and --workers."""
     count = click.IntRange(1, MAX_WORKERS)
     workers = click.option("--workers", type=count, metavar="N", help="Jobs at once (default: one a core).")
-    sandbox = click.option("--sandbox", metavar="NAME", help="auto (default) or bubblewrap.")
-    return sandbox(workers(command))
+    image = click.option("--image", metavar="NAME", help="The container image of steps that name none.")
+    sandbox = click.option("--sandbox", metavar="NAME", help="auto (default), docker, docker+URL or bubblewrap.")
+    return sandbox(image(workers(command)))
 
 
 def resolve(
@@ -111,13 +122,14 @@ def resolve(
     store: str | None = None,
     state: str | None = None,
     sandbox: str | None = None,
+    image: str | None = None,
     workers: int | None = None,
     environ: Mapping[str, str] | None = None,
     folder: Path | None = None,
 ) -> Settings:
     """Settings from flags (None: not given), the environment and the nearest configuration file."""
     environ = os.environ if environ is None else environ
-    flags = {"store": store, "state": state, "sandbox": sandbox, "workers": workers}
+    flags = {"store": store, "state": state, "sandbox": sandbox, "image": image, "workers": workers}
     variables = {key: environ.get(f"MINITANGO_{key.upper()}") or None for key in _KEYS}
     sources: list[Mapping[str, Any]] = [flags, variables, _configuration(folder or _here())]
 
@@ -141,6 +153,7 @@ def resolve(
         count,
         "".join(f" {flag} {shlex.quote(str(value))}" for flag, value in named),
         bool(where.get("store")),
+        _image(pick("image")),
     )
 
 
@@ -150,6 +163,14 @@ def _here() -> Path:
     except FileNotFoundError as error:
         text = "the folder that this was started in is gone"
         raise ConfigError(text, hint="cd to a folder that is there", id="settings") from error
+
+
+def _image(name: str | None) -> str:
+    problem = image_name.problem(name) if name else ""
+    if problem:
+        text = f"{name!r} is no image's name: {problem}"
+        raise ConfigError(text, hint="--image python:3.12-slim, or a name like it", id="image_name")
+    return name or ""
 
 
 def _number(count: Any) -> int | None:

@@ -90,8 +90,13 @@ def out_bytes(data: bytes) -> None:
 
 def tell(text: str) -> None:
     """Print for people. Never raises for a stream that fails: what is told is told in the store, too."""
+    write(f"{text}\n")
+
+
+def write(text: str) -> None:
+    """As `tell`, of a part of a line."""
     try:
-        print(text, file=sys.stderr, flush=True)
+        print(text, end="", file=sys.stderr, flush=True)
     except OSError:
         drop(sys.stderr)
 

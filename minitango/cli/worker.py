@@ -10,7 +10,7 @@ import click
 
 from minitango.cli import show
 from minitango.cli.grading import warn_of_weak_limits
-from minitango.cli.progress import describe, summary
+from minitango.cli.progress import Images, describe, summary
 from minitango.cli.settings import grading_options, resolve, state_options
 from minitango.cli.streams import drop_lost_terminal, tell
 from minitango.engine import GRACE, Engine, Event
@@ -43,11 +43,12 @@ def worker(grace: float, quiet: bool, verbose: bool, **where: object) -> int:
     received: list[int] = []
     ending: queue.SimpleQueue[None] = queue.SimpleQueue()  # unlike an Event, safe in signal handlers
     opened: list[Engine] = []
+    images = Images(quiet=quiet)
 
     def say(event: Event) -> None:
         if event.kind == "crashed":
             ending.put(None)
-        text = describe(event)
+        text = images.line(event.message) if event.kind == "image" else describe(event)
         if not text and not quiet:
             text = _line(event, opened)
         if text:
