@@ -104,7 +104,8 @@ def _with_image(sandbox: Sandbox) -> Sandbox:
 
 def _answers() -> bool:
     """Whether a Docker engine answers."""
-    from minitango.sandbox._docker_engine import Engine, find
+    from minitango.sandbox._docker_engine import Engine
+    from minitango.sandbox._docker_place import find
 
     try:
         engine = Engine(find(), patience=5)

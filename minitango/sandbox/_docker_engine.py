@@ -1,4 +1,4 @@
-"""The border to a Docker engine (or Podman's socket): where it is, and one way to call it.
+"""The border to a Docker engine (or Podman's socket): one way to call it.
 
 Nothing that it does is trusted: every call has a deadline, and whatever goes wrong becomes one of ours here. The docker
 SDK is imported by this module alone, at first use.
@@ -6,21 +6,26 @@ SDK is imported by this module alone, at first use.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
+import contextlib
+import http.client
 import re
-import socket
+import ssl
 import sys
 import threading
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, Final, TypeVar
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+from urllib.parse import urlsplit
 
-from msgspec import Struct
+import msgspec
 
-from minitango.errors import ConfigError, SandboxFailed, SandboxUnavailable
+from minitango.errors import ConfigError, MinitangoError, SandboxFailed, SandboxUnavailable
+from minitango.sandbox._docker_place import Place, config_folder, usual_sockets
 from minitango.text import one_line
+
+if TYPE_CHECKING:
+    from minitango.sandbox._docker_http import Door
+    from minitango.sandbox._docker_ssh import Tunnel
 
 T = TypeVar("T")
 
@@ -28,6 +33,8 @@ PATIENCE: Final = 30.0
 """Seconds that a call may take."""
 _OLDEST: Final = (1, 41)
 """Of the API: Docker 20.10."""
+_AWAY: Final = (502, 503, 504)
+"""What stands in front of an engine says that it is not there."""
 
 
 class Missing(SandboxFailed):
@@ -46,212 +53,209 @@ class Refused(SandboxFailed):
         self.status = status
 
 
-class Place(Struct, frozen=True):
-    """Where an engine listens."""
-
-    url: str
-    """As the SDK takes it; empty: its own default."""
-    said_by: str
-    """What told us, for people: `DOCKER_HOST`, the context `desktop-linux`, ..."""
-    certificates: str = ""
-    """A directory with ca.pem, cert.pem and key.pem, for TLS."""
-    verify: bool = True
-
-
-def find(url: str = "") -> Place:
-    """The engine at `url`; else that of DOCKER_HOST, of Docker's current context, or at a usual socket.
-
-    ConfigError where a context or URL cannot be used.
-    """
-    environ = os.environ
-    if url:
-        return _checked(Place(url, f"--sandbox docker+{url}", environ.get("DOCKER_CERT_PATH", "")))
-    if environ.get("DOCKER_HOST"):
-        verify = environ.get("DOCKER_TLS_VERIFY", "") != ""
-        certificates = environ.get("DOCKER_CERT_PATH", "")
-        if verify and not certificates:
-            certificates = str(Path.home() / ".docker")
-        return _checked(Place(environ["DOCKER_HOST"], "DOCKER_HOST", certificates, verify))
-    context = environ.get("DOCKER_CONTEXT") or _current_context()
-    if context and context != "default":
-        return _checked(_of_context(context))
-    for path in _usual_sockets():
-        if path.is_socket():
-            return Place(f"unix://{path}", str(path))
-    return Place("", "Docker's default")
-
-
-def _checked(place: Place) -> Place:
-    if not re.match(r"(unix|tcp|http|https|ssh|npipe|fd)://.", place.url):
-        raise ConfigError(
-            f"{place.said_by}: {place.url!r} is no address of a Docker engine",
-            hint="use unix:///path/docker.sock, tcp://host:2376 or ssh://user@host",
-            id="docker_url",
-        )
-    return place
-
-
-def _config_folder() -> Path:
-    return Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker")
-
-
-def _current_context() -> str:
-    try:
-        name = json.loads((_config_folder() / "config.json").read_text()).get("currentContext", "")
-    except (OSError, ValueError, AttributeError, RuntimeError):
-        return ""
-    return name if isinstance(name, str) else ""
-
-
-def _of_context(name: str) -> Place:
-    digest = hashlib.sha256(name.encode()).hexdigest()
-    contexts = _config_folder() / "contexts"
-    try:
-        endpoint = json.loads((contexts / "meta" / digest / "meta.json").read_text())["Endpoints"]["docker"]
-        url, skip = str(endpoint["Host"]), bool(endpoint.get("SkipTLSVerify", False))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(
-            f"Docker's context {name!r} cannot be read: {error}",
-            hint="docker context ls; docker context use default",
-            id="docker_context",
-        ) from error
-    tls = contexts / "tls" / digest / "docker"
-    return Place(url, f"the context {name!r}", str(tls) if tls.is_dir() else "", not skip)
-
-
-def _usual_sockets() -> list[Path]:
-    """Docker's, then those of rootless Docker, Docker Desktop and Podman."""
-    if sys.platform == "win32":
-        return []
-    found = [Path("/var/run/docker.sock")]
-    runtime = os.environ.get("XDG_RUNTIME_DIR")
-    home = os.environ.get("HOME")
-    found += [Path(runtime, "docker.sock")] if runtime else []
-    found += [Path(home, ".docker/run/docker.sock"), Path(home, ".docker/desktop/docker.sock")] if home else []
-    found += [Path(runtime, "podman/podman.sock")] if runtime else []
-    return [*found, Path("/run/podman/podman.sock")]
-
-
 class Engine:
     """One Docker engine, called from any thread."""
 
     def __init__(self, place: Place, *, patience: float = PATIENCE) -> None:
+        """`patience`: seconds that a call may take."""
         self.place = place
         self.patience = patience
         self._local = threading.local()
         self._lock = threading.Lock()
         self._clients: list[Any] = []
+        self._door: Door | None = None
+        self._tunnel: Tunnel | None = None
         self._version = ""
-        self._url = place.url
-        self._tunnel: Any = None
         self._closed = False
 
     def __str__(self) -> str:
         return f"the Docker engine at {self.place.url or self.place.said_by}"
 
-    def call(self, verb: Callable[[Any], T], *, again: bool = False) -> T:
-        """What `verb` gives. `again`: it may be tried twice, where a kept connection turns out to be dead.
+    def call(self, verb: Callable[[Any], T], *, again: bool = False, long: bool = False) -> T:
+        """What `verb` gives, within `patience` seconds; a `long` one is bounded by what `verb` asks for alone.
 
-        Missing, Refused: the engine's own answers. SandboxUnavailable `sandbox_gone` where it cannot be reached,
-        `sandbox_hangs` where it does not answer in `patience` seconds.
+        `again`: it may be tried twice, where a kept connection turns out to be dead. Missing, Refused: the engine's own
+        answers. SandboxUnavailable `sandbox_gone` where it cannot be reached, `sandbox_hangs` where it does not answer
+        in time, `sandbox_garbled` where it answers as no engine does.
         """
-        import requests
-        from docker.errors import APIError, DockerException
+        deadline = None if long else time.monotonic() + self.patience
+        try:
+            return self._try(verb, deadline)
+        except SandboxUnavailable as error:
+            if not again or error.id != "sandbox_gone":
+                raise
+        return self._try(verb, deadline)
+
+    def ask(self, verb: Callable[[Any], Any], kind: type[T]) -> T:
+        """What `verb` gives, which may be tried twice, as a `kind`. Raises as `call`."""
+        said = self.call(verb, again=True)
+        try:
+            return msgspec.convert(said, kind)
+        except msgspec.ValidationError as error:
+            raise self._garbled(error) from error
+
+    def _try(self, verb: Callable[[Any], T], deadline: float | None) -> T:
+        from docker.errors import APIError
 
         try:
-            return verb(self._client())
+            return verb(self._client(deadline))
+        except MinitangoError:
+            raise
         except APIError as error:
             raise self._answer(error) from error
-        except requests.exceptions.Timeout as error:
-            raise self._hangs() from error
-        except (requests.exceptions.RequestException, DockerException, OSError, ValueError) as error:
-            if isinstance(error, TimeoutError) or "timed out" in str(error):
-                raise self._hangs() from error
+        except Exception as error:  # whatever the SDK, and what is below it, makes of hostile bytes
             self.drop()
-            if again:
-                return self.call(verb)
-            raise self.gone(error) from error
+            late = deadline is not None and time.monotonic() >= deadline
+            raise (self._hangs() if late else self._broken(error)) from error
+
+    def _broken(self, error: Exception) -> SandboxUnavailable:
+        """What became of a call that ended with neither an answer nor the engine's own error."""
+        causes = list(_causes(error))
+        if any(isinstance(cause, TimeoutError) or "timed out" in str(cause) for cause in causes):
+            return self._hangs()
+        cut = any(isinstance(cause, http.client.IncompleteRead) for cause in causes)
+        if cut or (
+            isinstance(causes[-1], OSError) and not hasattr(causes[-1], "request")
+        ):  # the SDK's are OSErrors, too
+            return self.gone(causes[-1])
+        return self._garbled(causes[-1])
 
     def _answer(self, error: Any) -> SandboxFailed | SandboxUnavailable:
         status = error.status_code or 500
-        said = one_line(str(error.explanation or error), 500)
+        explained = error.explanation or str(error)
+        said = one_line(explained.decode("utf-8", "replace") if isinstance(explained, bytes) else str(explained), 500)
         if status == 404:
             return Missing(f"{self}: {said}")
         if "no space left on device" in said:
             hint = "make room on its disk, for example: docker system prune"
             return SandboxUnavailable(f"{self}: {said}", hint=hint, id="sandbox_disk_full")
+        if status in _AWAY:
+            return self.gone(error)
         return Refused(f"{self}: {said}", status)
 
     def gone(self, error: BaseException | None = None) -> SandboxUnavailable:
         """The error for an engine that cannot be reached."""
         text = one_line(str(error), 300) if error is not None else "the connection ended"
         hint = "start Docker (sudo systemctl start docker, or Docker Desktop), or use another --sandbox"
-        if "ermission denied" in text:
+        if self._tunnel is not None:
+            text = one_line(self._tunnel.said(), 300) or text
+            hint = f"try: {self._tunnel.command}"
+        elif any(isinstance(cause, ssl.SSLError) for cause in _causes(error)):
+            hint = f"look at ca.pem, cert.pem and key.pem in {self.place.certificates or 'DOCKER_CERT_PATH'}"
+        elif "ermission denied" in text:
             hint = "sudo usermod -aG docker $USER, then log in again; or use rootless Docker"
         return SandboxUnavailable(
             f"{self} (named by {self.place.said_by}) cannot be reached: {text}", hint=hint, id="sandbox_gone"
         )
 
     def _hangs(self) -> SandboxUnavailable:
-        self.drop()
         text = f"{self} did not answer within {self.patience:g} s"
         return SandboxUnavailable(text, hint="restart Docker (sudo systemctl restart docker)", id="sandbox_hangs")
 
-    def _client(self) -> Any:
+    def _garbled(self, error: object) -> SandboxUnavailable:
+        return SandboxUnavailable(
+            f"{self} answers as no Docker engine does: {one_line(str(error), 200)}",
+            hint="see what listens there: docker version",
+            id="sandbox_garbled",
+        )
+
+    # --- connections ---------------------------------------------------------------------------------
+
+    def _client(self, deadline: float | None) -> Any:
+        """This thread's client, for a call that ends at `deadline`."""
+        if self._closed:
+            raise SandboxFailed("the sandbox is closed")
         client = getattr(self._local, "client", None)
         if client is None:
-            client = self._connect()
+            client = self._connect(deadline)
             with self._lock:
-                if self._closed:
-                    client.close()
-                    raise SandboxFailed("the sandbox is closed")
-                self._clients.append(client)
-            self._local.client = client
+                if not self._closed:
+                    self._clients.append(client)
+                    self._local.client = client
+                    return client
+            client.close()
+            raise SandboxFailed("the sandbox is closed")
+        _start(client, deadline)
         return client
 
-    def _connect(self) -> Any:
-        from docker import APIClient
-        from docker.utils import compare_version
+    def _connect(self, deadline: float | None) -> Any:
+        if not self._version:
+            client = self._new_client(".".join(str(n) for n in _OLDEST), deadline)
+            with contextlib.closing(client):
+                self._version = self._agree(client)
+        return self._new_client(self._version, deadline)
 
+    def _agree(self, client: Any) -> str:
+        """The version of the API to speak: the engine's own."""
+        from docker.errors import APIError
+
+        try:
+            said = client.version(api_version=False)
+        except APIError as error:
+            raise self._garbled(self._answer(error)) from error
+        version = str(said.get("ApiVersion", "")) if isinstance(said, dict) else ""
+        if not re.fullmatch(r"\d{1,3}\.\d{1,3}", version):
+            raise self._garbled("it names no version of its API")
+        if tuple(int(n) for n in version.split(".")) < _OLDEST:
+            raise SandboxUnavailable(
+                f"{self} is too old: it speaks version {version} of the API",
+                hint=f"Docker 20.10 or later is needed (version {'.'.join(str(n) for n in _OLDEST)})",
+                id="sandbox_too_old",
+            )
+        return version
+
+    def _new_client(self, version: str, deadline: float | None) -> Any:
+        from docker import APIClient
+
+        from minitango.sandbox._docker_http import Adapter
+
+        door = self._find_door()
+        url = self.place.url if door is None else "unix:///engine"  # the adapter knows better
+        try:
+            client = APIClient(base_url=url or None, version=version, timeout=self.patience)
+        except Exception as error:
+            raise ConfigError(
+                f"Docker's settings in {config_folder()} cannot be used: {one_line(str(error), 200)}",
+                hint="docker version",
+                id="docker_config",
+            ) from error
+        if door is not None:
+            client.adapters.clear()
+            client.mount("http+docker://", Adapter(door, self.patience))
+            client.trust_env = False
+        _start(client, deadline)
+        return client
+
+    def _find_door(self) -> Door | None:
+        """How the engine is reached; None: by what the SDK has for Windows' pipes."""
+        from minitango.sandbox._docker_http import Door, tls
+
+        place = self.place
         with self._lock:
-            if self.place.url.startswith("ssh://") and self._tunnel is None:
+            if self._door is not None:
+                return self._door
+            if place.url.startswith("npipe:") or (not place.url and sys.platform == "win32"):
+                return None
+            if place.url.startswith("ssh:"):
                 from minitango.sandbox._docker_ssh import Tunnel
 
-                self._tunnel = Tunnel(self.place.url)
-                self._url = self._tunnel.url
-        _knock(self._url, self.patience)
-        client = APIClient(
-            base_url=self._url or None,
-            version=self._version or "auto",
-            timeout=self.patience,
-            tls=self._tls(),
-        )
-        if not self._version:
-            oldest = ".".join(str(n) for n in _OLDEST)
-            if compare_version(oldest, client.api_version) < 0:
-                client.close()
-                raise SandboxUnavailable(
-                    f"{self} is too old: it speaks version {client.api_version} of the API",
-                    hint=f"Docker 20.10 or later is needed (version {oldest})",
-                    id="sandbox_too_old",
-                )
-            self._version = client.api_version
-        return client
-
-    def _tls(self) -> Any:
-        place = self.place
-        if not place.certificates or not re.match(r"(tcp|https)://", place.url):
-            return False
-        from docker.tls import TLSConfig
-
-        folder = Path(place.certificates)
-        own = (folder / "cert.pem", folder / "key.pem")
-        authority = folder / "ca.pem"
-        return TLSConfig(
-            client_cert=(str(own[0]), str(own[1])) if own[0].exists() else None,
-            ca_cert=str(authority) if authority.exists() else None,
-            verify=place.verify,
-        )
+                self._tunnel = Tunnel(place.url)
+                self._door = Door(self._tunnel.path)
+            elif place.url.startswith("unix:") or not place.url:
+                self._door = Door(place.url.removeprefix("unix://") or usual_sockets()[0].as_posix())
+            else:
+                parts = urlsplit(place.url)
+                try:
+                    secure = parts.scheme == "https" or (place.certificates and parts.scheme == "tcp")
+                    context = tls(place.certificates, verify=place.verify) if secure else None
+                except OSError as error:
+                    raise ConfigError(
+                        f"{place.said_by}: the certificates in {place.certificates} cannot be used: {error}",
+                        hint="ca.pem, cert.pem and key.pem are needed there",
+                        id="docker_tls",
+                    ) from error
+                self._door = Door((str(parts.hostname), parts.port or (2376 if secure else 2375)), context)
+            return self._door
 
     def drop(self) -> None:
         """Let go of this thread's connections, which may be dead."""
@@ -275,9 +279,15 @@ class Engine:
             tunnel.close()
 
 
-def _knock(url: str, patience: float) -> None:
-    """OSError where nobody listens at a Unix socket: the SDK would find that out, too, and leave its own open."""
-    if sys.platform != "win32" and (not url or url.startswith("unix://")):
-        with socket.socket(socket.AF_UNIX) as knocking:
-            knocking.settimeout(patience)
-            knocking.connect(url.removeprefix("unix://") or "/var/run/docker.sock")
+def _start(client: Any, deadline: float | None) -> None:
+    for adapter in client.adapters.values():
+        budget = getattr(adapter, "budget", None)
+        if budget is not None:
+            budget.start(deadline)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error, and what led to it, to the first."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

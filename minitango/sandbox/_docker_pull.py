@@ -49,7 +49,7 @@ def pull(
     except (Missing, Refused) as error:
         raise failed(engine, name, str(error).removeprefix(f"{engine}: ")) from error
     except SandboxUnavailable as error:
-        if error.id != "sandbox_gone" or "redential" not in error.message:
+        if error.id != "sandbox_garbled" or "redential" not in error.message:
             raise
         host = image_name.registry(name)
         raise ConfigError(

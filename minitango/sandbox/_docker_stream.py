@@ -94,7 +94,7 @@ def _read(
 
     end: Exception | None = None
     try:
-        engine.call(copy)
+        engine.call(copy, long=True)
     except MinitangoError as error:
         end = error
     except Exception as error:  # what urllib3 raises where a stream breaks off is none of what `call` knows

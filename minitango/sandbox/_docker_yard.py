@@ -16,9 +16,10 @@ from minitango.job import Limits
 from minitango.sandbox import BoxSpec, Guarantees, Held, Mount
 from minitango.sandbox._docker_carry import Carrier, archive
 from minitango.sandbox._docker_containers import Containers
-from minitango.sandbox._docker_engine import Engine, find
+from minitango.sandbox._docker_engine import Engine
 from minitango.sandbox._docker_images import Images
 from minitango.sandbox._docker_owner import Owner
+from minitango.sandbox._docker_place import find
 from minitango.sandbox._docker_profile import SUPERVISOR, Features, memory_of
 from minitango.sandbox._frames import Hello
 from minitango.text import one_line
