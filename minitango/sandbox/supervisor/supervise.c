@@ -25,8 +25,8 @@
 #define PATIENCE (60 * SECOND) /* for somebody to take what we say */
 #endif
 #define BURIAL (30 * SECOND)     /* for the kernel to end what was killed */
-#define BEAT SECOND              /* the loop looks at the clock this often, whatever happens */
-#define LATE SECOND              /* being late by this much is a busy machine; by more, we stood still */
+#define BEAT (SECOND / 4)        /* the loop looks at the clock this often in a run, whatever happens */
+#define LATE (SECOND - BEAT)     /* being late by this much is a busy machine; by more, we stood still */
 #define ALIVE (2 * SECOND)       /* of silence, then `b` */
 #define TICK ((uint64_t)50000)   /* between two looks at the processes' accounts */
 #define AGAIN ((uint64_t)10000)  /* between two kills */
@@ -144,10 +144,10 @@ static bool wall_is_over(void) {
     if (!out_ready()) {
         if (!run.blocked)
             run.blocked = time;
-        if (time - run.blocked > LATE)
+        if (time - run.blocked > SECOND)
             return false;
     } else if (run.blocked) {
-        if (time - run.blocked > LATE)
+        if (time - run.blocked > SECOND)
             run.deadline = sum(run.deadline, time - run.blocked);
         run.blocked = 0;
     }
@@ -379,9 +379,11 @@ static void take_signals(void) {
 static uint64_t next_wake(uint64_t time, bool pacing) {
     if (more_dead || (answering() && out_ready()))
         return time;
-    uint64_t wake = phase != READY && phase != OVER ? time + BEAT : idle_limit || out_pending() ? time + BEAT : NONE;
+    if (phase == READY || phase == OVER)
+        return idle_limit || out_pending() ? time + SECOND : NONE;
+    uint64_t wake = time + BEAT;
     if (phase == RUNNING) {
-        wake = earlier(wake, earlier(run.deadline > time ? run.deadline : time + BEAT, run.next_check));
+        wake = earlier(wake, earlier(run.deadline > time ? run.deadline : NONE, run.next_check));
         if (pacing)
             wake = earlier(wake, run.read_again);
     }
