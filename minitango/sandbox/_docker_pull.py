@@ -53,7 +53,7 @@ def pull(
             raise
         host = image_name.registry(name)
         raise ConfigError(
-            f"Docker's login for the image {name} cannot be read: {error.message.partition('reached: ')[2]}",
+            f"Docker's login for the image {name} cannot be read: {one_line(str(error.__cause__), 300)}",
             hint=f"docker login{f' {host}' if host else ''}",
             id="image_login",
         ) from error
