@@ -18,16 +18,18 @@ from typing import Any
 
 import pytest
 
-from minitango import image_name
+from minitango import Assignment, Engine, Event, Step, image_name
 from minitango.archive import File
 from minitango.errors import AssignmentError, ConfigError, MinitangoError, SandboxFailed, SandboxUnavailable
-from minitango.sandbox._docker_engine import Engine, Place
+from minitango.sandbox._docker_engine import Engine as DockerEngine
+from minitango.sandbox._docker_engine import Place
 from minitango.sandbox._docker_images import Images
 from minitango.sandbox._docker_pull import _Pull, failed
 from minitango.sandbox._docker_stream import Message, Progress
+from minitango.sandbox.docker import DockerSandbox
 from tests.docker_engine import PrivateEngine, client, need_docker, need_private_engines, unavailable
 from tests.docker_images import FOREIGN, MACHINE, busybox_layer, empty_layer, image_archive, prepare
-from tests.support import PATIENCE, eventually
+from tests.support import PATIENCE, eventually, submission
 
 LOGIN = {"username": "ada", "password": "secret"}
 HTPASSWD = "ada:$2b$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a\n"
@@ -39,10 +41,11 @@ class Here:
     def __init__(self, url: str) -> None:
         self.said: list[str] = []
         self._close = contextlib.ExitStack()
-        self.engine = Engine(Place(url, "the test"))
+        self.engine = DockerEngine(Place(url, "the test"))
         self._close.callback(self.engine.close)
         self.api: Any = self._close.enter_context(client(url)).api
         self._names: set[str] = set()
+        self._label = f"minitango-test={uuid.uuid4().hex}"  # which what is built from it has, too
 
     def images(self, default: str = "", **more: Any) -> Images:
         made = Images(self.engine, tell=self.said.append, default=default, **more)
@@ -59,7 +62,7 @@ class Here:
         """A new image under this name; returns the name."""
         name = name or self.name()
         repository, _, tag = name.rpartition(":")
-        changes = [f"ENV WHICH={uuid.uuid4().hex}", *(f"ENV {variable}" for variable in variables)]
+        changes = [f"ENV WHICH={uuid.uuid4().hex}", f"LABEL {self._label}", *(f"ENV {each}" for each in variables)]
         self.api.import_image_from_data(layer or empty_layer(), repository=repository, tag=tag, changes=changes)
         return name
 
@@ -74,16 +77,27 @@ class Here:
     def remove(self, name: str) -> None:
         self.api.remove_image(name, force=True)
 
+    def _is_clean(self) -> bool:
+        """Remove what is left; nothing was, if this is True. What is in use, or built from, goes later."""
+        found = self.api.images(all=True, quiet=True, filters={"label": self._label})
+        for image in found:
+            self.is_removed(image)
+        return not found
+
+    def is_removed(self, digest: str) -> bool:
+        """Remove the image with all its names, if nothing is made of it any more."""
+        with contextlib.suppress(Exception):
+            self.remove(digest)
+        return not any(image == digest for image in self.api.images(all=True, quiet=True))
+
     def id(self, name: str) -> str:
         return str(self.api.inspect_image(name)["Id"])
 
     def close(self) -> None:
-        for image in self.api.images(filters={"label": "minitango.build"}):
-            if "FOR_TEST=1" in self.api.inspect_image(image["Id"])["Config"]["Env"]:
-                self._names.add(image["Id"])
         for name in self._names:
             with contextlib.suppress(Exception):
                 self.remove(name)
+        eventually(self._is_clean, "images of the test are left")
         self._close.close()
 
 
@@ -238,14 +252,14 @@ def test_a_private_image_wants_a_login(
     assert f"docker login {host}" in error.hint
     word = base64.b64encode(f"{LOGIN['username']}:{LOGIN['password']}".encode()).decode()
     (tmp_path / "config.json").write_text(json.dumps({"auths": {host: {"auth": word}}}))
-    with contextlib.closing(Engine(here.engine.place)) as engine:
+    with contextlib.closing(DockerEngine(here.engine.place)) as engine:
         assert Images(engine, tell=here.said.append, default="").prepare(name) == pushed
 
 
 def test_a_login_that_cannot_be_read(here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
     (tmp_path / "config.json").write_text('{"credsStore": "no-such-helper"}')
-    with contextlib.closing(Engine(here.engine.place)) as engine:
+    with contextlib.closing(DockerEngine(here.engine.place)) as engine:
         images = Images(engine, tell=here.said.append, default="")
         error = refused(images, f"127.0.0.1:{_free_port()}/grader:1", "image_login")
     assert "no-such-helper" in str(error)
@@ -280,7 +294,10 @@ def test_closing_ends_a_pull(here: Here, mute: str) -> None:
 def test_an_engine_that_stops_answering_is_noticed(mute: str) -> None:
     need_private_engines()
     said: list[str] = []
-    with PrivateEngine() as private, contextlib.closing(Engine(Place(private.url, "the test"), patience=0.5)) as engine:
+    with (
+        PrivateEngine() as private,
+        contextlib.closing(DockerEngine(Place(private.url, "the test"), patience=0.5)) as engine,
+    ):
         images = Images(engine, tell=said.append, default="")
         with ThreadPoolExecutor(1) as pool:
             waiting = pool.submit(images.prepare, f"{mute}/grader:1")
@@ -294,7 +311,7 @@ def test_an_engine_that_stops_answering_is_noticed(mute: str) -> None:
 
 
 def test_an_engine_that_is_not_there() -> None:
-    with contextlib.closing(Engine(Place(f"http://127.0.0.1:{_free_port()}", "the test"))) as engine:
+    with contextlib.closing(DockerEngine(Place(f"http://127.0.0.1:{_free_port()}", "the test"))) as engine:
         images = Images(engine, tell=print, default="python:3.12-slim")
         with pytest.raises(SandboxUnavailable):
             images.prepare("gcc:14")
@@ -341,8 +358,8 @@ def _layer_of(size: int) -> bytes:
 
 
 def folder(*lines: str, **files: bytes) -> list[File]:
-    """A folder with a Dockerfile; what is built of it is removed after the test."""
-    text = "\n".join([*lines, "ENV FOR_TEST=1", ""])
+    """A folder with a Dockerfile."""
+    text = "\n".join([*lines, ""])
     return [File("Dockerfile", text.encode()), *(File(name, data) for name, data in files.items())]
 
 
@@ -363,7 +380,7 @@ def test_a_folder_is_built_once(here: Here, shell: str) -> None:
     built = images.prepare("docker/", files)
     assert images.environment(built)["ANSWER"] == "42"
     assert here.said[0] == "building docker/"
-    assert f"building docker/: step 1 of 6: FROM {shell}" in here.said
+    assert f"building docker/: step 1 of 5: FROM {shell}" in here.said
     assert here.said[-1].startswith("built docker/ in ")
     here.said.clear()
     assert images.prepare("docker/", files) == built
@@ -412,8 +429,31 @@ def test_a_build_from_an_image_that_cannot_be_had(here: Here, registry: Callable
 
 
 def test_a_build_that_prints_nothing_for_too_long(here: Here, shell: str) -> None:
-    with pytest.raises(AssignmentError, match=r"step 2 of .*, RUN sleep 3: nothing was printed for 0\.8 s"):
-        here.images(silence=0.8).prepare("docker/", folder(f"FROM {shell}", "RUN sleep 3"))
+    with pytest.raises(AssignmentError, match=r"step 2 of .*, RUN sleep 2: nothing was printed for 0\.8 s"):
+        here.images(silence=0.8).prepare("docker/", folder(f"FROM {shell}", "RUN sleep 2"))
+
+
+# --- with all the rest ----------------------------------------------------------------------------
+
+
+def test_an_image_that_goes_in_the_middle_of_a_run_is_fetched_again(
+    here: Here, shell: str, registry: Callable[..., Registry], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("minitango.breaker.backoff", lambda n, **_: 0.01)
+    name = here.name(registry().host)
+    here.api.tag(shell, name)
+    digest = here.push(name)
+    here.remove(shell)
+    hw = Assignment("hw", (Step(("true",), image=name),), format="exit-code", max_score=1)
+    events: list[Event] = []
+    sandbox = DockerSandbox(tmp_path, url=here.engine.place.url, tell=here.said.append)
+    with Engine.open(tmp_path, workers=1, sandbox=sandbox, on_event=events.append) as engine:
+        assert engine.submit(submission("ada", of=hw)).result(PATIENCE).image_digest == digest
+        eventually(lambda: here.is_removed(digest), "the image is in use")
+        second = engine.submit(submission("bob", of=hw))
+        assert second.result(PATIENCE).image_digest == digest
+        assert (second.job().attempt, second.job().failures) == (2, 0)
+    assert [line for line in here.said if line == f"pulling {name}"] == [f"pulling {name}"] * 2
 
 
 # --- what cannot be believed ----------------------------------------------------------------------
@@ -477,7 +517,7 @@ def false() -> Iterator[FalseEngine]:
 @pytest.fixture
 def asked(false: FalseEngine) -> Iterator[tuple[Images, list[str]]]:
     said: list[str] = []
-    with contextlib.closing(Engine(Place(false.url, "the test"))) as engine:
+    with contextlib.closing(DockerEngine(Place(false.url, "the test"))) as engine:
         yield Images(engine, tell=said.append, default="", silence=PATIENCE), said
 
 
@@ -592,7 +632,7 @@ REFUSALS = [
 
 @pytest.mark.parametrize(("said", "id"), REFUSALS)
 def test_what_engines_say_of_a_pull(said: str, id: str) -> None:
-    error: MinitangoError = failed(Engine(Place("unix:///none", "the test")), "reg.example/gcc:99", said)
+    error: MinitangoError = failed(DockerEngine(Place("unix:///none", "the test")), "reg.example/gcc:99", said)
     assert error.id == id
     assert isinstance(error, SandboxUnavailable if id == "sandbox_registry" else ConfigError)
     assert said[:40] in str(error)
@@ -636,7 +676,7 @@ def test_names(name: str) -> None:
 )
 def test_names_of_nothing(name: str) -> None:
     assert image_name.problem(name)
-    images = Images(Engine(Place("unix:///none", "the test")), tell=print, default=name)
+    images = Images(DockerEngine(Place("unix:///none", "the test")), tell=print, default=name)
     error = refused(images, name, "image_name")
     assert str(error).isprintable()
     assert len(str(error)) < 300
