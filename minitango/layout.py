@@ -17,7 +17,7 @@ from minitango.archive import File
 from minitango.assignment import Plan
 from minitango.job import Limits
 from minitango.results import MAX_REPORT
-from minitango.sandbox import BoxSpec, Mount
+from minitango.sandbox import BoxSpec, Bundle, Mount
 
 WORK: Final = "/job"
 SUBMISSION: Final = "/submission"
@@ -26,8 +26,11 @@ REPORT: Final = "/report"
 REPORT_NAME: Final = "results.json"
 
 
-def box_spec(plan: Plan, number: int, *, image: str, token: str, limits: Limits | None = None) -> BoxSpec:
-    """The box of step `number`. `image` is what `Sandbox.prepare` gave for the step's; `limits` instead of its own."""
+def box_spec(
+    plan: Plan, number: int, *, image: str, token: str, bundle: Bundle | None = None, limits: Limits | None = None
+) -> BoxSpec:
+    """The box of step `number`. `image` is what `Sandbox.prepare` gave for the step's; `bundle` has the assignment's
+    files for it; `limits` instead of its own."""
     step = plan.steps[number]
     mounts = [Mount(WORK, writable=True)]
     if step.submission:
@@ -42,6 +45,7 @@ def box_spec(plan: Plan, number: int, *, image: str, token: str, limits: Limits 
         limits=limits or step.limits,
         network=step.network,
         image=image,
+        bundle=bundle,
         token=token,
     )
 

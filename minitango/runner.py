@@ -42,7 +42,7 @@ from minitango.output import HeadTail
 from minitango.preflight import TRANSIENT, Preflight, brought_by_submission, exec_hint
 from minitango.remarks import notices, remark
 from minitango.results import MAX_REPORT, Evidence, Report, reader
-from minitango.sandbox import Box, CollectBounds, Collected, End, Sandbox
+from minitango.sandbox import Box, Bundle, CollectBounds, Collected, End, Sandbox
 from minitango.stopping import Stop
 from minitango.text import human_seconds, human_size, one_line
 
@@ -181,10 +181,12 @@ class Runner:
         if stop.why is not None:
             raise _Stopped
         image = attempt.images[number]
-        box = self._sandbox.open(box_spec(plan, number, image=image, token=attempt.lease.token))
+        own = self._bundle(step.bundle) if step.bundle else ()
+        bundle = Bundle(WORK, step.bundle, own) if step.bundle else None
+        box = self._sandbox.open(box_spec(plan, number, image=image, bundle=bundle, token=attempt.lease.token))
         try:
             stop.attach(box)
-            self._fill(attempt, box, number, step, submission)
+            self._fill(attempt, box, number, step, submission, own)
             kept = HeadTail()
             end = box.run(step.command, env=environment(plan, number), output=_tee(kept, step.name, attempt.sink))
             stop.attach(None)
@@ -229,8 +231,16 @@ class Runner:
                 attempt.notices.append(Notice("nothing_collected", text))
         return end, left
 
-    def _fill(self, attempt: _Attempt, box: Box, number: int, step: PlanStep, submission: Sequence[File]) -> None:
-        own = self._bundle(step.bundle) if step.bundle else ()
+    def _fill(
+        self,
+        attempt: _Attempt,
+        box: Box,
+        number: int,
+        step: PlanStep,
+        submission: Sequence[File],
+        own: Sequence[File],
+    ) -> None:
+        """Put in what differs from job to job; the assignment's `own` files are there."""
         if step.submission:
             box.put(SUBMISSION, submission)
             theirs, shadowed = without_clashes(submission, own)
@@ -239,7 +249,6 @@ class Runner:
                 names = ", ".join(one_line(path, 60) for path in shadowed[:3])
                 text = f"the hand-in's {names} gave way to the assignment's own file in step {step.name!r}"
                 attempt.notices.append(Notice("shadowed_files", text))
-        box.put(WORK, own)
         if number > 0:
             files = attempt.collected
             if number == len(attempt.plan.steps) - 1 and not step.submission:

@@ -139,7 +139,10 @@ class FakeSandbox:
 
     def open(self, spec: BoxSpec) -> FakeBox:
         self.opened += 1
-        return FakeBox(spec, self._inside)
+        box = FakeBox(spec, self._inside)
+        if spec.bundle is not None:
+            box.put(spec.bundle.mount, spec.bundle.files)
+        return box
 
     def sweep(self) -> int:
         return 0
