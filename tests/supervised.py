@@ -120,11 +120,11 @@ def get_frame(path: str, most: int = 1 << 20, mount: int = JOB) -> bytes:
 class Line:
     """One supervisor, from its start to its death. `process` is what was started; pid 1 is below it, or itself."""
 
-    def __init__(self, command: Sequence[str], *, fds: Sequence[int] = (), rename: str = "") -> None:
+    def __init__(self, command: Sequence[str], *, fds: Sequence[int] = (), container: str = "") -> None:
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, pass_fds=fds, start_new_session=True
         )
-        self._container = rename
+        self._container = container
         self._held = b""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
@@ -273,14 +273,15 @@ def children(pid: int) -> list[int]:
     return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def same_namespace(pid: int) -> set[int]:
-    """All processes that live in this one's pid namespace, but zombies."""
-    ours = os.readlink(f"/proc/{pid}/ns/pid")
-    found = set()
-    for name in os.listdir("/proc"):
+def descendants(pid: int) -> set[int]:
+    """All that live below this process, zombies too: below a pid 1, all of its namespace."""
+    found: set[int] = set()
+    todo = [pid]
+    while todo:
         with contextlib.suppress(OSError):
-            if name.isdigit() and os.readlink(f"/proc/{name}/ns/pid") == ours:
-                found.add(int(name))
+            below = children(todo.pop())
+            found.update(below)
+            todo += below
     return found
 
 
@@ -334,7 +335,7 @@ def as_root(*, capabilities: str = "setuid,setgid,kill", wrap: Sequence[str] = (
 
 def need_root() -> None:
     if os.geteuid() != 0:
-        pytest.skip("the job's own user needs root (or the Docker tests)")
+        pytest.skip("only root can give the job a user of its own (try: sudo bin/test, or the tests with Docker)")
     for tool in ("unshare", "setpriv"):
         if shutil.which(tool) is None:
             pytest.skip(f"{tool} is not installed (it comes with util-linux)")
@@ -366,7 +367,7 @@ def in_docker(*options: str, image: str, name: str) -> Iterator[Line]:
         *("-v", f"{NATIVE}:/supervise:ro", "--entrypoint", "/supervise", "--name", name),
     ]
     arguments = (str(UID), str(GID), "60", "w:/job", "r:/given")
-    with Line(["docker", "run", "-i", "--rm", *fixed, *options, image, *arguments], rename=name) as line:
+    with Line(["docker", "run", "-i", "--rm", *fixed, *options, image, *arguments], container=name) as line:
         yield line
 
 

@@ -8,7 +8,6 @@ import shutil
 import stat
 import subprocess
 import sys
-import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -140,8 +139,7 @@ def test_packages_hold_binaries_that_may_be_executed(checkout: Path, tmp_path: P
         for name in wanted:
             assert archive.getinfo(name).external_attr >> 16 & 0o111 == 0o111
             assert archive.read(name) == (ROOT / name).read_bytes()
-    with tarfile.open(sdist) as archive:
-        archive.extractall(tmp_path, filter="data")
+    subprocess.run(["tar", "-xf", sdist, "-C", tmp_path], check=True)
     [unpacked] = tmp_path.glob("minitango-*")
     done = make_package(unpacked, "-t", "wheel")
     assert done.returncode == 0, done.stderr
