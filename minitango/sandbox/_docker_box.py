@@ -26,15 +26,12 @@ from minitango.sandbox._collect import (
     collect,
     fault_of,
 )
+from minitango.sandbox._docker_engine import PATIENCE
 from minitango.sandbox._docker_line import Bell, Line, LineLost, LineSilent
 from minitango.sandbox._docker_profile import environment, memory_with, rlimits
 from minitango.sandbox._frames import BadFrame, Frame
 from minitango.sandbox._remedy import too_small
 
-PATIENCE: Final = 30.0
-"""Seconds that a supervisor may be silent: it has a word to say every 2 s while a command runs."""
-_GRACE: Final = 30.0
-"""Seconds after its limit that a run may take to end; then the container is killed from outside."""
 _LATE: Final = 1.0
 """Seconds by which a wait may be late and we still have been running."""
 _BEAT: Final = 1.0
@@ -57,9 +54,11 @@ class DockerBox:
         died: Died,
         enlarge: Callable[[int], None],
         closed: Callable[[DockerBox, bool], None],
+        patience: float = PATIENCE,
     ) -> None:
         """`own` is the image's environment; `enlarge` gives the container so much memory; `closed` is told at the end,
-        with whether the supervisor was well."""
+        with whether the supervisor was well. For `patience` seconds may the supervisor be silent, which has a word to
+        say every 2 s while a command runs; and so long after its limit may a run take to end."""
         self.spec = spec
         self._line = line
         self._bell = bell
@@ -67,6 +66,7 @@ class DockerBox:
         self._died = died
         self._enlarge = enlarge
         self._closed = closed
+        self._patience = patience
         self._state: Literal["open", "over", "lost", "closed"] = "open"
         self._busy = threading.Lock()  # one verb at a time; close, from any thread, waits for it
         self._end = threading.Lock()  # between kill and the end of what it rings
@@ -97,8 +97,8 @@ class DockerBox:
 
     def _send_files(self, place: Mount, frames: list[bytes]) -> None:
         with self._speaking():
-            self._line.send(frames, PATIENCE)
-            self._line.send([_frames.frame("Y")], PATIENCE)
+            self._line.send(frames, self._patience)
+            self._line.send([_frames.frame("Y")], self._patience)
             problem = _frames.problem(self._answer("y").body)
         if problem is not None:
             error = _frames.os_error(problem.errno)
@@ -126,13 +126,13 @@ class DockerBox:
             if more is not None:
                 self._enlarge(more)
             try:
-                self._line.send([start], PATIENCE)
+                self._line.send([start], self._patience)
                 ended = self._follow(output)
             except (LineLost, BadFrame) as error:
                 return self._lost(error)
             except LineSilent as error:
                 self._well = False
-                raise _silent() from error
+                raise self._silent() from error
             self._state = "over"
             return self._told(ended)
 
@@ -140,7 +140,7 @@ class DockerBox:
         """Pass output on until the run is over. The supervisor keeps the limits; here is the net below it."""
         asked = False
         now = heard = time.monotonic()
-        deadline = now + self.spec.limits.wall + _GRACE
+        deadline = now + self.spec.limits.wall + self._patience
         while True:
             frame = self._line.next(_BEAT, bell=not asked)
             before, now = now, time.monotonic()
@@ -150,9 +150,9 @@ class DockerBox:
             if frame is None:
                 if self._bell.rung and not asked:
                     asked = True
-                    self._line.send([_frames.frame("K")], PATIENCE)
-                    deadline = min(deadline, now + _GRACE)
-                elif now > heard + PATIENCE or now > deadline:
+                    self._line.send([_frames.frame("K")], self._patience)
+                    deadline = min(deadline, now + self._patience)
+                elif now > heard + self._patience or now > deadline:
                     raise LineSilent("the supervisor says nothing more")
                 continue
             heard = now
@@ -174,9 +174,9 @@ class DockerBox:
 
     def _abandon(self) -> None:
         """Kill the run, and wait until all is dead; whatever is wrong with the line shows later."""
-        deadline = time.monotonic() + _GRACE
+        deadline = time.monotonic() + self._patience
         with contextlib.suppress(LineLost, LineSilent):
-            self._line.send([_frames.frame("K")], PATIENCE)
+            self._line.send([_frames.frame("K")], self._patience)
             while time.monotonic() < deadline:
                 frame = self._line.next(_BEAT)
                 if frame is not None and frame.kind == "x":
@@ -269,7 +269,7 @@ class DockerBox:
         return _Speaking(self)
 
     def _answer(self, *kinds: str) -> Frame:
-        frame = self._line.next(PATIENCE)
+        frame = self._line.next(self._patience)
         if frame is None:
             raise LineSilent("no answer came")
         if frame.kind not in kinds:
@@ -278,7 +278,7 @@ class DockerBox:
 
     def ask(self, request: bytes, kind: str) -> Iterator[bytes]:
         """The pieces of an answer, then nothing. OSError where the supervisor met one. Read to its end, always."""
-        self._line.send([request], PATIENCE)
+        self._line.send([request], self._patience)
         while (frame := self._answer(kind, "e")).kind == kind:
             yield frame.body
         number, _ = _frames.answered(frame.body)
@@ -290,13 +290,20 @@ class DockerBox:
         self._well = False
         self._state = "lost"
         if isinstance(error, LineSilent):
-            return _silent()
+            return self._silent()
         if isinstance(error, BadFrame):
             return SandboxFailed(f"the supervisor makes no sense: {error}", id="box_killed")
         found = self._died()
         if isinstance(found, End):
             return SandboxFailed("the container ended before its command was run", id="box_killed")
         return found
+
+    def _silent(self) -> SandboxUnavailable:
+        return SandboxUnavailable(
+            f"a container has said nothing for {self._patience:g} s",
+            hint="look at the Docker engine: docker info",
+            id="sandbox_hangs",
+        )
 
     def _mount(self, path: str) -> Mount:
         if path not in self._numbers:
@@ -315,14 +322,6 @@ class _Speaking:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, (LineLost, LineSilent, BadFrame)):
             raise self._box.failed(error) from error
-
-
-def _silent() -> SandboxUnavailable:
-    return SandboxUnavailable(
-        f"a container has said nothing for {PATIENCE:g} s",
-        hint="look at the Docker engine: docker info",
-        id="sandbox_hangs",
-    )
 
 
 _KINDS: Final = {"f": FILE, "d": DIRECTORY, "l": LINK, "p": PIPE, "s": SOCKET, "c": DEVICE}

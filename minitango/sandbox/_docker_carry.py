@@ -32,6 +32,8 @@ from minitango.text import one_line
 
 _MACHINES: Final = {"amd64": "x86_64", "x86_64": "x86_64", "arm64": "aarch64", "aarch64": "aarch64"}
 
+_SLOW: Final = 10
+"""How much longer a build may take than another call: a bundle may go over a slow network."""
 _KEPT: Final = 600.0
 """Seconds for which a bundle that nobody asks for is kept: a box needs it only while it opens."""
 
@@ -155,15 +157,18 @@ class Carrier:
         """An image of `base` with these files below `root/` in it."""
         context = archive({**files, "Dockerfile": (0o644, f"FROM {base}\nCOPY root/ /\n".encode())})
         labels = self._owner.labels()
-        for line in self._engine.call(partial(_build, context=context, labels=labels)):
-            if isinstance(line, dict) and line.get("error"):
+        slow = _SLOW * self._engine.patience
+        for line in self._engine.call(partial(_build, context=context, labels=labels), patience=slow):
+            if not isinstance(line, dict):
+                continue
+            if line.get("error"):
                 text = one_line(str(line["error"]), 300)
                 if any(word in text for word in ("o such image", "not found", "not exist")):
                     raise Missing(text)
                 raise SandboxFailed(f"what is ours could not be added to {base}: {text}", id="sandbox_start")
-            made = line.get("aux", {}).get("ID") if isinstance(line, dict) else None
-            if made:
-                return str(made)
+            made = line.get("aux")
+            if isinstance(made, dict) and "ID" in made:
+                return str(made["ID"])
         raise SandboxFailed(f"what is ours could not be added to {base}", id="sandbox_start")
 
     def close(self) -> None:
@@ -173,8 +178,10 @@ class Carrier:
         for image in images:
             try:
                 self._engine.call(partial(_remove, image=image))
-            except (SandboxFailed, SandboxUnavailable):
+            except SandboxFailed:
                 continue
+            except SandboxUnavailable:
+                return
 
 
 def _build(api: Any, *, context: bytes, labels: dict[str, str]) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Containers from their making to their end: opened, looked at when they die, swept when nobody owns them any more.
+"""Containers from their making to their end: opened, closed, swept when nobody owns them any more.
 
 A container removes itself once its supervisor leaves, which it does when its line ends: nothing waits for that, and
 nothing is left where this process dies. A thread looks whether it came true, and sweeps every 30 s.
@@ -6,21 +6,25 @@ nothing is left where this process dies. A thread looks whether it came true, an
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import secrets
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final
 
-from minitango.errors import MinitangoError, SandboxFailed, SandboxUnavailable
-from minitango.job import Usage
-from minitango.sandbox import BoxSpec, End, _frames
+import msgspec
+from msgspec import Struct
+
+from minitango.errors import SandboxFailed, SandboxUnavailable
+from minitango.sandbox import BoxSpec, _frames
 from minitango.sandbox._docker_box import DockerBox
 from minitango.sandbox._docker_carry import Carrier
-from minitango.sandbox._docker_engine import PATIENCE, Engine, Missing, Refused
+from minitango.sandbox._docker_death import died
+from minitango.sandbox._docker_engine import Engine, Missing, Refused
 from minitango.sandbox._docker_line import Bell, Line, LineLost
 from minitango.sandbox._docker_owner import OWNER, TOKEN, Owner
 from minitango.sandbox._docker_profile import BUNDLE, Features, container, memory
@@ -38,6 +42,23 @@ _GONE: Final = 3.0
 """Seconds that the engine has to remove a container by itself."""
 _LOOK: Final = 1.0
 _CONFLICT: Final = 409
+
+
+class _Listed(Struct):
+    """A container or an image in a list."""
+
+    id: str = msgspec.field(name="Id")
+    names: list[str] | None = msgspec.field(name="Names", default=None)
+    tags: list[str] | None = msgspec.field(name="RepoTags", default=None)
+    labels: dict[str, str] | None = msgspec.field(name="Labels", default=None)
+
+    @property
+    def name(self) -> str:
+        return self.names[0].removeprefix("/") if self.names else ""
+
+
+class _Created(Struct):
+    id: str = msgspec.field(name="Id")
 
 
 class Containers:
@@ -87,9 +108,10 @@ class Containers:
                 line,
                 bell,
                 own=own,
-                died=partial(self._died, name, opened),
+                died=partial(died, self._engine, name, opened),
                 enlarge=partial(self._enlarge, name),
                 closed=partial(self._box_closed, name),
+                patience=self._engine.patience,
             )
             with self._lock:
                 self._open[name] = box
@@ -102,6 +124,7 @@ class Containers:
                 raise SandboxFailed(f"a container could not be started: {error}", id="sandbox_start") from error
             raise
         try:
+            self._check_network(spec, hello)
             if spec.bundle is not None:
                 box.lay(spec.bundle.mount, BUNDLE)
             self._check_open()  # who closed it did not know of this one
@@ -113,6 +136,14 @@ class Containers:
     def _check_open(self) -> None:
         if self._closed:
             raise SandboxFailed("the sandbox is closed")
+
+    def _check_network(self, spec: BoxSpec, hello: Hello) -> None:
+        if spec.network == "open" and not hello.other_interface:
+            raise SandboxUnavailable(
+                f"containers of {self._engine} have no network, and this step asks for one",
+                hint="give the engine a network (dockerd without --bridge=none), or drop network from the step",
+                id="sandbox_network",
+            )
 
     def _create(self, name: str, spec: BoxSpec, digest: str, volumes: Sequence[str]) -> str:
         for last in (False, True):
@@ -127,7 +158,7 @@ class Containers:
                 labels={**self._owner.labels(), TOKEN: spec.token},
             )
             try:
-                made = self._engine.call(partial(_create, config=config, name=name))
+                made = self._engine.ask(partial(_create, config=config, name=name), _Created, again=False)
             except Missing as error:
                 self._carrier.forget(digest)
                 if last or image == digest:
@@ -135,17 +166,23 @@ class Containers:
                         f"the image {digest} is not there any more", hint="it is fetched again", id="sandbox_image_gone"
                     ) from error
                 continue
-            return str(made["Id"])
+            return made.id
         raise AssertionError
 
     def _hello(self, line: Line, name: str) -> Hello:
         try:
-            frame = line.next(PATIENCE)
+            frame = line.next(self._engine.patience)
             hello = _frames.hello(frame.body) if frame is not None and frame.kind == "h" else None
         except (LineLost, BadFrame) as error:
             raise self._not_up(name, line, str(error)) from error
+        if frame is None:
+            raise SandboxUnavailable(
+                f"the supervisor in {name} has said nothing for {self._engine.patience:g} s",
+                hint="look at the Docker engine: docker info",
+                id="sandbox_hangs",
+            )
         if hello is None:
-            raise self._not_up(name, line, "it says nothing" if frame is None else "it makes no sense")
+            raise self._not_up(name, line, "it makes no sense")
         if hello.version != _frames.VERSION:
             raise self._not_up(name, line, f"it speaks version {hello.version} of the protocol")
         return hello
@@ -159,47 +196,6 @@ class Containers:
             self._engine.call(partial(_update, name=name, limits=memory(most)), again=True)
 
     # --- its end -------------------------------------------------------------------------------------
-
-    def _died(self, name: str, id: str) -> End | MinitangoError:
-        """What ended a container that said nothing of it."""
-        try:
-            state = self._state(name)
-            if state.get("Running"):
-                return _infrastructure("the line to a container broke")
-            events = self._events(id)
-        except SandboxFailed as error:
-            return error
-        except SandboxUnavailable as error:
-            return error
-        actions = {str(event.get("Action", event.get("status", ""))) for event in events}
-        if "start" not in actions:
-            return _infrastructure("the Docker engine was restarted while a job ran")
-        code = next((_exit_code(event) for event in events if event.get("Action") == "die"), state.get("ExitCode"))
-        if "oom" in actions or state.get("OOMKilled"):
-            return End(signal=9, limit="memory", usage=Usage(), oom_kills=1)
-        if code == 0 or code == 128 + 15:
-            return _infrastructure("a container was told to stop")
-        return SandboxFailed(f"a container was killed from outside (exit code {code})", id="box_killed")
-
-    def _state(self, name: str) -> dict[str, Any]:
-        """Docker's word on it, once it has ended; empty where it is gone already."""
-        deadline = time.monotonic() + 2
-        while True:
-            try:
-                found = self._engine.call(lambda api: api.inspect_container(name), again=True)
-            except Missing:
-                return {}
-            state = found.get("State") or {}
-            if not state.get("Running") or time.monotonic() > deadline:
-                return state if isinstance(state, dict) else {}
-            time.sleep(0.05)
-
-    def _events(self, id: str) -> list[dict[str, Any]]:
-        """What the engine remembers of a container: its own memory, which a restart empties."""
-        info = self._engine.call(lambda api: api.info(), again=True)
-        until = _seconds(str(info.get("SystemTime", ""))) + 1
-        found: list[dict[str, Any]] = self._engine.call(partial(_read_events, id=id, until=until), again=True)
-        return found
 
     def _box_closed(self, name: str, _: DockerBox, well: bool) -> None:
         self._end(name, well=well)
@@ -216,15 +212,17 @@ class Containers:
     def sweep(self) -> int:
         """See `Sandbox.sweep`."""
         removed = 0
-        for found in self._engine.call(partial(_list, label=OWNER), again=True):
-            labels = found.get("Labels") or {}
-            stray = labels.get(OWNER) == self._owner.name and not self._known(_name(found))
+        for found in self._engine.ask(partial(_list, label=OWNER), list[_Listed]):
+            labels = found.labels or {}
+            if not found.name.startswith(f"{PREFIX}{labels.get(OWNER)}-"):
+                continue  # labels come with an image, too, whoever runs it; names do not
+            stray = labels.get(OWNER) == self._owner.name and not self._known(found.name)
             if stray or self._owner.is_dead(labels):
-                removed += self._remove(str(found.get("Id", "")))
-        images = self._engine.call(lambda api: api.images(filters={"label": [OWNER]}, all=False), again=True)
-        for image in images:
-            if self._owner.is_dead(image.get("Labels") or {}):
-                self._engine.call(partial(_remove_image, id=str(image["Id"])))
+                removed += self._remove(found.id)
+        for image in self._engine.ask(_list_images, list[_Listed]):
+            if self._owner.is_dead(image.labels or {}) and not _is_tagged(image):  # as ours never are
+                with contextlib.suppress(Missing, Refused):  # gone already, or in use
+                    self._engine.call(partial(_remove_image, id=image.id))
         self._owner.clear()
         return removed
 
@@ -260,7 +258,7 @@ class Containers:
                 if time.monotonic() >= next_sweep and not self._closed:
                     self.sweep()
                 trouble = False
-            except (SandboxFailed, SandboxUnavailable) as error:
+            except Exception as error:  # nobody else would hear of it, and this thread is needed
                 if not trouble:
                     log.warning("containers cannot be swept now: %s", error)
                 trouble = True
@@ -273,8 +271,8 @@ class Containers:
             ending = dict(self._ending)
         if not ending:
             return
-        found = self._engine.call(partial(_list, label=f"{OWNER}={self._owner.name}"), again=True)
-        there = {_name(one) for one in found}
+        found = self._engine.ask(partial(_list, label=f"{OWNER}={self._owner.name}"), list[_Listed])
+        there = {one.name for one in found}
         now = time.monotonic()
         for name, late in ending.items():
             if name in there and now < late:
@@ -301,16 +299,12 @@ class Containers:
             log.warning("%d containers may be left: %s", len(self._ending), error)
 
     def settle(self) -> None:
-        """Wait until the containers of boxes that were closed are gone, or for PATIENCE seconds."""
-        deadline = time.monotonic() + PATIENCE
+        """Wait until the containers of boxes that were closed are gone, or until the engine's patience is over."""
+        deadline = time.monotonic() + self._engine.patience
         while self._ending and time.monotonic() < deadline:
             self._finish()
             if self._ending:
                 time.sleep(0.02)
-
-
-def _infrastructure(what: str) -> SandboxUnavailable:
-    return SandboxUnavailable(what, hint="the job is run again", id="sandbox_lost")
 
 
 def _attach(api: Any, *, name: str) -> Any:
@@ -325,35 +319,17 @@ def _update(api: Any, *, name: str, limits: dict[str, int]) -> Any:
     return api.update_container(name, mem_limit=limits["Memory"], memswap_limit=limits["MemorySwap"])
 
 
-def _list(api: Any, *, label: str) -> Iterable[dict[str, Any]]:
-    found: list[dict[str, Any]] = api.containers(all=True, filters={"label": [label]})
-    return found
+def _list(api: Any, *, label: str) -> Any:
+    return api.containers(all=True, filters={"label": [label]})
+
+
+def _list_images(api: Any) -> Any:
+    return api.images(filters={"label": [OWNER]})
+
+
+def _is_tagged(image: _Listed) -> bool:
+    return any(tag != "<none>:<none>" for tag in image.tags or ())
 
 
 def _remove_image(api: Any, *, id: str) -> None:
     api.remove_image(id, force=True)
-
-
-def _read_events(api: Any, *, id: str, until: int) -> list[dict[str, Any]]:
-    stream = api.events(since=1, until=until, filters={"container": id}, decode=True)
-    return list(itertools.islice(stream, 1000))
-
-
-def _name(found: dict[str, Any]) -> str:
-    names = found.get("Names") or [""]
-    return str(names[0]).removeprefix("/")
-
-
-def _exit_code(event: dict[str, Any]) -> int | None:
-    code = str(((event.get("Actor") or {}).get("Attributes") or {}).get("exitCode", ""))
-    return int(code) if code.isdecimal() else None
-
-
-def _seconds(time_stamp: str) -> int:
-    """Of Docker's own clock: an RFC 3339 time with more digits than Python reads."""
-    from datetime import datetime
-
-    try:
-        return int(datetime.fromisoformat(time_stamp.split(".")[0].rstrip("Z") + "+00:00").timestamp())
-    except ValueError:
-        return int(time.time())

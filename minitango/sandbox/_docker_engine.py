@@ -71,14 +71,14 @@ class Engine:
     def __str__(self) -> str:
         return f"the Docker engine at {self.place.url or self.place.said_by}"
 
-    def call(self, verb: Callable[[Any], T], *, again: bool = False, long: bool = False) -> T:
-        """What `verb` gives, within `patience` seconds; a `long` one is bounded by what `verb` asks for alone.
+    def call(self, verb: Callable[[Any], T], *, again: bool = False, patience: float | None = None) -> T:
+        """What `verb` gives, within `patience` seconds (None: the engine's), which may be inf.
 
         `again`: it may be tried twice, where a kept connection turns out to be dead. Missing, Refused: the engine's own
         answers. SandboxUnavailable `sandbox_gone` where it cannot be reached, `sandbox_hangs` where it does not answer
         in time, `sandbox_garbled` where it answers as no engine does.
         """
-        deadline = None if long else time.monotonic() + self.patience
+        deadline = time.monotonic() + (self.patience if patience is None else patience)
         try:
             return self._try(verb, deadline)
         except SandboxUnavailable as error:
@@ -86,15 +86,15 @@ class Engine:
                 raise
         return self._try(verb, deadline)
 
-    def ask(self, verb: Callable[[Any], Any], kind: type[T]) -> T:
-        """What `verb` gives, which may be tried twice, as a `kind`. Raises as `call`."""
-        said = self.call(verb, again=True)
+    def ask(self, verb: Callable[[Any], Any], kind: type[T], *, again: bool = True) -> T:
+        """What `verb` gives, as a `kind`. `again`, and what is raised, as with `call`."""
+        said = self.call(verb, again=again)
         try:
             return msgspec.convert(said, kind)
         except msgspec.ValidationError as error:
             raise self._garbled(error) from error
 
-    def _try(self, verb: Callable[[Any], T], deadline: float | None) -> T:
+    def _try(self, verb: Callable[[Any], T], deadline: float) -> T:
         from docker.errors import APIError
 
         try:
@@ -105,8 +105,7 @@ class Engine:
             raise self._answer(error) from error
         except Exception as error:  # whatever the SDK, and what is below it, makes of hostile bytes
             self.drop()
-            late = deadline is not None and time.monotonic() >= deadline
-            raise (self._hangs() if late else self._broken(error)) from error
+            raise (self._hangs() if time.monotonic() >= deadline else self._broken(error)) from error
 
     def _broken(self, error: Exception) -> SandboxUnavailable:
         """What became of a call that ended with neither an answer nor the engine's own error."""
@@ -161,7 +160,7 @@ class Engine:
 
     # --- connections ---------------------------------------------------------------------------------
 
-    def _client(self, deadline: float | None) -> Any:
+    def _client(self, deadline: float) -> Any:
         """This thread's client, for a call that ends at `deadline`."""
         if self._closed:
             raise SandboxFailed("the sandbox is closed")
@@ -178,7 +177,7 @@ class Engine:
         _start(client, deadline)
         return client
 
-    def _connect(self, deadline: float | None) -> Any:
+    def _connect(self, deadline: float) -> Any:
         if not self._version:
             client = self._new_client(".".join(str(n) for n in _OLDEST), deadline)
             with contextlib.closing(client):
@@ -204,7 +203,7 @@ class Engine:
             )
         return version
 
-    def _new_client(self, version: str, deadline: float | None) -> Any:
+    def _new_client(self, version: str, deadline: float) -> Any:
         from docker import APIClient
 
         from minitango.sandbox._docker_http import Adapter
@@ -279,7 +278,7 @@ class Engine:
             tunnel.close()
 
 
-def _start(client: Any, deadline: float | None) -> None:
+def _start(client: Any, deadline: float) -> None:
     for adapter in client.adapters.values():
         budget = getattr(adapter, "budget", None)
         if budget is not None:

@@ -5,6 +5,7 @@ The SDK's own bounds each read alone, so that an engine which sends a byte now a
 
 from __future__ import annotations
 
+import math
 import socket
 import ssl
 import time
@@ -28,22 +29,18 @@ class Budget:
     """What the call that is under way may still take. Of one client, which one thread uses."""
 
     def __init__(self) -> None:
-        self._deadline: float | None = None
+        self._deadline = math.inf
         self._bytes = 0
 
-    def start(self, deadline: float | None) -> None:
-        """A call begins, which must have ended at `deadline` (monotonic); None: it may go on, and its reads alone are
-        bounded."""
+    def start(self, deadline: float) -> None:
+        """A call begins that must have ended at `deadline`, by the monotonic clock. inf: it is a stream, without bounds
+        on its time and size but those of whoever reads it."""
         self._deadline = deadline
         self._bytes = MOST
 
-    @property
-    def over(self) -> bool:
-        return self._deadline is not None and time.monotonic() >= self._deadline
-
     def prepare(self, sock: socket.socket) -> None:
         """Let the socket's next operation take what is left. TimeoutError where nothing is."""
-        if self._deadline is None:
+        if self._deadline == math.inf:
             return
         left = self._deadline - time.monotonic()
         if left <= 0:
@@ -52,7 +49,7 @@ class Budget:
 
     def spend(self, count: int) -> None:
         """So many bytes came. ValueError where that is too much."""
-        if self._deadline is not None:
+        if self._deadline < math.inf:
             self._bytes -= count
             if self._bytes < 0:
                 raise ValueError(f"an answer of more than {MOST} bytes")

@@ -75,6 +75,7 @@ class Line:
 
     def __init__(self, attached: Any, bell: Bell, *, clock: Callable[[], float] = time.monotonic) -> None:
         """`attached` is what the SDK's `attach_socket` gave: this object's to close."""
+        self._attached = attached  # with it goes the SDK's response, and with that a TLS stream
         self._stream: _Stream = _own(attached)
         self._bell = bell
         self._clock = clock

@@ -3,9 +3,11 @@
 STATE/docker/OWNER.lock    held as long as the engine lives
 STATE/docker/OWNER/        what is shown in its containers
 
+STATE/docker/state         a random name of this state directory
+
 Each container carries labels with its owner and where that owner's lock is. An owner is dead if its lock is free, or
-gone, as seen by an engine to which the path means the same. Where nobody here can tell, it is left alone: a Docker
-engine may be shared by many machines.
+gone, as seen by an engine of the same state directory, or of the same machine. Where nobody here can tell, it is left
+alone: a Docker engine may be shared by many machines, and a path be the same on each of them.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from minitango.errors import SandboxUnavailable
 OWNER: Final = "minitango.owner"
 HOME: Final = "minitango.home"
 WHERE: Final = "minitango.where"
+STATE: Final = "minitango.state"
 TOKEN: Final = "minitango.token"  # noqa: S105
 """Labels of what is ours."""
 
@@ -41,6 +44,7 @@ class Owner:
         self._all = (state / "docker").absolute()
         try:
             self._all.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._state = _state(self._all)
             self.name, self._lock = self._settle()
             self.home = self._all / self.name
             self.home.mkdir(mode=0o755)
@@ -62,16 +66,16 @@ class Owner:
             lock.release()  # another has taken it for a dead one's, in the moment before it was locked
 
     def labels(self) -> dict[str, str]:
-        return {OWNER: self.name, HOME: str(self.home), WHERE: here()}
+        return {OWNER: self.name, HOME: str(self.home), WHERE: here(), STATE: self._state}
 
     def is_dead(self, labels: Mapping[str, str]) -> bool:
         """Whether the owner that these labels name is certainly dead."""
-        name, home = labels.get(OWNER, ""), labels.get(HOME, "")
-        if not name or name == self.name or Path(home).name != name or not Path(home).is_absolute():
+        name, home = labels.get(OWNER, ""), Path(labels.get(HOME, ""))
+        if not name or name == self.name or home.name != name or not home.is_absolute():
             return False
-        if Path(home).parent != self._all and labels.get(WHERE) != here():
-            return False
-        return not _alive(Path(f"{home}.lock"))
+        if labels.get(STATE) == self._state:
+            return not _alive(self._all / f"{name}.lock")  # wherever it was mounted then
+        return labels.get(WHERE) == here() and not _alive(Path(f"{home}.lock"))
 
     def clear(self) -> None:
         """Remove what dead owners of this state directory left in it."""
@@ -90,12 +94,25 @@ class Owner:
         self._lock.release()
 
 
-def _alive(path: Path) -> bool:
-    """Whether this lock is held."""
+def _state(folder: Path) -> str:
+    """The name of a state directory, given at its first use."""
+    path = folder / "state"
     if not path.exists():
-        return False
+        name = secrets.token_hex(16)
+        made = folder / name
+        made.write_text(name)
+        with contextlib.suppress(FileExistsError):  # another engine's, in the same moment
+            os.link(made, path)
+        made.unlink()
+    return path.read_text()
+
+
+def _alive(path: Path) -> bool:
+    """Whether this lock is held, or cannot be tried."""
     lock = FileLock(path, thread_local=False)
     try:
+        if not path.exists():
+            return False
         lock.acquire(timeout=0)
     except (Timeout, OSError):
         return True

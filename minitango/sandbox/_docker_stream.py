@@ -7,6 +7,7 @@ can leave: the thread ends with the next message, or when the engine goes away.
 from __future__ import annotations
 
 import contextlib
+import math
 import queue
 import threading
 import time
@@ -94,7 +95,7 @@ def _read(
 
     end: Exception | None = None
     try:
-        engine.call(copy, long=True)
+        engine.call(copy, patience=math.inf)
     except MinitangoError as error:
         end = error
     except Exception as error:  # what urllib3 raises where a stream breaks off is none of what `call` knows

@@ -9,7 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from msgspec import structs
+import msgspec
+from msgspec import Struct, structs
 
 from minitango.errors import SandboxFailed, SandboxUnavailable
 from minitango.job import Limits
@@ -31,31 +32,47 @@ _NOT_PID_1: Final = 2
 """Exit status of a supervisor that is started as a job."""
 
 
+class _Part(Struct):
+    name: str = msgspec.field(name="Name", default="")
+
+
+class _Version(Struct):
+    machine: str = msgspec.field(name="Arch", default="")
+    parts: list[_Part] | None = msgspec.field(name="Components", default=None)
+
+
+class _Info(Struct):
+    cores: int = msgspec.field(name="NCPU", default=1)
+    memory_limit: bool = msgspec.field(name="MemoryLimit", default=True)
+    pids_limit: bool | None = msgspec.field(name="PidsLimit", default=True)
+    cgroups: str = msgspec.field(name="CgroupVersion", default="")
+    system: str = msgspec.field(name="OSType", default="linux")
+
+
 class Yard:
     """Made once for each sandbox. SandboxUnavailable where no box comes up on this engine."""
 
-    def __init__(self, state: Path, url: str, *, image: str, tell: Callable[[str], None], mounts: bool) -> None:
+    def __init__(
+        self, state: Path, url: str, *, image: str, tell: Callable[[str], None], mounts: bool, patience: float
+    ) -> None:
         with contextlib.ExitStack() as undo:
-            self.engine = Engine(find(url))
+            self.engine = Engine(find(url), patience=patience)
             undo.callback(self.engine.close)
-            version = self.engine.call(lambda api: api.version(), again=True)
-            info = self.engine.call(lambda api: api.info(), again=True)
+            version = self.engine.ask(lambda api: api.version(), _Version)
+            info = self.engine.ask(lambda api: api.info(), _Info)
             _check_platform(self.engine, info)
             owner = Owner(state)
             undo.callback(owner.close)
-            self._carrier = Carrier(self.engine, owner, str(version.get("Arch", "")))
+            self._carrier = Carrier(self.engine, owner, version.machine)
             self._carrier.mounts = mounts
             undo.callback(self._carrier.close)
             self.images = Images(self.engine, tell=tell, default=image)
             self.containers = Containers(self.engine, owner, self._carrier, _features(version, info))
             undo.callback(self.containers.close)
-            self._trial = self.engine.call(partial(_import_trial, labels=owner.labels()))
             try:
-                self.guarantees = self._try_out()
-            finally:
-                with contextlib.suppress(SandboxFailed, SandboxUnavailable):
-                    self.containers.settle()
-                    self.engine.call(partial(_remove_image, id=self._trial))
+                self.guarantees = self._import_and_try(owner.labels())
+            except SandboxFailed as error:
+                raise self._unusable(error) from error
             self._undo = undo.pop_all()
 
     def close(self) -> None:
@@ -63,6 +80,15 @@ class Yard:
         self._undo.close()
 
     # --- trying out ----------------------------------------------------------------------------------
+
+    def _import_and_try(self, labels: dict[str, str]) -> Guarantees:
+        self._trial = self.engine.call(partial(_import_trial, labels=labels))
+        try:
+            return self._try_out()
+        finally:
+            with contextlib.suppress(SandboxFailed, SandboxUnavailable):
+                self.containers.settle()
+                self.engine.call(partial(_remove_image, id=self._trial))
 
     def _try_out(self) -> Guarantees:
         hello = self._first_box()
@@ -92,14 +118,14 @@ class Yard:
                 return self._one_box()
             except SandboxFailed:
                 self._carrier.mounts = False
-        try:
-            return self._one_box()
-        except SandboxFailed as error:
-            raise SandboxUnavailable(
-                f"{self.engine} does not give a container that works: {error}",
-                hint="look at: docker info; docker run --rm --network none IMAGE true",
-                id="sandbox_docker",
-            ) from error
+        return self._one_box()
+
+    def _unusable(self, error: SandboxFailed) -> SandboxUnavailable:
+        return SandboxUnavailable(
+            f"{self.engine} does not give a container that works: {error}",
+            hint="look at: docker info; docker run --rm --network none IMAGE true",
+            id="sandbox_docker",
+        )
 
     def _one_box(self) -> Hello:
         spec = BoxSpec((Mount("/job", writable=True),), "/job", _TRIAL, token="probe")  # noqa: S106
@@ -128,22 +154,20 @@ class Yard:
             )
 
 
-def _features(version: dict[str, Any], info: dict[str, Any]) -> Features:
+def _features(version: _Version, info: _Info) -> Features:
     """What the engine says of itself. What matters for safety is tried, not believed."""
-    podman = any("podman" in str(part.get("Name", "")).lower() for part in version.get("Components") or [])
     return Features(
-        cores=int(info.get("NCPU") or 1),
-        tmpfs_owner=not podman,
-        limits=bool(info.get("MemoryLimit", True)) and bool(info.get("PidsLimit", True)),
-        private_cgroup=str(info.get("CgroupVersion", "")) == "2",
+        cores=max(1, info.cores),
+        tmpfs_owner=not any("podman" in part.name.lower() for part in version.parts or []),
+        limits=info.memory_limit and info.pids_limit is not False,
+        private_cgroup=info.cgroups == "2",
     )
 
 
-def _check_platform(engine: Engine, info: dict[str, Any]) -> None:
-    system = str(info.get("OSType") or "linux")
-    if system != "linux":
-        hint = "switch it to Linux containers"
-        raise SandboxUnavailable(f"{engine} runs {one_line(system, 20)} containers", hint=hint, id="sandbox_not_linux")
+def _check_platform(engine: Engine, info: _Info) -> None:
+    if info.system not in ("linux", ""):
+        system, hint = one_line(info.system, 20), "switch it to Linux containers"
+        raise SandboxUnavailable(f"{engine} runs {system} containers", hint=hint, id="sandbox_not_linux")
 
 
 def _import_trial(api: Any, *, labels: dict[str, str]) -> str:

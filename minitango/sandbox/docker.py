@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 from minitango.archive import File
 from minitango.errors import SandboxFailed
 from minitango.sandbox import BoxSpec, Guarantees
+from minitango.sandbox._docker_engine import PATIENCE
 from minitango.sandbox._spec import check_spec, default_state
 
 if TYPE_CHECKING:
@@ -39,15 +40,17 @@ class DockerSandbox:
         image: str = DEFAULT_IMAGE,
         tell: Callable[[str], None] = lambda _: None,
         mounts: bool = True,
+        patience: float = PATIENCE,
     ) -> None:
         """`url` names an engine, else the one that `docker` itself would use; `image` is for steps that name none;
         `tell` hears, for people, what takes long. Without `mounts`, the engine is treated as one that does not see our
-        files."""
+        files. `patience`: seconds that the engine has for an answer, and a container for a word."""
         self._state = Path(state) if state is not None else default_state()
         self._url = url
         self._image = image
         self._tell = tell
         self._mounts = mounts
+        self._patience = patience
         self._lock = threading.Lock()
         self._yard: Yard | None = None
         self._closed = False
@@ -91,5 +94,12 @@ class DockerSandbox:
             if self._yard is None:
                 from minitango.sandbox._docker_yard import Yard
 
-                self._yard = Yard(self._state, self._url, image=self._image, tell=self._tell, mounts=self._mounts)
+                self._yard = Yard(
+                    self._state,
+                    self._url,
+                    image=self._image,
+                    tell=self._tell,
+                    mounts=self._mounts,
+                    patience=self._patience,
+                )
             return self._yard
