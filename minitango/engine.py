@@ -13,7 +13,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent import futures
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -130,7 +130,7 @@ class Engine:
                 else:
                     box = sandbox
                 undo.callback(box.close)
-                statedir.introduce(folder, box.name, statedir.known_images(folder, box.name))
+                statedir.introduce(folder, box.name)
             if box is not None:
                 kind = box.name
             elif isinstance(sandbox, str):
@@ -219,17 +219,18 @@ class Engine:
             self._pool.wake()
         return handles
 
-    def _key(self, submission: Submission, plan: str, inputs: str, images: Mapping[str, str]) -> str:
-        """What makes two submissions the same work. `images`: the digests that are known, by name."""
+    def _key(self, submission: Submission, plan: str, inputs: str, images: statedir.Images) -> str:
+        """What makes two submissions the same work."""
         # What a name stands for now, nobody is asked: an engine that only submits must come to the same key, also where
-        # no sandbox can be reached. An image that is built is known by its files, which are in the plan.
+        # no sandbox can be reached. What it stood for when it was first met adds nothing: what was submitted before
+        # anybody knew is the same work. An image that is built is known by its files, which are in the plan.
         names = [step.image for step in submission.assignment.steps if not image_name.is_folder(step.image)]
-        known = [images[name] for name in names if name in images]
-        parts = [plan, self._kind, *known, submission.course, submission.student, inputs]
+        moved = [f"{name}={images[name][1]}" for name in names if name in images and images[name][0] != images[name][1]]
+        parts = [plan, self._kind, *moved, submission.course, submission.student, inputs]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
-    def _known_images(self) -> dict[str, str]:
-        """The digests of images, by name, as the engine that grades here last knew them."""
+    def _known_images(self) -> statedir.Images:
+        """As the engine that grades here last knew them."""
         if self.sandbox is None:
             return statedir.known_images(self.state, self._kind)
         with self._images_lock:
@@ -238,10 +239,10 @@ class Engine:
     def _image_known(self, name: str, digest: str) -> None:
         """An image was prepared. For the runner, from any thread."""
         with self._images_lock:
-            if self._images.get(name) == digest:
+            first, now = self._images.pop(name, (digest, ""))
+            self._images[name] = first, digest  # the latest are last
+            if now == digest:
                 return
-            self._images.pop(name, None)  # the latest are last
-            self._images[name] = digest
             try:
                 statedir.introduce(self.state, self._kind, self._images)
             except StoreError as error:  # only those who submit elsewhere would have liked to know

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Final
 
 from minitango.errors import EngineRunning, StoreError
 
 _MAX_IMAGES: Final = 100
-"""Images that are noted: the latest. A name has at most about 500 characters."""
-_MAX_NOTE: Final = 128 << 10
+"""Images that are noted of a kind of sandbox: the latest. A name has at most about 500 characters."""
+_MAX_NOTE: Final = 256 << 10
 
 
 def locate(store: str | os.PathLike[str], state: str | os.PathLike[str] | None) -> tuple[str, Path]:
@@ -67,14 +66,19 @@ def lock(state: Path) -> Callable[[], None]:
     return file.release
 
 
-def introduce(state: Path, sandbox: str, images: Mapping[str, str] = MappingProxyType({})) -> None:
-    """Note who grades here, in what kind of sandbox, and the digests of the images that it knows, by name: for
-    processes that only submit."""
-    latest = dict(list(images.items())[-_MAX_IMAGES:])
-    text = json.dumps({"pid": os.getpid(), "sandbox": sandbox, "images": latest})
+Images = dict[str, tuple[str, str]]
+"""By an image's name: the digest that it had when it was first met here, and the one that it has now."""
+
+
+def introduce(state: Path, sandbox: str, images: Images | None = None) -> None:
+    """Note who grades here, in what kind of sandbox, and what images are known to it (None: as before), for processes
+    that only submit."""
+    note = {"pid": os.getpid(), "sandbox": sandbox, "images": _note(state).get("images", {})}
+    if images is not None:
+        note["images"] = {**_by_kind(note), sandbox: dict(list(images.items())[-_MAX_IMAGES:])}
     file = state / "engine.json"
     try:
-        file.with_suffix(".new").write_text(text)
+        file.with_suffix(".new").write_text(json.dumps(note))
         file.with_suffix(".new").replace(file)  # whoever reads it finds it whole
     except OSError as error:
         raise StoreError(
@@ -89,13 +93,21 @@ def sandbox_kind(state: Path) -> str:
     return str(_note(state).get("sandbox", ""))
 
 
-def known_images(state: Path, sandbox: str) -> dict[str, str]:
-    """The digests that the latest engine here noted, if it graded in this kind of sandbox."""
-    note = _note(state)
-    found = note.get("images")
-    if note.get("sandbox") != sandbox or not isinstance(found, dict):
+def known_images(state: Path, sandbox: str) -> Images:
+    """The images that an engine here noted of this kind of sandbox."""
+    found = _by_kind(_note(state)).get(sandbox)
+    if not isinstance(found, dict):
         return {}
-    return {name: digest for name, digest in found.items() if isinstance(digest, str)}
+    return {
+        name: (pair[0], pair[1])
+        for name, pair in found.items()
+        if isinstance(pair, list) and len(pair) == 2 and all(isinstance(digest, str) for digest in pair)
+    }
+
+
+def _by_kind(note: dict[str, Any]) -> dict[str, Any]:
+    images = note.get("images")
+    return images if isinstance(images, dict) else {}
 
 
 def _note(state: Path) -> dict[str, Any]:

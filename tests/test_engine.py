@@ -23,6 +23,7 @@ from minitango import (
     EngineStopped,
     Event,
     JobDead,
+    JobHandle,
     JobNotFound,
     Outcome,
     SandboxFailed,
@@ -110,7 +111,7 @@ def test_the_same_work_is_one_job_and_fresh_makes_another(tmp_path: Path) -> Non
 class Imaged(FakeSandbox):
     """A kind of sandbox whose images have digests."""
 
-    def __init__(self, name: str = "fake", digest: str = "") -> None:
+    def __init__(self, name: str = "fake", digest: str = "sha256:old") -> None:
         super().__init__(images={"": digest})
         self.name = name
 
@@ -132,6 +133,7 @@ def test_what_is_not_the_same_work_has_a_key_of_its_own(
 ) -> None:
     """Each of these alone makes another job, and the same change again is that job again."""
     with open_engine(tmp_path, scoring(1), sandbox=Imaged()) as engine:
+        engine.preflight(assignment())
         first = engine.submit(submission())
         assert engine.submit(submission()).id == first.id
         assert engine.submit(submission(priority=3, labels={"section": "B"}, title="x")).id == first.id
@@ -142,41 +144,45 @@ def test_what_is_not_the_same_work_has_a_key_of_its_own(
         assert engine.submit(submission(**change)).id == changed.id != first.id
 
 
-def test_who_only_submits_knows_the_images_of_who_grades(tmp_path: Path) -> None:
-    """Prepared once, an image's digest is part of the work, whoever submits it; another digest is other work."""
+def test_an_image_that_moved_makes_other_work(tmp_path: Path) -> None:
+    """For whoever submits it; and what was submitted before the image was known is the same work as after."""
     hw = assignment(steps=(Step(command=("grade",), image="gcc:14"),))
 
-    def digest_of(letter: str) -> FakeSandbox:
-        return FakeSandbox(scoring(1), images={"gcc:14": f"sha256:{letter * 64}"})
+    def submitted(**options: Any) -> str:
+        with Engine.open(tmp_path, workers=0, **options) as engine:
+            return engine.submit(submission(of=hw)).id
 
-    with open_engine(tmp_path, scoring(1), sandbox=digest_of("a")) as engine:
-        engine.preflight(hw)
-        first = engine.submit(submission(of=hw))
-        assert first.result(PATIENCE).image_digest == f"sha256:{'a' * 64}"
-        with Engine.open(tmp_path, workers=0) as other:
-            assert other.submit(submission(of=hw)).id == first.id
-    with Engine.open(tmp_path, workers=0) as other:
-        assert other.submit(submission(of=hw)).id == first.id
-    with open_engine(tmp_path, scoring(1), sandbox=digest_of("b")) as engine:
-        assert engine.submit(submission(of=hw)).id == first.id, "as far as is known, nothing changed"
-        engine.preflight(hw)
-        second = engine.submit(submission(of=hw))
-        assert second.id != first.id
-        with Engine.open(tmp_path, workers=0) as other:
-            assert other.submit(submission(of=hw)).id == second.id
-    with Engine.open(tmp_path, workers=0, sandbox="bubblewrap") as other:
-        key = other.submit(submission(of=hw)).job().key
-    with Engine.open(tmp_path / "new", workers=0, sandbox="bubblewrap") as other:
-        assert other.submit(submission(of=hw)).job().key == key, "another kind of sandbox has other images"
+    def graded(letter: str) -> JobHandle:
+        sandbox = FakeSandbox(scoring(1), images={"gcc:14": f"sha256:{letter * 64}"})
+        with open_engine(tmp_path, scoring(1), sandbox=sandbox) as engine:
+            engine.preflight(hw)
+            handle = engine.submit(submission(of=hw))
+            assert handle.result(PATIENCE)
+            with Engine.open(tmp_path, workers=0) as other:
+                assert other.submit(submission(of=hw)).id == handle.id
+        assert submitted() == handle.id
+        return handle
+
+    unknown = submitted(sandbox=FakeSandbox())
+    first = graded("a")
+    assert first.id == unknown
+    assert first.result().image_digest == f"sha256:{'a' * 64}"
+    second = graded("b")
+    assert second.id != first.id
+    assert second.result().image_digest == f"sha256:{'b' * 64}"
+    with open_engine(tmp_path, scoring(1), sandbox=Imaged("other")):
+        pass  # whose images are its own
+    assert graded("b").id == second.id
+    assert graded("a").id == first.id
 
 
 @pytest.mark.parametrize(
-    "note", ["", "[]", '{"sandbox": "fake", "images": 5}', '{"sandbox": "fake", "images": {"": 5}}']
+    "images", ["5", "[]", '{"fake": 5}', '{"fake": {"": 5}}', '{"fake": {"": ["a"]}}', '{"fake": {"": ["a", 5]}}']
 )
-def test_a_note_of_images_that_makes_no_sense(tmp_path: Path, note: str) -> None:
+def test_a_note_of_images_that_makes_no_sense(tmp_path: Path, images: str) -> None:
     with open_engine(tmp_path, scoring(1)) as engine:
         first = engine.submit(submission())
-    (tmp_path / "engine.json").write_text(note)
+    (tmp_path / "engine.json").write_text(f'{{"sandbox": "fake", "images": {images}}}')
     with Engine.open(tmp_path, workers=0, sandbox=FakeSandbox()) as engine:
         assert engine.submit(submission()).id == first.id
 
