@@ -176,8 +176,7 @@ class Images:
     def _engine_platform(self) -> tuple[str, str]:
         """The engine's operating system and machine, in Docker's words."""
         if self._platform is None:
-            said = self._engine.call(lambda api: api.version(api_version=False), again=True)
-            version = self._parsed(said, _Version)
+            version = self._engine.ask(lambda api: api.version(api_version=False), _Version)
             self._platform = one_line(version.system, 40), one_line(version.architecture, 40)
         return self._platform
 
@@ -196,11 +195,10 @@ class Images:
     def _inspect(self, name: str) -> _Image | None:
         """What the engine has under this name or digest, now."""
         try:
-            said = self._engine.call(lambda api: api.inspect_image(name), again=True)
+            found = self._engine.ask(lambda api: api.inspect_image(name), _Inspected)
         except Missing:
             self._images.pop(name, None)
             return None
-        found = self._parsed(said, _Inspected)
         digest = found.id if ":" in found.id else f"sha256:{found.id}"
         if not image_name.is_id(digest):
             raise SandboxFailed(f"{self._engine} calls the image {name} {one_line(repr(digest), 80)}")
@@ -214,12 +212,6 @@ class Images:
         )
         self._images[digest] = image
         return image
-
-    def _parsed(self, said: Any, kind: type[Any]) -> Any:
-        try:
-            return msgspec.convert(said, kind)
-        except msgspec.ValidationError as error:
-            raise SandboxFailed(f"{self._engine} sent an answer that makes no sense: {one_line(str(error))}") from error
 
 
 def _volumes(declared: Iterable[str]) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
-from minitango.errors import MinitangoError, SandboxFailed, SandboxUnavailable
+from minitango.errors import SandboxFailed, SandboxUnavailable
 from minitango.sandbox._docker_engine import Engine
 from minitango.text import one_line
 
@@ -96,10 +96,8 @@ def _read(
     end: Exception | None = None
     try:
         engine.call(copy, patience=math.inf)
-    except MinitangoError as error:
+    except Exception as error:  # for whoever waits, to be raised there
         end = error
-    except Exception as error:  # what urllib3 raises where a stream breaks off is none of what `call` knows
-        end = engine.gone(error)
     _put(pieces, end, left)
     engine.drop()
 

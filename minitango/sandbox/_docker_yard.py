@@ -67,6 +67,7 @@ class Yard:
             self._carrier.mounts = mounts
             undo.callback(self._carrier.close)
             self.images = Images(self.engine, tell=tell, default=image)
+            undo.callback(self.images.close)
             self.containers = Containers(self.engine, owner, self._carrier, _features(version, info))
             undo.callback(self.containers.close)
             try:
