@@ -186,6 +186,8 @@ class PrivateEngine:
 
     def close(self) -> None:
         """End the daemon and its containers and remove everything. Idempotent."""
+        from docker.errors import NotFound
+
         try:
             if self._daemon is not None:
                 self.resume()
@@ -193,7 +195,8 @@ class PrivateEngine:
                     self.start()  # only a daemon knows how to take down what another one left
                 with client(self.url) as connected:
                     for container in connected.api.containers(all=True, quiet=True):
-                        connected.api.remove_container(container["Id"], force=True, v=True)
+                        with contextlib.suppress(NotFound):  # it is just going by itself
+                            connected.api.remove_container(container["Id"], force=True, v=True)
         finally:
             self.stop()
             self._daemon = None
