@@ -112,12 +112,11 @@ class Engine:
         causes = list(_causes(error))
         if any(isinstance(cause, TimeoutError) or "timed out" in str(cause) for cause in causes):
             return self._hangs()
-        cut = any(isinstance(cause, http.client.IncompleteRead) for cause in causes)
-        if cut or (
-            isinstance(causes[-1], OSError) and not hasattr(causes[-1], "request")
-        ):  # the SDK's are OSErrors, too
-            return self.gone(causes[-1])
-        return self._garbled(causes[-1])
+        root = causes[-1]
+        if isinstance(root, http.client.IncompleteRead) or (isinstance(root, OSError) and not _is_of_the_sdk(root)):
+            return self.gone(root)
+        nonsense = (cause for cause in causes if isinstance(cause, ValueError | http.client.HTTPException))
+        return self._garbled(next(nonsense, error))
 
     def _answer(self, error: Any) -> SandboxFailed | SandboxUnavailable:
         status = error.status_code or 500
@@ -221,7 +220,8 @@ class Engine:
         if door is not None:
             client.adapters.clear()
             client.mount("http+docker://", Adapter(door, self.patience))
-            client.trust_env = False
+            client.trust_env = False  # no proxy, no password
+            client.max_redirects = 0
         _start(client, deadline)
         return client
 
@@ -283,6 +283,11 @@ def _start(client: Any, deadline: float) -> None:
         budget = getattr(adapter, "budget", None)
         if budget is not None:
             budget.start(deadline)
+
+
+def _is_of_the_sdk(error: OSError) -> bool:
+    """Whether it is an error of `requests`, all of which are OSErrors by inheritance alone."""
+    return hasattr(error, "request")
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -55,26 +55,35 @@ class Yard:
     def __init__(
         self, state: Path, url: str, *, image: str, tell: Callable[[str], None], mounts: bool, patience: float
     ) -> None:
+        self.engine = Engine(find(url), patience=patience)
         with contextlib.ExitStack() as undo:
-            self.engine = Engine(find(url), patience=patience)
             undo.callback(self.engine.close)
-            version = self.engine.ask(lambda api: api.version(), _Version)
-            info = self.engine.ask(lambda api: api.info(), _Info)
-            _check_platform(self.engine, info)
-            owner = Owner(state)
-            undo.callback(owner.close)
-            self._carrier = Carrier(self.engine, owner, version.machine)
-            self._carrier.mounts = mounts
-            undo.callback(self._carrier.close)
-            self.images = Images(self.engine, tell=tell, default=image)
-            undo.callback(self.images.close)
-            self.containers = Containers(self.engine, owner, self._carrier, _features(version, info))
-            undo.callback(self.containers.close)
             try:
-                self.guarantees = self._import_and_try(owner.labels())
+                self._set_up(state, image, tell, mounts, undo)
             except SandboxFailed as error:
-                raise self._unusable(error) from error
+                raise SandboxUnavailable(
+                    f"{self.engine} does not give a container that works: {error}",
+                    hint="look at: docker info; docker run --rm --network none IMAGE true",
+                    id="sandbox_docker",
+                ) from error
             self._undo = undo.pop_all()
+
+    def _set_up(
+        self, state: Path, image: str, tell: Callable[[str], None], mounts: bool, undo: contextlib.ExitStack
+    ) -> None:
+        version = self.engine.ask(lambda api: api.version(), _Version)
+        info = self.engine.ask(lambda api: api.info(), _Info)
+        _check_platform(self.engine, info)
+        owner = Owner(state)
+        undo.callback(owner.close)
+        self._carrier = Carrier(self.engine, owner, version.machine)
+        self._carrier.mounts = mounts
+        undo.callback(self._carrier.close)
+        self.images = Images(self.engine, tell=tell, default=image)
+        undo.callback(self.images.close)
+        self.containers = Containers(self.engine, owner, self._carrier, _features(version, info))
+        undo.callback(self.containers.close)
+        self.guarantees = self._import_and_try(owner.labels())
 
     def close(self) -> None:
         """Let go of everything: boxes, threads, connections."""
@@ -120,13 +129,6 @@ class Yard:
             except SandboxFailed:
                 self._carrier.mounts = False
         return self._one_box()
-
-    def _unusable(self, error: SandboxFailed) -> SandboxUnavailable:
-        return SandboxUnavailable(
-            f"{self.engine} does not give a container that works: {error}",
-            hint="look at: docker info; docker run --rm --network none IMAGE true",
-            id="sandbox_docker",
-        )
 
     def _one_box(self) -> Hello:
         spec = BoxSpec((Mount("/job", writable=True),), "/job", _TRIAL, token="probe")  # noqa: S106
