@@ -307,7 +307,12 @@ def test_an_engine_that_stops_answering_is_noticed(mute: str) -> None:
                 waiting.result(PATIENCE)
         private.resume()
     assert caught.value.id == "sandbox_hangs", caught.value
-    eventually(lambda: not any("docker stream" in thread.name for thread in threading.enumerate()), "a thread is left")
+    eventually(lambda: not streams(), "a thread is left")
+
+
+def streams() -> list[threading.Thread]:
+    """Those who read what engines say at length."""
+    return [thread for thread in threading.enumerate() if "docker stream" in thread.name]
 
 
 def test_an_engine_that_is_not_there() -> None:
@@ -431,6 +436,7 @@ def test_a_build_from_an_image_that_cannot_be_had(here: Here, registry: Callable
 def test_a_build_that_prints_nothing_for_too_long(here: Here, shell: str) -> None:
     with pytest.raises(AssignmentError, match=r"step 2 of .*, RUN sleep 2: nothing was printed for 0\.8 s"):
         here.images(silence=0.8).prepare("docker/", folder(f"FROM {shell}", "RUN sleep 2"))
+    eventually(lambda: not streams(), "a thread is left")
 
 
 # --- with all the rest ----------------------------------------------------------------------------
