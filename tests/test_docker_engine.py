@@ -253,9 +253,12 @@ HANGING: dict[str, Act] = {
 def engine_that(act: Act, *, patience: float = PATIENCE) -> Iterator[Engine]:
     """One that says well what it is, and then does this."""
     rules = (("GET (/v[0-9.]+)?/version", say(200, VERSION)), (".*", act))
-    with nothing_left(), Proxy("", *rules) as proxy:
-        with contextlib.closing(Engine(Place(proxy.url, "the test"), patience=patience)) as engine:
-            yield engine
+    with (
+        nothing_left(),
+        Proxy("", *rules) as proxy,
+        contextlib.closing(Engine(Place(proxy.url, "the test"), patience=patience)) as engine,
+    ):
+        yield engine
 
 
 @pytest.mark.parametrize("act", GARBLED.values(), ids=GARBLED)
@@ -286,10 +289,13 @@ def test_an_answer_that_does_not_end(act: Act) -> None:
 
 
 def test_a_first_word_that_never_comes() -> None:
-    with nothing_left(), Proxy("", (".*", hang)) as proxy:
-        with contextlib.closing(Engine(Place(proxy.url, "the test"), patience=SHORT)) as engine:
-            with pytest.raises(SandboxUnavailable) as caught:
-                engine.call(lambda api: api.info())
+    with (
+        nothing_left(),
+        Proxy("", (".*", hang)) as proxy,
+        contextlib.closing(Engine(Place(proxy.url, "the test"), patience=SHORT)) as engine,
+        pytest.raises(SandboxUnavailable) as caught,
+    ):
+        engine.call(lambda api: api.info())
     assert caught.value.id == "sandbox_hangs"
 
 
@@ -302,15 +308,19 @@ def test_an_answer_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_the_engine_itself_will_not_do() -> None:
-    with engine_that(say(500, {"message": "no\nway \x1b[31m"})) as engine:
-        with pytest.raises(Refused, match=r"no\\nway \\x1b\[31m") as refused:
-            engine.call(lambda api: api.info())
+    with (
+        engine_that(say(500, {"message": "no\nway \x1b[31m"})) as engine,
+        pytest.raises(Refused, match=r"no\\nway \\x1b\[31m") as refused,
+    ):
+        engine.call(lambda api: api.info())
     assert refused.value.status == 500
     with engine_that(say(404, {"message": "No such container"})) as engine, pytest.raises(Missing, match="No such"):
         engine.call(lambda api: api.info())
-    with engine_that(say(500, {"message": "write /x: no space left on device"})) as engine:
-        with pytest.raises(SandboxUnavailable) as full:
-            engine.call(lambda api: api.info())
+    with (
+        engine_that(say(500, {"message": "write /x: no space left on device"})) as engine,
+        pytest.raises(SandboxUnavailable) as full,
+    ):
+        engine.call(lambda api: api.info())
     assert full.value.id == "sandbox_disk_full"
 
 
@@ -326,20 +336,23 @@ def test_what_the_engine_itself_will_not_do() -> None:
     ],
 )
 def test_an_engine_that_cannot_be_spoken_to(version: object, id: str) -> None:
-    with nothing_left(), Proxy("", (".*", say(200, version))) as proxy:
-        with (
-            contextlib.closing(Engine(Place(proxy.url, "the test"))) as engine,
-            pytest.raises(MinitangoError) as caught,
-        ):
-            engine.call(lambda api: api.info())
+    with (
+        nothing_left(),
+        Proxy("", (".*", say(200, version))) as proxy,
+        contextlib.closing(Engine(Place(proxy.url, "the test"))) as engine,
+        pytest.raises(MinitangoError) as caught,
+    ):
+        engine.call(lambda api: api.info())
     assert isinstance(caught.value, SandboxUnavailable)
     assert caught.value.id == id
 
 
 def test_its_own_version_is_spoken() -> None:
-    with Proxy("", ("/version$", say(200, {"ApiVersion": "1.52"})), ("/v1.52/info", say(200, {"NCPU": 3}))) as proxy:
-        with contextlib.closing(Engine(Place(proxy.url, "the test"))) as engine:
-            assert engine.call(lambda api: api.info()) == {"NCPU": 3}
+    with (
+        Proxy("", ("/version$", say(200, {"ApiVersion": "1.52"})), ("/v1.52/info", say(200, {"NCPU": 3}))) as proxy,
+        contextlib.closing(Engine(Place(proxy.url, "the test"))) as engine,
+    ):
+        assert engine.call(lambda api: api.info()) == {"NCPU": 3}
 
 
 def test_an_answer_of_another_shape() -> None:
@@ -395,15 +408,21 @@ def test_a_closed_engine_is_asked_nothing() -> None:
 def test_settings_that_make_no_sense(config: str, tmp_path: Path) -> None:
     (tmp_path / "config").mkdir()
     (tmp_path / "config" / "config.json").write_text(config)
-    with Proxy("", (".*", say(200, VERSION))) as proxy, contextlib.closing(Engine(Place(proxy.url, "test"))) as engine:
-        with contextlib.suppress(ConfigError):
-            assert engine.call(lambda api: api.version()) == VERSION
+    with (
+        Proxy("", (".*", say(200, VERSION))) as proxy,
+        contextlib.closing(Engine(Place(proxy.url, "test"))) as engine,
+        contextlib.suppress(ConfigError),
+    ):
+        assert engine.call(lambda api: api.version()) == VERSION
 
 
 @pytest.mark.parametrize("act", [*GARBLED.values(), say(500, {"message": "no"}), say(404, {"message": "no"})])
 def test_a_sandbox_there_is_unavailable(act: Act, tmp_path: Path) -> None:
     """Whatever it is that does not work there: nobody is charged."""
-    with nothing_left(), Proxy("", ("/version", say(200, VERSION)), (".*", act)) as proxy:
-        with contextlib.closing(DockerSandbox(tmp_path, url=proxy.url, patience=PATIENCE)) as sandbox:
-            with pytest.raises(SandboxUnavailable):
-                sandbox.probe()
+    with (
+        nothing_left(),
+        Proxy("", ("/version", say(200, VERSION)), (".*", act)) as proxy,
+        contextlib.closing(DockerSandbox(tmp_path, url=proxy.url, patience=PATIENCE)) as sandbox,
+        pytest.raises(SandboxUnavailable),
+    ):
+        sandbox.probe()
