@@ -94,9 +94,11 @@ def run(
     cpu: float = 0,
     output: int = 1 << 20,
     limits: Sequence[tuple[int, int]] = (),
+    filter: Sequence[tuple[int, int, int, int]] = (),
 ) -> bytes:
     body = struct.pack("!HQQQH", mount, int(wall * MILLION), int(cpu * MILLION), output, len(limits))
     body += b"".join(struct.pack("!IQ", *limit) for limit in limits)
+    body += struct.pack("!H", len(filter)) + b"".join(struct.pack("!HBBI", *one) for one in filter)
     return frame("R", body + words(command) + words(env))
 
 

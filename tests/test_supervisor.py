@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import platform
 import resource
 import shutil
 import signal
@@ -366,6 +367,27 @@ def test_its_own_score_is_kept_where_it_is_higher() -> None:
     with Line(command) as line:
         line.hello()
         assert line.run("cat", "/proc/self/oom_score_adj").said == b"700\n"
+
+
+# refuse getppid (110, 173) with EDOM, allow everything else
+LOAD, EQUAL, RETURN, ALLOW, REFUSE = 0x20, 0x15, 0x06, 0x7FFF0000, 0x00050000
+GETPPID = {"x86_64": 110, "aarch64": 173}
+
+
+def test_a_filter_holds_for_the_job_alone(plain: Line) -> None:
+    number = GETPPID[platform.machine()]
+    refusing = [(LOAD, 0, 0, 0), (EQUAL, 0, 1, number), (RETURN, 0, 0, REFUSE | errno.EDOM), (RETURN, 0, 0, ALLOW)]
+    script = "print syscall($ARGV[0] + 0), ' ', $! + 0, ' '; open(F, '/proc/1/status'); print grep { /^Seccomp:/ } <F>"
+    end = plain.run("perl", "-e", script, str(number), filter=refusing)
+    assert end.said.split() == [b"-1", str(errno.EDOM).encode(), b"Seccomp:", b"0"]
+
+
+@pytest.mark.parametrize(
+    "wrong", [[(RETURN, 0, 0, 0xFF)] * 5000, [(LOAD, 0, 0, 0)], [(0xFFFF, 1, 1, 1)]], ids=["long", "endless", "unknown"]
+)
+def test_a_filter_that_the_kernel_refuses_is_said(plain: Line, wrong: list[tuple[int, int, int, int]]) -> None:
+    end = plain.run("true", filter=wrong)
+    assert (end.how, end.what, end.number) == (ENDED, BECOME, errno.EINVAL)
 
 
 def test_limits_are_soft_and_hard_and_never_above_what_is_allowed(line: Line) -> None:
@@ -949,10 +971,20 @@ def test_the_engine_writes_the_same_frames() -> None:
     assert _frames.list_directory(GIVEN, "d", 7) == list_frame("d", 7, GIVEN)
     assert _frames.look(JOB, "d/f") == look_frame("d/f")
     assert _frames.get(JOB, "d/f", 9) == get_frame("d/f", 9)
-    asked = run("sh", "-c", b"\xff", env=("A=b=c", "D="), wall=1.5, cpu=0.25, output=9, limits=[(7, NONE), (4, 0)])
+    limits, code = {7: NONE, 4: 0}, [(LOAD, 0, 0, 4), (RETURN, 1, 2, ALLOW)]
+    asked = run(
+        *("sh", "-c", b"\xff"),
+        env=("A=b=c", "D="),
+        wall=1.5,
+        cpu=0.25,
+        output=9,
+        limits=list(limits.items()),
+        filter=code,
+    )
+    filter = b"".join(struct.pack("=HBBI", *one) for one in code)
     env = {"A": "b=c", "D": ""}
     words = ["sh", "-c", "\udcff"]
-    assert _frames.run(JOB, words, env, wall=1.5, cpu=0.25, output=9, rlimits={7: NONE, 4: 0}) == asked
+    assert _frames.run(JOB, words, env, wall=1.5, cpu=0.25, output=9, rlimits=limits, filter=filter) == asked
 
 
 def test_the_engine_reads_what_the_supervisor_writes(plain: Line) -> None:

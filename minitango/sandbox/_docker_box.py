@@ -51,18 +51,21 @@ class DockerBox:
         bell: Bell,
         *,
         own: dict[str, str],
+        filter: bytes,
         died: Died,
         enlarge: Callable[[int], None],
         closed: Callable[[DockerBox, bool], None],
         patience: float = PATIENCE,
     ) -> None:
-        """`own` is the image's environment; `enlarge` gives the container so much memory; `closed` is told at the end,
-        with whether the supervisor was well. For `patience` seconds may the supervisor be silent, which has a word to
-        say every 2 s while a command runs; and so long after its limit may a run take to end."""
+        """`own` is the image's environment; `filter` the system calls that the job does not get; `enlarge` gives the
+        container so much memory; `closed` is told at the end, with whether the supervisor was well. For `patience`
+        seconds may the supervisor be silent, which has a word to say every 2 s while a command runs; and so long after
+        its limit may a run take to end."""
         self.spec = spec
         self._line = line
         self._bell = bell
         self._own = own
+        self._filter = filter
         self._died = died
         self._enlarge = enlarge
         self._closed = closed
@@ -117,6 +120,7 @@ class DockerBox:
             cpu=limits.cpu,
             output=limits.output,
             rlimits=rlimits(self.spec),
+            filter=self._filter,
         )
         with self._busy:
             if self._state != "open":
@@ -139,6 +143,7 @@ class DockerBox:
     def _follow(self, output: Callable[[bytes], None]) -> _frames.Ended:
         """Pass output on until the run is over. The supervisor keeps the limits; here is the net below it."""
         asked = False
+        said = 0
         now = heard = time.monotonic()
         deadline = now + self.spec.limits.wall + self._patience
         while True:
@@ -156,7 +161,14 @@ class DockerBox:
                     raise LineSilent("the supervisor says nothing more")
                 continue
             heard = now
+            if frame.kind == "x":
+                return _frames.ended(frame.body)
+            if now > deadline:
+                raise LineSilent("the run does not end")
             if frame.kind == "o":
+                said += len(frame.body)
+                if said > self.spec.limits.output + _frames.PIECE:
+                    raise BadFrame("more output than it may send")
                 try:
                     output(frame.body)
                 except BaseException:  # the listener's own: it goes through, once the job is dead
@@ -165,12 +177,8 @@ class DockerBox:
                 now = time.monotonic()
                 deadline += now - heard
                 heard = now
-            elif frame.kind == "x":
-                return _frames.ended(frame.body)
             elif frame.kind != "b":
                 raise BadFrame(f"a frame {frame.kind!r} during a run")
-            elif now > deadline:
-                raise LineSilent("the run does not end")
 
     def _abandon(self) -> None:
         """Kill the run, and wait until all is dead; whatever is wrong with the line shows later."""
@@ -280,6 +288,8 @@ class DockerBox:
         """The pieces of an answer, then nothing. OSError where the supervisor met one. Read to its end, always."""
         self._line.send([request], self._patience)
         while (frame := self._answer(kind, "e")).kind == kind:
+            if not frame.body:
+                raise BadFrame("an answer of nothing")
             yield frame.body
         number, _ = _frames.answered(frame.body)
         if number:
@@ -355,8 +365,13 @@ class _Tree:
             return []
 
     def _listed(self, request: bytes) -> Iterator[_frames.Entry]:
+        count = 0
         for piece in self._box.ask(request, "l"):
-            yield from _frames.entries(piece)
+            for entry in _frames.entries(piece):
+                count += 1
+                if count > self._most:
+                    raise BadFrame("more entries than were asked for")
+                yield entry
 
     def take(self, parents: Sequence[str], name: str, most: int) -> tuple[File | None, str]:
         """See `Tree.take`."""

@@ -44,8 +44,8 @@ _ETC: Final = {
 }
 
 
-def supervisor(architecture: str) -> bytes:
-    """The program for this architecture, as Docker names it. SandboxUnavailable where there is none."""
+def machine_of(architecture: str) -> str:
+    """What Linux calls this architecture of Docker's. SandboxUnavailable where there is no supervisor for it."""
     machine = _MACHINES.get(architecture)
     if machine is None:
         raise SandboxUnavailable(
@@ -53,6 +53,11 @@ def supervisor(architecture: str) -> bytes:
             hint="use a Docker engine on x86-64 or aarch64",
             id="sandbox_machine",
         )
+    return machine
+
+
+def supervisor(machine: str) -> bytes:
+    """The program for this machine."""
     return resources.files("minitango.sandbox.supervisor").joinpath(f"supervise-{machine}").read_bytes()
 
 
@@ -83,7 +88,8 @@ class Carrier:
         self._owner = owner
         self.mounts = True
         """Whether the engine sees our files: true until the probe says otherwise."""
-        self._program = supervisor(architecture)
+        self.machine = machine_of(architecture)
+        self._program = supervisor(self.machine)
         self._lock = threading.Lock()
         self._images: dict[tuple[str, str], str] = {}
         self._bundles: dict[str, float] = {}

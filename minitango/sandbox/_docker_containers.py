@@ -29,6 +29,7 @@ from minitango.sandbox._docker_line import Bell, Line, LineLost
 from minitango.sandbox._docker_owner import OWNER, TOKEN, Owner
 from minitango.sandbox._docker_profile import BUNDLE, Features, container, memory
 from minitango.sandbox._frames import BadFrame, Hello
+from minitango.sandbox._seccomp import build_filter
 from minitango.sandbox._spec import UIDS
 from minitango.text import one_line
 
@@ -69,6 +70,7 @@ class Containers:
         self._engine = engine
         self._owner = owner
         self._carrier = carrier
+        self._filter = build_filter(count_memory=False, machine=carrier.machine) or b""
         self._numbers = itertools.count(1)
         self._uids = itertools.cycle(UIDS)
         for _ in range(secrets.randbelow(len(UIDS))):
@@ -108,6 +110,7 @@ class Containers:
                 line,
                 bell,
                 own=own,
+                filter=self._filter,
                 died=partial(died, self._engine, name, opened),
                 enlarge=partial(self._enlarge, name),
                 closed=partial(self._box_closed, name),

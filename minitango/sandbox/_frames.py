@@ -25,6 +25,8 @@ _HEADER: Final = struct.Struct("!BI")
 _FILE: Final = struct.Struct("!HBQ")
 _RUN: Final = struct.Struct("!HQQQ")
 _LIMIT: Final = struct.Struct("!IQ")
+_INSTRUCTION_HERE: Final = struct.Struct("=HBBI")
+_INSTRUCTION_THERE: Final = struct.Struct("!HBBI")
 _HELLO: Final = struct.Struct("!HIQQQQ")
 _END: Final = struct.Struct("!BBIQQQQQIBB")
 _ENTRY: Final = struct.Struct("!cBQQIH")
@@ -92,8 +94,9 @@ def run(
     cpu: float | None,
     output: int,
     rlimits: Mapping[int, int],
+    filter: bytes,
 ) -> bytes:
-    """The frame that starts a command; `wall` and `cpu` in seconds.
+    """The frame that starts a command; `wall` and `cpu` in seconds, `filter` as `build_filter` gives it.
 
     ValueError where it cannot be one: empty, a NUL, a variable's name with `=`, too long.
     """
@@ -104,8 +107,9 @@ def run(
             raise ValueError(f"{name!r} cannot name an environment variable")
     limits = b"".join(_LIMIT.pack(which, most) for which, most in rlimits.items())
     body = _RUN.pack(mount, _microseconds(wall), _microseconds(cpu or 0.0), min(output, _NONE))
-    body += struct.pack("!H", len(rlimits)) + limits + _words(command)
-    body += _words([f"{name}={value}" for name, value in env.items()])
+    instructions = [_INSTRUCTION_THERE.pack(*one) for one in _INSTRUCTION_HERE.iter_unpack(filter)]
+    body += struct.pack("!H", len(rlimits)) + limits + struct.pack("!H", len(instructions)) + b"".join(instructions)
+    body += _words(command) + _words([f"{name}={value}" for name, value in env.items()])
     if len(body) > MAX_COMMAND:
         raise ValueError("the command and its environment are too long")
     return frame("R", body)

@@ -1,4 +1,5 @@
-"""The system calls that a job does not get: a seccomp filter for bwrap's `--seccomp`.
+"""The system calls that a job does not get: a seccomp filter, for bwrap's `--seccomp` and for the supervisor of a
+container, which adds it to the one that the container has.
 
 Namespaces, dropped capabilities and no_new_privs do the isolating; this takes away the parts of the kernel where
 holes have been found again and again, and what would undo the limits. A deny-list, because autograders run
@@ -95,7 +96,7 @@ def _case(number: int, then: list[bytes]) -> list[bytes]:
 
 
 def build_filter(*, count_memory: bool, machine: str | None = None) -> bytes | None:
-    """The filter as bwrap reads it, for this machine or the named one; None where its numbers are not known.
+    """The filter as the kernel reads it, for this machine or the named one; None where its numbers are not known.
 
     With `count_memory`, memory that a watcher cannot see is refused as well.
     """

@@ -430,10 +430,11 @@ def test_many_boxes_at_once(sandbox: Sandbox) -> None:
 
 def test_no_descriptor_is_left_open(sandbox: Sandbox) -> None:
     live(sandbox, ["true"])
-    before = sorted(os.listdir("/proc/self/fd"))
-    for command in (["true"], ["no-such-program"], sh("kill -9 $$")):
+    before = len(os.listdir("/proc/self/fd"))
+    for command in (["true"], ["no-such-program"], sh("kill -9 $$")) * 4:
         live(sandbox, command)
-    assert sorted(os.listdir("/proc/self/fd")) == before
+    # a sandbox may open one or two for itself when it comes to it, but none for each box
+    assert len(os.listdir("/proc/self/fd")) <= before + 2
 
 
 # --- limits ------------------------------------------------------------------------------------------
@@ -839,12 +840,27 @@ for family, kind in ((socket.AF_INET, socket.SOCK_RAW), (17, socket.SOCK_RAW), (
 
 
 def test_an_open_network_reaches_the_host(sandbox: Sandbox) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        box = sandbox.open(BoxSpec(MOUNTS, "/job", LIMITS, network="open"))
+    code = """
+import socket, struct
+def gateways():
+    yield "127.0.0.1"
+    for line in open("/proc/net/route"):
+        words = line.split()
+        if words[1] == "00000000": yield socket.inet_ntoa(struct.pack("<I", int(words[2], 16)))
+for place in gateways():
+    try: socket.create_connection((place, PORT), 5); print("there")
+    except OSError: pass
+"""
+    with socket.create_server(("0.0.0.0", 0)) as server:
         try:
-            code = f"import socket; socket.create_connection(('127.0.0.1', {server.getsockname()[1]})); print('there')"
+            box = sandbox.open(BoxSpec(MOUNTS, "/job", LIMITS, network="open"))
+        except SandboxUnavailable as error:
+            if error.id != "sandbox_network":  # said, where the engine has no network; and not just none
+                raise
+            return
+        try:
             said: list[bytes] = []
-            box.run(python(code), env={}, output=said.append)
+            box.run(python(code.replace("PORT", str(server.getsockname()[1]))), env={}, output=said.append)
         finally:
             box.close()
     assert said == [b"there\n"]

@@ -4,6 +4,8 @@
 #include <grp.h>
 #include <limits.h>
 #include <linux/capability.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -109,6 +111,12 @@ static bool drop_capabilities(void) {
     return syscall(SYS_capset, &header, none) == 0;
 }
 
+/* On top of whatever filter the container has. */
+static bool filter_calls(const struct command *command) {
+    struct sock_fprog program = {(unsigned short)command->filter_length, (struct sock_filter *)(void *)command->filter};
+    return !command->filter_length || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program, 0, 0) == 0;
+}
+
 /* Find the command as execvp does, with the PATH of the job, and without a shell for what has no format. */
 static int execute(const struct command *command) {
     static char path[PATH_MAX];
@@ -169,6 +177,7 @@ static _Noreturn void become_job(const struct command *command, int output, int 
     sigfillset(&all);
     must(sigprocmask(SIG_UNBLOCK, &all, NULL) == 0);
     must(set_limits(command));
+    must(filter_calls(command));
     fail(EXEC_ERROR, execute(command));
 }
 

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <linux/filter.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -32,7 +33,8 @@
 #define AGAIN ((uint64_t)10000)  /* between two kills */
 #define PACE ((uint64_t)3000)    /* to let small pieces of output gather: a flood of short lines must be cheap */
 #define SHORT ((uint64_t)5000)   /* between two looks at the control group's account */
-enum { SMALL = 4096, LIMIT = 12 /* bytes of a limit in `R` */, BATCH = 256 /* dead processes that are reaped at a time */ };
+enum { SMALL = 4096, BATCH = 256 /* dead processes that are reaped at a time */ };
+enum { LIMIT = 12, INSTRUCTION = 8 }; /* bytes of each in `R` */
 
 enum how { ENDED, WALL_LIMIT, CPU_LIMIT, OUTPUT_LIMIT, KILLED };
 
@@ -279,6 +281,22 @@ static struct words get_words(struct reader *from, bool variables) {
     return words;
 }
 
+/* The instructions of a filter, turned in their place into what the kernel reads. NULL: they are malformed. */
+static unsigned char *get_filter(struct reader *from, unsigned *length) {
+    *length = get_u16(from);
+    struct reader numbers = *from;
+    unsigned char *first = get_bytes(from, (size_t)*length * INSTRUCTION);
+    for (unsigned i = 0; first && i < *length; i++) {
+        struct sock_filter one = {.code = get_u16(&numbers)};
+        one.jt = get_u8(&numbers);
+        one.jf = get_u8(&numbers);
+        one.k = get_u32(&numbers);
+        _Static_assert(sizeof one == INSTRUCTION, "an instruction fits in its place");
+        memcpy(first + (size_t)i * INSTRUCTION, &one, sizeof one);
+    }
+    return first;
+}
+
 /* `R`. False: it is malformed. */
 static bool start(struct reader *payload) {
     struct command command = {.workdir = mount_fd(get_u16(payload))};
@@ -287,6 +305,7 @@ static bool start(struct reader *payload) {
     run.output_limit = get_u64(payload);
     command.limit_count = get_u16(payload);
     command.limits = get_bytes(payload, (size_t)command.limit_count * LIMIT);
+    command.filter = get_filter(payload, &command.filter_length);
     if (!payload->good || command.workdir < 0)
         return false;
     struct words argv = get_words(payload, false), envp = {NULL, 0, argv.error};

@@ -79,6 +79,8 @@ struct command {
     int workdir;
     unsigned char *limits; /* as they came: u32 resource, u64 value */
     unsigned limit_count;
+    unsigned char *filter; /* instructions of a seccomp filter, as the kernel reads them */
+    unsigned filter_length;
     char **argv, **envp;
 };
 
