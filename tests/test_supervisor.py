@@ -981,10 +981,10 @@ def test_the_engine_writes_the_same_frames() -> None:
         limits=list(limits.items()),
         filter=code,
     )
-    filter = b"".join(struct.pack("=HBBI", *one) for one in code)
+    packed = b"".join(struct.pack("=HBBI", *one) for one in code)
     env = {"A": "b=c", "D": ""}
     words = ["sh", "-c", "\udcff"]
-    assert _frames.run(JOB, words, env, wall=1.5, cpu=0.25, output=9, rlimits=limits, filter=filter) == asked
+    assert _frames.run(JOB, words, env, wall=1.5, cpu=0.25, output=9, rlimits=limits, filter=packed) == asked
 
 
 def test_the_engine_reads_what_the_supervisor_writes(plain: Line) -> None:
