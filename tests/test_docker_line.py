@@ -258,9 +258,13 @@ def test_any_stream_gives_frames_and_then_is_lost(stream: bytes, changes: list[t
         ends.far.sendall(mutated)
         ends.far.shutdown(socket.SHUT_WR)
         with pytest.raises(LineLost):
-            while (got := ends.line.next(PATIENCE)) is not None:
-                with contextlib.suppress(BadFrame):
-                    DECODERS.get(got.kind, len)(got.body)
+            _read_to_its_end(ends.line)
+
+
+def _read_to_its_end(line: Line) -> None:
+    while (got := line.next(PATIENCE)) is not None:
+        with contextlib.suppress(BadFrame):
+            DECODERS.get(got.kind, len)(got.body)
 
 
 def test_a_flood_is_not_hoarded(ends: Ends) -> None:
