@@ -395,6 +395,16 @@ class Played:
         """Play: a string is the kind of frame to wait for, bytes are said."""
         return self._other.submit(self._play, lines)
 
+    def script_reading(self, count: int, answer: bytes) -> Future[list[str]]:
+        """Read so many frames, then say this: the kinds that were read."""
+
+        def play() -> list[str]:
+            kinds = [self._read() for _ in range(count)]
+            self.far.sendall(answer)
+            return kinds
+
+        return self._other.submit(play)
+
     def _play(self, lines: tuple[str | bytes, ...]) -> None:
         for line in lines:
             if isinstance(line, bytes):
@@ -434,6 +444,14 @@ def test_a_whole_life() -> None:
         played.box.close()
         playing.result(PATIENCE)
     assert played.well == [True]
+
+
+def test_what_was_killed_before_it_ran_is_not_begun() -> None:
+    with Played() as played:
+        played.box.kill()
+        kinds = played.script_reading(2, said(frame("x", end(how=4, what=4))))
+        assert played.run().cancelled
+        assert kinds.result(PATIENCE) == ["K", "R"]
 
 
 @pytest.mark.parametrize(

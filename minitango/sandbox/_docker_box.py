@@ -130,8 +130,9 @@ class DockerBox:
             if more is not None:
                 self._enlarge(more)
             try:
-                self._line.send([start], self._patience)
-                ended = self._follow(output)
+                killed = self._bell.rung  # already: then it must not even begin
+                self._line.send([_frames.frame("K"), start] if killed else [start], self._patience)
+                ended = self._follow(output, asked=killed)
             except (LineLost, BadFrame) as error:
                 return self._lost(error)
             except LineSilent as error:
@@ -140,9 +141,11 @@ class DockerBox:
             self._state = "over"
             return self._told(ended)
 
-    def _follow(self, output: Callable[[bytes], None]) -> _frames.Ended:
-        """Pass output on until the run is over. The supervisor keeps the limits; here is the net below it."""
-        asked = False
+    def _follow(self, output: Callable[[bytes], None], *, asked: bool) -> _frames.Ended:
+        """Pass output on until the run is over. The supervisor keeps the limits; here is the net below it.
+
+        `asked`: whether it has been told to end.
+        """
         said = 0
         now = heard = time.monotonic()
         deadline = now + self.spec.limits.wall + self._patience
