@@ -112,7 +112,9 @@ def test_what_is_read_can_be_kept_as_json():
 
 def test_without_a_total_the_tests_are_summed_without_rounding_errors():
     tests = [{"score": 0.1, "max_score": 0.1}] * 10
-    assert grade({"tests": tests}) == Report(1.0, 1.0, tests=(TestResult(score=0.1, max_score=0.1),) * 10)
+    assert grade({"tests": tests}) == Report(
+        1.0, 1.0, feedback_format="simple_format", tests=(TestResult(score=0.1, max_score=0.1),) * 10
+    )
     assert grade({"tests": [{"score": 1}, {"name": "for information"}]}).score == 1.0
 
 
@@ -139,6 +141,45 @@ def test_a_score_of_zero_is_a_score():
     assert str(grade(b'{"score": -0.0}').score) == "0.0"
 
 
+def test_what_gradescopes_own_library_writes_is_read():
+    # gradescope-utils: the time is a string, and a test that failed before it set its leaderboard value has none
+    read = grade(
+        {
+            "tests": [
+                {"name": "test_add (test_simple.TestSimple)", "score": 1, "max_score": 1, "status": "passed"},
+                {
+                    "name": "Evaluate 1+",
+                    "score": 0.0,
+                    "max_score": 2,
+                    "status": "failed",
+                    "output": "Test Failed: 1 != 2\n",
+                    "tags": ["a"],
+                    "number": "1.2",
+                },
+                {"name": "Style", "status": "passed"},
+            ],
+            "leaderboard": [
+                {"name": "high_score", "value": 42, "order": "desc"},
+                {"name": "time", "value": None, "order": "asc"},
+            ],
+            "visibility": "visible",
+            "execution_time": "0.00",
+            "score": 1.0,
+        }
+    )
+    assert (read.score, read.max_score, read.warnings) == (1.0, 3.0, ())
+    assert read.leaderboard == (LeaderboardEntry("high_score", 42.0),)
+
+
+def test_the_formats_of_texts_are_those_of_the_documentation():
+    read = grade({"score": 1, "output": "a", "tests": [{"output": "b"}]})
+    assert (read.feedback_format, read.tests[0].output_format, read.tests[0].name_format) == (
+        "simple_format",
+        "text",
+        "text",
+    )
+
+
 def test_a_byte_order_mark_is_no_matter():
     assert grade(b'\xef\xbb\xbf{"score": 3}').score == 3.0
 
@@ -153,7 +194,6 @@ def test_a_byte_order_mark_is_no_matter():
         ({"score": 1e10}, "score: 1e+10 is out of range"),
         ({"score": -1}, "score is -1, below 0"),
         ({"tests": [{"score": 1}, {"score": -2}]}, "score is -1, below 0"),
-        ({"score": 1, "execution_time": "fast"}, "execution_time: expected a number"),
         ({"score": 1, "output": ["a"]}, "output: expected a string, got a list"),
         ({"score": 1, "output": "a\0b"}, "output: a string holds a NUL"),
         ({"score": 1, "output": "\ud800"}, "output: a string holds half of a surrogate pair"),
@@ -170,7 +210,7 @@ def test_a_byte_order_mark_is_no_matter():
         ({"tests": [{"score": 1, "tags": ["a", 1]}]}, "tests[0].tags[1]: expected a string, got a number"),
         ({"tests": [{"score": 1, "number": False}]}, "tests[0].number: expected a string, got a boolean"),
         ({"tests": [{"score": 1}] * 10_001}, "tests: 10,001 items, at most 10,000"),
-        ({"score": 1, "leaderboard": [{"name": "a"}]}, "leaderboard[0].value: missing"),
+        ({"score": 1, "leaderboard": [{"name": "a", "value": "\0"}]}, "leaderboard[0].value: a string holds a NUL"),
         ({"score": 1, "leaderboard": [{"name": "a", "value": True}]}, "leaderboard[0].value: expected a number"),
         ({"score": 1, "leaderboard": [{"name": "a", "value": 1, "order": "up"}]}, 'leaderboard[0].order: "up"'),
         ({}, "no score: neither at the top nor in a test"),

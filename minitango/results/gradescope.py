@@ -1,18 +1,20 @@
 """Gradescope's results.json -> Report.
 
 The format is that of Gradescope's documentation, "Autograder Specifications":
-https://gradescope-autograders.readthedocs.io/en/latest/specs/. Where it is silent: a key with null counts as
-absent, unknown keys are ignored, a known key of a wrong type or value refuses the whole report.
+https://gradescope-autograders.readthedocs.io/en/latest/specs/, and what Gradescope's own library writes:
+https://github.com/gradescope/gradescope-utils. Where they are silent: a key with null counts as absent, unknown keys
+are ignored, a known key of a wrong type or value refuses the whole report.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from minitango.job import LeaderboardEntry, Notice, TestResult
 from minitango.results import MAX_REPORT, Evidence, Report
-from minitango.results.fields import Object
+from minitango.results.fields import Object, text_of
 from minitango.results.points import tests_above, within
 from minitango.results.strict_json import Refused, parse
 from minitango.text import ending, human_size
@@ -48,7 +50,7 @@ def read(evidence: Evidence) -> Report:
 
 
 def _report(top: Object, evidence: Evidence, warnings: list[Notice]) -> Report:
-    top.number("execution_time")  # the sandbox measures it; a wrong type refuses the report like any other
+    # `execution_time` is not read: the sandbox measures it, and gradescope-utils writes it as a string
     visibility = top.choice("visibility", VISIBILITIES, "visible")
     output_format = top.choice("test_output_format", TEXT_FORMATS, "text")
     name_format = top.choice("test_name_format", TEXT_FORMATS, "text")
@@ -73,10 +75,10 @@ def _report(top: Object, evidence: Evidence, warnings: list[Notice]) -> Report:
         reason=reason,
         tests=tests,
         feedback=top.text("output"),
-        feedback_format=top.choice("output_format", TEXT_FORMATS, "text"),
+        feedback_format=top.choice("output_format", TEXT_FORMATS, "simple_format"),
         visibility=visibility,
         stdout_visibility=top.choice("stdout_visibility", VISIBILITIES, "hidden"),
-        leaderboard=tuple(_entry(entry) for entry in top.objects("leaderboard")),
+        leaderboard=tuple(_leaderboard(top.objects("leaderboard"))),
         extra_data=top.mapping("extra_data"),
         warnings=tuple(warnings),
     )
@@ -101,15 +103,19 @@ def _test(test: Object, visibility: str, output_format: str, name_format: str) -
     )
 
 
-def _entry(entry: Object) -> LeaderboardEntry:
-    name, value = entry.text("name"), entry.value("value")
-    if value is None:
-        raise Refused(f"{entry.place('value')}: missing")
-    if not isinstance(value, str):
-        value = entry.number("value")
-    return LeaderboardEntry(name, value, entry.choice("order", ORDERS, "desc"))
+def _leaderboard(entries: Iterable[Object]) -> Iterator[LeaderboardEntry]:
+    """Without those that have no value: gradescope-utils writes null where a test failed before it set one."""
+    for entry in entries:
+        name, value = entry.text("name"), entry.value("value")
+        if value is None:
+            continue
+        value = text_of(entry.place("value"), value) if isinstance(value, str) else entry.number("value")
+        assert value is not None
+        yield LeaderboardEntry(name, value, entry.choice("order", ORDERS, "desc"))
 
 
 def _sum_of_maxima(tests: tuple[TestResult, ...]) -> float | None:
-    maxima = [test.max_score for test in tests if test.max_score is not None]
-    return math.fsum(maxima) if maxima and len(maxima) == len(tests) else None
+    """None unless each test that counts has one. A test with neither score nor maximum is there for information."""
+    counting = [test for test in tests if test.score is not None or test.max_score is not None]
+    maxima = [test.max_score for test in counting if test.max_score is not None]
+    return math.fsum(maxima) if maxima and len(maxima) == len(counting) else None
