@@ -7,6 +7,7 @@ reason, never a guess, never full marks, never an exception.
 from __future__ import annotations
 
 from collections.abc import Callable
+from fnmatch import fnmatchcase
 from importlib import import_module
 from typing import Any, Final
 
@@ -27,6 +28,14 @@ class Evidence(Struct, frozen=True):
     signal: int | None = None
     output: bytes = b""
     """What it printed, head and tail, as it came."""
+    ending: bytes = b""
+    """The last of what it printed, without a gap."""
+    whole: bool = True
+    """Whether `ending` is all that it printed."""
+    reports: tuple[tuple[str, bytes], ...] = ()
+    """Path and bytes of each report file, by path, where a format has several. At most MAX_REPORT together."""
+    problems: tuple[tuple[str, float | None], ...] = ()
+    """Names and maxima of the problems that are declared; empty: those that the report names."""
     max_score: float | None = None
     """The assignment's; None where the report decides."""
     bonus: bool = False
@@ -52,12 +61,39 @@ class Report(Struct, frozen=True):
     warnings: tuple[Notice, ...] = ()
 
 
-_READERS: Final = {"gradescope": "gradescope", "exit-code": "exit_code"}
+class ReportFiles(Struct, frozen=True):
+    """What a format's last step leaves in its report folder."""
+
+    name: str = ""
+    """The file that it is told to write; empty: it reports without one."""
+    patterns: tuple[str, ...] = ()
+    """Which files are taken, as `Box.collect` has patterns."""
+    most: int = 1
+    """How many files are taken."""
+
+    def fits(self, path: str) -> bool:
+        """Whether this is a file that was asked for, rather than one in a folder of that name."""
+        return path == self.name if self.most == 1 else any(fnmatchcase(path, pattern) for pattern in self.patterns)
+
+
+_RESULTS_JSON: Final = ReportFiles("results.json", ("results.json",))
+_READERS: Final = {
+    "gradescope": ("gradescope", _RESULTS_JSON),
+    "autolab": ("autolab", ReportFiles()),
+    "prairielearn": ("prairielearn", _RESULTS_JSON),
+    "junit": ("junit", ReportFiles("results.xml", ("*.xml", "**/*.xml"), 500)),
+    "exit-code": ("exit_code", ReportFiles()),
+}
 FORMATS: Final = tuple(_READERS)
 """The formats that an assignment may name."""
 
 
 def reader(format: str) -> Callable[[Evidence], Report]:
     """The reader of one of FORMATS. It never raises."""
-    read: Callable[[Evidence], Report] = import_module(f"minitango.results.{_READERS[format]}").read
+    read: Callable[[Evidence], Report] = import_module(f"minitango.results.{_READERS[format][0]}").read
     return read
+
+
+def report_files(format: str) -> ReportFiles:
+    """What the last step of an assignment in one of FORMATS leaves."""
+    return _READERS[format][1]

@@ -30,14 +30,17 @@ class Refused(ValueError):
     """The document is not taken; the message says why, in one line that is safe to show."""
 
 
-def parse(data: bytes) -> Any:
-    """The value of a JSON document in UTF-8, with or without a byte order mark.
+def parse(data: bytes, *, mark: bool = True) -> Any:
+    """The value of a JSON document in UTF-8. Before it may be a byte order mark, unless `mark` is False.
 
     Refused: what is no JSON; nesting beyond MAX_DEPTH; more than MAX_VALUES values, or MAX_KEYS keys in one object; a
     key twice in one object; NaN, Infinity and numbers that a double or 64 bits cannot hold. Strings may still hold NUL
     or lone surrogates: see `check_text`.
     """
-    data = data.removeprefix(b"\xef\xbb\xbf")
+    if data.startswith(b"\xef\xbb\xbf"):
+        if not mark:
+            raise Refused("it begins with a byte order mark")
+        data = data[3:]
     _check_size(data)
     try:
         text = data.decode("utf-8")

@@ -1,0 +1,243 @@
+"""Autolab's scores line, the last line that an autograder prints -> Report.
+
+`{"scores": {"Correctness": 20}, "scoreboard": [20, 3]}`, and before it, if it likes, a line of formatted feedback. As
+its documentation has it (https://docs.autolabproject.com/lab/#writing-autograders,
+https://docs.autolabproject.com/features/formatted-feedback/), and read as its code reads it:
+https://github.com/autolab/Autolab/blob/master/app/helpers/assessment_autograde_core.rb (`saveAutograde`,
+`parseAutoresult`), app/controllers/assessments_controller.rb (`parseFeedback`), app/models/submission.rb (`raw_score`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any, Final
+
+from minitango.job import LeaderboardEntry, Notice, TestResult
+from minitango.results import Evidence, Report
+from minitango.results.fields import MAX_ITEMS, kind_of, text_of
+from minitango.results.points import MAX_POINTS, tests_above, within
+from minitango.results.strict_json import Refused, parse
+from minitango.text import ending, one_line
+
+BLANK: Final = b"\0\t\n\v\f\r "
+"""What Ruby's `rstrip` takes away."""
+
+# Autolab: gsub(/([a-zA-Z0-9]+):/, '"\1":'). Here in linear time: a run of letters is looked at once, from its start.
+_BARE_KEY: Final = re.compile(rb"(?<![a-zA-Z0-9])([a-zA-Z0-9]++):")
+_SCORES_LINE: Final = re.compile(rb'^[^\S\n]*+\{[^\n]*?(?<![a-zA-Z0-9_])scores"?[^\S\n]*+:[^\S\n]*+\{', re.MULTILINE)
+_NUMBER: Final = re.compile(r"[+-]?[0-9]{1,20}(\.[0-9]{1,20})?")
+_ELIDED: Final = b"\n...[excess bytes elided]...\n"
+
+
+def read(evidence: Evidence) -> Report:
+    """The sum of the problems' scores, or None with the reason. Never raises, whatever was printed.
+
+    The last line that is not blank must be a scores line, whole; how the step ended is only a warning, as on Autolab. A
+    problem's score may be above its own maximum, or below 0; a total below 0 is 0. Where problems are declared, every
+    name must be one of theirs, and those that are not named count 0. The maximum is the assignment's, else the sum of
+    the problems' if each has one. A total above it without `bonus` is no score.
+    """
+    printed = evidence.ending.rstrip(BLANK)
+    start = printed.rfind(b"\n") + 1
+    line, before = printed[start:], printed[:start]
+    warnings: list[Notice] = []
+    most = _maximum(evidence)
+    if not line and evidence.whole:
+        how = ending(evidence.exit_status, evidence.signal)
+        return Report(None, most, f"The Autograder returned no output: the last step {how}")
+    if not evidence.whole and not start:
+        return Report(None, most, "no scores line: the last line is longer than what is kept of the output")
+    try:
+        scores, scoreboard = _autoresult(line)
+        problems = tuple(_problem(name, value, dict(evidence.problems)) for name, value in scores.items())
+        _check_names(problems, evidence)
+    except Refused as refused:
+        reason = f"An error occurred while parsing the autoresult: {refused}"
+        if _SCORES_LINE.search(before):
+            reason += "; a scores line was found earlier, but it is not the last line"
+        return Report(None, most, reason)
+
+    if evidence.signal is not None or evidence.exit_status != 0:
+        how = ending(evidence.exit_status, evidence.signal)
+        warnings.append(Notice("grader_exit", f"the last step printed a scores line, but {how}"))
+    tests, before = _presentation(before, evidence.whole, warnings)
+    if not evidence.whole:
+        before = evidence.output[: -len(evidence.ending)] + _ELIDED + before
+    if _SCORES_LINE.search(before):
+        text = "more than one scores line was printed, and the last one counts: the hand-in may have printed one"
+        warnings.append(Notice("score_line_twice", text))
+    total = max(math.fsum(problem.score for problem in problems if problem.score is not None), 0.0)
+    score, reason = within(total, most, evidence.bonus)
+    if score is None:
+        warnings.append(Notice("score_above_max", reason))
+    if not evidence.bonus:
+        warnings += tests_above(problems)
+    return Report(
+        score=score,
+        max_score=most,
+        reason=reason,
+        tests=(*problems, *tests),
+        feedback=before.rstrip(BLANK).decode("utf-8", "backslashreplace").replace("\0", "\\x00"),
+        leaderboard=_leaderboard(scoreboard, warnings),
+        warnings=tuple(warnings),
+    )
+
+
+def _maximum(evidence: Evidence) -> float | None:
+    if evidence.max_score is not None:
+        return evidence.max_score
+    maxima = [most for _, most in evidence.problems if most is not None]
+    return math.fsum(maxima) if maxima and len(maxima) == len(evidence.problems) else None
+
+
+# --- the scores line -------------------------------------------------------------------------------
+
+
+def _autoresult(line: bytes) -> tuple[dict[str, Any], Any]:
+    """The scores by problem, and the scoreboard as it stands."""
+    quoted = _BARE_KEY.sub(rb'"\1":', line)
+    try:
+        value = parse(quoted, mark=False)
+    except Refused as refused:
+        if quoted != line and _is_json(line):
+            broken = next(_BARE_KEY.finditer(line))[0]
+            text = f"Autolab puts quotes around every word before a colon, even in a string: {one_line(broken, 40)}"
+            raise Refused(f"{text} is broken by it") from None
+        raise Refused(f"{refused}: {one_line(line, 60)}") from None
+    if not isinstance(value, dict):
+        raise Refused(f"it is {kind_of(value)}, where an object with scores is due")
+    scores = value.get("scores")
+    if scores is None or scores is False:
+        raise Refused("Missing 'scores' object in the autoresult")
+    if not isinstance(scores, dict):
+        raise Refused(f"scores: expected an object, got {kind_of(scores)}")
+    if not scores:
+        raise Refused("Empty autoresult string")
+    if len(scores) > MAX_ITEMS:
+        raise Refused(f"scores: {len(scores):,} problems, at most {MAX_ITEMS:,}")
+    if all(score is None for score in scores.values()):
+        raise Refused("scores: no problem has a score")
+    return scores, value.get("scoreboard")
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        parse(line)
+    except Refused:
+        return False
+    return True
+
+
+def _problem(name: str, value: Any, maxima: dict[str, float | None]) -> TestResult:
+    """One problem. A number in a string is one: Autolab's database makes it so. null leaves the problem ungraded."""
+    place = f'scores."{one_line(name, 40)}"'
+    text_of(place, name)
+    if isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
+        value = float(value)
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+        raise Refused(f"{place}: expected a number, got {kind_of(value)}")
+    if value is not None and abs(value) > MAX_POINTS:
+        raise Refused(f"{place}: {value:g} is out of range")
+    return TestResult(name=name, score=None if value is None else float(value), max_score=maxima.get(name))
+
+
+def _check_names(problems: tuple[TestResult, ...], evidence: Evidence) -> None:
+    if not evidence.problems:
+        return
+    declared = {name for name, _ in evidence.problems}
+    unknown = [one_line(problem.name, 40) for problem in problems if problem.name not in declared]
+    if unknown:
+        names = ", ".join(unknown[:3]) + (", ..." if len(unknown) > 3 else "")
+        raise Refused(f'Problems "{names}" found in autograder result, but not defined by assessment')
+
+
+def _leaderboard(scoreboard: Any, warnings: list[Notice]) -> tuple[LeaderboardEntry, ...]:
+    """Its columns by number: their names are not in the report."""
+    if scoreboard is None:
+        return ()
+    try:
+        return tuple(LeaderboardEntry(f"{n}", value) for n, value in enumerate(_columns(scoreboard), 1))
+    except Refused as refused:
+        warnings.append(Notice("report_part", f"the scoreboard was left out: {refused}"))
+        return ()
+
+
+def _columns(scoreboard: Any) -> list[float | str]:
+    if not isinstance(scoreboard, list):
+        raise Refused(f"expected a list, got {kind_of(scoreboard)}")
+    if len(scoreboard) > MAX_ITEMS:
+        raise Refused(f"{len(scoreboard):,} columns, at most {MAX_ITEMS:,}")
+    return [_cell(f"[{index}]", value) for index, value in enumerate(scoreboard)]
+
+
+def _cell(place: str, value: Any) -> float | str:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    return text_of(place, value)
+
+
+# --- formatted feedback ----------------------------------------------------------------------------
+
+
+def _presentation(before: bytes, whole: bool, warnings: list[Notice]) -> tuple[list[TestResult], bytes]:
+    """The stages of the line right before the scores line, and what was printed before that.
+
+    Where that line is none, or none that can be read, there are no stages and it stays with the rest.
+    """
+    above = before[:-1]
+    start = above.rfind(b"\n") + 1
+    line = above[start:]
+    if b'"_presentation"' not in line or (not whole and not start):
+        return [], before
+    try:
+        value = parse(line)
+        if not isinstance(value, dict) or value.get("_presentation") != "semantic":
+            return [], before
+        return _stages(value), above[:start]
+    except Refused as refused:
+        text = f"the formatted feedback before the scores line was left out: {refused}"
+        warnings.append(Notice("report_part", text))
+        return [], before
+
+
+def _stages(value: dict[str, Any]) -> list[TestResult]:
+    """Each stage's tests; of a stage that has none, its values, for information."""
+    stages = value.get("stages", [])
+    if not isinstance(stages, list):
+        raise Refused(f"stages: expected a list, got {kind_of(stages)}")
+    found: list[TestResult] = []
+    for name in stages:
+        stage = value.get(text_of("stages", name))
+        if not isinstance(stage, dict):
+            raise Refused(f'the stage "{one_line(name, 40)}": expected an object, got {kind_of(stage)}')
+        entries = {key: entry for key, entry in stage.items() if not key.startswith("_")}
+        tests = all(isinstance(entry, dict) for entry in entries.values())
+        order = stage.get("_order", list(stage))
+        if not isinstance(order, list) or len(found) + len(order) > MAX_ITEMS:
+            raise Refused(f'the stage "{one_line(name, 40)}": its _order is no list, or a long one')
+        for key in order:
+            if text_of("_order", key).startswith("_"):
+                continue
+            if key not in entries:
+                raise Refused(f'the stage "{one_line(name, 40)}" has no "{one_line(key, 40)}"')
+            found.append(_stage_entry(f"{name}: {key}", entries[key], tests))
+    return found
+
+
+def _stage_entry(name: str, entry: Any, test: bool) -> TestResult:
+    """A test passes by what Ruby takes for true; its hint is for those who failed it."""
+    if not test:
+        return TestResult(name=name, output=_shown(entry))
+    passed = entry.get("passed") is not None and entry["passed"] is not False
+    hint = entry.get("hint")
+    return TestResult(
+        name=name,
+        status="passed" if passed else "failed",
+        output="" if passed or hint is None else _shown(hint),
+    )
+
+
+def _shown(value: Any) -> str:
+    return text_of("a value", value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
