@@ -15,7 +15,7 @@ from msgspec import Struct, field
 SCHEMA: Final = 1
 """Version of every record that is kept or printed as JSON."""
 
-FORMATS: Final = ("gradescope", "exit-code")
+FORMATS: Final = ("gradescope", "autolab", "prairielearn", "junit", "exit-code")
 """What an assignment's last step may report in. Each has its reader in `results`."""
 
 MAX_ATTEMPTS: Final = 3

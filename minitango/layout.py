@@ -5,7 +5,7 @@
 | /job | the working directory: the submission, if the step sees it, and the assignment's `files` over it | the step |
 | /submission | the submission as it came, if the step sees it: MINITANGO_SUBMISSION | nobody |
 | /collected | what earlier steps left, one folder a step: MINITANGO_COLLECTED | nobody |
-| /report | last step only, where its report goes: MINITANGO_REPORT | the step |
+| /report | last step only, where its report goes: MINITANGO_REPORT, if its format has a file for it | the step |
 """
 
 from __future__ import annotations
@@ -16,14 +16,13 @@ from typing import Final
 from minitango.archive import File
 from minitango.assignment import Plan
 from minitango.job import Limits
-from minitango.results import MAX_REPORT
+from minitango.results import MAX_REPORT, report_files
 from minitango.sandbox import BoxSpec, Bundle, Mount
 
 WORK: Final = "/job"
 SUBMISSION: Final = "/submission"
 COLLECTED: Final = "/collected"
 REPORT: Final = "/report"
-REPORT_NAME: Final = "results.json"
 
 
 def box_spec(
@@ -58,8 +57,8 @@ def environment(plan: Plan, number: int) -> dict[str, str]:
         env["MINITANGO_SUBMISSION"] = SUBMISSION
     if number > 0:
         env["MINITANGO_COLLECTED"] = COLLECTED
-    if number == len(plan.steps) - 1:
-        env["MINITANGO_REPORT"] = f"{REPORT}/{REPORT_NAME}"
+    if number == len(plan.steps) - 1 and (name := report_files(plan.format).name):
+        env["MINITANGO_REPORT"] = f"{REPORT}/{name}"
     return env
 
 

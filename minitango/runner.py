@@ -37,11 +37,11 @@ from minitango.job import (
     StepReport,
     Usage,
 )
-from minitango.layout import COLLECTED, REPORT, REPORT_NAME, SUBMISSION, WORK, box_spec, environment, without_clashes
+from minitango.layout import COLLECTED, REPORT, SUBMISSION, WORK, box_spec, environment, without_clashes
 from minitango.output import HeadTail
 from minitango.preflight import TRANSIENT, Preflight, brought_by_submission, exec_hint
 from minitango.remarks import notices, remark
-from minitango.results import MAX_REPORT, Evidence, Report, reader
+from minitango.results import MAX_REPORT, Evidence, Report, reader, report_files
 from minitango.sandbox import Box, Bundle, CollectBounds, Collected, End, Sandbox
 from minitango.stopping import Stop
 from minitango.text import human_seconds, human_size, one_line
@@ -195,8 +195,10 @@ class Runner:
             attempt.outputs.append(kept.output(step.name))
             wanted, left = step.collect, Collected()
             if last:
-                bounds = CollectBounds(files=1, bytes=MAX_REPORT, entries=1000)
-                left = box.collect(REPORT, [REPORT_NAME], bounds)
+                asked = report_files(plan.format)
+                if asked.patterns:
+                    bounds = CollectBounds(files=asked.most, bytes=MAX_REPORT, entries=asked.most + 1000)
+                    left = box.collect(REPORT, asked.patterns, bounds)
             elif wanted and end.limit is None and end.exec_error is None:
                 left = box.collect(WORK, wanted)
         finally:
@@ -283,18 +285,23 @@ class Runner:
         if left.refused:
             path, reason = left.refused[0]
             return Report(None, reason=f"the report {one_line(path, 60)} was refused: {reason}")
-        if left.files and left.files[0].path != REPORT_NAME:
-            return Report(None, reason=f"the report {REPORT_NAME} was refused: it is a directory")
-        output = attempt.outputs[-1]
+        plan, output, asked = attempt.plan, attempt.outputs[-1], report_files(attempt.plan.format)
+        for file in left.files:
+            if not asked.fits(file.path):
+                folder = file.path.rpartition("/")[0]
+                return Report(None, reason=f"the report {one_line(folder, 60)} was refused: it is a directory")
         evidence = Evidence(
-            report=left.files[0].data if left.files else None,
+            report=left.files[0].data if left.files and asked.most == 1 else None,
+            reports=tuple((file.path, file.data) for file in left.files) if asked.most > 1 else (),
             exit_status=end.exit_status,
             signal=end.signal,
             output=output.head + output.tail,
-            max_score=attempt.plan.max_score,
-            bonus=attempt.plan.bonus,
+            ending=output.tail if output.elided else output.head + output.tail,
+            whole=not output.elided,
+            max_score=plan.max_score,
+            bonus=plan.bonus,
         )
-        return reader(attempt.plan.format)(evidence)
+        return reader(plan.format)(evidence)
 
     def _stopped(self, lease: Lease, stop: Stop) -> Ack | None:
         match stop.why:

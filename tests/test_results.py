@@ -1,7 +1,9 @@
 """Reports: what is well written gives its score; what is odd gives none, with the place and the reason."""
 
 import json
+import re
 import tracemalloc
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -12,6 +14,7 @@ from minitango.job import LeaderboardEntry, TestResult
 from minitango.results import FORMATS, MAX_REPORT, Evidence, Report, exit_code, gradescope, reader
 from minitango.results.strict_json import MAX_DEPTH, MAX_KEYS, MAX_VALUES, Refused, parse
 
+ASSIGNMENT = Path(__file__).parent.parent / "docs" / "assignment.md"
 FULL = {
     "score": 44.0,
     "execution_time": 136,
@@ -395,7 +398,26 @@ def test_a_death_by_a_signal_is_no_verdict():
     assert exit_code.read(evidence(None, exit_status=None)).score is None
 
 
+def test_the_examples_of_the_papers_are_read():
+    section = dict(re.findall(r"^### (\w+).*?\n```\w*\n(.*?)```", ASSIGNMENT.read_text(), re.MULTILINE | re.DOTALL))
+    found = {
+        "gradescope": grade(section["Gradescope"].encode()),
+        "autolab": reader("autolab")(Evidence(None, exit_status=0, ending=section["Autolab"].encode())),
+        "prairielearn": reader("prairielearn")(evidence(section["PrairieLearn"].encode())),
+        "junit": reader("junit")(Evidence(None, exit_status=1, reports=(("a.xml", section["JUnit"].encode()),))),
+    }
+    scores = {name: (read.score, read.max_score, len(read.tests), read.warnings) for name, read in found.items()}
+    assert scores == {
+        "gradescope": (7.0, 10.0, 2, ()),
+        "autolab": (100.0, None, 4, ()),
+        "prairielearn": (25.0, 100.0, 2, ()),
+        "junit": (1.0, 3.0, 3, ()),
+    }
+
+
 def test_each_format_has_its_reader():
-    assert set(FORMATS) == {"gradescope", "exit-code"}
+    assert set(FORMATS) == {"gradescope", "autolab", "prairielearn", "junit", "exit-code"}
     assert reader("gradescope") is gradescope.read
     assert reader("exit-code") is exit_code.read
+    for name in FORMATS:
+        assert reader(name)(Evidence(None, exit_status=1)).max_score in (None, 1.0, 100.0)

@@ -17,9 +17,9 @@ from minitango import Assignment, Limits, Outcome, SandboxFailed, SandboxUnavail
 from minitango import archive as archive_module
 from minitango.archive import File
 from minitango.blobs import Blobs
-from minitango.job import Ack, Cancelled, Fail, Finish, Lease, Release, Result, Usage
+from minitango.job import FORMATS, Ack, Cancelled, Fail, Finish, Lease, Release, Result, Usage
 from minitango.layout import without_clashes
-from minitango.output import HeadTail
+from minitango.output import KEEP_HEAD, KEEP_TAIL, HeadTail
 from minitango.runner import Runner
 from minitango.sandbox import BoxSpec, Collected, End
 from minitango.stopping import Stop
@@ -657,6 +657,73 @@ def test_a_directory_in_the_reports_place_is_no_report(case: Case) -> None:
     result = case.result(scoring(1), sandbox=Directory(scoring(1)))
     assert (result.outcome, result.score) == (Outcome.NO_SCORE, None)
     assert "directory" in result.reason
+
+
+def test_each_format_is_told_its_own_report_file(case: Case) -> None:
+    told: dict[str, str | None] = {}
+    for name in FORMATS:
+
+        def inside(run: FakeRun, name: str = name) -> End:
+            told[name] = run.env.get("MINITANGO_REPORT")
+            return End(exit_status=0)
+
+        case.result(inside, format=name)
+    assert told == {
+        "gradescope": "/report/results.json",
+        "autolab": None,
+        "prairielearn": "/report/results.json",
+        "junit": "/report/results.xml",
+        "exit-code": None,
+    }
+
+
+def test_a_report_that_no_format_asked_for_decides_nothing(case: Case) -> None:
+    for name in ("autolab", "exit-code"):
+        refusing = Refusing(lambda run: End(exit_status=0))
+        assert "refused" not in case.result(scoring(1), format=name, sandbox=refusing).reason
+
+
+def test_every_xml_file_of_a_report_folder_is_read(case: Case) -> None:
+    def inside(run: FakeRun) -> End:
+        run.write("/report/results.xml", b"<testsuite><testcase name='a'/></testsuite>")
+        run.write("/report/deep/er/b.xml", b"<testsuite><testcase name='b'><failure/></testcase></testsuite>")
+        run.write("/report/notes.txt", b"no report")
+        return End(exit_status=1)
+
+    result = case.result(inside, format="junit")
+    assert (result.score, [test.name for test in result.tests]) == (5, ["b", "a"])
+    assert result.reason.startswith("step 'grade' ended with exit status 1")
+
+
+def test_a_folder_that_is_called_like_a_report_is_refused(case: Case) -> None:
+    class Directory(FakeSandbox):
+        def open(self, spec: BoxSpec) -> FakeBox:
+            box = super().open(spec)
+            left = Collected((File("a.xml/b.xml", b"<testsuite><testcase/></testsuite>"), File("c.xml/d", b"")))
+            box.collect = lambda mount, patterns, bounds=None: left  # type: ignore[method-assign, assignment]
+            return box
+
+    result = case.result(scoring(1), format="junit", sandbox=Directory(scoring(1)))
+    assert (result.score, result.reason) == (None, "the report c.xml was refused: it is a directory")
+
+
+@pytest.mark.parametrize(("before", "score"), [(10, 7), (KEEP_HEAD + KEEP_TAIL, 7)])
+def test_a_scores_line_is_the_last_line_however_much_was_printed(case: Case, before: int, score: int) -> None:
+    def inside(run: FakeRun) -> End:
+        run.print(b"x" * before + b'\n{"scores": {"all": 7}}\n')
+        return End(exit_status=0)
+
+    result = case.result(inside, format="autolab")
+    assert (result.score, result.max_score, result.warnings) == (score, 10, ())
+    assert ("elided" in result.feedback) == (before > KEEP_HEAD)
+
+
+def test_a_scores_line_that_is_cut_is_no_score(case: Case) -> None:
+    def inside(run: FakeRun) -> End:
+        run.print(b"x" * KEEP_HEAD + b'y{"scores": {"all": 7}' + b" " * (KEEP_TAIL - 1) + b"}")
+        return End(exit_status=0)
+
+    assert "the last line is longer than what is kept" in case.result(inside, format="autolab").reason
 
 
 # --- a word on what went wrong -------------------------------------------------------------------
