@@ -51,7 +51,8 @@ def read(evidence: Evidence) -> Report:
         return Report(None, most, "no scores line: the last line is longer than what is kept of the output")
     try:
         scores, scoreboard = _autoresult(line)
-        problems = tuple(_problem(name, value, dict(evidence.problems)) for name, value in scores.items())
+        maxima = dict(evidence.problems)
+        problems = tuple(_problem(name, value, maxima.get(name)) for name, value in scores.items())
         _check_names(problems, evidence)
     except Refused as refused:
         reason = f"An error occurred while parsing the autoresult: {refused}"
@@ -130,7 +131,7 @@ def _is_json(line: bytes) -> bool:
     return True
 
 
-def _problem(name: str, value: Any, maxima: dict[str, float | None]) -> TestResult:
+def _problem(name: str, value: Any, most: float | None) -> TestResult:
     """One problem. A number in a string is one: Autolab's database makes it so. null leaves the problem ungraded."""
     place = f'scores."{one_line(name, 40)}"'
     text_of(place, name)
@@ -140,7 +141,7 @@ def _problem(name: str, value: Any, maxima: dict[str, float | None]) -> TestResu
         raise Refused(f"{place}: expected a number, got {kind_of(value)}")
     if value is not None and abs(value) > MAX_POINTS:
         raise Refused(f"{place}: {value:g} is out of range")
-    return TestResult(name=name, score=None if value is None else float(value), max_score=maxima.get(name))
+    return TestResult(name=name, score=None if value is None else float(value), max_score=most)
 
 
 def _check_names(problems: tuple[TestResult, ...], evidence: Evidence) -> None:
