@@ -18,6 +18,9 @@ SCHEMA: Final = 1
 FORMATS: Final = ("gradescope", "autolab", "prairielearn", "junit", "exit-code")
 """What an assignment's last step may report in. Each has its reader in `results`."""
 
+LAYOUTS: Final = ("autolab", "gradescope", "prairielearn")
+"""The platforms whose autograders run as they are. Each has its module in `assignment.autograders`."""
+
 MAX_ATTEMPTS: Final = 3
 """Infrastructure failures that a job may have before it is dead."""
 SOLO_AFTER: Final = 2
@@ -312,6 +315,8 @@ class Lease(Struct, frozen=True):
     student: str
     solo: bool = False
     """Claimed to be run alone on its node."""
+    submitted: float = 0.0
+    """When the job was submitted, on the store's clock."""
 
 
 class StepOutput(Struct, frozen=True):

@@ -1,21 +1,30 @@
 """Where a step finds things in its box, and what it is told of it.
 
+Our own layout, and Autolab's, whose steps know no more than their working directory:
+
 | place | what | who may write |
 |---|---|---|
 | /job | the working directory: the submission, if the step sees it, and the assignment's `files` over it | the step |
 | /submission | the submission as it came, if the step sees it: MINITANGO_SUBMISSION | nobody |
 | /collected | what earlier steps left, one folder a step: MINITANGO_COLLECTED | nobody |
 | /report | last step only, where its report goes: MINITANGO_REPORT, if its format has a file for it | the step |
+
+Gradescope's: /autograder is the working directory, with source/, submission/, results/, submission_metadata.json and
+run_autograder. PrairieLearn's: /grade, with tests/, student/, serverFilesCourse/ and data/data.json; the step makes
+results/ itself. Both report in results/results.json.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
+
+from msgspec import Struct
 
 from minitango.archive import File
 from minitango.assignment import Plan
-from minitango.job import Limits
+from minitango.assignment.autograders import gradescope, prairielearn
+from minitango.job import Lease, Limits
 from minitango.results import MAX_REPORT, report_files
 from minitango.sandbox import BoxSpec, Bundle, Mount
 
@@ -25,22 +34,46 @@ COLLECTED: Final = "/collected"
 REPORT: Final = "/report"
 
 
+class Layout(Struct, frozen=True):
+    """One of the layouts above."""
+
+    work: str = WORK
+    submission: str = ""
+    """Where the hand-in is, below `work`; with a `/` at its end."""
+    own_copy: bool = True
+    """Whether it is there a second time, as it came."""
+    report: tuple[str, str] = (REPORT, "")
+    """The mount that reports are in, and the folder there; with a `/` at its end."""
+
+
+_OURS: Final = Layout()
+_OTHERS: Final = {
+    "gradescope": Layout("/autograder", "submission/", False, ("/autograder", "results/")),
+    "prairielearn": Layout("/grade", "student/", False, ("/grade", "results/")),
+}
+
+
+def layout_of(plan: Plan) -> Layout:
+    """How the boxes of this plan look."""
+    return _OTHERS.get(plan.layout or "", _OURS)
+
+
 def box_spec(
     plan: Plan, number: int, *, image: str, token: str, bundle: Bundle | None = None, limits: Limits | None = None
 ) -> BoxSpec:
     """The box of step `number`. `image` is what `Sandbox.prepare` gave for the step's; `bundle` has the assignment's
     files for it; `limits` instead of its own."""
-    step = plan.steps[number]
-    mounts = [Mount(WORK, writable=True)]
-    if step.submission:
+    step, layout = plan.steps[number], layout_of(plan)
+    mounts = [Mount(layout.work, writable=True)]
+    if step.submission and layout.own_copy:
         mounts.append(Mount(SUBMISSION))
     if number > 0:
         mounts.append(Mount(COLLECTED))
-    if number == len(plan.steps) - 1:
+    if number == len(plan.steps) - 1 and layout.report[0] == REPORT:
         mounts.append(Mount(REPORT, writable=True, size=2 * MAX_REPORT))
     return BoxSpec(
         mounts=tuple(mounts),
-        workdir=WORK,
+        workdir=layout.work,
         limits=limits or step.limits,
         network=step.network,
         image=image,
@@ -53,6 +86,8 @@ def environment(plan: Plan, number: int) -> dict[str, str]:
     """What step `number` finds in its environment, besides what every box has."""
     step = plan.steps[number]
     env = dict(step.env)
+    if layout_of(plan) is not _OURS:
+        return env
     if step.submission:
         env["MINITANGO_SUBMISSION"] = SUBMISSION
     if number > 0:
@@ -60,6 +95,21 @@ def environment(plan: Plan, number: int) -> dict[str, str]:
     if number == len(plan.steps) - 1 and (name := report_files(plan.format).name):
         env["MINITANGO_REPORT"] = f"{REPORT}/{name}"
     return env
+
+
+def hand_in(plan: Plan, lease: Lease, submission: Sequence[File], own: Iterable[File]) -> tuple[list[File], list[str]]:
+    """What goes into the working directory of a step that sees the submission, besides the assignment's `own` files;
+    and the paths of the submission's files that give way to those."""
+    layout = layout_of(plan)
+    theirs = [File(layout.submission + file.path, file.data, file.executable) for file in submission]
+    if plan.layout == "gradescope":
+        theirs += [
+            File("submission_metadata.json", gradescope.metadata(plan.name, plan.max_score, lease)),
+            File("results/stdout", b""),  # so that the folder is there, as Gradescope has it
+        ]
+    elif plan.layout == "prairielearn":
+        theirs.append(File("data/data.json", prairielearn.data(submission)))
+    return without_clashes(theirs, own)
 
 
 def without_clashes(theirs: Iterable[File], own: Iterable[File]) -> tuple[list[File], list[str]]:

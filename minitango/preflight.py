@@ -99,13 +99,28 @@ class Preflight:
         folder = self._bundle(step.image_files) if step.image_files else ()
         try:
             digest = self._sandbox.prepare(step.image, folder)
-        except AssignmentError:
-            raise
+        except AssignmentError as error:
+            if not step.setup or error.id != "image_build":
+                raise
+            raise AssignmentError(
+                error.message,
+                file=f"{plan.name}: setup.sh",
+                hint='correct it; to try it by hand: docker run -it --rm -v "$PWD":/autograder/source IMAGE bash',
+                id=error.id,
+            ) from error
         except ConfigError as error:
             other = "" if step.image else "name an image in the step, or another with --image; or: "
             raise AssignmentError(
                 error.message, file=plan.name, key=f"step {step.name}.image", hint=f"{other}{error.hint}", id=error.id
             ) from error
+        if step.setup and not digest:
+            raise AssignmentError(
+                "its setup.sh has to be run once, into an image, and this sandbox has none",
+                file=plan.name,
+                hint="--sandbox docker; or, where this machine has what it would install: --no-setup, or setup = false "
+                "in an assignment.toml",
+                id="setup_needed",
+            )
         if digest and not folder:
             self._on_image(step.image, digest)
         return digest

@@ -37,7 +37,7 @@ from minitango.job import (
     StepReport,
     Usage,
 )
-from minitango.layout import COLLECTED, REPORT, SUBMISSION, WORK, box_spec, environment, without_clashes
+from minitango.layout import COLLECTED, SUBMISSION, box_spec, environment, hand_in, layout_of
 from minitango.output import HeadTail
 from minitango.preflight import TRANSIENT, Preflight, brought_by_submission, exec_hint
 from minitango.remarks import notices, remark
@@ -182,7 +182,8 @@ class Runner:
             raise _Stopped
         image = attempt.images[number]
         own = self._bundle(step.bundle) if step.bundle else ()
-        bundle = Bundle(WORK, step.bundle, own) if step.bundle else None
+        layout = layout_of(plan)
+        bundle = Bundle(layout.work, step.bundle, own) if step.bundle else None
         box = self._sandbox.open(box_spec(plan, number, image=image, bundle=bundle, token=attempt.lease.token))
         try:
             stop.attach(box)
@@ -195,12 +196,12 @@ class Runner:
             attempt.outputs.append(kept.output(step.name))
             wanted, left = step.collect, Collected()
             if last:
-                asked = report_files(plan.format)
+                asked, (mount, below) = report_files(plan.format), layout.report
                 if asked.patterns:
                     bounds = CollectBounds(files=asked.most, bytes=MAX_REPORT, entries=asked.most + 1000)
-                    left = box.collect(REPORT, asked.patterns, bounds)
+                    left = box.collect(mount, [below + pattern for pattern in asked.patterns], bounds)
             elif wanted and end.limit is None and end.exec_error is None:
-                left = box.collect(WORK, wanted)
+                left = box.collect(layout.work, wanted)
         finally:
             stop.attach(None)
             box.close()
@@ -243,10 +244,12 @@ class Runner:
         own: Sequence[File],
     ) -> None:
         """Put in what differs from job to job; the assignment's `own` files are there."""
+        layout = layout_of(attempt.plan)
         if step.submission:
-            box.put(SUBMISSION, submission)
-            theirs, shadowed = without_clashes(submission, own)
-            box.put(WORK, theirs)
+            if layout.own_copy:
+                box.put(SUBMISSION, submission)
+            theirs, shadowed = hand_in(attempt.plan, attempt.lease, submission, own)
+            box.put(layout.work, theirs)
             if shadowed:
                 names = ", ".join(one_line(path, 60) for path in shadowed[:3])
                 text = f"the hand-in's {names} gave way to the assignment's own file in step {step.name!r}"
@@ -286,8 +289,9 @@ class Runner:
             path, reason = left.refused[0]
             return Report(None, reason=f"the report {one_line(path, 60)} was refused: {reason}")
         plan, output, asked = attempt.plan, attempt.outputs[-1], report_files(attempt.plan.format)
+        below = layout_of(plan).report[1]
         for file in left.files:
-            if not asked.fits(file.path):
+            if not asked.fits(file.path.removeprefix(below)):
                 folder = file.path.rpartition("/")[0]
                 return Report(None, reason=f"the report {one_line(folder, 60)} was refused: it is a directory")
         evidence = Evidence(

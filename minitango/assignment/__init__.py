@@ -2,7 +2,10 @@
 
 model        the values: Assignment, Step, SubmissionRule, Sample
 checks       what must hold of them, said with the key and the line
-toml_file    assignment.toml -> Assignment
+loading      a path -> Assignment
+toml_file    the tables of an assignment.toml -> values
+adopting     another platform's autograder -> Assignment
+autograders/ what those ask for, one module a platform
 places       which line of a TOML file each key is on
 files        the instructor's files of a step
 plan         what a runner needs to know of an assignment: Plan, in blobs

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 MAX_STEPS: Final = 20
 DOCKERFILE: Final = "Dockerfile"
+BUILT_IMAGE: Final = "autograder/"
+"""What the image of a layout is called that is built from its set-up script: no folder of that name is there."""
 _CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _STEP_NAME: Final = re.compile(r"[a-z0-9_-]{1,40}")
 _ENV_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -44,6 +46,7 @@ def check(assignment: Assignment, places: Places) -> None:
             f"use one of: {', '.join(FORMATS)}",
         )
     _check_score(assignment, places)
+    _check_problems(assignment.problems, places)
     _check_rule(assignment.submission, places)
     if not assignment.steps:
         hint = 'write [[step]] and below it, say, command = ["python3", "grade.py"]'
@@ -51,7 +54,7 @@ def check(assignment: Assignment, places: Places) -> None:
     if len(assignment.steps) > MAX_STEPS:
         raise places.error(("step",), f"there are more than {MAX_STEPS} steps", "merge some of them")
     for n, step in enumerate(assignment.steps):
-        _check_step(step, assignment.root, ("step", n), places)
+        _check_step(step, assignment.root, assignment.layout, ("step", n), places)
     _check_flow(assignment.steps, places)
     for n, sample in enumerate(assignment.samples):
         _check_sample(sample, assignment.root, ("sample", n), places)
@@ -76,23 +79,41 @@ def _check_score(assignment: Assignment, places: Places) -> None:
         raise places.error(("max_score",), f"is {_repr(score)}, not a number above 0", "max_score = 100")
 
 
+def _check_problems(problems: object, places: Places) -> None:
+    if not isinstance(problems, dict):
+        raise places.error(("problems",), "is not a table of numbers", "problems = { Correctness = 100 }")
+    for name, most in problems.items():
+        if not isinstance(name, str) or not _is_text(name) or not _is_number(most) or most < 0:
+            text = f"{_repr(name)} has the maximum {_repr(most)}, not a number from 0"
+            raise places.error(("problems", str(name)), text, "problems = { Correctness = 100 }")
+
+
 def _check_rule(rule: SubmissionRule, places: Places) -> None:
     key = ("submission", "path")
     if not isinstance(rule.path, str):
         raise places.error(key, f"is {rule.path!r}, not a path", 'path = "hello.c"')
     if rule.path:
         _check_clean(rule.path.removesuffix("/"), key, places)
+    key = ("submission", "name")
+    if not isinstance(rule.name, str):
+        raise places.error(key, f"is {rule.name!r}, not a file's name", 'name = "hello.c"')
+    if rule.name:
+        _check_clean(rule.name, key, places)
+        if rule.path and not rule.path.endswith("/"):
+            text = f"path says already that a hand-in becomes {rule.path!r}"
+            raise places.error(key, text, "take name away, or let path be a folder")
     if not _is_whole(rule.max_size) or not 1 <= rule.max_size <= 1 << 30:
         raise places.error(("submission", "max_size"), "is not a size of 1 byte to 1GiB", 'max_size = "10MiB"')
     if not _is_whole(rule.max_files) or not 1 <= rule.max_files <= 20_000:
         raise places.error(("submission", "max_files"), "is not a whole number of 1 to 20000", "max_files = 500")
 
 
-def _check_step(step: Step, root: Path, key: Key, places: Places) -> None:
+def _check_step(step: Step, root: Path, layout: str, key: Key, places: Places) -> None:
     if not isinstance(step.name, str) or not _STEP_NAME.fullmatch(step.name):
         text = f"{step.name!r} is not 1 to 40 of a-z, 0-9, _ and -"
         raise places.error((*key, "name"), text, 'name = "grade"')
-    _check_image(step.image, root, (*key, "image"), places)
+    if not layout or step.image != BUILT_IMAGE:
+        _check_image(step.image, root, (*key, "image"), places)
     if not isinstance(step.submission, bool):
         raise places.error((*key, "submission"), f"is {step.submission!r}, not true or false", "submission = false")
     if step.network not in ("none", "open"):

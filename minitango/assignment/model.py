@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from msgspec import Struct, field, structs
 
@@ -15,6 +15,9 @@ from minitango.assignment.plan import PackCache, Packed
 from minitango.blobs import Blobs
 from minitango.job import Limits, Outcome, Trust
 
+if TYPE_CHECKING:
+    from minitango.assignment.autograders import Wish
+
 
 class SubmissionRule(Struct, frozen=True):
     """What is handed in, and where it lands in the working directory of a step that sees it."""
@@ -22,6 +25,8 @@ class SubmissionRule(Struct, frozen=True):
     path: str = ""
     """A file's path (`hello.c`): the hand-in becomes this file, or holds it. A folder's, with a `/` at its end, or
     nothing, which is the working directory itself: the hand-in's files go there under their own names."""
+    name: str = ""
+    """What a hand-in of one file is called, whatever its own name; where `path` is a folder, or nothing."""
     max_size: int = 10 << 20
     """Bytes, unpacked."""
     max_files: int = 500
@@ -89,6 +94,14 @@ class Assignment(Struct, frozen=True, dict=True):
     submission: SubmissionRule = SubmissionRule()
     samples: tuple[Sample, ...] = ()
     root: Path = Path()
+    layout: str = ""
+    """Whose autograder it is, unmodified: one of `job.LAYOUTS`. Then the one step's files are that autograder's."""
+    autograder: str = ""
+    """The folder or archive with that autograder, relative to `root`; empty: `root` itself."""
+    setup: bool = True
+    """Whether that autograder's set-up script has to be run, if it has one."""
+    problems: dict[str, float] = field(default_factory=dict)
+    """Autolab's: each problem and its maximum. Empty: those that the report names."""
 
     def __post_init__(self) -> None:
         steps = list(self.steps)
@@ -109,12 +122,27 @@ class Assignment(Struct, frozen=True, dict=True):
     def _packed(self) -> PackCache:
         return PackCache()
 
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Assignment:
-        """Read an `assignment.toml`, or that of a folder. AssignmentError names the file, the key and the line."""
-        from minitango.assignment.toml_file import load
+    @cached_property
+    def taken(self) -> tuple[str, ...]:
+        """For people: what another platform's autograder was taken for, and what was taken from where."""
+        return ()
 
-        return load(Path(path))
+    @cached_property
+    def _wish(self) -> Wish | None:
+        """What `load` was told about the autograder of another platform, which puts it here."""
+        return None
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], *, image: str = "", setup: bool = True) -> Assignment:
+        """Read an `assignment.toml`, or that of a folder. AssignmentError names the file, the key and the line.
+
+        Or adopt an unmodified autograder of Autolab, Gradescope or PrairieLearn: a folder or an archive without an
+        `assignment.toml`; `taken` then says what it was taken for. `image` stands in for the one that it asks for;
+        without `setup` its set-up script counts as done.
+        """
+        from minitango.assignment.loading import load
+
+        return load(Path(path), image=image, setup=setup)
 
     def validate(self, places: Places = NOWHERE) -> None:
         """AssignmentError for the first thing that is wrong; `places` says where in a file it was written."""

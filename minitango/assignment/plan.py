@@ -43,6 +43,8 @@ class PlanStep(Struct, frozen=True):
     env: dict[str, str] = field(default_factory=dict)
     provided: bool = False
     """Whether the command's first word is one of the instructor's files."""
+    setup: bool | UnsetType = UNSET
+    """Whether the image has what a set-up script made, so that nothing else will do. Unset: it has not."""
 
 
 class Plan(Struct, frozen=True):
@@ -54,6 +56,9 @@ class Plan(Struct, frozen=True):
     bonus: bool
     trust: Trust
     steps: tuple[PlanStep, ...]
+    layout: str | UnsetType = UNSET
+    """One of LAYOUTS; unset: our own."""
+    problems: dict[str, float] | UnsetType = UNSET
     schema: int = SCHEMA
 
     def encode(self) -> bytes:
@@ -118,6 +123,10 @@ class PackCache:
 
 def _sources(assignment: Assignment) -> list[str]:
     """Every file and folder that packing this assignment reads."""
+    if assignment.layout:
+        from minitango.assignment import adopting
+
+        return [str(path) for path in adopting.again(assignment)[1]]
     return [
         str(path)
         for n, step in enumerate(assignment.steps)
@@ -148,6 +157,8 @@ def _is_fresh(signature: _Signature) -> bool:
 
 
 def _pack(assignment: Assignment, blobs: Blobs) -> Packed:
+    if assignment.layout:
+        return _pack_adopted(assignment, blobs)
     rule = assignment.submission.path
     bundles: dict[str, bytes] = {}
     steps: list[PlanStep] = []
@@ -179,7 +190,37 @@ def _pack(assignment: Assignment, blobs: Blobs) -> Packed:
                 provided="/" in program and os.path.normpath(program) in paths,
             )
         )
-    plan = Plan(
+    return _put(_plan(assignment, steps), bundles, blobs)
+
+
+def _pack_adopted(assignment: Assignment, blobs: Blobs) -> Packed:
+    """The same of another platform's autograder."""
+    from minitango.assignment import adopting
+
+    adopted, _ = adopting.again(assignment)
+    (step,) = assignment.steps
+    bundles: dict[str, bytes] = {}
+    image_files = _bundled(adopted.image_files, bundles)
+    program = adopted.command[0]
+    one = PlanStep(
+        name=step.name,
+        command=adopted.command,
+        image=adopted.image,
+        image_files=image_files or UNSET,
+        bundle=_bundled(archive.tree(adopted.files), bundles),
+        network=step.network,
+        limits=_canonical(step.limits),
+        env=step.env,
+        provided="/" in program and os.path.normpath(program) in {file.path for file in adopted.files},
+        setup=bool(image_files) or UNSET,
+    )
+    plan = _plan(assignment, [one])
+    plan = structs.replace(plan, layout=assignment.layout, problems=assignment.problems or UNSET)
+    return _put(plan, bundles, blobs)
+
+
+def _plan(assignment: Assignment, steps: Sequence[PlanStep]) -> Plan:
+    return Plan(
         name=assignment.name,
         format=assignment.format,
         max_score=None if assignment.max_score is None else float(assignment.max_score),
@@ -187,6 +228,9 @@ def _pack(assignment: Assignment, blobs: Blobs) -> Packed:
         trust=assignment.trust,
         steps=tuple(steps),
     )
+
+
+def _put(plan: Plan, bundles: dict[str, bytes], blobs: Blobs) -> Packed:
     *refs, digest = blobs.put_many([*bundles.values(), plan.encode()])
     return Packed(plan, digest, tuple(refs))
 

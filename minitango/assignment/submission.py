@@ -75,12 +75,12 @@ class Submission(Struct, frozen=True):
     def bundle(self) -> tuple[File, ...]:
         """What lands in the working directory, in order of path. SubmissionError or ArchiveError: not to be taken.
 
-        Where `SubmissionRule.path` is a folder, or empty: a folder or an archive is unpacked there, a single file
-        keeps its name. Where it is a file: a single file becomes it, whatever its name; a folder or an archive must
-        hold it, perhaps below one common top folder, or hold one file alone, which becomes it. A folder that holds
-        one file alone is as good as that file. An archive is unpacked if its name says that it is one, unless the
-        rule's path is an archive's too. What would be taken for source and cannot be any is refused: an archive of
-        another kind, a text processor's document.
+        Where `SubmissionRule.path` is a folder, or empty: a folder or an archive is unpacked there, a single file keeps
+        its name, or gets the rule's. Where it is a file: a single file becomes it, whatever its name; a folder or an
+        archive must hold it, perhaps below one common top folder, or hold one file alone, which becomes it. A folder
+        that holds one file alone is as good as that file. An archive is unpacked if its name says that it is one,
+        unless the rule's path is an archive's too. What would be taken for source and cannot be any is refused: an
+        archive of another kind, a text processor's document.
         """
         rule = self.assignment.submission
         files = self._read(Bounds(files=rule.max_files, bytes=rule.max_size))
@@ -90,7 +90,9 @@ class Submission(Struct, frozen=True):
             check_kind(files[0], rule.path, self._place())
         if rule.path and not rule.path.endswith("/"):
             files = _land_on(rule.path, files, self._place())
-        elif rule.path:
+        else:
+            if rule.name and len(files) == 1:
+                files = (File(rule.name, files[0].data, files[0].executable),)
             files = tuple(File(rule.path + file.path, file.data, file.executable) for file in files)
         return archive.tree(files)
 

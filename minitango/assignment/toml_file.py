@@ -1,4 +1,4 @@
-"""assignment.toml -> Assignment, with errors that name the file, the key and the line."""
+"""The tables of an assignment.toml -> values, with errors that name the key and the line."""
 
 from __future__ import annotations
 
@@ -6,20 +6,14 @@ import difflib
 import json
 import re
 import shlex
-import stat
-import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from minitango.archive import read_file
 from minitango.assignment.model import Assignment, Sample, Step, SubmissionRule
-from minitango.assignment.places import Key, Places, key_lines
-from minitango.errors import ArchiveError, AssignmentError
-from minitango.job import Limits, Outcome
-
-NAME: Final = "assignment.toml"
-MAX_SIZE: Final = 1 << 20
+from minitango.assignment.places import Key, Places
+from minitango.errors import AssignmentError
+from minitango.job import LAYOUTS, Limits, Outcome
 
 _DURATION: Final = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,15})?) ?(ms|s|m|h)")
 _SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -29,85 +23,16 @@ _BYTES: Final = {
 }  # fmt: skip
 
 
-def load(path: Path) -> Assignment:
-    """The assignment of this file, or of the `assignment.toml` in this folder."""
-    file = _find(path)
-    text = _text(file)
-    try:
-        table = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # ValueError: an integer of thousands of digits, too
-        raise _malformed(file, error) from error
-    reader = _Reader(Places(str(file), key_lines(text.replace("\r\n", "\n"))))
-    assignment = reader.assignment(table, file.parent.absolute())
-    vars(assignment)["_places"] = reader.places  # for what is found wrong only when its files are read
-    assignment.validate(reader.places)
-    return assignment
+Convert = Callable[["Reader", Any, Key], Any]
 
 
-def _find(path: Path) -> Path:
-    def missing(message: str, hint: str) -> AssignmentError:
-        return AssignmentError(message, file=str(path), hint=hint, id="assignment_missing")
-
-    other = f"name a folder that holds an {NAME}, or the file itself"
-    try:
-        folder = stat.S_ISDIR(path.stat().st_mode)
-    except (OSError, ValueError) as error:
-        why = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        raise missing(f"there is no such file or folder: {why}", other) from error
-    if folder:
-        file = path / NAME
-        try:
-            there = file.exists()
-        except PermissionError:
-            there = True  # reading it will say what is wrong
-        if there:
-            return file
-        near = sorted(path.glob(f"*/{NAME}"))
-        hint = f"name the assignment's folder: {near[0].parent}" if near else f"write {file}, or name another folder"
-        raise missing(f"there is no {NAME} in this folder", hint)
-    if path.suffix != ".toml":
-        raise missing("this is not a .toml file", other)
-    return path
-
-
-def _text(file: Path) -> str:
-    try:
-        data, _ = read_file(file.resolve(), MAX_SIZE)
-    except ArchiveError as error:
-        hint = error.hint if error.id != "too_large" else "keep data in files of their own"
-        cause = error.__cause__
-        text = f"cannot be read: {cause.strerror}" if isinstance(cause, OSError) else error.message
-        raise AssignmentError(text, file=str(file), hint=hint, id="assignment_unreadable") from error
-    data = data.removeprefix(b"\xef\xbb\xbf")  # Windows' editors write it
-    hint = "save it as UTF-8"
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise AssignmentError("it is UTF-16", file=str(file), line=1, hint=hint, id="encoding")
-    try:
-        return data.decode()
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise AssignmentError("it is not UTF-8", file=str(file), line=line, hint=hint, id="encoding") from error
-
-
-def _malformed(file: Path, error: Exception) -> AssignmentError:
-    text = "values are nested too deeply" if isinstance(error, RecursionError) else str(error)
-    found = re.search(r" \(at line (\d+), column (\d+)\)", text)
-    line = int(found[1]) if found else None
-    message = "not TOML: " + (text.replace(found[0], f" at column {found[2]}") if found else text)
-    hint = 'correct this line; text is in quotes, as in name = "hw1", and a list in brackets, as in ["make", "-s"]'
-    return AssignmentError(message, file=str(file), line=line, hint=hint, id="toml")
-
-
-_Convert = Callable[["_Reader", Any, Key], Any]
-
-
-class _Reader:
+class Reader:
     """Turns tables into values. Each method takes a value and its key, and raises AssignmentError at its place."""
 
     def __init__(self, places: Places) -> None:
         self.places = places
 
-    def table(self, value: Any, key: Key, fields: Mapping[str, _Convert]) -> dict[str, Any]:
+    def table(self, value: Any, key: Key, fields: Mapping[str, Convert]) -> dict[str, Any]:
         """The converted values of those fields that are there."""
         if not isinstance(value, dict):
             raise self.wrong(value, key, "a table", f"[{key[-1]}]")
@@ -232,48 +157,72 @@ class _Reader:
             raise self.wrong(value, key, "an array of tables", f"[[{key[-1]}]]")
         return value
 
+    def layout(self, value: Any, key: Key) -> str:
+        if value not in LAYOUTS:
+            hint = f"use one of: {', '.join(LAYOUTS)}; or leave it out"
+            raise self.places.error(key, f"{value!r} is no layout", hint, "wrong_value")
+        return self.string(value, key)
+
+    def problems(self, value: Any, key: Key) -> dict[str, float]:
+        if not isinstance(value, dict):
+            raise self.wrong(value, key, "a table of numbers", "problems = { Correctness = 100 }")
+        return {name: self.number(inner, (*key, name)) for name, inner in value.items()}
+
     def assignment(self, value: dict[str, Any], root: Path) -> Assignment:
+        for name in ("autograder", "setup", "problems"):
+            if name in value:
+                text = "goes with another platform's autograder"
+                raise self.places.error((name,), text, 'write layout = "autolab", or take it away', "layout")
         read = self.table(value, (), _ASSIGNMENT)
         if "name" not in read:
             raise self.places.error(("name",), "the assignment has no name", 'write, say, name = "hw1"', "missing_key")
         return Assignment(steps=read.pop("step", ()), samples=read.pop("sample", ()), root=root, **read)
 
 
-_LIMITS: Final[dict[str, _Convert]] = {
-    "wall": _Reader.duration,
-    "cpu": _Reader.duration,
-    "memory": _Reader.size,
-    "pids": _Reader.whole,
-    "output": _Reader.size,
-    "disk": _Reader.size,
-    "cpus": _Reader.number,
+_LIMITS: Final[dict[str, Convert]] = {
+    "wall": Reader.duration,
+    "cpu": Reader.duration,
+    "memory": Reader.size,
+    "pids": Reader.whole,
+    "output": Reader.size,
+    "disk": Reader.size,
+    "cpus": Reader.number,
 }
-_RULE: Final[dict[str, _Convert]] = {"path": _Reader.string, "max_size": _Reader.size, "max_files": _Reader.whole}
-_STEP: Final[dict[str, _Convert]] = {
-    "name": _Reader.string,
-    "image": _Reader.string,
-    "command": _Reader.command,
-    "files": _Reader.strings,
-    "submission": _Reader.boolean,
-    "collect": _Reader.strings,
-    "network": _Reader.network,
-    "limits": _Reader.limits,
-    "env": _Reader.env,
+_RULE: Final[dict[str, Convert]] = {
+    "path": Reader.string,
+    "name": Reader.string,
+    "max_size": Reader.size,
+    "max_files": Reader.whole,
 }
-_SAMPLE: Final[dict[str, _Convert]] = {
-    "path": _Reader.string,
-    "name": _Reader.string,
-    "score": _Reader.number,
-    "outcome": _Reader.outcome,
+_STEP: Final[dict[str, Convert]] = {
+    "name": Reader.string,
+    "image": Reader.string,
+    "command": Reader.command,
+    "files": Reader.strings,
+    "submission": Reader.boolean,
+    "collect": Reader.strings,
+    "network": Reader.network,
+    "limits": Reader.limits,
+    "env": Reader.env,
 }
-_ASSIGNMENT: Final[dict[str, _Convert]] = {
-    "name": _Reader.string,
-    "max_score": _Reader.number,
-    "bonus": _Reader.boolean,
-    "format": _Reader.string,
-    "submission": _Reader.rule,
-    "step": _Reader.steps,
-    "sample": _Reader.samples,
+_SAMPLE: Final[dict[str, Convert]] = {
+    "path": Reader.string,
+    "name": Reader.string,
+    "score": Reader.number,
+    "outcome": Reader.outcome,
+}
+_ASSIGNMENT: Final[dict[str, Convert]] = {
+    "name": Reader.string,
+    "max_score": Reader.number,
+    "bonus": Reader.boolean,
+    "format": Reader.string,
+    "layout": Reader.layout,
+    "autograder": Reader.string,
+    "setup": Reader.boolean,
+    "problems": Reader.problems,
+    "submission": Reader.rule,
+    "step": Reader.steps,
+    "sample": Reader.samples,
 }
 
 

@@ -14,7 +14,7 @@ from minitango.assignment import Assignment, Sample, Submission
 from minitango.cli import details, show
 from minitango.cli.grading import Batch, terminated_like_ctrl_c, warn_of_weak_limits
 from minitango.cli.progress import progress
-from minitango.cli.settings import ANY_PATH, Settings, grading_options, resolve
+from minitango.cli.settings import ANY_PATH, Settings, grading_options, load, resolve, setup_option
 from minitango.cli.show import Seen
 from minitango.cli.streams import as_called, out
 from minitango.errors import ConfigError, NothingToGrade
@@ -44,16 +44,23 @@ class Checked(Struct, frozen=True):
 @click.option("--json", "as_json", is_flag=True, help="Print the verdicts as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 @click.option("-v", "--verbose", is_flag=True, help="Say which limits hold here, and how.")
+@setup_option
 @grading_options
 def check(
-    assignments: tuple[Path, ...], junit: Path | None, as_json: bool, quiet: bool, verbose: bool, **where: object
+    assignments: tuple[Path, ...],
+    junit: Path | None,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+    no_setup: bool,
+    **where: object,
 ) -> int:
     """Grade the samples of each ASSIGNMENT and hold them to the score or outcome that assignment.toml expects.
 
     For CI: exits 1 if one misses. Uses a temporary state of its own: nothing is kept, nothing is reused.
     """
     settings = resolve(**where)  # type: ignore[arg-type]
-    loaded = [Assignment.load(path) for path in assignments]
+    loaded = [load(path, image=settings.image, no_setup=no_setup) for path in assignments]
     for assignment, path in zip(loaded, assignments, strict=True):
         if not assignment.samples:
             raise NothingToGrade(

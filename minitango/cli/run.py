@@ -14,7 +14,7 @@ from minitango.assignment import Assignment, Submission, find_handins
 from minitango.cli import show
 from minitango.cli.grading import Batch, mixture, terminated_like_ctrl_c, warn_of_weak_limits
 from minitango.cli.progress import progress
-from minitango.cli.settings import ANY_PATH, Settings, grading_options, resolve, state_options
+from minitango.cli.settings import ANY_PATH, Settings, grading_options, load, resolve, setup_option, state_options
 from minitango.cli.show import Seen
 from minitango.cli.streams import as_called, out, program, tell
 from minitango.errors import ConfigError, NothingToGrade, SubmissionError
@@ -42,6 +42,7 @@ class Refused(Struct, frozen=True):
 @click.option("--json", "as_json", is_flag=True, help="Print the jobs as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 @click.option("-v", "--verbose", is_flag=True, help="Say which limits hold here, and how.")
+@setup_option
 @state_options
 @grading_options
 def run(
@@ -49,6 +50,7 @@ def run(
     paths: tuple[Path, ...],
     student: str | None,
     fresh: bool,
+    no_setup: bool,
     as_json: bool,
     quiet: bool,
     verbose: bool,
@@ -60,7 +62,7 @@ def run(
     assignment changed since. Exits 0 when all were graded, whatever their scores; 4 when some could not be.
     """
     settings = resolve(**where)  # type: ignore[arg-type]
-    loaded = Assignment.load(assignment)
+    loaded = load(assignment, image=settings.image, no_setup=no_setup)
     if not paths:
         raise NothingToGrade("no hand-ins were named", hint=f"minitango run {assignment} PATH-TO-HANDINS")
     submissions, refused = gather(loaded, paths, student)

@@ -14,9 +14,12 @@ import click
 from msgspec import Struct
 
 from minitango import image_name
+from minitango.assignment import Assignment
+from minitango.cli.streams import tell
 from minitango.engine import Engine, Event
 from minitango.errors import ConfigError, StoreError
 from minitango.statedir import locate
+from minitango.text import one_line
 
 DEFAULT_STATE: Final = ".minitango"
 MAX_WORKERS: Final = 1000
@@ -112,9 +115,29 @@ def grading_options(command: F) -> F:
     """--sandbox, --image and --workers."""
     count = click.IntRange(1, MAX_WORKERS)
     workers = click.option("--workers", type=count, metavar="N", help="Jobs at once (default: one a core).")
-    image = click.option("--image", metavar="NAME", help="The container image of steps that name none.")
     sandbox = click.option("--sandbox", metavar="NAME", help="auto (default), docker, docker+URL or bubblewrap.")
-    return sandbox(image(workers(command)))
+    return sandbox(image_option(workers(command)))
+
+
+def image_option(command: F) -> F:
+    """--image."""
+    text = "The container image of steps that name none, or instead of the one that an autograder names."
+    return click.option("--image", metavar="NAME", help=text)(command)
+
+
+def setup_option(command: F) -> F:
+    """--no-setup, where an assignment may be another platform's autograder."""
+    text = "Take an autograder's setup.sh for done: this machine, or --image, has what it would install."
+    return click.option("--no-setup", is_flag=True, help=text)(command)
+
+
+def load(path: Path, *, image: str, no_setup: bool) -> Assignment:
+    """The assignment there; where it is another platform's autograder, say what it is taken for."""
+    assignment = Assignment.load(path, image=image, setup=not no_setup)
+    if assignment.taken:
+        first, *more = assignment.taken
+        tell(one_line(f"{first}: {'; '.join(more)}" if more else first, 1000))
+    return assignment
 
 
 def resolve(

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import click
 
-from minitango.assignment import Assignment
 from minitango.cli import show
 from minitango.cli.run import NOT_GRADED, gather, tell_graded_before, tell_refused
-from minitango.cli.settings import ANY_PATH, resolve, state_options
+from minitango.cli.settings import ANY_PATH, image_option, load, resolve, setup_option, state_options
 from minitango.cli.streams import out
 from minitango.errors import NothingToGrade
 from minitango.text import one_line
@@ -21,16 +20,24 @@ from minitango.text import one_line
 @click.option("--student", metavar="NAME", help="PATH is this student's one hand-in (a folder too).")
 @click.option("--fresh", is_flag=True, help="Grade anew what was graded before.")
 @click.option("--json", "as_json", is_flag=True, help="Print the jobs as JSON.")
+@setup_option
+@image_option
 @state_options
 def submit(
-    assignment: Path, paths: tuple[Path, ...], student: str | None, fresh: bool, as_json: bool, **where: object
+    assignment: Path,
+    paths: tuple[Path, ...],
+    student: str | None,
+    fresh: bool,
+    as_json: bool,
+    no_setup: bool,
+    **where: object,
 ) -> int:
     """Queue hand-ins and return; each PATH as in `run`. Prints a job id and a student on each line.
 
     They are durable, and their files fixed, when this returns. `minitango worker` grades them.
     """
     settings = resolve(**where)  # type: ignore[arg-type]
-    loaded = Assignment.load(assignment)
+    loaded = load(assignment, image=settings.image, no_setup=no_setup)
     if not paths:
         raise NothingToGrade("no hand-ins were named", hint=f"minitango submit {assignment} PATH-TO-HANDINS")
     submissions, refused = gather(loaded, paths, student)

@@ -90,8 +90,8 @@ def attempt_of(job: str, row: Row) -> Attempt:
 
 
 def lease_of(row: Row) -> Lease:
-    """From: id, attempt, token, expires, spec, inputs, assignment, student, solo_lease."""
-    return Lease(*(*row[:8], bool(row[8])))
+    """From: id, attempt, token, expires, spec, inputs, assignment, student, solo_lease, three more, submitted."""
+    return Lease(*(*row[:8], bool(row[8]), row[12]))
 
 
 def result_of(data: bytes) -> Result:

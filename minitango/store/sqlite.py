@@ -78,7 +78,7 @@ _CLAIM: Final = """
         SELECT seq FROM jobs INDEXED BY jobs_ready
         WHERE queue = ? AND solo = ? AND state = 'queued' AND due IS NULL
         ORDER BY priority DESC, rank, seq LIMIT ?)
-    RETURNING id, attempt, token, expires, spec, inputs, assignment, student, solo_lease, seq, priority, rank
+    RETURNING id, attempt, token, expires, spec, inputs, assignment, student, solo_lease, seq, priority, rank, submitted
 """
 _LEAVE: Final = """
     UPDATE jobs SET state = ?, due = ?, due_since = ?, solo = ?, failures = ?, interruptions = ?, solo_deaths = ?,

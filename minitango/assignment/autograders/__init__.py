@@ -1,0 +1,108 @@
+"""Autograders that were written for another platform, unmodified: which one it is, and what it asks for.
+
+One module a platform, each with two functions: `looks` says whether a folder or archive is one of its kind, `adopt`
+turns it into what an assignment needs. What a step then finds in its sandbox, and where, is `minitango.layout`'s.
+
+    autolab        a lab's folder: autograde-Makefile, autograde.tar, LAB.yml
+    gradescope     an autograder.zip: run_autograder, setup.sh
+    prairielearn   a question with external grading: info.json, tests/
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any, Final, Literal, NamedTuple
+
+from msgspec import Struct, field
+
+from minitango.archive import File
+from minitango.assignment.autograders.source import Source
+from minitango.assignment.model import SubmissionRule
+from minitango.errors import AssignmentError
+from minitango.job import LAYOUTS, Limits
+
+_WHAT: Final = {
+    "autolab": "an Autolab lab",
+    "gradescope": "a Gradescope autograder",
+    "prairielearn": "a PrairieLearn question with external grading",
+}
+_SIGNS: Final = {
+    "autolab": "autograde-Makefile and autograde.tar",
+    "gradescope": "run_autograder",
+    "prairielearn": "info.json with externalGradingOptions",
+}
+
+
+class Wish(NamedTuple):
+    """What whoever adopts an autograder has to say about it."""
+
+    image: str = ""
+    """An image in place of the one that it asks for."""
+    setup: bool = True
+    """Whether its set-up script has to be run, if there is one."""
+    command: tuple[str, ...] = ()
+    """A command in place of the one that it asks for."""
+
+
+class Adopted(Struct, frozen=True):
+    """What an autograder asks for, in our words."""
+
+    layout: str
+    name: str
+    command: tuple[str, ...]
+    files: tuple[File, ...] = ()
+    """What lies in the step's working directory, at its path there."""
+    format: str = ""
+    max_score: float | None = None
+    problems: dict[str, float] = field(default_factory=dict)
+    """Autolab's: each problem and its maximum."""
+    submission: SubmissionRule = SubmissionRule()
+    image: str = ""
+    image_files: tuple[File, ...] = ()
+    """A Dockerfile and what it needs, where an image has to be built; `image` is then what it is called."""
+    limits: Limits = Limits()
+    network: Literal["none", "open"] = "none"
+    env: dict[str, str] = field(default_factory=dict)
+    taken: tuple[str, ...] = ()
+    """For people: what was taken from where."""
+
+
+def what(layout: str) -> str:
+    """A layout in words: `an Autolab lab`."""
+    return _WHAT[layout]
+
+
+def recognised(source: Source) -> str:
+    """Which of LAYOUTS it is; empty where it is none. AssignmentError where it could be several."""
+    found = [layout for layout in LAYOUTS if _module(layout).looks(source)]
+    if len(found) > 1:
+        raise source.error(
+            f"could be {' or '.join(map(what, found))}",
+            f'write an assignment.toml beside it that says which: layout = "{found[0]}"',
+            "layout",
+        )
+    return found[0] if found else ""
+
+
+def adopt(layout: str, source: Source, wish: Wish = Wish()) -> Adopted:
+    """What this autograder asks for. AssignmentError says what is missing, or cannot be used."""
+    module = _module(layout)
+    if not module.looks(source):
+        raise source.error(f"is not {what(layout)}: that has {_SIGNS[layout]}", "correct the layout", "layout")
+    make: Callable[[Source, Wish], Adopted] = module.adopt
+    return make(source, wish)
+
+
+def unknown(source: Source) -> AssignmentError:
+    """The error for what is none of them."""
+    signs = "; ".join(f"{what(layout)} by {_SIGNS[layout]}" for layout in LAYOUTS)
+    return source.error(
+        "there is no assignment.toml in it, and it is no autograder that is known",
+        f"write an assignment.toml, or see what would be recognised: {signs}",
+        "assignment_missing",
+    )
+
+
+def _module(layout: str) -> Any:
+    return import_module(f"minitango.assignment.autograders.{layout}")

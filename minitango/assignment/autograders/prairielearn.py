@@ -1,0 +1,204 @@
+"""A PrairieLearn question with external grading: info.json names image and entrypoint, tests/ is what grades.
+
+https://prairielearn.readthedocs.io/en/latest/externalGrading/; what is put where follows PrairieLearn's own
+`buildDirectory` (apps/prairielearn/src/lib/externalGraderCommon.ts).
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import re
+import shlex
+from collections.abc import Sequence
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from minitango.archive import File
+from minitango.assignment.autograders import Adopted, Wish
+from minitango.assignment.autograders.source import Source
+from minitango.assignment.model import SubmissionRule
+from minitango.job import Limits
+
+INFO: Final = "info.json"
+HOME: Final = "/grade"
+TIMEOUT: Final = 30.0
+"""Seconds, where the question says none."""
+LIMITS: Final = Limits(memory=2 << 30, pids=1024, disk=1 << 30)
+"""PrairieLearn's own."""
+ENTRYPOINTS: Final = {
+    "prairielearn/grader-python": "/python_autograder/run.sh",
+    "prairielearn/grader-r": "/r_autograder/run.sh",
+    "prairielearn/grader-java": "/javagrader/autograder.sh",
+}
+"""Of images that say it themselves: there, a question need not."""
+_ELEMENTS: Final = {"pl-file-editor": "file-name", "pl-file-upload": "file-names"}
+
+
+class _Options(Struct, rename="camel"):
+    enabled: bool = True
+    image: str = ""
+    entrypoint: str | list[str] = ""
+    timeout: float | None = None
+    enable_networking: bool = False
+    server_files_course: list[str] | None = None
+    environment: dict[str, str | None] | None = None
+
+
+class _Info(Struct):
+    title: str = ""
+    external: _Options | None = msgspec.field(name="externalGradingOptions", default=None)
+
+
+def looks(source: Source) -> bool:
+    """Whether this is such a question."""
+    return source.has(INFO) and '"externalGradingOptions"' in source.text(INFO)
+
+
+def adopt(source: Source, wish: Wish) -> Adopted:
+    """See `autograders.adopt`."""
+    info = _read(source)
+    options = info.external or _Options()
+    image = wish.image or options.image
+    command = wish.command or _command(source, options)
+    program = command[0]
+    files = [*source.below("tests"), *_of_the_course(source, options.server_files_course or [])]
+    if program.startswith(f"{HOME}/"):
+        path = program.removeprefix(f"{HOME}/")
+        files = [File(f.path, f.data, f.executable or f.path == path) for f in files]
+        if all(file.path != path for file in files):
+            raise source.error(
+                f"the entrypoint {program} is not there", f"add {path}, or correct it", "file_missing", path=INFO,
+                key="externalGradingOptions.entrypoint",
+            )  # fmt: skip
+    timeout = options.timeout if options.timeout is not None else TIMEOUT
+    handins = _handins(source)
+    taken = [f"its image is {image}" + ("" if wish.image else " (--image names another)")] if image else []
+    if len(handins) == 1:
+        taken.append(f"a hand-in of one file becomes {handins[0]}, which question.html asks for")
+    return Adopted(
+        layout="prairielearn",
+        name=info.title or source.name,
+        command=command,
+        files=tuple(files),
+        format="prairielearn",
+        submission=SubmissionRule(name=handins[0] if len(handins) == 1 else ""),
+        image=image,
+        limits=msgspec.structs.replace(LIMITS, wall=timeout),
+        network="open" if options.enable_networking else "none",
+        env={name: value for name, value in (options.environment or {}).items() if value is not None},
+        taken=tuple(taken),
+    )
+
+
+def _read(source: Source) -> _Info:
+    try:
+        info = msgspec.json.decode(source.text(INFO), type=_Info)
+    except msgspec.DecodeError as error:
+        raise source.error(str(error), "correct it", "json", path=INFO) from error
+    options = info.external
+    timeout = options.timeout if options is not None else None
+    if timeout is not None and not (math.isfinite(timeout) and 0.01 <= timeout <= 86_400):
+        raise source.error(
+            f"the time-out is {timeout}", "write a number of seconds", "wrong_value", path=INFO,
+            key="externalGradingOptions.timeout",
+        )  # fmt: skip
+    return info
+
+
+def _command(source: Source, options: _Options) -> tuple[str, ...]:
+    given = options.entrypoint
+    if not given:
+        given = next((path for name, path in ENTRYPOINTS.items() if _is_of(options.image, name)), "")
+    try:
+        words = shlex.split(given) if isinstance(given, str) else list(given)
+    except ValueError:
+        words = []
+    if not words or "\0" in "".join(words):
+        raise source.error(
+            "no entrypoint is named, and what the image itself would run is not known here",
+            'name it: "entrypoint": "/grade/tests/run.sh"',
+            "missing_key",
+            path=INFO,
+            key="externalGradingOptions.entrypoint",
+        )
+    return tuple(words)
+
+
+def _is_of(image: str, name: str) -> bool:
+    return re.split("[:@]", image)[0] in (name, f"docker.io/{name}")
+
+
+def _of_the_course(source: Source, names: list[str]) -> list[File]:
+    """What the question takes of the course's serverFilesCourse/, which is further up."""
+    if not names:
+        return []
+    course = next((Path(up) for up in source.path.absolute().parents if (up / "infoCourse.json").is_file()), None)
+    if course is None:
+        raise source.error(
+            f"it takes {', '.join(names[:3])} of the course's serverFilesCourse, and lies in no course",
+            "name the question's folder inside of its course, where infoCourse.json is further up",
+            "file_missing",
+            path=INFO,
+            key="externalGradingOptions.serverFilesCourse",
+        )
+    shared = Source(course)
+    found: list[File] = []
+    for name in names:
+        path = f"serverFilesCourse/{name.strip('/')}"
+        if ".." in path.split("/"):
+            raise source.error(f"{name!r} leads out of its folder", "correct it", "file_outside", path=INFO)
+        files = [shared.read(path)] if shared.has(path) else shared.below(path)
+        if not files:
+            raise source.error(
+                f"{name!r} is not there in {course / 'serverFilesCourse'}", "correct it", "file_missing", path=INFO,
+                key="externalGradingOptions.serverFilesCourse",
+            )  # fmt: skip
+        found += [file for file in files if file.path not in {one.path for one in found}]
+    return found
+
+
+def _handins(source: Source) -> list[str]:
+    """The files that question.html asks for."""
+    if not source.has("question.html"):
+        return []
+    reader = _Question()
+    reader.feed(source.text("question.html"))
+    return [name for name in dict.fromkeys(reader.names) if name and "/" not in name and "{{" not in name]
+
+
+class _Question(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        wanted = _ELEMENTS.get(tag)
+        for name, value in attrs:
+            if name == wanted and value:
+                self.names += [part.strip() for part in value.split(",")]
+
+
+def data(files: Sequence[File]) -> bytes:
+    """/grade/data/data.json for a hand-in of these files, as PrairieLearn writes it."""
+    sent = [{"name": file.path, "contents": base64.b64encode(file.data).decode()} for file in files]
+    return json.dumps(
+        {
+            "params": {},
+            "correct_answers": {},
+            "submitted_answers": {"_files": sent},
+            "format_errors": {},
+            "partial_scores": {},
+            "score": 0,
+            "feedback": {},
+            "variant_seed": 0,
+            "options": {},
+            "raw_submitted_answers": {},
+            "gradable": True,
+        }
+    ).encode()

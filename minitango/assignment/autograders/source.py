@@ -1,0 +1,134 @@
+"""Where an autograder is read from: a folder or an archive, the same either way. Only what is asked for is read."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+
+from minitango.archive import Bounds, File, is_archive_name, is_ignored, read_archive, read_file, read_tree, shown
+from minitango.errors import ArchiveError, AssignmentError
+
+MAX_BYTES: Final = 256 << 20
+MAX_FILES: Final = 20_000
+_SMALL: Final = 1 << 20
+"""Bytes of a file that is read for what it says."""
+
+
+class Source:
+    """A folder of an autograder's files, or an archive of them. Paths are relative to its top, separated by `/`.
+
+    Where an archive has everything below one folder, that is its top.
+    """
+
+    def __init__(self, path: Path, *, without: frozenset[str] = frozenset()) -> None:
+        """`without`: names at the top of a folder that are no part of it. AssignmentError: it cannot be read."""
+        self.path = path
+        self.used: list[Path] = [path]
+        """What was looked at: if none of these changed, neither did what was read."""
+        self._without = without
+        self._archive: dict[str, File] | None = None
+        if not path.is_dir():
+            try:
+                self._archive = _below_one_top(read_archive(path, Bounds(files=MAX_FILES, bytes=MAX_BYTES)))
+            except ArchiveError as error:
+                raise AssignmentError(error.message, file=str(path), hint=_hint(error), id=error.id) from error
+
+    @property
+    def is_archive(self) -> bool:
+        return self._archive is not None
+
+    @property
+    def name(self) -> str:
+        """What it is called: the name of its folder, or of the archive without suffixes."""
+        name = self.path.absolute().name
+        if self._archive is None:
+            return name
+        for suffix in (".zip", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2", ".tbz", ".tar"):
+            if name.lower().endswith(suffix):
+                return name[: -len(suffix)]
+        return name
+
+    def has(self, path: str) -> bool:
+        """Whether there is such a file."""
+        if self._archive is not None:
+            return path in self._archive
+        return path.split("/")[0] not in self._without and (self.path / path).is_file()
+
+    def top(self) -> list[str]:
+        """The names of the files at the top, in order."""
+        if self._archive is not None:
+            return sorted(path for path in self._archive if "/" not in path)
+        try:
+            names = sorted(entry.name for entry in self.path.iterdir() if entry.is_file())
+        except OSError as error:
+            raise self.error(f"cannot be read: {error.strerror}", f"ls -ld '{self.path}'", "unreadable") from error
+        return [name for name in names if name not in self._without and not is_ignored(name)]
+
+    def read(self, path: str, most: int = MAX_BYTES) -> File:
+        """A file of it. AssignmentError where it is not there, no regular file, or larger than `most` bytes."""
+        if self._archive is not None:
+            if path not in self._archive:
+                raise self.error(f"there is no {path} in it", f"add {path}", "file_missing")
+            return self._archive[path]
+        self.used.append(self.path / path)
+        try:
+            data, executable = read_file(self.path / path, most)
+        except ArchiveError as error:
+            raise AssignmentError(error.message, file=str(self.path / path), hint=_hint(error), id=error.id) from error
+        return File(path, data, executable)
+
+    def text(self, path: str) -> str:
+        """What a small file says. AssignmentError also where it is no UTF-8."""
+        data = self.read(path, _SMALL).data.removeprefix(b"\xef\xbb\xbf")
+        try:
+            return data.decode()
+        except UnicodeDecodeError as error:
+            raise AssignmentError(
+                "it is not UTF-8", file=self.place(path), hint="save it as UTF-8", id="encoding"
+            ) from error
+
+    def below(self, folder: str = "") -> list[File]:
+        """All files below a folder of it, with their paths from the top; none where there is no such folder."""
+        start = f"{folder}/" if folder else ""
+        if self._archive is not None:
+            return [file for path, file in self._archive.items() if path.startswith(start)]
+        place = self.path / folder
+        if not place.is_dir():
+            return []
+        for at, folders, names in os.walk(place):
+            folders[:] = [name for name in folders if not is_ignored(name)]
+            self.used += [Path(at), *(Path(at, name) for name in names if not is_ignored(name))]
+        try:
+            found = read_tree(place, Bounds(files=MAX_FILES, bytes=MAX_BYTES, entries=100_000))
+        except ArchiveError as error:
+            raise AssignmentError(error.message, file=str(place), hint=_hint(error), id=error.id) from error
+        files = [File(start + file.path, file.data, file.executable) for file in found]
+        return [file for file in files if file.path.split("/")[0] not in self._without]
+
+    def place(self, path: str) -> str:
+        """A file of it, for messages."""
+        return f"{self.path}: {path}" if self._archive is not None else str(self.path / path)
+
+    def error(self, message: str, hint: str, id: str, *, path: str = "", key: str = "") -> AssignmentError:
+        """An error about it, or about a file in it."""
+        return AssignmentError(message, file=self.place(path) if path else str(self.path), key=key, hint=hint, id=id)
+
+
+def is_archive(path: Path) -> bool:
+    """Whether this is an archive by its name, and a file."""
+    return is_archive_name(path.name) and path.is_file()
+
+
+def _below_one_top(files: tuple[File, ...]) -> dict[str, File]:
+    tops = {file.path.partition("/")[0] for file in files}
+    if len(tops) == 1 and all("/" in file.path for file in files):
+        start = f"{tops.pop()}/"
+        return _below_one_top(tuple(File(f.path.removeprefix(start), f.data, f.executable) for f in files))
+    return {file.path: file for file in files}
+
+
+def _hint(error: ArchiveError) -> str:
+    if error.id in ("too_large", "too_many"):
+        return f"an autograder may be {MAX_FILES} files of {shown(str(MAX_BYTES >> 20))} MiB together"
+    return error.hint
