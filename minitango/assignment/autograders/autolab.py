@@ -33,7 +33,7 @@ class _General(Struct):
 
 
 class _Problem(Struct):
-    name: str
+    name: str | int | float
     max_score: float | None = None
 
 
@@ -64,7 +64,7 @@ def adopt(source: Source, wish: Wish) -> Adopted:
         taken.append(f"each hand-in becomes {handin}")
     else:
         taken.append("hand-ins keep their own names, as no LAB.yml names the one that the lab wants")
-    problems = {problem.name: problem.max_score for problem in lab.problems or ()}
+    problems = {str(problem.name): problem.max_score for problem in lab.problems or ()}
     if any(most is None for most in problems.values()):
         problems = {}
     timeout = autograder.autograde_timeout or TIMEOUT

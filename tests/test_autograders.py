@@ -1,0 +1,475 @@
+"""Autograders of other platforms: what they are taken for, what they ask for, and where that lands."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zipfile
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from minitango import Assignment, AssignmentError, Submission
+from minitango.archive import File, unpack
+from minitango.assignment import Plan
+from minitango.assignment.autograders import gradescope
+from minitango.blobs import Blobs
+from minitango.job import Lease, Limits, Trust
+from minitango.layout import box_spec, environment, hand_in, layout_of
+
+LAB = """
+
+---
+general:
+  name: hello
+  display_name: Hello
+  handin_filename: hello.c
+  handin_directory: handin
+problems:
+- name: Correctness
+  description: ''
+  max_score: 100.0
+- name: 2
+  max_score: '20'
+autograder:
+  autograde_timeout: 30
+  autograde_image: autograding_image
+  release_score: true
+"""
+RUN = "#!/usr/bin/env bash\ncp /autograder/submission/calculator.py /autograder/source\npython3 run_tests.py\n"
+INFO: dict[str, Any] = {
+    "uuid": "0d3c5b0b-9c9e-4f4e-8ad6-5f4b5dd2a6a1",
+    "title": "Fibonacci",
+    "type": "v3",
+    "gradingMethod": "External",
+    "externalGradingOptions": {
+        "enabled": True,
+        "image": "course/grader:1",
+        "entrypoint": "/grade/tests/run.sh --fast",
+        "timeout": 12,
+        "environment": {"A": "b", "C": None},
+    },
+}
+
+Make = Callable[..., Path]
+
+
+def autolab(root: Path, *, yml: str | None = LAB, **more: str) -> Path:
+    files = {"autograde-Makefile": "all:\n\ttrue\n", "autograde.tar": "a tar", **more}
+    if yml is not None:
+        files[f"{root.name}.yml"] = yml
+    return write(root, files)
+
+
+def scope(root: Path, *, setup: str | None = "apt-get install -y gcc\n", run: str = RUN, **more: str) -> Path:
+    files = {"run_autograder": run, "run_tests.py": "print(1)\n", "tests/test_add.py": "", **more}
+    if setup is not None:
+        files["setup.sh"] = setup
+    return write(root, files)
+
+
+def question(root: Path, info: dict[str, Any] = INFO, **more: str) -> Path:
+    files = {"info.json": json.dumps(info), "tests/run.sh": "#!/bin/sh\n", "question.html": "<p>no file</p>", **more}
+    return write(root, files)
+
+
+def options(**changes: Any) -> dict[str, Any]:
+    return {**INFO, "externalGradingOptions": {**INFO["externalGradingOptions"], **changes}}
+
+
+def write(root: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        path = root / name.replace("__", "/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(text.encode())
+    return root
+
+
+def zipped(folder: Path, *, top: str = "") -> Path:
+    made = folder.with_suffix(".zip")
+    with zipfile.ZipFile(made, "w") as archive:
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                archive.write(path, f"{top}{path.relative_to(folder)}")
+    return made
+
+
+def plan_of(assignment: Assignment, blobs: Blobs) -> Plan:
+    return Plan.decode(blobs.get(assignment.pack(blobs).digest))
+
+
+def bundle(plan: Plan, blobs: Blobs) -> dict[str, File]:
+    return {file.path: file for file in unpack(blobs.get(plan.steps[0].bundle))}
+
+
+@pytest.fixture
+def blobs(tmp_path: Path) -> Blobs:
+    return Blobs(tmp_path / "blobs")
+
+
+# --- what it is taken for --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [autolab, scope, question])
+@pytest.mark.parametrize("packed", ["folder", "zip", "zip with a top folder", "tar.gz"])
+def test_a_folder_and_an_archive_of_it_are_taken_for_the_same(
+    make: Make, packed: str, tmp_path: Path, blobs: Blobs
+) -> None:
+    folder = make(tmp_path / "hello")
+    place = folder
+    if packed == "tar.gz":
+        place = Path(shutil.make_archive(str(tmp_path / "hello"), "gztar", tmp_path, "hello"))
+    elif packed != "folder":
+        place = zipped(folder, top="a/b/" if "top" in packed else "")
+    one, other = Assignment.load(folder), Assignment.load(place)
+    assert (one.name, one.layout, one.steps) == (other.name, other.layout, other.steps)
+    assert other.taken[0].startswith(f"{place}: taken for a")
+    assert other.taken[1:] == one.taken[1:]
+    assert one.pack(blobs) == other.pack(blobs)
+    assert one.trust is Trust.SHARED
+    assert one.bonus, "these platforms have no maximum that a score may not be above"
+
+
+def test_what_is_none_of_them(tmp_path: Path) -> None:
+    write(tmp_path / "empty", {"notes.txt": "", "info.json": "{}", "autograde.tar": ""})
+    for place in (tmp_path / "empty", zipped(tmp_path / "empty")):
+        with pytest.raises(AssignmentError) as caught:
+            Assignment.load(place)
+        assert caught.value.id == "assignment_missing"
+        assert "autograde-Makefile" in caught.value.hint
+        assert "run_autograder" in caught.value.hint
+
+
+def test_what_could_be_two(tmp_path: Path) -> None:
+    both = autolab(scope(tmp_path / "both"))
+    with pytest.raises(AssignmentError) as caught:
+        Assignment.load(both)
+    assert caught.value.id == "layout"
+    (both / "assignment.toml").write_text('layout = "gradescope"\n')
+    assert Assignment.load(both).layout == "gradescope"
+
+
+def test_an_archive_of_our_own_is_not_read(tmp_path: Path) -> None:
+    write(tmp_path / "own", {"assignment.toml": 'name = "x"\n'})
+    with pytest.raises(AssignmentError, match="unpack it") as caught:
+        Assignment.load(zipped(tmp_path / "own"))
+    assert caught.value.id == "layout" or "unpack" in caught.value.hint
+
+
+@pytest.mark.parametrize("name", ["bad.zip", "bad.tar.gz"])
+def test_an_archive_that_is_none(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"no archive")
+    with pytest.raises(AssignmentError) as caught:
+        Assignment.load(tmp_path / name)
+    assert name in str(caught.value)
+
+
+# --- Autolab ---------------------------------------------------------------------------------------
+
+
+def test_a_lab(tmp_path: Path, blobs: Blobs) -> None:
+    lab = Assignment.load(autolab(tmp_path / "hello"))
+    assert (lab.name, lab.format, lab.max_score) == ("hello", "autolab", None)
+    assert lab.problems == {"Correctness": 100, "2": 20}
+    assert lab.submission.path == "hello.c"
+    (step,) = lab.steps
+    assert (step.command, step.image, step.limits.wall) == (("make",), "autograding_image", 30)
+    plan = plan_of(lab, blobs)
+    assert (plan.layout, plan.problems) == ("autolab", lab.problems)
+    assert {path: file.data for path, file in bundle(plan, blobs).items()} == {
+        "Makefile": b"all:\n\ttrue\n",
+        "autograde.tar": b"a tar",
+    }
+    spec = box_spec(plan, 0, image="", token="t")
+    assert [mount.path for mount in spec.mounts] == ["/job", "/submission", "/report"]
+
+
+def test_a_lab_without_a_description(tmp_path: Path) -> None:
+    lab = Assignment.load(autolab(tmp_path / "hello", yml=None))
+    assert (lab.name, lab.problems, lab.submission.path) == ("hello", {}, "")
+    assert lab.steps[0].limits.wall == 180
+    assert "keep their own names" in " ".join(lab.taken)
+
+
+def test_a_lab_that_says_it_in_ruby(tmp_path: Path) -> None:
+    ruby = "def assessmentInitialize(course)\n  super('hello', course)\n  @handin_filename = 'hello.py'\nend\n"
+    lab = Assignment.load(autolab(tmp_path / "hello", yml=None, **{"hello.rb": ruby}))
+    assert lab.submission.path == "hello.py"
+
+
+@pytest.mark.parametrize(
+    ("yml", "id"),
+    [
+        ("general: [", "yaml"),
+        ("general: 3", "yaml"),
+        ("general: {handin_filename: ../hello.c}", "wrong_value"),
+        ("general: {handin_filename: Makefile}", "wrong_value"),
+        ("problems: [{name: a, max_score: .nan}]", "wrong_value"),
+        ("problems: [{name: a, max_score: -1}]", "wrong_value"),
+        ("autograder: {autograde_timeout: .inf}", "wrong_value"),
+        ("a: &a [*a, *a]\ngeneral: {name: [x]}", "yaml"),
+    ],
+)
+def test_a_lab_whose_description_cannot_be_used(yml: str, id: str, tmp_path: Path) -> None:
+    with pytest.raises(AssignmentError) as caught:
+        Assignment.load(autolab(tmp_path / "hello", yml=yml))
+    assert caught.value.id == id
+    assert "hello.yml" in str(caught.value)
+
+
+def test_a_hand_in_that_is_an_archive_stays_one(tmp_path: Path) -> None:
+    lab = Assignment.load(autolab(tmp_path / "hello", yml="general: {handin_filename: handin.tar}"))
+    (tmp_path / "ada.tar").write_bytes(b"whatever it is")
+    (file,) = Submission(lab, student="ada", files=tmp_path / "ada.tar").bundle()
+    assert (file.path, file.data) == ("handin.tar", b"whatever it is")
+
+
+# --- Gradescope ------------------------------------------------------------------------------------
+
+
+def test_an_autograder_with_a_set_up(tmp_path: Path, blobs: Blobs) -> None:
+    made = Assignment.load(scope(tmp_path / "calc"), image="debian:12")
+    assert (made.name, made.format, made.steps[0].image) == ("calc", "gradescope", "autograder/")
+    assert made.submission.name == "calculator.py"
+    assert made.steps[0].limits == gradescope.LIMITS
+    plan = plan_of(made, blobs)
+    (step,) = plan.steps
+    assert step.setup is True
+    assert not step.bundle, "the image has it all"
+    assert isinstance(step.image_files, str)
+    files = {file.path: file for file in unpack(blobs.get(step.image_files))}
+    assert set(files) == {
+        "Dockerfile", "autograder/run_autograder", "autograder/source/run_autograder", "autograder/source/setup.sh",
+        "autograder/source/run_tests.py", "autograder/source/tests/test_add.py",
+    }  # fmt: skip
+    assert files["Dockerfile"].data.startswith(b"FROM debian:12\n")
+    assert files["autograder/run_autograder"].executable
+    assert step.command[-1] == "./run_autograder"
+
+
+@pytest.mark.parametrize(
+    "setup", [None, "", "#!/bin/bash\n# nothing to do\nset -e\n\nexit 0\n", "echo 'set up'\n", "set -euo pipefail\n"]
+)
+def test_a_set_up_that_does_nothing_needs_no_image(setup: str | None, tmp_path: Path, blobs: Blobs) -> None:
+    plan = plan_of(Assignment.load(scope(tmp_path / "calc", setup=setup)), blobs)
+    (step,) = plan.steps
+    assert not step.setup
+    assert not step.image_files
+    assert step.image == gradescope.BASE
+    assert (step.command, step.provided) == (("./run_autograder",), True)
+    assert "source/run_tests.py" in bundle(plan, blobs)
+
+
+@pytest.mark.parametrize("setup", ["echo $(apt-get install x)\n", "echo a; apt-get install\n", "exit 0 || make\n"])
+def test_a_set_up_that_may_do_something_is_run(setup: str, tmp_path: Path) -> None:
+    assert Assignment.load(scope(tmp_path / "calc", setup=setup)).steps[0].image == "autograder/"
+    assert Assignment.load(tmp_path / "calc", setup=False).steps[0].image == gradescope.BASE
+
+
+def test_scripts_from_windows_run(tmp_path: Path, blobs: Blobs) -> None:
+    plan = plan_of(Assignment.load(scope(tmp_path / "calc", run=RUN.replace("\n", "\r\n"), setup=None)), blobs)
+    files = bundle(plan, blobs)
+    assert files["run_autograder"].data == files["source/run_autograder"].data == RUN.encode()
+
+
+def test_a_script_without_its_interpreter_is_bashs(tmp_path: Path) -> None:
+    made = Assignment.load(scope(tmp_path / "calc", run="echo hello\n", setup=None))
+    assert made.steps[0].command == ("bash", "run_autograder")
+
+
+@pytest.mark.parametrize(
+    ("run", "name"),
+    [
+        ("cp /autograder/submission/a.py .", "a.py"),
+        ("cp /autograder/submission/a.py .; cat /autograder/submission/a.py", "a.py"),
+        ("cp /autograder/submission/a.py /autograder/submission/b.py .", ""),
+        ("cp /autograder/submission/*.py .", ""),
+        ("cp -r /autograder/submission/. .", ""),
+    ],
+)
+def test_the_only_file_that_it_names_is_the_hand_ins(run: str, name: str, tmp_path: Path) -> None:
+    made = Assignment.load(scope(tmp_path / "calc", run=f"#!/bin/sh\n{run}\n"))
+    assert made.submission.name == name
+    (tmp_path / "ada.py").write_text("x")
+    (tmp_path / "bob").mkdir()
+    (tmp_path / "bob" / "main.py").write_text("x")
+    (tmp_path / "bob" / "other.py").write_text("x")
+    (file,) = Submission(made, student="ada", files=tmp_path / "ada.py").bundle()
+    assert file.path == (name or "ada.py")
+    assert [f.path for f in Submission(made, student="bob", files=tmp_path / "bob").bundle()] == ["main.py", "other.py"]
+
+
+def test_where_gradescope_has_things(tmp_path: Path, blobs: Blobs) -> None:
+    made = Assignment.load(scope(tmp_path / "calc", setup=None))
+    plan = plan_of(made, blobs)
+    spec = box_spec(plan, 0, image="", token="t")
+    assert ([mount.path for mount in spec.mounts], spec.workdir) == (["/autograder"], "/autograder")
+    assert layout_of(plan).report == ("/autograder", "results/results.json")
+    assert environment(plan, 0) == {}
+    lease = Lease("job1", 1, "t", 0.0, "", "", "calc", "ada@example.org", submitted=1_700_000_000.0)
+    files, gone = hand_in(plan, lease, [File("calculator.py", b"x", executable=True)], ())
+    assert gone == []
+    assert {file.path for file in files} == {
+        "submission/calculator.py", "submission_metadata.json", "results/stdout",
+    }  # fmt: skip
+    said = json.loads(next(file.data for file in files if file.path == "submission_metadata.json"))
+    assert datetime.fromisoformat(said["created_at"]).timestamp() == 1_700_000_000
+    assert said["users"][0]["email"] == said["users"][0]["name"] == "ada@example.org"
+    assert said["assignment"]["title"] == "calc"
+    assert said["previous_submissions"] == []
+    assert isinstance(said["id"], int)
+
+
+# --- PrairieLearn ----------------------------------------------------------------------------------
+
+
+def test_a_question(tmp_path: Path, blobs: Blobs) -> None:
+    html = '<pl-question-panel></pl-question-panel><pl-file-upload file-names="fib.py"></pl-file-upload>'
+    made = Assignment.load(question(tmp_path / "fib", **{"question.html": html}))
+    assert (made.name, made.format, made.submission.name) == ("Fibonacci", "prairielearn", "fib.py")
+    (step,) = made.steps
+    assert (step.command, step.image, step.network) == (("/grade/tests/run.sh", "--fast"), "course/grader:1", "none")
+    assert (step.limits.wall, step.limits.memory, step.env) == (12, 2 << 30, {"A": "b"})
+    plan = plan_of(made, blobs)
+    files = bundle(plan, blobs)
+    assert set(files) == {"tests/run.sh"}, "the question itself is none of the student's business"
+    assert files["tests/run.sh"].executable
+    spec = box_spec(plan, 0, image="", token="t")
+    assert ([mount.path for mount in spec.mounts], spec.workdir) == (["/grade"], "/grade")
+    assert layout_of(plan).report == ("/grade", "results/results.json")
+    lease = Lease("job1", 1, "t", 0.0, "", "", "fib", "ada")
+    given, _ = hand_in(plan, lease, [File("fib.py", b"\xff\0")], files.values())
+    assert {file.path for file in given} == {"student/fib.py", "data/data.json"}
+    said = json.loads(next(file.data for file in given if file.path == "data/data.json"))
+    assert said["submitted_answers"]["_files"] == [{"name": "fib.py", "contents": "/wA="}]
+
+
+def test_what_a_question_takes_of_its_course(tmp_path: Path, blobs: Blobs) -> None:
+    write(tmp_path, {"infoCourse.json": "{}", "serverFilesCourse/lib/a.py": "a", "serverFilesCourse/b.py": "b"})
+    folder = question(tmp_path / "questions" / "fib", options(serverFilesCourse=["lib/", "b.py"]))
+    made = Assignment.load(folder)
+    wanted = {"tests/run.sh", "serverFilesCourse/lib/a.py", "serverFilesCourse/b.py"}
+    first = plan_of(made, blobs)
+    assert set(bundle(first, blobs)) == wanted
+    (tmp_path / "serverFilesCourse" / "b.py").write_text("changed")
+    assert plan_of(made, blobs) != first
+
+
+@pytest.mark.parametrize(
+    ("info", "id"),
+    [
+        (options(entrypoint=""), "missing_key"),
+        (options(entrypoint="'open"), "missing_key"),
+        (options(entrypoint="/grade/tests/none.sh"), "file_missing"),
+        (options(timeout="soon"), "json"),
+        (options(timeout=0), "wrong_value"),
+        (options(serverFilesCourse=["lib/"]), "file_missing"),
+    ],
+)
+def test_a_question_that_cannot_be_used(info: dict[str, Any], id: str, tmp_path: Path) -> None:
+    with pytest.raises(AssignmentError) as caught:
+        Assignment.load(question(tmp_path / "fib", info))
+    assert caught.value.id == id
+    assert "info.json" in str(caught.value)
+
+
+def test_images_that_say_their_entrypoint(tmp_path: Path) -> None:
+    info = options(image="prairielearn/grader-python:latest", entrypoint="", enableNetworking=True)
+    (step,) = Assignment.load(question(tmp_path / "fib", info)).steps
+    assert step.command == ("/python_autograder/run.sh",)
+    assert step.network == "open"
+
+
+# --- with an assignment.toml beside it -------------------------------------------------------------
+
+
+def test_more_can_be_said_beside_it(tmp_path: Path, blobs: Blobs) -> None:
+    scope(tmp_path / "calc" / "autograder")
+    write(tmp_path / "calc", {
+        "assignment.toml": """
+            name = "calculator"
+            layout = "gradescope"
+            autograder = "autograder"
+            setup = false
+            max_score = 20
+            bonus = false
+            [submission]
+            name = "calc.py"
+            max_size = "1MiB"
+            [[step]]
+            image = "python:3.12"
+            limits = { wall = "5s" }
+            env = { X = "1" }
+            [[sample]]
+            path = "good.py"
+            score = 20
+        """,
+        "good.py": "",
+    })  # fmt: skip
+    made = Assignment.load(tmp_path / "calc")
+    (step,) = made.steps
+    assert (made.name, made.max_score, made.bonus, len(made.samples)) == ("calculator", 20, False, 1)
+    assert (made.submission.name, made.submission.max_size) == ("calc.py", 1 << 20)
+    assert (step.image, step.env) == ("python:3.12", {"X": "1"})
+    assert (step.limits.wall, step.limits.memory) == (5, gradescope.LIMITS.memory)
+    assert "source/run_tests.py" in bundle(plan_of(made, blobs), blobs)
+    assert Assignment.load(tmp_path / "calc", image="other:1").steps[0].image == "python:3.12"
+
+
+def test_the_toml_beside_it_is_no_part_of_it(tmp_path: Path, blobs: Blobs) -> None:
+    folder = write(scope(tmp_path / "calc", setup=None), {"assignment.toml": 'layout = "gradescope"\n'})
+    assert "source/assignment.toml" not in bundle(plan_of(Assignment.load(folder), blobs), blobs)
+
+
+def test_an_archive_may_lie_beside_it(tmp_path: Path, blobs: Blobs) -> None:
+    zipped(scope(tmp_path / "a" / "autograder", setup=None))
+    write(tmp_path / "a", {"assignment.toml": 'name = "x"\nlayout = "gradescope"\nautograder = "autograder.zip"\n'})
+    assert "source/run_tests.py" in bundle(plan_of(Assignment.load(tmp_path / "a"), blobs), blobs)
+
+
+@pytest.mark.parametrize(
+    ("toml", "id", "key"),
+    [
+        ('layout = "moodle"', "wrong_value", "layout"),
+        ('layout = "autolab"', "layout", ""),
+        ('layout = "gradescope"\nformat = "junit"', "layout", "format"),
+        ('layout = "gradescope"\n[[step]]\nfiles = ["a"]', "layout", "step[0].files"),
+        ('layout = "gradescope"\n[[step]]\nsubmission = false', "layout", "step[0].submission"),
+        ('layout = "gradescope"\n[[step]]\n[[step]]', "layout", "step"),
+        ('layout = "gradescope"\nautograder = "none"', "file_missing", "autograder"),
+        ('layout = "gradescope"\nautograder = "../x"', "", "autograder"),
+        ('layout = "gradescope"\nproblems = 3', "wrong_type", "problems"),
+        ('name = "x"\nsetup = false\n[[step]]\ncommand = ["true"]', "layout", "setup"),
+        ('name = "x"\nautograder = "a"\n[[step]]\ncommand = ["true"]', "layout", "autograder"),
+        ('layout = "gradescope"\n[submission]\npath = "a.py"\nname = "b.py"', "assignment", "submission.name"),
+    ],
+)
+def test_what_cannot_be_said_beside_it(toml: str, id: str, key: str, tmp_path: Path) -> None:
+    folder = write(scope(tmp_path / "calc"), {"assignment.toml": toml})
+    with pytest.raises(AssignmentError) as caught:
+        Assignment.load(folder)
+    assert caught.value.key == key
+    assert not id or caught.value.id == id
+
+
+def test_what_changes_on_disk_is_packed_anew(tmp_path: Path, blobs: Blobs) -> None:
+    for folder in (autolab(tmp_path / "hello"), scope(tmp_path / "calc", setup=None), question(tmp_path / "fib")):
+        made = Assignment.load(folder)
+        before = made.pack(blobs)
+        assert made.pack(blobs) == before
+        changed = next(
+            folder / name for name in ("autograde.tar", "run_tests.py", "tests/run.sh") if (folder / name).exists()
+        )
+        changed.write_text("#!/bin/sh\n# changed\n")
+        assert made.pack(blobs).digest != before.digest
+
+
+def test_plans_of_our_own_layout_say_nothing_of_it(tmp_path: Path, blobs: Blobs) -> None:
+    write(tmp_path / "own", {"assignment.toml": 'name = "x"\n[[step]]\ncommand = ["true"]\n'})
+    data = blobs.get(Assignment.load(tmp_path / "own").pack(blobs).digest)
+    assert not {"layout", "problems", "setup"} & set(json.loads(data))
+    assert "setup" not in json.loads(data)["steps"][0]
+    assert Plan.decode(data).steps[0].limits == Limits()
