@@ -302,6 +302,7 @@ class Runner:
             output=output.head + output.tail,
             ending=output.tail if output.elided else output.head + output.tail,
             whole=not output.elided,
+            problems=tuple(plan.problems.items()) if plan.problems else (),
             max_score=plan.max_score,
             bonus=plan.bonus,
         )

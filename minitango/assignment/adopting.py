@@ -23,7 +23,7 @@ def alone(source: Source, wish: Wish) -> Assignment:
     """The assignment of an autograder that has no `assignment.toml`."""
     if source.has(NAME):
         raise source.error(
-            f"an archive with an {NAME} is not read as it is", "unpack it, and name its folder", "layout"
+            f"an archive with an {NAME} in it is not unpacked", "unpack it, and name its folder", id="layout"
         )
     layout = autograders.recognised(source)
     if not layout:

@@ -59,6 +59,7 @@ class Plan(Struct, frozen=True):
     layout: str | UnsetType = UNSET
     """One of LAYOUTS; unset: our own."""
     problems: dict[str, float] | UnsetType = UNSET
+    """Autolab's, with their maxima; unset: those that the report names."""
     schema: int = SCHEMA
 
     def encode(self) -> bytes:

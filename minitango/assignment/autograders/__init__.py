@@ -80,7 +80,7 @@ def recognised(source: Source) -> str:
         raise source.error(
             f"could be {' or '.join(map(what, found))}",
             f'write an assignment.toml beside it that says which: layout = "{found[0]}"',
-            "layout",
+            id="layout",
         )
     return found[0] if found else ""
 
@@ -89,7 +89,7 @@ def adopt(layout: str, source: Source, wish: Wish = Wish()) -> Adopted:
     """What this autograder asks for. AssignmentError says what is missing, or cannot be used."""
     module = _module(layout)
     if not module.looks(source):
-        raise source.error(f"is not {what(layout)}: that has {_SIGNS[layout]}", "correct the layout", "layout")
+        raise source.error(f"is not {what(layout)}: that has {_SIGNS[layout]}", "correct the layout", id="layout")
     make: Callable[[Source, Wish], Adopted] = module.adopt
     return make(source, wish)
 
@@ -100,7 +100,7 @@ def unknown(source: Source) -> AssignmentError:
     return source.error(
         "there is no assignment.toml in it, and it is no autograder that is known",
         f"write an assignment.toml, or see what would be recognised: {signs}",
-        "assignment_missing",
+        id="assignment_missing",
     )
 
 

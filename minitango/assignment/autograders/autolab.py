@@ -102,28 +102,28 @@ def _read(source: Source, name: str) -> _Lab:
         where = f" at line {mark.line + 1}" if mark is not None else ""
         problem = getattr(error, "problem", None) or "it cannot be read"
         raise source.error(
-            f"not YAML{where}: {problem}", "correct it, or export the lab again", "yaml", path=name
+            f"not YAML{where}: {problem}", "correct it, or export the lab again", id="yaml", path=name
         ) from error
     try:
         lab = msgspec.convert(said if isinstance(said, dict) else {}, _Lab, strict=False)
     except msgspec.ValidationError as error:
-        raise source.error(f"{error}", "correct it, or export the lab again", "yaml", path=name) from error
+        raise source.error(f"{error}", "correct it, or export the lab again", id="yaml", path=name) from error
     handin = lab.general.handin_filename if lab.general else ""
     if handin and (handin in (".", "..", "Makefile", TAR) or "/" in handin or "\0" in handin):
         raise source.error(
-            f"{handin!r} cannot be a hand-in's name", "name a file of its own", "wrong_value", path=name,
+            f"{handin!r} cannot be a hand-in's name", "name a file of its own", id="wrong_value", path=name,
             key="general.handin_filename",
         )  # fmt: skip
     for problem in lab.problems or ():
         if problem.max_score is not None and not (math.isfinite(problem.max_score) and 0 <= problem.max_score < 1e9):
             raise source.error(
-                f"the maximum of {problem.name!r} is {problem.max_score}", "write a number from 0", "wrong_value",
+                f"the maximum of {problem.name!r} is {problem.max_score}", "write a number from 0", id="wrong_value",
                 path=name, key="problems",
             )  # fmt: skip
     timeout = lab.autograder.autograde_timeout if lab.autograder else None
     if timeout is not None and not (math.isfinite(timeout) and timeout >= 0):
         raise source.error(
-            f"the time-out is {timeout}", "write a number of seconds", "wrong_value", path=name,
+            f"the time-out is {timeout}", "write a number of seconds", id="wrong_value", path=name,
             key="autograder.autograde_timeout",
         )  # fmt: skip
     return lab

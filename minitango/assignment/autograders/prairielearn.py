@@ -73,7 +73,7 @@ def adopt(source: Source, wish: Wish) -> Adopted:
         files = [File(f.path, f.data, f.executable or f.path == path) for f in files]
         if all(file.path != path for file in files):
             raise source.error(
-                f"the entrypoint {program} is not there", f"add {path}, or correct it", "file_missing", path=INFO,
+                f"the entrypoint {program} is not there", f"add {path}, or correct it", id="file_missing", path=INFO,
                 key="externalGradingOptions.entrypoint",
             )  # fmt: skip
     timeout = options.timeout if options.timeout is not None else TIMEOUT
@@ -100,12 +100,12 @@ def _read(source: Source) -> _Info:
     try:
         info = msgspec.json.decode(source.text(INFO), type=_Info)
     except msgspec.DecodeError as error:
-        raise source.error(str(error), "correct it", "json", path=INFO) from error
+        raise source.error(str(error), "correct it", id="json", path=INFO) from error
     options = info.external
     timeout = options.timeout if options is not None else None
     if timeout is not None and not (math.isfinite(timeout) and 0.01 <= timeout <= 86_400):
         raise source.error(
-            f"the time-out is {timeout}", "write a number of seconds", "wrong_value", path=INFO,
+            f"the time-out is {timeout}", "write a number of seconds", id="wrong_value", path=INFO,
             key="externalGradingOptions.timeout",
         )  # fmt: skip
     return info
@@ -123,7 +123,7 @@ def _command(source: Source, options: _Options) -> tuple[str, ...]:
         raise source.error(
             "no entrypoint is named, and what the image itself would run is not known here",
             'name it: "entrypoint": "/grade/tests/run.sh"',
-            "missing_key",
+            id="missing_key",
             path=INFO,
             key="externalGradingOptions.entrypoint",
         )
@@ -143,7 +143,7 @@ def _of_the_course(source: Source, names: list[str]) -> list[File]:
         raise source.error(
             f"it takes {', '.join(names[:3])} of the course's serverFilesCourse, and lies in no course",
             "name the question's folder inside of its course, where infoCourse.json is further up",
-            "file_missing",
+            id="file_missing",
             path=INFO,
             key="externalGradingOptions.serverFilesCourse",
         )
@@ -152,11 +152,11 @@ def _of_the_course(source: Source, names: list[str]) -> list[File]:
     for name in names:
         path = f"serverFilesCourse/{name.strip('/')}"
         if ".." in path.split("/"):
-            raise source.error(f"{name!r} leads out of its folder", "correct it", "file_outside", path=INFO)
+            raise source.error(f"{name!r} leads out of its folder", "correct it", id="file_outside", path=INFO)
         files = [shared.read(path)] if shared.has(path) else shared.below(path)
         if not files:
             raise source.error(
-                f"{name!r} is not there in {course / 'serverFilesCourse'}", "correct it", "file_missing", path=INFO,
+                f"{name!r} is not there in {course / 'serverFilesCourse'}", "correct it", id="file_missing", path=INFO,
                 key="externalGradingOptions.serverFilesCourse",
             )  # fmt: skip
         found += [file for file in files if file.path not in {one.path for one in found}]

@@ -62,14 +62,14 @@ class Source:
         try:
             names = sorted(entry.name for entry in self.path.iterdir() if entry.is_file())
         except OSError as error:
-            raise self.error(f"cannot be read: {error.strerror}", f"ls -ld '{self.path}'", "unreadable") from error
+            raise self.error(f"cannot be read: {error.strerror}", f"ls -ld '{self.path}'", id="unreadable") from error
         return [name for name in names if name not in self._without and not is_ignored(name)]
 
     def read(self, path: str, most: int = MAX_BYTES) -> File:
         """A file of it. AssignmentError where it is not there, no regular file, or larger than `most` bytes."""
         if self._archive is not None:
             if path not in self._archive:
-                raise self.error(f"there is no {path} in it", f"add {path}", "file_missing")
+                raise self.error(f"there is no {path} in it", f"add {path}", id="file_missing")
             return self._archive[path]
         self.used.append(self.path / path)
         try:
@@ -110,7 +110,7 @@ class Source:
         """A file of it, for messages."""
         return f"{self.path}: {path}" if self._archive is not None else str(self.path / path)
 
-    def error(self, message: str, hint: str, id: str, *, path: str = "", key: str = "") -> AssignmentError:
+    def error(self, message: str, hint: str, *, id: str, path: str = "", key: str = "") -> AssignmentError:
         """An error about it, or about a file in it."""
         return AssignmentError(message, file=self.place(path) if path else str(self.path), key=key, hint=hint, id=id)
 
