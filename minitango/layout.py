@@ -48,8 +48,8 @@ class Layout(Struct, frozen=True):
 
 _OURS: Final = Layout()
 _OTHERS: Final = {
-    "gradescope": Layout("/autograder", "submission/", False, ("/autograder", "results/")),
-    "prairielearn": Layout("/grade", "student/", False, ("/grade", "results/")),
+    "gradescope": Layout(gradescope.HOME, "submission/", False, (gradescope.HOME, "results/")),
+    "prairielearn": Layout(prairielearn.HOME, "student/", False, (prairielearn.HOME, "results/")),
 }
 
 

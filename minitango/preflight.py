@@ -15,7 +15,7 @@ from minitango.archive import File
 from minitango.assignment import Plan, PlanStep
 from minitango.errors import AssignmentError, ConfigError, SandboxFailed
 from minitango.job import Limits
-from minitango.layout import box_spec
+from minitango.layout import box_spec, layout_of
 from minitango.output import HeadTail
 from minitango.sandbox import Sandbox
 from minitango.stopping import Stop
@@ -136,7 +136,8 @@ def check_command(sandbox: Sandbox, plan: Plan, number: int, bundle: Sequence[Fi
     key = f"step {step.name}.command"
     program = step.command[0]
     if step.provided:
-        programs = _interpreters(program, bundle, plan.name, key)
+        path = program.removeprefix(f"{layout_of(plan).work}/").removeprefix("./")
+        programs = _interpreters(path, bundle, plan.name, key)
     elif brought_by_submission(step):
         return
     else:
@@ -200,15 +201,14 @@ def exec_hint(number: int, image: str) -> str:
     return "check the step's command"
 
 
-def _interpreters(program: str, bundle: Sequence[File], name: str, key: str) -> tuple[str, ...]:
+def _interpreters(path: str, bundle: Sequence[File], name: str, key: str) -> tuple[str, ...]:
     """The programs that a command of the assignment's own needs: what its `#!` line names."""
-    path = program.removeprefix("./")
     file = next((file for file in bundle if file.path == path), None)
     if file is None:
         return ()
     if not file.executable:
         raise AssignmentError(
-            f"{program} is not executable",
+            f"{path} is not executable",
             file=name,
             key=key,
             hint=f'chmod +x it, or name its interpreter: ["{_interpreter(path)}", "{path}"]',
@@ -219,7 +219,7 @@ def _interpreters(program: str, bundle: Sequence[File], name: str, key: str) -> 
         return ()
     if line.endswith(b"\r"):
         raise AssignmentError(
-            f"{program} has Windows line ends, so its #! line names no program",
+            f"{path} has Windows line ends, so its #! line names no program",
             file=name,
             key=key,
             hint=f"sed -i 's/\\r$//' {path}",

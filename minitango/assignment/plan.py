@@ -212,7 +212,8 @@ def _pack_adopted(assignment: Assignment, blobs: Blobs) -> Packed:
         network=step.network,
         limits=_canonical(step.limits),
         env=step.env,
-        provided="/" in program and os.path.normpath(program) in {file.path for file in adopted.files},
+        provided="/" in program
+        and os.path.normpath(program.removeprefix(f"{adopted.home}/")) in {file.path for file in adopted.files},
         setup=bool(image_files) or UNSET,
     )
     plan = _plan(assignment, [one])

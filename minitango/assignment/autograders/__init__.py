@@ -53,6 +53,8 @@ class Adopted(Struct, frozen=True):
     command: tuple[str, ...]
     files: tuple[File, ...] = ()
     """What lies in the step's working directory, at its path there."""
+    home: str = ""
+    """That directory, where the command may name it."""
     format: str = ""
     max_score: float | None = None
     problems: dict[str, float] = field(default_factory=dict)

@@ -76,6 +76,7 @@ def adopt(source: Source, wish: Wish) -> Adopted:
         name=source.name,
         command=command,
         files=files,
+        home=HOME,
         format="gradescope",
         submission=SubmissionRule(name=handin),
         image=image,

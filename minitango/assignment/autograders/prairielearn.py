@@ -86,6 +86,7 @@ def adopt(source: Source, wish: Wish) -> Adopted:
         name=info.title or source.name,
         command=command,
         files=tuple(files),
+        home=HOME,
         format="prairielearn",
         submission=SubmissionRule(name=handins[0] if len(handins) == 1 else ""),
         image=image,
