@@ -1,7 +1,7 @@
 """Images for the tests, without a registry where this machine is a Debian or Ubuntu and we are root.
 
 All are archives as `docker save` makes them, so that an image has the same id in every engine. The large one, a small
-Debian with Python, is made once by debootstrap and kept beside the environment that runs the tests.
+Debian with make, gcc, Python and pytest, is made once by debootstrap and kept beside the environment that runs the tests.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from filelock import FileLock
 from tests.docker_engine import client, need_docker, unavailable
 
 SUITE = "bookworm"
-PACKAGES = "python3,procps,busybox-static"
+PACKAGES = "python3,procps,busybox-static,make,gcc,libc6-dev,python3-pytest"
 LEFT_OUT = (
     *("./dev/*", "./proc/*", "./sys/*", "./tmp/*", "./var/log/*", "./var/cache/apt/*", "./var/lib/apt/lists/*"),
     *("./usr/share/doc/*", "./usr/share/locale/*", "./usr/share/man/*"),
@@ -38,7 +38,7 @@ PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def python_image() -> str:
-    """The name of an image with sh, coreutils, perl and Python with its library, in the engine of `need_docker`.
+    """The name of an image with bash, coreutils, perl, make, gcc, Python and pytest, in the engine of `need_docker`.
 
     MINITANGO_TEST_IMAGE names another. Skips the test where there is none and none can be had; fails it where CI=true.
     """
