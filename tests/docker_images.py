@@ -1,7 +1,8 @@
 """Images for the tests, without a registry where this machine is a Debian or Ubuntu and we are root.
 
 All are archives as `docker save` makes them, so that an image has the same id in every engine. The large one, a small
-Debian with make, gcc, Python and pytest, is made once by debootstrap and kept beside the environment that runs the tests.
+Debian with make, gcc, Python and pytest, is made once by debootstrap and kept beside the environment that runs the
+tests.
 """
 
 from __future__ import annotations
