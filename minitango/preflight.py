@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import threading
 from collections.abc import Callable, Sequence
 from concurrent import futures
@@ -13,7 +14,7 @@ from typing import Final
 
 from minitango.archive import File
 from minitango.assignment import Plan, PlanStep
-from minitango.errors import AssignmentError, ConfigError, SandboxFailed
+from minitango.errors import AssignmentError, ConfigError, SandboxFailed, SandboxUnavailable
 from minitango.job import Limits
 from minitango.layout import box_spec, layout_of
 from minitango.output import HeadTail
@@ -24,6 +25,8 @@ PREFLIGHT_ENV: Final = "MINITANGO_PREFLIGHT"
 """Set for the command that only looks whether programs are there."""
 TRANSIENT: Final = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EIO, errno.EINTR})
 """Reasons for which a command could not be executed that say nothing about it."""
+_SETUP: Final = re.compile(r"\bRUN .*?: (exit code \d+.*)", re.DOTALL)
+"""What went wrong with a set-up script, in an error about the Dockerfile that runs it."""
 _POLL: Final = 0.1
 _LOOK: Final = 'for p do command -v -- "$p" >/dev/null || printf "%s\\n" "$p"; done'
 
@@ -102,14 +105,23 @@ class Preflight:
         except AssignmentError as error:
             if not step.setup or error.id != "image_build":
                 raise
+            ended = _SETUP.search(error.message)
             raise AssignmentError(
-                error.message,
+                ended[1] if ended else error.message,
                 file=f"{plan.name}: setup.sh",
-                hint='correct it; to try it by hand: docker run -it --rm -v "$PWD":/autograder/source IMAGE bash',
+                hint='correct it; to try it by hand: docker run -it --rm -v "$PWD":/autograder/source IMAGE bash'
+                if ended
+                else "another image to build it on: --image NAME",
                 id=error.id,
             ) from error
+        except SandboxUnavailable as error:
+            if plan.layout and error.id == "sandbox_registry":
+                error.hint = f"{error.hint}; or another image: --image NAME"
+            raise
         except ConfigError as error:
-            other = "" if step.image else "name an image in the step, or another with --image; or: "
+            other = "name another with --image; or: " if plan.layout else ""
+            if not step.image:
+                other = "name an image in the step, or another with --image; or: "
             raise AssignmentError(
                 error.message, file=plan.name, key=f"step {step.name}.image", hint=f"{other}{error.hint}", id=error.id
             ) from error

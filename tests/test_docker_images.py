@@ -405,7 +405,7 @@ def test_a_built_image_that_was_removed_is_built_again(here: Here, shell: str) -
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("RUN echo so far; echo; printf 'then this'; false", ["step 2 of ", "non-zero code: 1", "so far | then this"]),
+        ("RUN echo so far; echo; printf 'then this'; false", ["step 2 of ", "exit code 1", "so far | then this"]),
         ("RAN echo", ["unknown instruction: RAN"]),
         ("COPY nothing /", ["step 2 of ", "nothing"]),
         ("RUN echo '\x1b]0;title\x07'; false", [r"\x1b]0;title\x07"]),

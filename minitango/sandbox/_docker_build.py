@@ -25,6 +25,9 @@ DOCKERFILE: Final = "Dockerfile"
 LABEL: Final = "minitango.build"
 _STEP: Final = re.compile(r"STEP (\d{1,4})(?:/(\d{1,4}))? ?: (.*)", re.IGNORECASE)
 _NOISE: Final = re.compile(r"-+> |Removing intermediate container |$")
+_EXIT: Final = re.compile(r"The command '.*' returned a non-zero code: ([0-9]{1,3})", re.DOTALL)
+_COLOUR: Final = re.compile(r"\x1b\[[0-9;]{0,20}m")
+"""The engine puts it around what a step wrote to stderr."""
 _PARSE_LINE: Final = re.compile(r"parse error (?:on )?line (\d{1,6})")
 _KEPT: Final = 3
 """Lines of what a step printed that go into an error."""
@@ -97,7 +100,8 @@ class _Steps:
         *lines, rest = (self._rest + text).split("\n")
         self._rest = rest[-_LINE:]
         for line in lines:
-            found = _STEP.match(line[:_LINE])
+            line = _COLOUR.sub("", line[:_LINE])
+            found = _STEP.match(line)
             if found is not None:
                 self._instruction = found[3]
                 self._where = f"step {found[1]} of {found[2]}" if found[2] else f"step {found[1]}"
@@ -114,7 +118,8 @@ class _Steps:
             source = failed(engine, next((word for word in words[1:] if not word.startswith("--")), "?"), said)
             if isinstance(source, SandboxUnavailable):
                 return source
-        text = one_line(said, 300)
+        ended = _EXIT.fullmatch(said)
+        text = f"exit code {ended[1]}" if ended else one_line(said, 300)
         if self._where:
             text = f"{self._where}, {one_line(self._instruction, 100)}: {text}"
         if self._rest.strip():
