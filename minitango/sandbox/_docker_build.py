@@ -119,7 +119,7 @@ class _Steps:
             if isinstance(source, SandboxUnavailable):
                 return source
         ended = _EXIT.fullmatch(said)
-        text = f"exit code {ended[1]}" if ended else one_line(said, 300)
+        text = f"exit code {ended[1]}" if ended else one_line(said.strip(), 300)
         if self._where:
             text = f"{self._where}, {one_line(self._instruction, 100)}: {text}"
         if self._rest.strip():

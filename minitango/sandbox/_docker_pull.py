@@ -108,7 +108,7 @@ def failed(engine: Engine, name: str, said: str) -> MinitangoError:
     SandboxUnavailable `sandbox_registry`.
     """
     check_disk(engine, said)
-    said = one_line(said, 300)
+    said = one_line(said.strip(), 300)
     if _FOREIGN.search(said):
         return ConfigError(
             f"there is no image {name} for this engine's machine: {said}",
