@@ -63,7 +63,8 @@ class Here:
         name = name or self.name()
         repository, _, tag = name.rpartition(":")
         changes = [f"ENV WHICH={uuid.uuid4().hex}", f"LABEL {self._label}", *(f"ENV {each}" for each in variables)]
-        self.api.import_image_from_data(layer or empty_layer(), repository=repository, tag=tag, changes=changes)
+        said = self.api.import_image_from_data(layer or empty_layer(), repository=repository, tag=tag, changes=changes)
+        self.api.tag(json.loads(said.splitlines()[-1])["status"], repository, tag)  # Podman 4.3 gives it no name
         return name
 
     def push(self, name: str, login: dict[str, str] | None = None) -> str:
