@@ -12,8 +12,10 @@ import pytest
 from minitango.archive import File
 from minitango.job import Limits
 from minitango.sandbox import BoxSpec, Mount
+from minitango.sandbox._docker_profile import Features, container
 from minitango.sandbox.docker import DockerSandbox
 from tests import docker_engine, docker_images
+from tests.docker_proxy import Proxy, say
 
 MIB = 1 << 20
 SPEC = BoxSpec((Mount("/job", writable=True), Mount("/tests")), "/job", Limits(wall=20, memory=64 * MIB, disk=16 * MIB))
@@ -90,6 +92,31 @@ def test_what_is_given_read_only_is_not_charged_to_the_job(sandbox: DockerSandbo
     given = [File(f"f{n}", bytes(MIB)) for n in range(60)]
     hold = "python3 -c 'held = b\"x\" * (48 << 20); print(len(held) >> 20)'"
     assert run(sandbox, f"{hold}; ls /tests | wc -l", files=given).split() == ["48", "60"]
+
+
+def test_an_engine_that_cannot_enlarge_a_container(url: str, tmp_path: Path) -> None:
+    """As Podman 4.3, which does not know the call."""
+    with Proxy(url, ("POST .*/update", say(404, {"message": "Not Found"}))) as proxy:
+        sandbox = DockerSandbox(tmp_path, url=proxy.url, image=docker_images.python_image())
+        try:
+            assert run(sandbox, "ls /tests", files=[File("f", bytes(8 * MIB))]) == "f\n"
+            assert [note for note in sandbox.probe().notes if "read-only count as its memory" in note]
+        finally:
+            sandbox.close()
+
+
+def test_on_podman_nothing_is_writable_that_was_not_asked_for() -> None:
+    spec = BoxSpec((Mount("/job", writable=True), Mount("/tests")), "/job")
+    podman = Features(2, podman=True, network_disabled=False)
+    made = container(spec, podman, image="i", binds=[], volumes=["/data"], uid=60_800, labels={})
+    host = made["HostConfig"]
+    found = {path: words.split(",") for path, words in host["Tmpfs"].items()}
+    assert sorted(found) == ["/data", "/job", "/run", "/tests", "/tmp", "/var/tmp"]
+    assert all(any(word.startswith("size=") for word in words) for words in found.values())
+    assert all("notmpcopyup" in words for words in found.values())
+    assert {path for path, words in found.items() if {"mode=0777", "mode=1777"} & set(words)} == {"/job", "/tmp"}
+    assert not [word for words in found.values() for word in words if word.startswith(("uid=", "gid=", "nr_inodes="))]
+    assert (made["NetworkDisabled"], host["NetworkMode"]) == (False, "none")
 
 
 def test_the_job_has_a_name_and_localhost_is_known(sandbox: DockerSandbox) -> None:

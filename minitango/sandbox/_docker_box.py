@@ -67,7 +67,7 @@ class DockerBox:
         self._own = own
         self._filter = filter
         self._died = died
-        self._enlarge = enlarge
+        self.enlarge = enlarge
         self._closed = closed
         self._patience = patience
         self._state: Literal["open", "over", "lost", "closed"] = "open"
@@ -128,7 +128,7 @@ class DockerBox:
             self._state = "lost"  # until it is known to have ended well
             more = memory_with(self.spec, self._given)
             if more is not None:
-                self._enlarge(more)
+                self.enlarge(more)
             try:
                 killed = self._bell.rung  # already: then it must not even begin
                 self._line.send([_frames.frame("K"), start] if killed else [start], self._patience)

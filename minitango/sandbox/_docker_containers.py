@@ -67,6 +67,8 @@ class Containers:
 
     def __init__(self, engine: Engine, owner: Owner, carrier: Carrier, features: Features) -> None:
         self.features = features
+        self.enlarges = True
+        """Whether the engine can give a running container more memory: true until it turns out otherwise."""
         self._engine = engine
         self._owner = owner
         self._carrier = carrier
@@ -195,8 +197,11 @@ class Containers:
         return SandboxFailed(f"the supervisor in {name} did not come up: {said or why}", id="sandbox_start")
 
     def _enlarge(self, name: str, most: int) -> None:
-        if self.features.limits:
-            self._engine.call(partial(_update, name=name, limits=memory(most)), again=True)
+        if self.features.limits and self.enlarges:
+            try:
+                self._engine.call(partial(_update, name=name, limits=memory(most)), again=True)
+            except Missing:  # the call itself, as with Podman 4.3: we have a line to the container
+                self.enlarges = False
 
     # --- its end -------------------------------------------------------------------------------------
 

@@ -26,6 +26,8 @@ _ROOM: Final = 8 << 20
 """Bytes on top of the job's memory: the supervisor, the kernel's own for it, and small files in read-only mounts."""
 _INODE: Final = 1024
 """Bytes of a directory's size for which it may hold one file: as much as the kernel needs for it."""
+_PODMANS: Final = ("/run", "/var/tmp")  # noqa: S108
+"""Where Podman puts a tmpfs that nobody asked for."""
 _RLIMITS: Final = {"core": 4, "nofile": 7, "memlock": 8, "msgqueue": 12, "fsize": 1}
 """Numbers of resources in Linux on x86-64 and aarch64: this may be written on another system."""
 
@@ -34,8 +36,9 @@ class Features(Struct, frozen=True):
     """What an engine can do, as far as it matters here."""
 
     cores: int
-    tmpfs_owner: bool = True
-    """Whether a tmpfs can be made for a uid, with a bound on its files (Podman 4.3 cannot)."""
+    podman: bool = False
+    """A tmpfs of Podman's cannot be made for a uid or with a bound on its files (as of 4.3), and begins with what the
+    image has there unless told not to. With a read-only root come more, without a bound and for all to write."""
     network_disabled: bool = True
     """Whether a container without network has its loopback up; else libnetwork's `none` is used."""
     limits: bool = True
@@ -67,7 +70,7 @@ def container(
         "SecurityOpt": ["no-new-privileges"],
         "IpcMode": "private",
         "ShmSize": _sizes(spec)["/dev/shm"],  # noqa: S108
-        "Tmpfs": dict.fromkeys(volumes, "ro,nosuid,nodev,noexec,size=4096") | _tmpfs(spec, features, uid),
+        "Tmpfs": _tmpfs(spec, features, volumes, uid),
         "Mounts": [{"Type": "bind", "Source": source, "Target": target, "ReadOnly": True} for source, target in binds],
         "LogConfig": {"Type": "none", "Config": {}},
         "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0},
@@ -140,27 +143,29 @@ def _sizes(spec: BoxSpec) -> dict[str, int]:
     return {mount.path: mount.size or spec.limits.disk for mount in writable(spec)}
 
 
-def _tmpfs(spec: BoxSpec, features: Features, uid: int) -> dict[str, str]:
+def _tmpfs(spec: BoxSpec, features: Features, volumes: Sequence[str], uid: int) -> dict[str, str]:
     sizes = _sizes(spec)
     named = {mount.path for mount in spec.mounts}
-    found: dict[str, str] = {}
+    found = dict.fromkeys(volumes, "ro,nosuid,nodev,noexec,size=4096")
+    if features.podman:
+        found |= dict.fromkeys(_PODMANS, "rw,nosuid,nodev,noexec,mode=0755,size=4096")
     for path, size in sizes.items():
         if path == "/dev/shm" and path not in named:  # noqa: S108
             continue  # the engine's own, by ShmSize
         words = ["rw", "exec", "nosuid", "nodev", f"size={size}"]
         if path in TMP:
             words.append("mode=1777")
-        elif features.tmpfs_owner:
-            words += ["mode=0755", f"uid={uid}", f"gid={uid}"]
-        else:
+        elif features.podman:
             words.append("mode=0777")
-        if features.tmpfs_owner:
+        else:
+            words += ["mode=0755", f"uid={uid}", f"gid={uid}"]
+        if not features.podman:
             words.append(f"nr_inodes={max(512, size // _INODE)}")
         found[path] = ",".join(words)
     for mount in spec.mounts:
         if not mount.writable:
             found[mount.path] = f"rw,exec,nosuid,nodev,mode=0755,size={_given(mount)}"
-    return found
+    return {path: f"{words},notmpcopyup" for path, words in found.items()} if features.podman else found
 
 
 def _given(mount: Mount) -> int:

@@ -102,7 +102,7 @@ class Yard:
 
     def _try_out(self) -> Guarantees:
         hello = self._first_box()
-        if not hello.loopback and self.containers.features.network_disabled:
+        if not _is_alone(hello) and self.containers.features.network_disabled:
             # an engine that leaves a container without network quite alone: libnetwork's `none` brings loopback up
             self.containers.features = structs.replace(self.containers.features, network_disabled=False)
             hello = self._one_box()
@@ -117,6 +117,8 @@ class Yard:
             found[name] = "cgroup" if holds else "none"
             if not holds:
                 notes.append(f"the limit on {what} does not hold here: a rootless engine needs cgroup v2 and systemd")
+        if not self.containers.enlarges:
+            notes.append("files given to a job read-only count as its memory: the engine cannot enlarge a container's")
         if not hello.seccomp:
             notes.append("the engine does not filter system calls")
         return Guarantees(**found, disk="tmpfs", network="namespace", notes=tuple(notes))
@@ -134,6 +136,7 @@ class Yard:
         spec = BoxSpec((Mount("/job", writable=True),), "/job", _TRIAL, token="probe")  # noqa: S106
         box, hello = self.containers.open(spec, self._trial, {})
         try:
+            box.enlarge(memory_of(_TRIAL))
             end = box.run([SUPERVISOR], env={}, output=lambda _: None)
         finally:
             box.close()
@@ -143,7 +146,7 @@ class Yard:
 
     def _check_isolation(self, hello: Hello) -> None:
         faults = []
-        if not hello.loopback or hello.other_interface:
+        if not _is_alone(hello):
             faults.append("a network other than localhost" if hello.other_interface else "no localhost")
         if hello.capabilities & ~_CAPABILITIES:
             faults.append(f"capabilities {hello.capabilities:x}")
@@ -159,12 +162,19 @@ class Yard:
 
 def _features(version: _Version, info: _Info) -> Features:
     """What the engine says of itself. What matters for safety is tried, not believed."""
+    podman = any("podman" in part.name.lower() for part in version.parts or [])
     return Features(
         cores=max(1, info.cores),
-        tmpfs_owner=not any("podman" in part.name.lower() for part in version.parts or []),
+        podman=podman,
+        network_disabled=not podman,
         limits=info.memory_limit and info.pids_limit is not False,
         private_cgroup=info.cgroups == "2",
     )
+
+
+def _is_alone(hello: Hello) -> bool:
+    """Whether there is localhost in the container, and no other network."""
+    return hello.loopback and not hello.other_interface
 
 
 def _check_platform(engine: Engine, info: _Info) -> None:
