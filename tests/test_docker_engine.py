@@ -195,6 +195,14 @@ def test_nobody_listens(dead: str) -> None:
         assert "start Docker" in caught.value.hint
 
 
+def test_podman_has_remedies_of_its_own(tmp_path: Path) -> None:
+    with contextlib.closing(Engine(find(f"unix://{tmp_path}/podman.sock"))) as engine:
+        with pytest.raises(SandboxUnavailable) as caught:
+            engine.call(lambda api: api.ping())
+        assert "systemctl --user start podman.socket" in caught.value.hint
+        assert "podman/podman.sock" in engine.gone(PermissionError(13, "Permission denied")).hint
+
+
 def test_permission_denied(tmp_path: Path) -> None:
     path = tmp_path / "d.sock"
 

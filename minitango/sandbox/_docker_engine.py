@@ -134,12 +134,17 @@ class Engine:
     def gone(self, error: BaseException | None = None) -> SandboxUnavailable:
         """The error for an engine that cannot be reached."""
         text = one_line(str(error), 300) if error is not None else "the connection ended"
+        podman = "podman" in self.place.url
         hint = "start Docker (sudo systemctl start docker, or Docker Desktop), or use another --sandbox"
+        if podman:
+            hint = "start Podman's socket (systemctl --user start podman.socket), or use another --sandbox"
         if self._tunnel is not None:
             text = one_line(self._tunnel.said(), 300) or text
             hint = f"try: {self._tunnel.command}"
         elif any(isinstance(cause, ssl.SSLError) for cause in _causes(error)):
             hint = f"look at ca.pem, cert.pem and key.pem in {self.place.certificates or 'DOCKER_CERT_PATH'}"
+        elif "ermission denied" in text and podman:
+            hint = "use Podman of your own: --sandbox docker+unix://$XDG_RUNTIME_DIR/podman/podman.sock"
         elif "ermission denied" in text:
             hint = "sudo usermod -aG docker $USER, then log in again; or use rootless Docker"
         return SandboxUnavailable(

@@ -117,7 +117,10 @@ class Yard:
             found[name] = "cgroup" if holds else "none"
             if not holds:
                 notes.append(f"the limit on {what} does not hold here: a rootless engine needs cgroup v2 and systemd")
-        if not self.containers.enlarges:
+        if found["memory"] == "none":
+            if self.containers.features.podman:  # whose tmpfs bounds their bytes alone
+                notes.append("the number of files in a job's directories has no limit here")
+        elif not self.containers.enlarges:
             notes.append("files given to a job read-only count as its memory: the engine cannot enlarge a container's")
         if not hello.seccomp:
             notes.append("the engine does not filter system calls")
