@@ -8,11 +8,13 @@ import io
 import os
 import resource
 import socket
+import ssl
 import struct
 import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,6 +28,7 @@ from minitango.sandbox import BoxSpec, CollectBounds, End, Mount, _frames
 from minitango.sandbox._docker_box import DockerBox
 from minitango.sandbox._docker_line import Bell, Line, LineLost, LineSilent
 from minitango.sandbox._frames import BadFrame, Reader
+from tests.certificates import make
 from tests.support import PATIENCE, eventually
 
 NONE = (1 << 64) - 1
@@ -352,6 +355,25 @@ def test_descriptors_above_1024() -> None:
         for descriptor in taken:
             os.close(descriptor)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_nothing_of_a_tls_stream_is_left_open(tmp_path: Path) -> None:
+    """The SDK gives a reader of the socket, which keeps it open."""
+    certificates = make(tmp_path / "certs")
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(certificates / "cert.pem", certificates / "key.pem")
+    client = ssl.create_default_context(cafile=str(certificates / "ca.pem"))
+    near, far = socket.socketpair()
+    with ThreadPoolExecutor(1) as other, contextlib.closing(Bell()) as bell:
+        shaking = other.submit(server.wrap_socket, far, server_side=True)
+        secure = client.wrap_socket(near, server_hostname="127.0.0.1")
+        with shaking.result(PATIENCE) as talking:
+            line = Line(secure.makefile("rb", buffering=0), bell)
+            talking.sendall(piece(frame("b")))
+            assert line.next(PATIENCE) is not None
+            line.close()
+            line.close()
+            assert secure.fileno() == -1
 
 
 # --- a box, with the test as its supervisor --------------------------------------------------------

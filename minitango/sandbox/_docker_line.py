@@ -171,6 +171,8 @@ class Line:
                 self._stream.shutdown(socket.SHUT_RDWR)
         with contextlib.suppress(OSError):
             self._stream.close()
+        if self._attached is not self._stream:
+            self._attached.close()  # a TLS stream of the SDK's stays open as long as that is
 
 
 def _own(attached: Any) -> Any:
