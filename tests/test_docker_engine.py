@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import socket
+import ssl
 import subprocess
 import threading
 import time
@@ -219,6 +220,62 @@ def test_permission_denied(tmp_path: Path) -> None:
         listening.listen()
         path.chmod(0o000)
         assert "usermod -aG docker" in other.submit(ask).result(PATIENCE)
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["a stranger's", "none"])
+def test_an_engine_that_does_not_take_our_certificate(known: bool, tmp_path: Path) -> None:
+    """It says so after the handshake, in TLS 1.3."""
+    right, wrong = make(tmp_path / "right"), make(tmp_path / "wrong")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(right / "cert.pem", right / "key.pem")
+    context.load_verify_locations(right / "ca.pem")
+    context.verify_mode = ssl.CERT_REQUIRED
+    shutil.copy(right / "ca.pem", wrong)
+    if not known:
+        (wrong / "cert.pem").unlink()
+
+    def refuse(server: socket.socket) -> None:
+        connection, _ = server.accept()
+        with connection, contextlib.suppress(ssl.SSLError), context.wrap_socket(connection, server_side=True):
+            pass
+
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as other:
+        refusing = other.submit(refuse, server)
+        place = Place(f"tcp://127.0.0.1:{server.getsockname()[1]}", "the test", str(wrong))
+        with contextlib.closing(Engine(place)) as engine, pytest.raises(SandboxUnavailable) as caught:
+            engine.call(lambda api: api.info())
+        refusing.result(PATIENCE)
+    assert caught.value.id == "sandbox_gone"
+    assert caught.value.hint == f"look at ca.pem, cert.pem and key.pem in {wrong}"
+
+
+def test_an_engine_that_wants_tls() -> None:
+    words = {"message": "Client sent an HTTP request to an HTTPS server."}
+    with (
+        Proxy("", (".*", say(400, words))) as proxy,
+        contextlib.closing(Engine(Place(proxy.url, "the test"))) as engine,
+        pytest.raises(SandboxUnavailable, match="HTTPS server") as caught,
+    ):
+        engine.call(lambda api: api.info())
+    assert "DOCKER_TLS_VERIFY=1" in caught.value.hint
+
+
+def test_what_ssh_has_against_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ssh = tmp_path / "ssh"
+    ssh.write_text(
+        "#!/bin/sh\nprintf '@@@@@\\r\\nBEWARE\\r\\nThe key changed.\\r\\nHost key verification failed.\\r\\n' >&2\n"
+    )
+    ssh.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    with (
+        nothing_left(),
+        contextlib.closing(Engine(Place("ssh://ada@host:23", "the test"))) as engine,
+        pytest.raises(SandboxUnavailable) as caught,
+    ):
+        engine.call(lambda api: api.info(), again=True)
+    assert caught.value.id == "sandbox_gone"
+    assert str(caught.value).endswith("reached: BEWARE; The key changed.; Host key verification failed.")
+    assert caught.value.hint == "try: ssh -p 23 -l ada host docker version"
 
 
 # --- one that misbehaves ---------------------------------------------------------------------------

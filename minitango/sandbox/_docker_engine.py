@@ -195,7 +195,10 @@ class Engine:
         try:
             said = client.version(api_version=False)
         except APIError as error:
-            raise self._garbled(self._answer(error)) from error
+            garbled = self._garbled(self._answer(error))
+            if "HTTPS server" in garbled.message:
+                garbled.hint = "it wants TLS: set DOCKER_TLS_VERIFY=1, and DOCKER_CERT_PATH to where ca.pem is"
+            raise garbled from error
         version = str(said.get("ApiVersion", "")) if isinstance(said, dict) else ""
         if not re.fullmatch(r"\d{1,3}\.\d{1,3}", version):
             raise self._garbled("it names no version of its API")
@@ -296,7 +299,8 @@ def _is_of_the_sdk(error: OSError) -> bool:
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """The error, and what led to it, to the first."""
+    """The error, and what led to it, to the first. urllib3 keeps that of TLS as an argument alone."""
     while error is not None:
         yield error
-        error = error.__cause__ or error.__context__
+        within = next((one for one in error.args if isinstance(one, BaseException)), None)
+        error = error.__cause__ or error.__context__ or within

@@ -22,6 +22,8 @@ from minitango.errors import ConfigError, SandboxUnavailable
 
 _SAID: Final = 2000
 """Bytes of what ssh says that are kept."""
+_LINES: Final = 3
+"""Lines of it that are told."""
 _STOP: Final = 5.0
 """Seconds that an ssh has to end."""
 
@@ -64,8 +66,9 @@ class Tunnel:
         self._thread.start()
 
     def said(self) -> str:
-        """The end of what ssh, or `docker` on the other machine, had to say. Untrusted."""
-        return self._said.decode("utf-8", "replace").strip()
+        """The last that ssh, or `docker` on the other machine, had to say, each line once. Untrusted."""
+        lines = [line.strip() for line in self._said.decode("utf-8", "replace").splitlines()]
+        return "; ".join(list(dict.fromkeys(filter(None, lines)))[-_LINES:])
 
     def _serve(self) -> None:
         with selectors.DefaultSelector() as selector:
