@@ -166,6 +166,34 @@ def test_usual_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
 
 
+def test_a_usual_socket_that_we_may_use_goes_before_one_that_we_may_not(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    paths = [tmp_path / "roots.sock", tmp_path / "ours.sock"]
+    monkeypatch.setattr(_docker_place, "usual_sockets", lambda: paths)
+    with socket.socket(socket.AF_UNIX) as roots, socket.socket(socket.AF_UNIX) as ours:
+        roots.bind(str(paths[0]))
+        ours.bind(str(paths[1]))
+        assert find().said_by == str(paths[0])
+        monkeypatch.setattr(os, "access", lambda path, _: path == paths[1])
+        assert find().said_by == str(paths[1])
+        monkeypatch.setattr(os, "access", lambda *_: False)
+        assert find().said_by == str(paths[0])  # for its own words
+
+
+def test_a_usual_socket_in_a_directory_that_is_not_for_us(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "podman").mkdir(mode=0o000)
+    monkeypatch.setattr(_docker_place, "usual_sockets", lambda: [tmp_path / "podman/podman.sock"])
+
+    def look() -> Place:
+        if os.geteuid() == 0:
+            ctypes.CDLL(None).setfsuid(65534)  # of this thread alone
+        return find()
+
+    with ThreadPoolExecutor(1) as other:
+        assert other.submit(look).result(PATIENCE) == Place("", "Docker's default")
+
+
 # --- one that is not there, or not for us ----------------------------------------------------------
 
 

@@ -29,7 +29,8 @@ class Place(Struct, frozen=True):
 
 
 def find(url: str = "") -> Place:
-    """The engine at `url`; else that of DOCKER_HOST, of Docker's current context, or at a usual socket.
+    """The engine at `url`; else that of DOCKER_HOST, of Docker's current context, or at a usual socket, of those
+    that we may use if there is one.
 
     ConfigError where a context or URL cannot be used.
     """
@@ -41,10 +42,17 @@ def find(url: str = "") -> Place:
     context = environ.get("DOCKER_CONTEXT") or _current_context()
     if context and context != "default":
         return _checked(_of_context(context))
-    for path in usual_sockets():
-        if path.is_socket():
-            return Place(f"unix://{path}", str(path))
+    there = [path for path in usual_sockets() if _is_socket(path)]
+    for path in (*(path for path in there if os.access(path, os.W_OK)), *there):  # ours first, before root's
+        return Place(f"unix://{path}", str(path))
     return Place("", "Docker's default")
+
+
+def _is_socket(path: Path) -> bool:
+    try:
+        return path.is_socket()
+    except OSError:  # in a directory that is not for us, as /run/podman
+        return False
 
 
 def _certificates() -> tuple[str, bool]:
