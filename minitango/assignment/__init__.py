@@ -1,6 +1,7 @@
 """How to grade, and what is graded: assignments, from `assignment.toml` or built in code, and submissions.
 
-model        the values: Assignment, Step, SubmissionRule, Sample
+parts        the values that it is made of: Step, SubmissionRule, Sample
+model        Assignment
 checks       what must hold of them, said with the key and the line
 loading      a path -> Assignment
 toml_file    the tables of an assignment.toml -> values
@@ -12,7 +13,8 @@ plan         what a runner needs to know of an assignment: Plan, in blobs
     submission   hand-ins: Submission, where its files land, and which ones there are below a path
 """
 
-from minitango.assignment.model import Assignment, Sample, Step, SubmissionRule
+from minitango.assignment.model import Assignment
+from minitango.assignment.parts import Sample, Step, SubmissionRule
 from minitango.assignment.plan import Packed, Plan, PlanStep
 from minitango.assignment.submission import Handin, Submission, find_handins
 

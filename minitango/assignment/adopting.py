@@ -11,7 +11,8 @@ from minitango.assignment import autograders, toml_file
 from minitango.assignment.autograders import Adopted, Wish
 from minitango.assignment.autograders.source import Source
 from minitango.assignment.checks import BUILT_IMAGE, inside
-from minitango.assignment.model import Assignment, Step
+from minitango.assignment.model import Assignment
+from minitango.assignment.parts import Step
 from minitango.assignment.places import Key, Places
 from minitango.assignment.toml_file import Reader
 from minitango.text import one_line

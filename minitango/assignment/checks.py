@@ -14,7 +14,8 @@ from minitango.job import FORMATS, Limits, Outcome
 from minitango.text import human_size
 
 if TYPE_CHECKING:
-    from minitango.assignment.model import Assignment, Sample, Step, SubmissionRule
+    from minitango.assignment.model import Assignment
+    from minitango.assignment.parts import Sample, Step, SubmissionRule
 
 MAX_STEPS: Final = 20
 DOCKERFILE: Final = "Dockerfile"

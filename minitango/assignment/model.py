@@ -5,75 +5,19 @@ from __future__ import annotations
 import os
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from msgspec import Struct, field, structs
 
 from minitango.assignment.checks import check
+from minitango.assignment.parts import Sample, Step, SubmissionRule
 from minitango.assignment.places import NOWHERE, Places
 from minitango.assignment.plan import PackCache, Packed
 from minitango.blobs import Blobs
-from minitango.job import Limits, Outcome, Trust
+from minitango.job import Trust
 
 if TYPE_CHECKING:
     from minitango.assignment.autograders import Wish
-
-
-class SubmissionRule(Struct, frozen=True):
-    """What is handed in, and where it lands in the working directory of a step that sees it."""
-
-    path: str = ""
-    """A file's path (`hello.c`): the hand-in becomes this file, or holds it. A folder's, with a `/` at its end, or
-    nothing, which is the working directory itself: the hand-in's files go there under their own names."""
-    name: str = ""
-    """What a hand-in of one file is called, whatever its own name; where `path` is a folder, or nothing."""
-    max_size: int = 10 << 20
-    """Bytes, unpacked."""
-    max_files: int = 500
-
-
-class Step(Struct, frozen=True):
-    """One command in one fresh sandbox. Lists are taken for tuples."""
-
-    command: tuple[str, ...]
-    name: str = ""
-    """`[a-z0-9_-]+`. By default `grade` for an only step, `run` and `grade` for two, else `step1`, `step2`, ..."""
-    image: str = ""
-    """A container image's name (`gcc:14`); or a folder with a Dockerfile, relative to the assignment's: `docker/`,
-    `./docker`. Empty: the sandbox's own choice."""
-    files: tuple[str, ...] = ()
-    """The instructor's files, relative to the assignment's folder. `grader/`: the content of that folder goes into the
-    working directory. `grader` or `tests/*.json`: what is named goes there under its own path."""
-    submission: bool = True
-    """Whether this step sees the submission."""
-    collect: tuple[str, ...] = ()
-    """Patterns of files in the working directory that later steps get to see."""
-    network: Literal["none", "open"] = "none"
-    limits: Limits = Limits()
-    env: dict[str, str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for name in ("command", "files", "collect"):
-            if isinstance(getattr(self, name), list):
-                structs.force_setattr(self, name, tuple(getattr(self, name)))
-
-
-class Sample(Struct, frozen=True):
-    """A hand-in whose grade is known: what `minitango check` holds the assignment to."""
-
-    path: str
-    """Relative to the assignment's folder."""
-    name: str = ""
-    """For people; by default the path."""
-    score: float | None = None
-    """Expected score; then the expected outcome is `graded`."""
-    outcome: Outcome | None = None
-
-    def __post_init__(self) -> None:
-        if not self.name:
-            structs.force_setattr(self, "name", self.path)
-        if self.score is not None and self.outcome is None:
-            structs.force_setattr(self, "outcome", Outcome.GRADED)
 
 
 class Assignment(Struct, frozen=True, dict=True):

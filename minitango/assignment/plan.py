@@ -22,7 +22,8 @@ from minitango.errors import AssignmentError
 from minitango.job import SCHEMA, Limits, Trust
 
 if TYPE_CHECKING:
-    from minitango.assignment.model import Assignment, Step
+    from minitango.assignment.model import Assignment
+    from minitango.assignment.parts import Step
 
 
 class PlanStep(Struct, frozen=True):

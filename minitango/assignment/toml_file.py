@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from minitango.assignment.model import Assignment, Sample, Step, SubmissionRule
+from minitango.assignment.model import Assignment
+from minitango.assignment.parts import Sample, Step, SubmissionRule
 from minitango.assignment.places import Key, Places
 from minitango.errors import AssignmentError
 from minitango.job import LAYOUTS, Limits, Outcome

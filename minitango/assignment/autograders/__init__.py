@@ -18,7 +18,7 @@ from msgspec import Struct, field
 
 from minitango.archive import File
 from minitango.assignment.autograders.source import Source
-from minitango.assignment.model import SubmissionRule
+from minitango.assignment.parts import SubmissionRule
 from minitango.errors import AssignmentError
 from minitango.job import LAYOUTS, Limits
 

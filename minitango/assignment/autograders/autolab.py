@@ -16,7 +16,7 @@ from msgspec import Struct
 from minitango.archive import File
 from minitango.assignment.autograders import Adopted, Wish
 from minitango.assignment.autograders.source import Source
-from minitango.assignment.model import SubmissionRule
+from minitango.assignment.parts import SubmissionRule
 from minitango.job import Limits
 
 MAKEFILE: Final = "autograde-Makefile"

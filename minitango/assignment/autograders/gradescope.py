@@ -16,7 +16,7 @@ from minitango.archive import File
 from minitango.assignment.autograders import Adopted, Wish
 from minitango.assignment.autograders.source import Source
 from minitango.assignment.checks import BUILT_IMAGE
-from minitango.assignment.model import SubmissionRule
+from minitango.assignment.parts import SubmissionRule
 from minitango.job import Lease, Limits
 
 RUN: Final = "run_autograder"
