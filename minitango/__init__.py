@@ -29,6 +29,7 @@ from minitango.errors import (
     SubmissionError,
     UnavailableError,
 )
+from minitango.feedback import student_view
 from minitango.handle import JobHandle
 from minitango.job import Job, Limits, Outcome, Result, State, TestResult, Trust, Usage
 
@@ -69,4 +70,5 @@ __all__ = [
     "Trust",
     "UnavailableError",
     "Usage",
+    "student_view",
 ]

@@ -1,11 +1,13 @@
 """Untrusted text, made safe for each place where it is shown; and sizes, times and endings in words.
 
-Bytes are kept as they came. They are made safe here, at the sink, once: terminal, one line, XML.
+Bytes are kept as they came. They are made safe here, at the sink, once: terminal, one line, XML, CSV, Markdown, and
+the name of a file.
 """
 
 from __future__ import annotations
 
 import functools
+import hashlib
 import re
 import signal
 from typing import Final
@@ -15,6 +17,14 @@ from typing import Final
 _BIDI = "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
 _CONTROLS: Final = re.compile(f"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029{_BIDI}\ud800-\udfff]")
 _CONTROLS_AND_BREAKS: Final = re.compile(f"[\x00-\x1f\x7f-\x9f\u2028\u2029{_BIDI}\ud800-\udfff]")
+_FORMULA: Final = ("=", "+", "-", "@", "\t", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""How a cell begins that a spreadsheet may execute; the last four are the wide forms, which some take for the same."""
+_NUMBER: Final = re.compile(r"-?[0-9]+(?:\.[0-9]+)?")
+_TO_QUOTE: Final = re.compile(r'[",;\t\r\n]|^ | $')
+_MARKUP: Final = re.compile(r"[\\`*_{}\[\]()<>#+.!|~&$:@/-]")
+_NO_NAME: Final = re.compile(r"[^\w.@+ -]")
+_MAX_NAME: Final = 100
+"""Characters of a file's name; each takes up to four bytes of the 255 that a file system has."""
 _SHORT: Final = {"\n": r"\n", "\t": r"\t", "\r": r"\r"}
 
 
@@ -41,6 +51,47 @@ def for_junit(text: str | bytes) -> str:
     Markup (`<`, `&`) is left for the XML writer, which must escape it.
     """
     return _not_xml().sub(_escape, _decoded(text))
+
+
+def for_csv(text: str | bytes) -> str:
+    """One cell of a CSV file (RFC 4180), quoted where need be, that every spreadsheet takes for text.
+
+    What would be a formula gets an apostrophe before it; a plain number, also one below 0, stays one. Line breaks and
+    tabs stay; other control characters are shown as escapes. A cell with a semicolon is quoted, too: some spreadsheets
+    split there.
+    """
+    cell = for_terminal(text)
+    if cell.startswith(_FORMULA) and not _NUMBER.fullmatch(cell):
+        cell = f"'{cell}"
+    return '"' + cell.replace('"', '""') + '"' if _TO_QUOTE.search(cell) else cell
+
+
+def for_markdown(text: str | bytes, width: int = 200) -> str:
+    """One line for a Markdown document, in which nothing is markup: no link, image, HTML or emphasis."""
+    return _MARKUP.sub(r"\\\g<0>", one_line(text, width))
+
+
+def markdown_block(text: str | bytes) -> str:
+    """Lines for a Markdown document, shown as they are; nothing in them can end the block."""
+    body = for_terminal(text).strip("\n")
+    longest = max((len(run) for run in re.findall("`+", body)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}text\n{body}\n{fence}"
+
+
+def file_name(text: str) -> str:
+    """A file's name, safe on every system, that people recognise as `text`: two that differ never get the same one,
+    not even where a file system takes capitals and small letters for alike."""
+    plain = _NO_NAME.sub("_", text).strip(" .")[:_MAX_NAME]
+    if plain and plain == text and plain == plain.casefold() and not _reserved(plain):
+        return plain
+    mark = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    return f"{plain or '_'}~{mark}"
+
+
+def _reserved(name: str) -> bool:
+    """Whether Windows takes it for a device."""
+    return re.fullmatch(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", name) is not None
 
 
 def human_size(size: int) -> str:

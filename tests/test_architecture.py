@@ -19,7 +19,7 @@ PACKAGE = ROOT / "minitango"
 
 FLOORS = [
     {"errors", "failpoint"},
-    {"job", "blobs", "archive", "unpacking", "text", "breaker", "stopping", "output", "image_name"},
+    {"job", "blobs", "archive", "unpacking", "text", "breaker", "stopping", "output", "image_name", "feedback"},
     {"store", "sandbox", "results", "assignment"},
     {"runner", "layout", "preflight", "remarks"},
     {"engine", "pool", "handle", "statedir", "testing"},

@@ -1,5 +1,8 @@
 """Text for each sink: nothing in it can act on the place where it is shown."""
 
+import csv
+import io
+import re
 import xml.etree.ElementTree as ET
 
 import pytest
@@ -8,10 +11,14 @@ from hypothesis import strategies as st
 
 from minitango.text import (
     ending,
+    file_name,
+    for_csv,
     for_junit,
+    for_markdown,
     for_terminal,
     human_seconds,
     human_size,
+    markdown_block,
     one_line,
     signal_name,
 )
@@ -133,3 +140,75 @@ def test_endings():
     assert ending(139) == "ended with exit status 139 (SIGSEGV)"
     assert ending(None, 9) == "was killed by SIGKILL"
     assert ending(None) == "did not start"
+
+
+@pytest.mark.parametrize(
+    ("text", "cell"),
+    [
+        ("ada", "ada"),
+        ("", ""),
+        ("-1.5", "-1.5"),
+        ("-7", "-7"),
+        ("-7 points", "'-7 points"),
+        ("=1+1", "'=1+1"),
+        ("+49", "'+49"),
+        ("@SUM(A1)", "'@SUM(A1)"),
+        ("\t=1", '"\'\t=1"'),
+        ("\r=1", r"\r=1"),
+        ("\n=1", '"\'\n=1"'),
+        ("＝1", "'＝1"),
+        ('=HYPERLINK("http://x")', '"\'=HYPERLINK(""http://x"")"'),
+        ("a,b", '"a,b"'),
+        ("ada;=1+1", '"ada;=1+1"'),
+        ("two\nlines", '"two\nlines"'),
+        ("\x1b[2J", r"\x1b[2J"),
+        (b"caf\xc3\xa9\xff", r"café\xff"),
+    ],
+)
+def test_csv(text, cell):
+    assert for_csv(text) == cell
+
+
+@given(st.lists(any_text, min_size=1, max_size=5))
+def test_csv_is_read_back_as_one_row_without_formulas(texts):
+    line = ",".join(for_csv(text) for text in texts)
+    (row,) = list(csv.reader(io.StringIO(line, newline=""), strict=True)) or [[""]]
+    assert len(row) == len(texts)
+    for cell in row:
+        assert not cell.startswith(("=", "+", "@", "\t", "\r")), cell
+        assert not cell.startswith("-") or float(cell) <= 0
+
+
+@given(any_text)
+def test_markdown_has_no_markup(text):
+    line = for_markdown(text)
+    assert "\n" not in line
+    assert not re.search(r"(?<!\\)(?:\\\\)*[<>\[\]`*_!|&]", line)
+
+
+@given(st.text("`\n~ x", max_size=30) | any_text)
+def test_a_markdown_block_holds_what_is_in_it(text):
+    first, *body, last = markdown_block(text).split("\n")
+    assert first == f"{last}text"
+    assert set(last) == {"`"}
+    assert not any(last in line for line in body)
+
+
+@given(st.text(max_size=150), st.text(max_size=150))
+def test_file_names_are_safe_and_differ(one, other):
+    for text in (one, other):
+        name = file_name(text)
+        assert len(name.encode("utf-8", "surrogatepass")) <= 255 - len(".md")
+        assert "/" not in name
+        assert "\\" not in name
+        assert name not in ("", ".", "..")
+    if one != other:
+        assert file_name(one).casefold() != file_name(other).casefold()
+
+
+def test_file_names_that_people_recognise():
+    assert file_name("ada") == "ada"
+    assert file_name("łukasz ☃").startswith("łukasz _~")
+    assert file_name("../../etc/passwd").startswith("_.._etc_passwd~")
+    assert file_name("Ada").startswith("Ada~")
+    assert file_name("nul") != "nul"
