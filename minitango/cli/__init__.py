@@ -17,6 +17,7 @@ import click
 from minitango import __version__
 from minitango.cli import streams
 from minitango.cli.check import check
+from minitango.cli.export import export
 from minitango.cli.jobs import jobs
 from minitango.cli.run import run
 from minitango.cli.submit import submit
@@ -45,7 +46,7 @@ def cli() -> None:
     """
 
 
-for command in (run, check, submit, worker, jobs):
+for command in (run, check, submit, worker, jobs, export):
     cli.add_command(command)
 
 

@@ -23,7 +23,9 @@ _terminals: list[TextIO] = []
 """The streams that were a terminal's when we started."""
 
 
-_OURSELVES: Final = re.compile(r"(?<![\w./-])minitango (?=(?:run|check|submit|worker|jobs|prune)\b)")
+_OURSELVES: Final = re.compile(
+    r"(?<![\w./-])minitango (?=(?:run|check|submit|worker|jobs|export|prune|config|doctor)\b)"
+)
 
 
 def program() -> str:

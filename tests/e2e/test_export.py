@@ -1,0 +1,116 @@
+"""`minitango export`: the gradebook of a real run."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from tests.e2e.conftest import CommandLine, write_assignment
+
+pytestmark = pytest.mark.usefixtures("sandbox")
+
+REPORT = """
+name = "tests"
+max_score = 10
+[[step]]
+command = ["sh", "grade.sh"]
+files = ["grade.sh"]
+"""
+
+GRADE = """
+echo printed-secret
+cat > $MINITANGO_REPORT <<'EOF'
+{"score": 6, "output": "well begun", "extra_data": {"seed": "extra-secret"}, "tests": [
+  {"name": "adds", "score": 4, "max_score": 5, "output": "3 is not 4"},
+  {"name": "name-secret", "score": 2, "max_score": 5, "output": "output-secret", "visibility": "hidden"}]}
+EOF
+"""
+
+
+def rows(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
+
+
+def test_the_gradebook(cli: CommandLine, hw: Path, handins: Path) -> None:
+    (handins / "=1+1.txt").write_text("ok")
+    assert cli("run", hw, handins).code == 0
+    answer = cli("export")
+    assert answer.code == 0, answer
+    assert answer.err == ""
+    assert {row["student"]: row["score"] for row in rows(answer.out)} == {
+        "ada": "10", "bob": "10", "eve": "0", "'=1+1": "10",
+    }  # fmt: skip
+    (handins / "eve.txt").write_text("ok")
+    assert cli("run", hw, handins).code == 0
+    assert [row["score"] for row in rows(cli("export", "--student", "eve").out)] == ["10"]
+    assert [row["score"] for row in rows(cli("export", "--student", "eve", "--all").out)] == ["0", "10"]
+    assert cli("export", "--excel").out.startswith("\ufeffstudent,")
+
+
+def test_what_could_not_be_graded_is_no_zero(cli: CommandLine, hw: Path, handins: Path) -> None:
+    assert cli("run", hw, handins).code == 0
+    (hw / "assignment.toml").write_text((hw / "assignment.toml").read_text().replace('"sh", "grade.sh"', '"no-such"'))
+    (handins / "eve.txt").unlink()
+    (handins / "new.txt").write_text("ok")
+    assert cli("submit", hw, handins).code == 0
+    found = {row["student"]: row for row in rows(cli("export").out)}
+    assert (found["new"]["score"], found["new"]["state"]) == ("", "queued")
+    assert (found["ada"]["score"], found["ada"]["state"]) == ("10", "done")
+    said = cli("export").err
+    assert "1 job of these is not graded yet, and has no score: minitango jobs show " in said
+    assert "2 students handed in again since, and that is queued, so the grade before it stands" in said
+
+
+def test_json_and_junit(cli: CommandLine, hw: Path, handins: Path) -> None:
+    assert cli("run", hw, handins).code == 0
+    answer = cli("export", "--format", "json", "--assignment", "hw")
+    assert [(job["student"], job["percent"], job["sandbox"]) for job in answer.jobs] == [
+        ("ada", 100.0, "bubblewrap"),
+        ("bob", 100.0, "bubblewrap"),
+        ("eve", 0.0, "bubblewrap"),
+    ]
+    answer = cli("export", "--format", "junit", "-o", "grades.xml")
+    assert (answer.code, answer.out, answer.err) == (0, "", "3 jobs in grades.xml\n")
+    assert len(list(ET.parse(cli.folder / "grades.xml").iter("testcase"))) == 3
+    refused = cli("export", "-o", handins)
+    assert refused.code == 2
+    assert "error[output]" in refused.err
+    assert "next: name a file: -o FILE" in refused.err
+    assert "error[usage]" in cli("export", "--format", "json", "--excel").err
+
+
+def test_who_is_not_there_is_told(cli: CommandLine, hw: Path, handins: Path) -> None:
+    assert "error[no_queue]" in cli("export").err
+    assert cli("run", hw, handins).code == 0
+    answer = cli("export", "--student", "adda")
+    assert (answer.code, answer.err) == (0, "no job of student 'adda': did you mean 'ada'?\n")
+    assert rows(answer.out) == []
+    assert "no job of assignment 'x'" in cli("export", "--assignment", "x").err
+
+
+def test_feedback_has_nothing_that_is_hidden(cli: CommandLine) -> None:
+    hw = write_assignment(cli.folder / "hw", REPORT, GRADE)
+    (cli.folder / "handins").mkdir()
+    for student in ("ada", "b%20[x](y)"):
+        (cli.folder / "handins" / f"{student}.txt").write_text("hello")
+    assert cli("run", hw, "handins").code == 0
+    answer = cli("export", "--feedback", "feedback")
+    assert (answer.code, answer.out, answer.err) == (0, "", "feedback for 2 students in feedback\n")
+    folder = cli.folder / "feedback"
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert len(list(folder.iterdir())) == 2
+    ada = (folder / "ada.md").read_text()
+    assert "### adds (4 of 5)" in ada
+    assert "3 is not 4" in ada
+    assert "well begun" in ada
+    for path in folder.iterdir():
+        text = path.read_text()
+        for secret in ("secret", "6", "/job", str(cli.folder)):
+            assert secret not in text.replace("2026", "").split("Handed in")[1].split("\n", 1)[1], text
+    shown = json.loads(cli("export", "--feedback", "feedback", "--format", "json").out)
+    assert [job["score"] for job in shown["jobs"]] == [6.0, 6.0]
