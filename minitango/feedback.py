@@ -29,12 +29,13 @@ def student_view(result: Result) -> Result:
     """The result without anything that its student may not see, whatever the report says elsewhere.
 
     Tests that are not visible now (`hidden`, `after_due_date`, `after_published`) are gone with their names, outputs
-    and points, and the score with them; a report that is not visible as a whole shows no test and no feedback. Gone in
-    any case: what is for the course or for us (`extra_data`, tags, steps, warnings, reasons, sandbox, image). What a
-    step printed may be shown where `stdout_visibility` of the answer is `visible`, and nowhere else.
+    and points, and the score with them; a report that is not visible as a whole shows no more than tests that are, by
+    their own word. Gone in any case: what is for the course or for us (`extra_data`, tags, steps, warnings, reasons,
+    sandbox, image). What a step printed may be shown where `stdout_visibility` of the answer is `visible`, and nowhere
+    else.
     """
     whole = result.visibility == VISIBLE
-    tests = tuple(_shown(test) for test in result.tests if whole and test.visibility == VISIBLE)
+    tests = tuple(_shown(test) for test in result.tests if test.visibility == VISIBLE)
     told = whole and len(tests) == len(result.tests)
     return Result(
         outcome=result.outcome,

@@ -76,10 +76,12 @@ def test_the_score_where_all_is_visible() -> None:
 
 
 def test_a_report_that_is_hidden_as_a_whole() -> None:
-    found = result(tests=(SEEN,), visibility="hidden", stdout_visibility="visible")
+    found = result(tests=(SEEN, HIDDEN), visibility="hidden", stdout_visibility="visible")
     text = page("ada", [HandIn(job(), found, (StepOutput("run", b"stdout-secret"),))])
-    for word in (*SECRETS, "adds", "well begun"):
+    for word in (*SECRETS, "well begun"):
         assert word not in text
+    assert "adds" in text, "its own word stands above the report's"
+    assert student_view(result(tests=(SEEN,), visibility="after_published")).score is None
 
 
 def test_output_is_shown_only_where_the_report_says_so() -> None:

@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from minitango.cli.config import Setting, explain, unknown_variables
 from minitango.cli.settings import Settings, resolve
+from minitango.cli.settings_file import KEYS
 from minitango.errors import ConfigError
+from minitango.statedir import locate
 
 
 def test_defaults(tmp_path: Path) -> None:
@@ -73,3 +76,45 @@ def test_impossible_workers(tmp_path: Path, count: str) -> None:
     with pytest.raises(ConfigError) as caught:
         resolve(environ={"MINITANGO_WORKERS": count}, folder=tmp_path)
     assert caught.value.id == "workers"
+
+
+# --- config show ----------------------------------------------------------------------------------
+
+
+def told(flags: dict[str, object], environ: dict[str, str]) -> dict[str, Setting]:
+    return {setting.key: setting for setting in explain(flags, environ)}
+
+
+def test_every_setting_says_where_it_comes_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "minitango.toml").write_text('# ours\nstate = "file"\nsandbox = "docker"\n\nworkers = 1\n')
+    found = told({"workers": 3}, {"MINITANGO_SANDBOX": "bubblewrap"})
+    assert list(found) == list(KEYS)
+    path = tmp_path / "minitango.toml"
+    assert found["store"] == Setting("store", f"sqlite:///{tmp_path}/file/queue.db", "file", f"{path}:2")
+    assert found["state"] == Setting("state", f"{tmp_path}/file", "file", f"{path}:2")
+    assert found["sandbox"] == Setting("sandbox", "bubblewrap", "variable", "MINITANGO_SANDBOX", (f"{path}:3",))
+    assert found["image"] == Setting("image", "python:3.12-slim", "default")
+    assert found["workers"] == Setting("workers", 3, "flag", "--workers", (f"{path}:5",))
+
+
+def test_what_is_told_is_what_is_in_force(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pyproject.toml").write_text('[tool.minitango]\nstore = "sqlite:///a/q.db"\nstate = "b"\n')
+    for flags, environ in (
+        ({}, {}),
+        ({"state": "x"}, {}),
+        ({}, {"MINITANGO_STATE": "y"}),
+        ({"store": "sqlite:////z/q.db"}, {"MINITANGO_STATE": "y"}),
+    ):
+        found = told(flags, environ)
+        settings = resolve(**flags, environ=environ)  # type: ignore[arg-type]
+        url, state = locate(settings.store, settings.state)
+        assert (found["store"].value, found["state"].value) == (url, str(state))
+    assert found["state"].place == "--store", "it follows from the store"
+    assert found["state"].over == ("MINITANGO_STATE", f"{tmp_path}/pyproject.toml:3")
+
+
+def test_variables_that_are_no_settings() -> None:
+    environ = {"MINITANGO_WORKER": "1", "MINITANGO_PROG": "x", "MINITANGO_STATE": "y", "MINITANGO_ZZZ": "", "HOME": "/"}
+    assert unknown_variables(environ) == {"MINITANGO_WORKER": "MINITANGO_WORKERS", "MINITANGO_ZZZ": ""}

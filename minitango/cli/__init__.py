@@ -17,6 +17,7 @@ import click
 from minitango import __version__
 from minitango.cli import streams
 from minitango.cli.check import check
+from minitango.cli.config import config
 from minitango.cli.export import export
 from minitango.cli.jobs import jobs
 from minitango.cli.run import run
@@ -46,7 +47,7 @@ def cli() -> None:
     """
 
 
-for command in (run, check, submit, worker, jobs, export):
+for command in (run, check, submit, worker, jobs, export, config):
     cli.add_command(command)
 
 

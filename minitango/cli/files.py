@@ -15,7 +15,7 @@ def write_whole(path: Path, data: bytes, option: str) -> None:
     """Write a file so that whoever reads it finds the old content or the new one, never a part.
 
     It is written beside its place and renamed; a new one is for its owner's eyes only, as it may hold grades. What is
-    no regular file (a pipe, /dev/stdout) is written to. ConfigError `output`: a folder is there, or it cannot be written;
+    no regular file (a pipe, /dev/stdout) is written to. ConfigError `output`: it cannot be written, or is a folder;
     `option` is what the path was given by, such as `-o FILE`.
     """
     try:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import shlex
-import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -15,6 +13,7 @@ from msgspec import Struct
 
 from minitango import image_name
 from minitango.assignment import Assignment
+from minitango.cli.settings_file import KEYS, File, nearest
 from minitango.cli.streams import tell
 from minitango.engine import Engine, Event
 from minitango.errors import ConfigError, StoreError
@@ -23,7 +22,6 @@ from minitango.text import one_line
 
 DEFAULT_STATE: Final = ".minitango"
 MAX_WORKERS: Final = 1000
-_KEYS: Final[Mapping[str, type]] = {"store": str, "state": str, "sandbox": str, "image": str, "workers": int}
 
 
 class _AnyPath(click.Path):
@@ -140,6 +138,45 @@ def load(path: Path, *, image: str, no_setup: bool) -> Assignment:
     return assignment
 
 
+class Source(Struct, frozen=True):
+    """Something that names settings: flags, the environment, a file."""
+
+    kind: str
+    """`flag`, `variable` or `file`."""
+    values: Mapping[str, Any]
+    file: File | None = None
+
+    def has(self, key: str) -> bool:
+        return self.values.get(key) is not None
+
+    def place(self, key: str) -> str:
+        """Where it names this key: `--state`, `MINITANGO_STATE`, `/course/minitango.toml:3`."""
+        if self.file is not None:
+            return self.file.place(key)
+        return f"--{key}" if self.kind == "flag" else variable(key)
+
+
+def variable(key: str) -> str:
+    """The environment variable of a key."""
+    return f"MINITANGO_{key.upper()}"
+
+
+def sources(flags: Mapping[str, Any], environ: Mapping[str, str], folder: Path | None = None) -> list[Source]:
+    """What names settings here, the strongest first."""
+    file = nearest(folder or _here())
+    return [
+        Source("flag", flags),
+        Source("variable", {key: environ.get(variable(key)) or None for key in KEYS}),
+        Source("file", file.values if file is not None else {}, file),
+    ]
+
+
+def of_place(found: Sequence[Source]) -> Source | None:
+    """The one that says where the queue is. It says so alone: --state is not to go with the store of a file further
+    up. None: no source does."""
+    return next((source for source in found if source.values.get("store") or source.values.get("state")), None)
+
+
 def resolve(
     *,
     store: str | None = None,
@@ -151,16 +188,14 @@ def resolve(
     folder: Path | None = None,
 ) -> Settings:
     """Settings from flags (None: not given), the environment and the nearest configuration file."""
-    environ = os.environ if environ is None else environ
     flags = {"store": store, "state": state, "sandbox": sandbox, "image": image, "workers": workers}
-    variables = {key: environ.get(f"MINITANGO_{key.upper()}") or None for key in _KEYS}
-    sources: list[Mapping[str, Any]] = [flags, variables, _configuration(folder or _here())]
+    found = sources(flags, os.environ if environ is None else environ, folder)
 
     def pick(key: str) -> Any:
-        return next((source[key] for source in sources if source.get(key) is not None), None)
+        return next((source.values[key] for source in found if source.has(key)), None)
 
-    # Where the queue is, one source says alone: --state is not to go with the store of a file further up.
-    where = next((source for source in sources if source.get("store") or source.get("state")), {})
+    place = of_place(found)
+    where = place.values if place is not None else {}
     for key in ("store", "state"):
         if flags[key] == "":
             raise ConfigError(f"--{key} is empty", hint=f"name a place, or leave --{key} out", id="usage")
@@ -207,62 +242,3 @@ def _number(count: Any) -> int | None:
     if not 1 <= number <= MAX_WORKERS:
         raise ConfigError(f"workers is {number}", hint=f"give 1 to {MAX_WORKERS}", id="workers")
     return number
-
-
-def _configuration(folder: Path) -> dict[str, Any]:
-    """The nearest minitango.toml, or pyproject.toml with [tool.minitango], in this folder or one above."""
-    for place in (folder, *folder.parents):
-        for name in ("minitango.toml", "pyproject.toml"):
-            path = place / name
-            if not path.is_file():
-                continue
-            table = _read(path)
-            if name == "pyproject.toml":
-                tool = table.get("tool", {})
-                if not isinstance(tool, dict) or "minitango" not in tool:
-                    continue
-                table = tool["minitango"]
-            return _checked(table, path)
-    return {}
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        if path.name == "pyproject.toml":
-            return {}  # another tool's file: its own tools will complain
-        raise ConfigError(f"{path}: {error}", hint="correct the file", id="settings") from error
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}", hint="make it readable", id="settings") from error
-
-
-def _checked(table: Any, path: Path) -> dict[str, Any]:
-    if not isinstance(table, dict):
-        raise ConfigError(f"{path}: [tool.minitango] is not a table", hint="see README.md", id="settings")
-    for key, value in table.items():
-        if key not in _KEYS:
-            near = difflib.get_close_matches(key, _KEYS, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(_KEYS)}"
-            raise ConfigError(f"{path}: unknown key {key!r}", hint=hint, id="settings")
-        if not isinstance(value, _KEYS[key]) or isinstance(value, bool):
-            raise ConfigError(
-                f"{path}: {key} is {value!r}, which is not {'a number' if _KEYS[key] is int else 'text'}",
-                hint=f"correct {key} in {path.name}",
-                id="settings",
-            )
-    made = dict(table)
-    for key in ("state", "store"):
-        if key in made:
-            made[key] = _below(path.parent, made[key])
-    return made
-
-
-def _below(folder: Path, place: str) -> str:
-    """A path, or a SQLite URL, of a configuration file: relative to that file, wherever we stand."""
-    scheme, separator, rest = place.rpartition("://")
-    if not separator:
-        return str(folder / Path(rest).expanduser())
-    if scheme == "sqlite" and len(rest) > 1 and rest.startswith("/"):
-        return f"sqlite:///{folder / rest[1:]}"
-    return place

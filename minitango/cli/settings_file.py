@@ -1,0 +1,92 @@
+"""The configuration file: the nearest minitango.toml, or pyproject.toml with [tool.minitango]."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from msgspec import Struct
+
+from minitango.assignment.places import key_lines
+from minitango.errors import ConfigError
+
+KEYS: Final[Mapping[str, type]] = {"store": str, "state": str, "sandbox": str, "image": str, "workers": int}
+"""Every setting, and its type in a file."""
+
+
+class File(Struct, frozen=True):
+    """One that was found: what it says, with its paths made absolute."""
+
+    path: Path
+    values: Mapping[str, Any]
+
+    def place(self, key: str) -> str:
+        """The file, and the line of this key where that can be told."""
+        prefix = ("tool", "minitango") if self.path.name == "pyproject.toml" else ()
+        try:
+            line = key_lines(self.path.read_text(encoding="utf-8-sig")).get((*prefix, key))
+        except (OSError, ValueError):
+            line = None
+        return f"{self.path}:{line}" if line is not None else str(self.path)
+
+
+def nearest(folder: Path) -> File | None:
+    """The one in this folder, or in the first above it that has one. ConfigError `settings` where it cannot be used."""
+    for place in (folder, *folder.parents):
+        for name in ("minitango.toml", "pyproject.toml"):
+            path = place / name
+            if not path.is_file():
+                continue
+            table = _read(path)
+            if name == "pyproject.toml":
+                tool = table.get("tool", {})
+                if not isinstance(tool, dict) or "minitango" not in tool:
+                    continue
+                table = tool["minitango"]
+            return File(path, _checked(table, path))
+    return None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        if path.name == "pyproject.toml":
+            return {}  # another tool's file: its own tools will complain
+        raise ConfigError(f"{path}: {error}", hint="correct the file", id="settings") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}", hint="make it readable", id="settings") from error
+
+
+def _checked(table: Any, path: Path) -> dict[str, Any]:
+    if not isinstance(table, dict):
+        raise ConfigError(f"{path}: [tool.minitango] is not a table", hint="see README.md", id="settings")
+    for key, value in table.items():
+        if key not in KEYS:
+            near = difflib.get_close_matches(key, KEYS, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(KEYS)}"
+            raise ConfigError(f"{path}: unknown key {key!r}", hint=hint, id="settings")
+        if not isinstance(value, KEYS[key]) or isinstance(value, bool):
+            raise ConfigError(
+                f"{path}: {key} is {value!r}, which is not {'a number' if KEYS[key] is int else 'text'}",
+                hint=f"correct {key} in {path.name}",
+                id="settings",
+            )
+    made = dict(table)
+    for key in ("state", "store"):
+        if key in made:
+            made[key] = _below(path.parent, made[key])
+    return made
+
+
+def _below(folder: Path, place: str) -> str:
+    """A path, or a SQLite URL, of a configuration file: relative to that file, wherever we stand."""
+    scheme, separator, rest = place.rpartition("://")
+    if not separator:
+        return str(folder / Path(rest).expanduser())
+    if scheme == "sqlite" and len(rest) > 1 and rest.startswith("/"):
+        return f"sqlite:///{folder / rest[1:]}"
+    return place
