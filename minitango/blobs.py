@@ -128,9 +128,16 @@ class Blobs:
         return True
 
     def prune(
-        self, referenced: Callable[[list[str]], set[str]], *, older_than: float = 3600.0, now: float | None = None
+        self,
+        referenced: Callable[[list[str]], set[str]],
+        *,
+        older_than: float = 3600.0,
+        now: float | None = None,
+        dry_run: bool = False,
     ) -> Pruned:
         """Delete the blobs that nothing refers to and that were not put in the last `older_than` seconds.
+
+        With `dry_run` it deletes nothing, and tells what it would.
 
         `referenced` gets digests and returns those that are needed. Work may be submitted meanwhile, from any
         process, as long as a reference is recorded within `older_than` seconds of the put of its blob. Also
@@ -139,13 +146,16 @@ class Blobs:
         now = time.time() if now is None else now
         count = size = 0
         try:
-            self._collect_temporaries(now)
+            if not dry_run:
+                self._collect_temporaries(now)
             for folder in self._folders():
-                old = self._unused(folder, now - older_than)
+                old = self._unused(folder, now - older_than, bring_back=not dry_run)
                 for start in range(0, len(old), _BATCH):
                     batch = old[start : start + _BATCH]
                     needed = referenced(batch)
-                    gone = self._delete([d for d in batch if d not in needed], referenced, now - older_than)
+                    unneeded = [digest for digest in batch if digest not in needed]
+                    before = now - older_than
+                    gone = self._measured(unneeded) if dry_run else self._delete(unneeded, referenced, before)
                     count += gone.count
                     size += gone.bytes
         except OSError as error:
@@ -261,9 +271,9 @@ class Blobs:
             return []
         return sorted(path for path in self.root.iterdir() if _FOLDER.fullmatch(path.name) and path.is_dir())
 
-    def _unused(self, folder: Path, before: float) -> list[str]:
+    def _unused(self, folder: Path, before: float, *, bring_back: bool) -> list[str]:
         """Digests in this folder that were put before then; what was left aside is brought back first."""
-        for aside in folder.glob(f"*{_ASIDE}"):
+        for aside in folder.glob(f"*{_ASIDE}") if bring_back else ():
             _restore(aside, folder / aside.name[:64])
         old = []
         with os.scandir(folder) as entries:
@@ -272,6 +282,13 @@ class Blobs:
                     if _DIGEST.fullmatch(entry.name) and entry.stat(follow_symlinks=False).st_mtime < before:
                         old.append(entry.name)
         return sorted(old)
+
+    def _measured(self, digests: list[str]) -> Pruned:
+        sizes = []
+        for digest in digests:
+            with contextlib.suppress(FileNotFoundError):
+                sizes.append(self.path(digest).stat().st_size)
+        return Pruned(len(sizes), sum(sizes))
 
     def _delete(self, digests: list[str], referenced: Callable[[list[str]], set[str]], before: float) -> Pruned:
         """Take these aside, look again, and delete those that are still old and still not needed."""

@@ -387,6 +387,20 @@ def test_get_while_it_is_aside(blobs: Blobs) -> None:
     assert read == [b"x", b"x"]
 
 
+def test_a_dry_run_tells_what_a_prune_would_do_and_touches_nothing(blobs: Blobs) -> None:
+    kept, gone = blobs.put(b"kept"), blobs.put(b"gone!")
+    for digest in (kept, gone):
+        os.utime(blobs.path(digest), (0, 0))
+    aside = blobs.path(gone).with_name(f"{gone}.0123456789abcdef.aside")
+    aside.write_bytes(b"gone!")
+    before = sorted(blobs.root.rglob("*"))
+    needed = lambda digests: {kept} & set(digests)  # noqa: E731
+    assert blobs.prune(needed, dry_run=True) == Pruned(1, 5)
+    assert sorted(blobs.root.rglob("*")) == before
+    aside.unlink()
+    assert blobs.prune(needed) == Pruned(1, 5)
+
+
 def test_failing_referenced_deletes_nothing(blobs: Blobs) -> None:
     digests = blobs.put_many([b"%d" % n for n in range(20)])
     for digest in digests:

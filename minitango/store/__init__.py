@@ -53,6 +53,8 @@ class Query(Struct, frozen=True):
     assignment: str | None = None
     student: str | None = None
     ids: tuple[str, ...] | None = None
+    ended_before: float | None = None
+    """Only jobs that ended before this."""
     limit: int | None = None
     newest_first: bool = False
 
@@ -208,8 +210,19 @@ class Upkeep(Protocol):
         """
         ...
 
-    def referenced(self, digests: Iterable[str]) -> set[str]:
-        """Which of these blobs a job in the store needs (its spec, inputs or refs)."""
+    def referenced(self, digests: Iterable[str], *, without: Iterable[str] = ()) -> set[str]:
+        """Which of these blobs a job in the store needs (its spec, inputs or refs), whatever its queue.
+
+        The jobs with the ids in `without` do not count: what would be needed if they were forgotten.
+        """
+        ...
+
+    def shrink(self) -> int:
+        """Give the room of what was forgotten back to the disk, so that nothing of it can be read there any more.
+
+        Returns the bytes that were freed. Other processes' verbs wait meanwhile, so it is not for beside an engine;
+        nothing that is in the store changes. StoreFull where there is no room to do it in: then nothing happened.
+        """
         ...
 
     def close(self) -> None:

@@ -178,6 +178,25 @@ class Database:
         except (UnicodeEncodeError, OverflowError):
             return []  # what cannot be stored is not there
 
+    def shrink(self) -> int:
+        """Write the file anew without its free pages, and the log away. Returns the bytes that were freed."""
+        before = self._size()
+        try:
+            with self._write_lock:
+                _patiently(self._writer, "VACUUM")
+                self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        except sqlite3.Error as error:
+            raise from_sqlite(error, self.path) from error
+        return max(0, before - self._size())
+
+    def _size(self) -> int:
+        """Bytes of the file and its log."""
+        size = 0
+        for path in (self.path, Path(f"{self.path}-wal")):
+            with suppress(OSError):
+                size += path.stat().st_size
+        return size
+
     def watch(self, changed: Callable[[], None]) -> Callable[[], None]:
         """Call `changed`, which must not raise, soon after each commit of another connection to the file."""
         stopping = threading.Event()
@@ -228,7 +247,12 @@ class Database:
 
 
 def _begin(db: sqlite3.Connection) -> None:
-    """Take the file's write lock, waiting for our turn.
+    """Take the file's write lock, waiting for our turn."""
+    _patiently(db, "BEGIN IMMEDIATE")
+
+
+def _patiently(db: sqlite3.Connection, statement: str) -> None:
+    """Execute what needs the file's write lock, waiting for our turn.
 
     SQLite's own wait sleeps up to 100 ms at a time, deaf to Ctrl-C, while whoever came last takes the lock. Short
     random sleeps give each of many processes its share.
@@ -236,7 +260,7 @@ def _begin(db: sqlite3.Connection) -> None:
     deadline = time.monotonic() + BUSY_TIMEOUT
     while True:
         try:
-            db.execute("BEGIN IMMEDIATE")
+            db.execute(statement)
         except sqlite3.OperationalError as error:
             if not is_busy(error) or time.monotonic() > deadline:
                 raise

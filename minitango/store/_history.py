@@ -78,7 +78,8 @@ class SqliteHistory:
         return int(value)
 
     def list(self, query: Query = Query()) -> list[Job]:
-        conditions, values = ["queue = ?"], [self.queue]
+        conditions: list[str] = ["queue = ?"]
+        values: list[str | float] = [self.queue]
         if query.states:
             conditions.append("state IN (SELECT value FROM json_each(?))")
             values.append(as_json(query.states))
@@ -91,6 +92,9 @@ class SqliteHistory:
         if query.student is not None:
             conditions.append("student = ?")
             values.append(query.student)
+        if query.ended_before is not None:
+            conditions.append("ended < ?")
+            values.append(query.ended_before)
         order = "DESC" if query.newest_first else "ASC"
         found = self._db.read(
             f"{SELECT} WHERE {' AND '.join(conditions)} ORDER BY seq {order} LIMIT ?",

@@ -385,12 +385,18 @@ class SqliteStore(SqliteHistory):
             tx.drop(State(state))
         return len(gone)
 
-    def referenced(self, digests: Iterable[str]) -> set[str]:
+    def referenced(self, digests: Iterable[str], *, without: Iterable[str] = ()) -> set[str]:
         found = self._db.read(
-            "SELECT value FROM json_each(?) WHERE EXISTS (SELECT 1 FROM blob_refs WHERE digest = value)",
+            "WITH gone AS (SELECT seq FROM jobs WHERE id IN (SELECT value FROM json_each(?))) "
+            "SELECT value FROM json_each(?) "
+            "WHERE EXISTS (SELECT 1 FROM blob_refs WHERE digest = value AND job NOT IN gone)",
+            as_json(list(without)),
             as_json(list(digests)),
         )
         return {digest for (digest,) in found}
+
+    def shrink(self) -> int:
+        return self._db.shrink()
 
     def close(self) -> None:
         self._db.close()

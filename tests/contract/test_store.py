@@ -1154,6 +1154,67 @@ def test_forget_deletes_ended_jobs_only(store: Store) -> None:
             verb(ids[0])
 
 
+def test_what_ended_before_a_time_is_listed(store: Store, clock: Clock) -> None:
+    early = in_state(store, State.DONE)
+    clock.advance(10)
+    late = in_state(store, State.DEAD)
+    in_state(store, State.QUEUED)
+    ended = store.get(late).ended
+    assert ended is not None
+
+    def listed(before: float) -> list[str]:
+        return [job.id for job in store.list(Query(ended_before=before))]
+
+    assert listed(ended) == [early], "before, not at"
+    assert listed(ended + 0.001) == [early, late]
+    assert [job.id for job in store.list(Query(ended_before=ended + 1, states=(State.DEAD,)))] == [late]
+    assert listed(0) == []
+
+
+def test_referenced_without_some_jobs(store: Store) -> None:
+    shared, own, other = "a" * 64, "b" * 64, "c" * 64
+    one, two = submit(store, spec("ada", refs=(shared, own)), spec("bob", refs=(shared, other)))
+    asked = [shared, own, other]
+    assert store.referenced(asked, without=[]) == set(asked)
+    assert store.referenced(asked, without=[one]) == {shared, other}
+    assert store.referenced(asked, without=[one, two]) == set()
+    assert store.referenced(asked, without=["unknown"]) == set(asked)
+    assert store.referenced(asked) == set(asked), "nothing was forgotten"
+
+
+def test_shrinking_changes_nothing_but_the_room(store: Store) -> None:
+    for _ in range(3):
+        lease = running(store)
+        settle(store, Finish(lease, RESULT, (StepOutput("test", b"secret" * 20_000),)))
+    kept = in_state(store, State.QUEUED)
+    gone = [job.id for job in store.list() if job.id != kept]
+    assert store.forget(gone[:-1]) == 2
+    before = everything(store)
+    freed = store.shrink()
+    assert freed > 0
+    assert everything(store) == before
+    assert store.shrink() == 0
+    assert len(submit(store)) == 1, "it goes on"
+
+
+def test_shrinking_beside_others(place: Backend) -> None:
+    """What another process submits meanwhile is there, and who watches goes on."""
+    one, other = place.open(), place.open()
+    told = threading.Event()
+    stop = one.watch(told.set)
+    threads = [threading.Thread(target=lambda: submit(other)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    one.shrink()
+    for thread in threads:
+        thread.join()
+    assert len(one.list()) == 4
+    told.clear()
+    submit(other)
+    assert told.wait(20)
+    stop()
+
+
 def test_forget_takes_any_number(store: Store) -> None:
     ids = submit(store, *[spec()] * 1200)
     for job_id in ids[:1100]:
