@@ -20,6 +20,7 @@ from minitango.cli.check import check
 from minitango.cli.config import config
 from minitango.cli.export import export
 from minitango.cli.jobs import jobs
+from minitango.cli.prune import prune
 from minitango.cli.run import run
 from minitango.cli.submit import submit
 from minitango.cli.worker import worker
@@ -47,7 +48,7 @@ def cli() -> None:
     """
 
 
-for command in (run, check, submit, worker, jobs, export, config):
+for command in (run, check, submit, worker, jobs, export, prune, config):
     cli.add_command(command)
 
 

@@ -1,0 +1,171 @@
+"""`minitango prune`: what is old, or one student's, and what nobody needs any more, is removed for good."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import re
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any, Final
+
+import click
+from msgspec import Struct, to_builtins
+
+from minitango import statedir
+from minitango.blobs import Pruned
+from minitango.cli import show
+from minitango.cli.settings import resolve, state_options
+from minitango.cli.streams import out, program, tell
+from minitango.engine import Engine
+from minitango.errors import ConfigError, EngineRunning, StoreFull
+from minitango.job import TERMINAL, Job, State
+from minitango.store import Query
+from minitango.text import human_seconds, human_size, one_line
+
+GRACE: Final = 3600.0
+"""Seconds for which a file is kept that no job needs yet: a submit may be under way."""
+_UNITS: Final = {"s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+_AGE: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?) ?(s|min|h|d|w)")
+
+
+def age(text: str) -> float:
+    """A duration such as `30d` in seconds. click.BadParameter for what is none."""
+    found = _AGE.fullmatch(text.strip())
+    if found is not None:
+        return float(found[1]) * _UNITS[found[2]]
+    if re.fullmatch(r"[0-9.]+ ?[mM]", text):
+        raise click.BadParameter(f"{text!r} may be minutes or months: write 30min or 180d")
+    raise click.BadParameter(f"{text!r} is no duration: write one such as 30d, 12h or 2w")
+
+
+def _age(context: click.Context, option: click.Parameter, text: str | None) -> float | None:
+    return None if text is None else age(text)
+
+
+class Removed(Struct, frozen=True):
+    """What a prune came to, or would."""
+
+    dry_run: bool
+    jobs: int
+    files: int
+    bytes: int
+    """Of those files."""
+    kept: int
+    """Files that no job needs and that are too young to be removed."""
+    freed: int
+    """Bytes by which the queue's own file became smaller."""
+
+
+@click.command(short_help="Remove old jobs, or one student's, and files that nobody needs.")
+@click.option("--older-than", callback=_age, metavar="AGE", help="Remove jobs that ended longer ago: 30d, 12h, 2w.")
+@click.option("--student", metavar="NAME", help="Remove what is there of this student.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--dry-run", is_flag=True, help="Remove nothing; say how much it would be.")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+@state_options
+def prune(
+    older_than: float | None, student: str | None, yes: bool, dry_run: bool, as_json: bool, **where: object
+) -> int:
+    """Remove what is old, or one student's, for good: jobs that have ended, with their results and outputs, and then
+    files that no job needs. Alone it removes such files only.
+
+    Safe beside a running engine. Nothing that is queued or running is removed.
+    """
+    settings = resolve(**where)  # type: ignore[arg-type]
+    with settings.open_existing() as engine:
+        jobs = _chosen(engine, older_than, student, settings.flags)
+        if student is not None and not dry_run and not yes and not _confirmed(student, jobs):
+            tell("nothing was removed")
+            return 0
+        removed = _dry(engine, jobs) if dry_run else _remove(engine, jobs)
+    if as_json:
+        show.print_json({"removed": to_builtins(removed)})
+    else:
+        out("\n".join(_words(removed)))
+    if removed.kept and not dry_run:
+        tell(
+            f"{show.plural(removed.kept, 'file')} of the last {human_seconds(GRACE)} that no job needs may be of a "
+            f"submit that is under way, and stay: {program()} prune{settings.flags} removes them later"
+        )
+    return 0
+
+
+def _chosen(engine: Engine, older_than: float | None, student: str | None, flags: str) -> list[Job]:
+    """The jobs that are to go. ConfigError where not all of a student can go, or there is no such student."""
+    if older_than is None and student is None:
+        return []
+    before = None if older_than is None else engine.store.now() - older_than
+    found = engine.jobs(Query(states=tuple(TERMINAL), student=student, ended_before=before))
+    if student is None or older_than is not None:
+        return found
+    busy = engine.jobs(Query(states=(State.QUEUED, State.RUNNING), student=student))
+    if busy:
+        ids = " ".join(job.id for job in busy[:10])
+        raise ConfigError(
+            f"{show.plural(len(busy), 'job')} of {one_line(student, 80)!r} not ended yet",
+            hint=f"minitango jobs cancel {ids}{flags}; then the same command again",
+            id="student_busy",
+        )
+    if not found:
+        near = difflib.get_close_matches(student, {job.student for job in engine.jobs()}, 1)
+        meant = f"did you mean {one_line(near[0], 80)!r}? see " if near else ""
+        raise ConfigError(
+            f"there is no job of student {one_line(student, 80)!r}",
+            hint=f"{meant}minitango jobs list{flags}",
+            id="student_unknown",
+        )
+    return found
+
+
+def _confirmed(student: str, jobs: Sequence[Job]) -> bool:
+    what = f"{show.plural(len(jobs), 'job')} of {one_line(student, 80)!r}, with all results and files"
+    if not sys.stdin.isatty():
+        raise ConfigError(
+            f"this would remove {what}", hint="repeat it with --yes, or look first: --dry-run", id="confirm"
+        )
+    return click.confirm(f"remove {what}?", err=True)
+
+
+def _dry(engine: Engine, jobs: Sequence[Job]) -> Removed:
+    needed = functools.partial(engine.store.referenced, without=[job.id for job in jobs])
+    files = engine.blobs.prune(needed, older_than=GRACE, dry_run=True)
+    return Removed(True, len(jobs), files.count, files.bytes, _young(engine, jobs) - files.count, 0)
+
+
+def _remove(engine: Engine, jobs: Sequence[Job]) -> Removed:
+    count = engine.store.forget(job.id for job in jobs)
+    files: Pruned = engine.prune(older_than=GRACE)
+    return Removed(False, count, files.count, files.bytes, _young(engine, ()), _shrink(engine) if count else 0)
+
+
+def _young(engine: Engine, jobs: Sequence[Job]) -> int:
+    """How many files no job needs, whatever their age."""
+    needed = functools.partial(engine.store.referenced, without=[job.id for job in jobs])
+    return engine.blobs.prune(needed, now=time.time() + 2 * GRACE, older_than=GRACE, dry_run=True).count
+
+
+def _shrink(engine: Engine) -> int:
+    """Give room back to the disk, unless an engine runs: it would have to wait."""
+    try:
+        release = statedir.lock(engine.state)
+    except EngineRunning as error:
+        tell(f"{error}: the queue's file keeps its size, and its free room is used again")
+        return 0
+    try:
+        return engine.store.shrink()
+    except StoreFull as error:
+        tell(f"the queue's file keeps its size: {one_line(str(error), 200)}")
+        return 0
+    finally:
+        release()
+
+
+def _words(removed: Removed) -> list[str]:
+    verb = "would remove" if removed.dry_run else "removed"
+    lines = [
+        f"{verb} {show.plural(removed.jobs, 'job')}",
+        f"{verb} {show.plural(removed.files, 'file')} that no job needs ({human_size(removed.bytes)})",
+    ]
+    return lines + ([f"the queue's file is smaller by {human_size(removed.freed)}"] if removed.freed else [])
