@@ -8,10 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
+from msgspec import Struct
+
 from minitango.errors import EngineRunning, StoreError
 
 _MAX_IMAGES: Final = 100
 """Images that are noted of a kind of sandbox: the latest. A name has at most about 500 characters."""
+_A_LOOK: Final = 0.04
+"""Seconds that the lock may be held by somebody who only looks whether it is free."""
 _MAX_NOTE: Final = 256 << 10
 
 
@@ -47,7 +51,7 @@ def lock(state: Path) -> Callable[[], None]:
 
     file = FileLock(state / "engine.lock", thread_local=False)
     try:
-        file.acquire(timeout=0)
+        file.acquire(timeout=_A_LOOK, poll_interval=_A_LOOK / 4)
     except Timeout as error:
         pid = _note(state).get("pid")
         pid = pid if isinstance(pid, int) else None
@@ -64,6 +68,48 @@ def lock(state: Path) -> Callable[[], None]:
             id="state",
         ) from error
     return file.release
+
+
+class Running(Struct, frozen=True):
+    """An engine that grades."""
+
+    pid: int | None = None
+    """Its process, where it is known."""
+
+
+def running(state: Path) -> Running | None:
+    """The engine that grades here now; None: there is none. Changes nothing, and stops no engine that starts."""
+    path = state / "engine.lock"
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    if not _is_held(path, status):
+        return None
+    pid = _note(state).get("pid")
+    return Running(pid if isinstance(pid, int) else None)
+
+
+def _is_held(path: Path, status: os.stat_result) -> bool:
+    """Whether somebody has this lock. Linux is asked first, as it says so without that the lock has to be tried."""
+    name = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+    try:
+        locks = Path("/proc/locks").read_text().splitlines()
+    except OSError:
+        locks = []
+    if any(name in line.split() for line in locks):
+        return True
+    from filelock import FileLock, Timeout
+
+    file = FileLock(path, thread_local=False)
+    try:
+        file.acquire(timeout=0)
+    except Timeout:
+        return True
+    except (OSError, NotImplementedError):
+        return False
+    file.release()
+    return False
 
 
 Images = dict[str, tuple[str, str]]

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from msgspec import Struct
+
 from minitango.cli import show
-from minitango.job import Result, StepOutput, StepReport, TestResult
+from minitango.job import Limits, Result, StepOutput, StepReport, TestResult
 from minitango.text import for_terminal, human_seconds, human_size, one_line, signal_name
 
 LINES: Final = 15
@@ -17,16 +19,61 @@ TEST_LINES: Final = 10
 """Lines of a test's output that are shown, the first ones."""
 
 
-def step(report: StepReport) -> str:
-    """How one step ended, and what it used."""
+NEAR: Final = 0.8
+"""Share of a limit from which on it is marked: the next hand-in may pass it."""
+
+
+class Used(Struct, frozen=True):
+    """What a step used of one thing, beside its limit; seconds or bytes."""
+
+    what: str
+    used: float
+    limit: float | None
+
+    @property
+    def share(self) -> float | None:
+        """Of the limit; None where none is known."""
+        return self.used / self.limit if self.limit else None
+
+    @property
+    def near(self) -> bool:
+        return self.share is not None and self.share >= NEAR
+
+
+def used(report: StepReport, limits: Limits | None = None) -> list[Used]:
+    """What a step used, as far as it is known, each beside its limit."""
     usage = report.usage
-    used = [human_seconds(usage.wall)]
-    if usage.cpu is not None:
-        used.append(f"cpu {human_seconds(usage.cpu)}")
-    if usage.memory is not None:
-        used.append(f"memory {human_size(usage.memory)}")
-    used.append(f"printed {human_size(report.output_bytes)}")
-    return f"{report.name}: {_end(report)}; {', '.join(used)}{_image(report)}"
+    found = [
+        ("wall", usage.wall, limits.wall if limits else None),
+        ("cpu", usage.cpu, limits.cpu if limits else None),
+        ("memory", usage.memory, limits.memory if limits else None),
+        ("output", report.output_bytes, limits.output if limits else None),
+    ]
+    return [Used(what, amount, limit) for what, amount, limit in found if amount is not None]
+
+
+_WORDS: Final = {"wall": "", "cpu": "cpu ", "memory": "memory ", "output": "printed "}
+
+
+def step(report: StepReport, limits: Limits | None = None) -> str:
+    """How one step ended, and what it used; beside its limits, where they are known, with a mark on what is near."""
+    parts = [_amount(each) for each in used(report, limits)]
+    return f"{one_line(report.name, 60)}: {_end(report)}; {', '.join(parts)}{_image(report)}"
+
+
+def _amount(each: Used) -> str:
+    human = human_seconds if each.what in ("wall", "cpu") else _human_bytes
+    text = f"{_WORDS[each.what]}{human(each.used)}"
+    if each.limit is not None:
+        text += f" of {human(each.limit)}"
+    share = each.share
+    if share is None or not each.near:
+        return text
+    return f"{text} ({share:.0%}: {'near' if share < 1 else 'at'} its limit)"
+
+
+def _human_bytes(size: float) -> str:
+    return human_size(int(size))
 
 
 def _image(report: StepReport) -> str:

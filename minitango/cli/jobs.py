@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import click
-import msgspec
 
-from minitango.cli import details, show
+from minitango.cli import show, story
 from minitango.cli.settings import Settings, resolve, state_options
-from minitango.cli.show import Seen
-from minitango.cli.streams import as_called, out, out_bytes, program, tell
+from minitango.cli.streams import out, out_bytes, program, tell
 from minitango.engine import Engine
 from minitango.errors import JobNotFound
-from minitango.job import Attempt, Job, Result, State, StepOutput
+from minitango.job import Job, State, StepOutput
 from minitango.output import live_path
 from minitango.store import Query
-from minitango.text import for_terminal, human_seconds, human_size, one_line
+from minitango.text import human_size, one_line
 
 POLL = 0.1
 MIN_ID = 4
@@ -104,72 +101,19 @@ def list_jobs(
 
 @jobs.command("show")
 @click.argument("id", metavar="ID")
+@click.option("--all-tests", is_flag=True, help="Every test with its output, also those that passed.")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON, the result whole.")
 @state_options
-def show_job(id: str, as_json: bool, **where: object) -> int:
+def show_job(id: str, all_tests: bool, as_json: bool, **where: object) -> int:
     """Tell one job's story: what happened when, how it was graded, what to do next. ID may be shortened."""
     settings = _settings(where)
     with settings.open_existing() as engine:
-        job = _find(engine, id)
-        result = engine.store.result(job.id)
-        attempts = engine.store.attempts(job.id)
-        outputs = engine.store.outputs(job.id)
-    seen = Seen(job, result.warnings if result is not None else ())
+        told = story.of(engine, _find(engine, id), settings.flags)
     if as_json:
-        body = {**show.as_json(seen), "result": msgspec.to_builtins(result), "history": msgspec.to_builtins(attempts)}
-        show.print_json({"jobs": [body]})
+        show.print_json({"jobs": [story.as_json(told)]})
     else:
-        out("\n".join(_story(seen, result, attempts, outputs, settings.flags)))
+        out("\n".join(story.lines(told, all_tests=all_tests)))
     return 0
-
-
-def _story(
-    seen: Seen, result: Result | None, attempts: Sequence[Attempt], outputs: Sequence[StepOutput], flags: str
-) -> list[str]:
-    job = seen.job
-    student = one_line(job.student, 80)
-    lines = [f"job {job.id}: {one_line(job.assignment, 80)}, {student} ({one_line(job.title, 80)})"]
-    verdict = show.outcome(job)
-    if job.score is not None:
-        verdict += f", {show.score(job.score, job.max_score)}"
-    lines.append(f"{verdict}{f': {one_line(show.note(seen), 300)}' if show.note(seen) else ''}")
-    lines += ["", "what happened"]
-    lines.append(f"  {_clock(job.submitted)}  submitted")
-    for attempt in attempts:
-        ended = (
-            f"{attempt.ended_by} after {human_seconds(attempt.ended - attempt.started)}" if attempt.ended else "running"
-        )
-        why = f": {one_line(attempt.failure.message, 300)}" if attempt.failure else ""
-        lines.append(
-            f"  {_clock(attempt.started)}  attempt {attempt.number} on {one_line(attempt.node, 60)}: {ended}{why}"
-        )
-    if job.due is not None and job.state is State.QUEUED:
-        lines.append(f"  {_clock(job.due)}  to be tried again")
-    if result is not None:
-        lines += ["", "steps"]
-        lines += [f"  {details.step(report)}" for report in result.steps]
-        for notice in result.warnings:
-            lines.append(f"  warning [{notice.id}]: {one_line(notice.message, 300)}")
-        lines.append(f"  trust: {result.trust}; sandbox: {result.sandbox}")
-        if result.tests:
-            lines += ["", "tests"]
-        lines += [f"  {line}" for test in result.tests for line in details.test(test)]
-        if result.feedback:
-            lines += ["", "feedback", *[f"  {line}" for line in for_terminal(result.feedback).splitlines()]]
-    printed = [output.step for output in outputs if output.head]
-    lines.append("")
-    if job.state is State.DEAD:
-        hint = f" ({as_called(job.failure.hint)})" if job.failure and job.failure.hint else ""
-        lines.append(f"next: mend the cause{hint}, then: {program()} jobs retry {job.id}{flags}")
-    elif not job.state.terminal:
-        lines.append(f"next: {program()} jobs logs -f {job.id}{flags}")
-    elif printed:
-        lines.append(f"its output: {program()} jobs logs {job.id}{flags}")
-    return lines
-
-
-def _clock(when: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(when))
 
 
 @jobs.command("logs")

@@ -8,7 +8,7 @@ import re
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import click
 from msgspec import Struct, to_builtins

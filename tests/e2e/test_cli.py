@@ -418,7 +418,7 @@ def test_jobs_listed_shown_and_retried(cli: CommandLine, hw: Path, handins: Path
     assert f"its output: minitango jobs logs {ada.id} --state here" in story
     assert cli("jobs", "logs", ada.id, *where).out == "grading ok\n"
     (shown,) = cli("jobs", "show", ada.id, "--json", *where).jobs
-    assert set(shown) == JOB_KEYS | {"result", "history"}
+    assert set(shown) == JOB_KEYS | {"result", "history", "timeline", "steps", "inputs", "next"}
     assert shown["result"]["outcome"] == "graded"
 
     retried = cli("jobs", "retry", ada.id, *where)

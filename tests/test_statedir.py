@@ -1,0 +1,70 @@
+"""The state directory: closed to others, and who grades there can be asked without a disturbance."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from minitango import statedir
+from minitango.errors import EngineRunning
+from tests.support import Gate, open_engine
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from minitango import statedir
+held = statedir.lock(Path(sys.argv[1]))
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+def test_it_is_made_for_its_owner_alone(tmp_path: Path) -> None:
+    old = os.umask(0)
+    try:
+        statedir.make(tmp_path / "state")
+    finally:
+        os.umask(old)
+    assert (tmp_path / "state").stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("kernel", [True, False])
+def test_who_grades_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kernel: bool) -> None:
+    if not kernel:  # as on a system without /proc
+        read = Path.read_text
+        monkeypatch.setattr(Path, "read_text", lambda path, *a, **k: "" if str(path) == "/proc/locks" else read(path))
+    assert statedir.running(tmp_path / "nowhere") is None
+    assert statedir.running(tmp_path) is None
+    assert not list(tmp_path.iterdir()), "looking makes nothing"
+    with open_engine(tmp_path, Gate()):
+        found = statedir.running(tmp_path)
+        assert found is not None
+        assert found.pid == os.getpid()
+    assert statedir.running(tmp_path) is None
+
+
+def test_an_engine_of_another_process(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"held\n"
+        assert statedir.running(tmp_path) == statedir.Running(None), "who it is was not noted"
+        with pytest.raises(EngineRunning):
+            statedir.lock(tmp_path)
+        process.kill()
+    assert statedir.running(tmp_path) is None
+
+
+def test_who_only_looks_keeps_no_engine_from_starting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statedir, "_A_LOOK", 10.0)
+    looker = FileLock(tmp_path / "engine.lock", thread_local=False)
+    looker.acquire()
+    timer = threading.Timer(0.05, looker.release)
+    timer.start()
+    statedir.lock(tmp_path)()
+    timer.join()
