@@ -22,7 +22,7 @@ FLOORS = [
     {"job", "blobs", "archive", "unpacking", "text", "breaker", "stopping", "output", "image_name", "feedback"},
     {"store", "sandbox", "results", "assignment"},
     {"runner", "layout", "preflight", "remarks"},
-    {"engine", "pool", "handle", "statedir", "testing"},
+    {"engine", "pool", "handle", "statedir", "testing", "doctor"},
     {"", "cli"},
 ]
 SIDE_BY_SIDE = {"store", "sandbox", "results", "assignment"}

@@ -18,6 +18,7 @@ from minitango import __version__
 from minitango.cli import streams
 from minitango.cli.check import check
 from minitango.cli.config import config
+from minitango.cli.doctor import doctor
 from minitango.cli.export import export
 from minitango.cli.jobs import jobs
 from minitango.cli.prune import prune
@@ -45,10 +46,12 @@ def cli() -> None:
     minitango run hw1 handins/       grade every hand-in in a folder now
     minitango check hw1              grade the assignment's own samples
     minitango jobs                   what is queued, running and done
+    minitango export                 the grades as CSV
+    minitango doctor                 is all here that grading needs?
     """
 
 
-for command in (run, check, submit, worker, jobs, export, prune, config):
+for command in (run, check, submit, worker, jobs, export, prune, config, doctor):
     cli.add_command(command)
 
 

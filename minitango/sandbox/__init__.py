@@ -18,11 +18,13 @@ such a box at all, or cannot now.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Literal, Protocol
 
 from msgspec import Struct
 
 from minitango.archive import File
+from minitango.errors import MinitangoError
 from minitango.job import Limits, Usage
 
 
@@ -197,6 +199,11 @@ class Sandbox(Protocol):
         never raises."""
         ...
 
+    def find_image(self, image: str, folder: Sequence[File] = ()) -> str:
+        """The digest of what `prepare` would find here without fetching or building anything; empty where it would
+        have to, and where the sandbox has no images. Changes nothing. ConfigError `image_name`."""
+        ...
+
     def open(self, spec: BoxSpec) -> Box:
         """A fresh box, never used before, ready to run. SandboxUnavailable where no box comes up here any more,
         SandboxFailed where it was this one alone; ConfigError `disk_too_small` where its bundle does not fit;
@@ -209,9 +216,60 @@ class Sandbox(Protocol):
         Boxes of living engines are not touched. Returns how many boxes were removed."""
         ...
 
+    def orphans(self) -> int:
+        """How many boxes `sweep` would remove now. Removes nothing."""
+        ...
+
     def close(self) -> None:
         """Close every box that is still open, and let go of threads. Idempotent."""
         ...
+
+
+class Surveyed(Struct, frozen=True):
+    """What was found of one kind of sandbox. Either `guarantees` or `error` is set."""
+
+    kind: str
+    guarantees: Guarantees | None = None
+    error: MinitangoError | None = None
+    images: Mapping[str, str] = {}
+    """The digest of each image that was asked for; empty where it is not there."""
+    orphans: int = 0
+    """Boxes of dead engines."""
+    swept: int = 0
+    """How many of them were removed."""
+
+
+class Survey(Struct, frozen=True):
+    """Which sandboxes there are here, and which one a name takes."""
+
+    kinds: tuple[Surveyed, ...]
+    chosen: str
+    """The kind that would be taken; empty: none works."""
+    why: str
+    url: str = ""
+
+
+def survey(
+    name: str = "auto",
+    *,
+    state: Path,
+    image: str = "",
+    last: str = "",
+    images: Iterable[str] = (),
+    sweep: bool = False,
+    patience: float = 10.0,
+) -> Survey:
+    """Try every kind of sandbox, each in a box of its own, and say what `open_sandbox(name, last=last)` would take.
+
+    Nothing is fetched or built, and nothing is left in `state`, whose boxes of dead engines are counted; `sweep`
+    removes them. `images` are looked for, and `image` (empty: the usual one), which steps get that name none.
+    `patience`: the seconds that a Docker engine has for an answer. ConfigError for a name that is none.
+    """
+    from minitango.sandbox import _survey
+
+    return _survey.survey(
+        name, state=state, image=image, last=last, images=tuple(images), sweep=sweep, patience=patience
+    )
 
 
 def kind_of(name: str = "auto", *, last: str = "") -> str:

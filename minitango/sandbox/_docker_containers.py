@@ -219,20 +219,29 @@ class Containers:
 
     def sweep(self) -> int:
         """See `Sandbox.sweep`."""
-        removed = 0
-        for found in self._engine.ask(partial(_list, label=OWNER), list[_Listed]):
-            labels = found.labels or {}
-            if not found.name.startswith(f"{PREFIX}{labels.get(OWNER)}-"):
-                continue  # labels come with an image, too, whoever runs it; names do not
-            stray = labels.get(OWNER) == self._owner.name and not self._known(found.name)
-            if stray or self._owner.is_dead(labels):
-                removed += self._remove(found.id)
+        removed = sum(self._remove(name) for name in self._left())
         for image in self._engine.ask(_list_images, list[_Listed]):
             if self._owner.is_dead(image.labels or {}) and not _is_tagged(image):  # as ours never are
                 with contextlib.suppress(Missing, Refused):  # gone already, or in use
                     self._engine.call(partial(_remove_image, id=image.id))
         self._owner.clear()
         return removed
+
+    def orphans(self) -> int:
+        """See `Sandbox.orphans`."""
+        return len(self._left())
+
+    def _left(self) -> list[str]:
+        """Ids of containers that nobody owns any more."""
+        left = []
+        for found in self._engine.ask(partial(_list, label=OWNER), list[_Listed]):
+            labels = found.labels or {}
+            if not found.name.startswith(f"{PREFIX}{labels.get(OWNER)}-"):
+                continue  # labels come with an image, too, whoever runs it; names do not
+            stray = labels.get(OWNER) == self._owner.name and not self._known(found.name)
+            if stray or self._owner.is_dead(labels):
+                left.append(found.id)
+        return left
 
     def _known(self, name: str) -> bool:
         with self._lock:

@@ -102,6 +102,12 @@ class Images:
             with self._lock:
                 del self._tasks[name]
 
+    def find(self, image: str, folder: Sequence[File] = ()) -> str:
+        """See `Sandbox.find_image`."""
+        source = self._source(image, folder)
+        found = self._inspect(source.tag if isinstance(source, Folder) else source)
+        return found.digest if found is not None else ""
+
     def digest(self, image: str) -> str:
         """See `Sandbox.image_digest`."""
         return self._digests.get(image or self._default, "")

@@ -61,6 +61,10 @@ class BubblewrapSandbox:
         """Empty: a box has the host's own programs, whatever image is asked for."""
         return ""
 
+    def find_image(self, image: str, folder: Sequence[File] = ()) -> str:
+        """Empty: there are none."""
+        return ""
+
     def open(self, spec: BoxSpec) -> Box:
         """See `Sandbox.open`. ValueError for a spec that no box can have."""
         try:
@@ -123,12 +127,21 @@ class BubblewrapSandbox:
                 if sys.platform != "linux":
                     raise not_linux(sys.platform)
                 from minitango.sandbox._setting import Setting
-                from minitango.sandbox._spec import default_state
 
                 bwrap, cgroups, perl = self._wanted
-                state = Path(self._state) if self._state is not None else default_state()
-                self._setting = Setting(state, bwrap=bwrap, cgroups=cgroups, perl=perl)
+                self._setting = Setting(self._place(), bwrap=bwrap, cgroups=cgroups, perl=perl)
             return self._setting
+
+    def _place(self) -> Path:
+        from minitango.sandbox._spec import default_state
+
+        return Path(self._state) if self._state is not None else default_state()
+
+    def orphans(self) -> int:
+        """See `Sandbox.orphans`."""
+        from minitango.sandbox._tickets import orphans
+
+        return orphans(self._place() / "boxes")
 
     def sweep(self) -> int:
         """See `Sandbox.sweep`."""

@@ -63,6 +63,10 @@ class DockerSandbox:
         """See `Sandbox.prepare`."""
         return self._set_up().images.prepare(image, folder)
 
+    def find_image(self, image: str, folder: Sequence[File] = ()) -> str:
+        """See `Sandbox.find_image`."""
+        return self._set_up().images.find(image, folder)
+
     def open(self, spec: BoxSpec) -> DockerBox:
         """See `Sandbox.open`."""
         check_spec(spec)
@@ -74,6 +78,10 @@ class DockerSandbox:
     def sweep(self) -> int:
         """See `Sandbox.sweep`."""
         return self._set_up().containers.sweep()
+
+    def orphans(self) -> int:
+        """See `Sandbox.orphans`."""
+        return self._set_up().containers.orphans()
 
     def probe(self) -> Guarantees:
         """See `Sandbox.probe`."""

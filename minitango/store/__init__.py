@@ -19,6 +19,7 @@ Rules that hold for every verb:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from msgspec import Struct
@@ -235,25 +236,68 @@ class Store(Queue, History, Upkeep, Protocol):
     """A whole store. An outbox (callbacks) and nodes (several machines) will be protocols beside these."""
 
 
+class Health(Struct, frozen=True):
+    """What a store is like, looked at from outside."""
+
+    path: str
+    version: int
+    current: bool
+    """Whether it is of this minitango's version; else opening it brings it there."""
+    journal: str
+    trouble: str | None
+    """What the check of the file found; empty: nothing; None: it was not through in time."""
+    counts: Mapping[State, int]
+    """Of all queues."""
+    from_the_future: int
+    """Jobs with a time, or leases with an expiry, that a clock set right could not have given."""
+    bytes: int
+    free: int
+    """Of those, bytes that hold nothing."""
+
+
+def inspect_store(url: str, *, now: float, ahead: float = 60.0, patience: float = 10.0) -> Health | None:
+    """Look at a store without opening it for use: nothing is made, migrated or left written; None: it is not there.
+
+    Safe beside a running engine, which waits a millisecond at most. Times more than `ahead` seconds after `now` are of
+    the future. The file is checked for at most `patience` seconds. Raises StoreError, StoreTooNew and ConfigError as
+    `open_store`.
+    """
+    from minitango.store._inspect import inspect
+
+    return inspect(_path(url), now=now, ahead=ahead, patience=patience)
+
+
+def sqlite_version() -> tuple[str, bool]:
+    """The version of the SQLite library here, and whether it will do."""
+    from minitango.store._inspect import library
+
+    return library()
+
+
 def open_store(url: str, *, queue: str = "default") -> Store:
     """Open the store that `url` names: `sqlite:///relative.db`, `sqlite:////absolute.db`, or a bare path.
 
     Creates the file, and its folder (mode 0700), where they are missing. Raises StoreError where that
     cannot be, StoreTooNew where a later version wrote it, ConfigError where the URL is not understood.
     """
+    from minitango.store.sqlite import SqliteStore
+
+    return SqliteStore(_path(url), queue=queue)
+
+
+def _path(url: str) -> Path:
+    """The file that a URL names. ConfigError."""
     scheme, separator, rest = url.partition("://")
     if not separator:
         scheme, rest = "sqlite", "/" + url
     if scheme == "sqlite":
-        from minitango.store.sqlite import SqliteStore
-
         if not rest.startswith("/") or rest == "/":
             raise ConfigError(
                 f"the store URL {url!r} names no file",
                 hint="write sqlite:///queue.db for a file in this folder, sqlite:////srv/queue.db for an absolute path",
                 id="store_url",
             )
-        return SqliteStore(rest[1:], queue=queue)
+        return Path(rest[1:])
     raise ConfigError(
         f"the store URL {url!r} has an unknown scheme {scheme!r}",
         hint="use sqlite:///PATH",

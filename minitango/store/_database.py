@@ -288,12 +288,12 @@ def _make_file(path: Path) -> None:
 
 def _check_and_migrate(db: sqlite3.Connection, path: Path) -> None:
     """Refuse a file that is not ours, or too new; else bring it to the present. Two processes may do so at once."""
-    _refuse_foreign(db, path)
+    refuse_foreign(db, path)
     _set_wal(db)
     while True:
         db.execute("BEGIN IMMEDIATE")
         try:
-            version = _refuse_foreign(db, path)
+            version = refuse_foreign(db, path)
             if version == len(MIGRATIONS):
                 # Nothing to do, but to find out now whether the file can be written. BEGIN does not.
                 db.execute("UPDATE meta SET value = value WHERE 0")
@@ -308,7 +308,7 @@ def _check_and_migrate(db: sqlite3.Connection, path: Path) -> None:
                 db.execute("ROLLBACK")
 
 
-def _refuse_foreign(db: sqlite3.Connection, path: Path) -> int:
+def refuse_foreign(db: sqlite3.Connection, path: Path) -> int:
     """The file's version, in one read. 0: it is empty."""
     application, version, tables = db.execute(
         "SELECT (SELECT application_id FROM pragma_application_id), (SELECT user_version FROM pragma_user_version), "

@@ -1,0 +1,94 @@
+"""`minitango doctor`: is all here that a night of grading needs?"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import click
+from msgspec import to_builtins
+
+from minitango.cli import show
+from minitango.cli.config import explain, unknown_variables
+from minitango.cli.settings import ANY_PATH, grading_options, load, resolve, setup_option, state_options
+from minitango.cli.streams import as_called, out
+from minitango.doctor import Check, Patient, examine
+from minitango.errors import MinitangoError
+from minitango.statedir import locate
+from minitango.text import one_line
+
+FAILED: Final = 3
+_WORDS: Final = {"ok": "ok", "warning": "warning", "failed": "FAILED"}
+_WIDE: Final = 1000
+
+
+@click.command(short_help="Look whether all is here that grading needs, and say what to do where it is not.")
+@click.argument("assignment", type=ANY_PATH, required=False)
+@click.option("--fix", is_flag=True, help="Remove what dead engines left, and fetch what ASSIGNMENT needs.")
+@click.option("--json", "as_json", is_flag=True, help="Print the checks as JSON.")
+@setup_option
+@state_options
+@grading_options
+def doctor(assignment: Path | None, fix: bool, as_json: bool, no_setup: bool, **where: Any) -> int:
+    """Check Python, the settings, the state directory, the queue and the sandboxes: a line each, and what would help.
+
+    With ASSIGNMENT also whether its commands are there. Changes nothing without --fix, and does not disturb an engine
+    that runs. Exits 3 if something fails that grading needs.
+    """
+    settings = resolve(**where)
+    url, state = locate(settings.store, settings.state)
+    checks: list[Check] = []
+
+    def say(check: Check) -> None:
+        checks.append(check)
+        if not as_json:
+            out("\n".join(_lines(check)))
+
+    say(_settings(where))
+    loaded = None
+    unusable: Check | None = None
+    if assignment is not None:
+        try:
+            loaded = load(assignment, image=settings.image, no_setup=no_setup)
+        except MinitangoError as error:
+            unusable = Check("assignment", "failed", error.message, error.hint, facts={"error": error.id})
+    patient = Patient(url, state, settings.sandbox, settings.image, settings.flags, loaded, fix)
+    for check in examine(patient):
+        say(check)
+    if unusable is not None:
+        say(unusable)
+    failed = [check for check in checks if check.verdict == "failed"]
+    warned = [check for check in checks if check.verdict == "warning"]
+    if as_json:
+        show.print_json({"ok": not failed, "checks": [to_builtins(check) for check in checks]})
+    else:
+        out(f"\n{_summary(len(failed), len(warned))}")
+    return FAILED if failed else 0
+
+
+def _settings(where: dict[str, Any]) -> Check:
+    told = explain(where, os.environ)
+    text = ", ".join(f"{each.key} {each.value} ({each.place})" for each in told if each.place) or "all by default"
+    facts = {each.key: each.value for each in told}
+    strange = unknown_variables(os.environ)
+    if strange:
+        (name, near), *_ = strange.items()
+        hint = f"did you mean {near}?" if near else f"unset {name}"
+        return Check("settings", "warning", f"{name} is no setting of minitango's; {text}", hint, facts=facts)
+    return Check("settings", "ok", text, facts=facts)
+
+
+def _lines(check: Check) -> Iterator[str]:
+    yield f"{_WORDS[check.verdict]:<7}  {check.name:<11}  {one_line(check.text, _WIDE)}"
+    if check.next:
+        yield f"{'':9}next: {one_line(as_called(check.next), _WIDE)}"
+    yield from (f"{'':9}{one_line(note, _WIDE)}" for note in check.notes)
+
+
+def _summary(failed: int, warned: int) -> str:
+    words = f" ({show.plural(warned, 'warning')})" if warned else ""
+    if failed:
+        return f"{show.plural(failed, 'check')} failed{words}: grading does not work here before that is mended"
+    return f"all that grading needs is here{words}"

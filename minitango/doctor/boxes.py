@@ -1,0 +1,138 @@
+"""Where jobs would run: the sandboxes that there are, the one that is taken, its images, what dead engines left, and
+whether an assignment can be graded in it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+from msgspec import to_builtins
+
+from minitango import image_name, statedir
+from minitango.blobs import Blobs
+from minitango.doctor import Check, Patient
+from minitango.errors import MinitangoError
+from minitango.runner import Runner
+from minitango.sandbox import Survey, Surveyed, open_sandbox, survey
+from minitango.sandbox.docker import DEFAULT_IMAGE
+from minitango.text import one_line
+
+_LIMITS: Final = ("memory", "pids", "cpu", "disk", "network")
+
+
+def look(patient: Patient) -> Iterator[Check]:
+    """Every kind of sandbox in a check of its own, then what they come to together."""
+    last = statedir.sandbox_kind(patient.state)
+    names = _images(patient)
+    found = survey(
+        patient.sandbox, state=patient.state, image=patient.image, last=last, images=names, sweep=patient.fix
+    )
+    kinds = {each.kind: each for each in found.kinds}
+    asked = found.chosen or next((kind for kind in (patient.sandbox.partition("+")[0], last) if kind in kinds), "")
+    for each in found.kinds:
+        yield _kind(each, needed=each.kind == asked, others=bool(found.chosen))
+    yield _chosen(found, kinds, patient)
+    if found.chosen:
+        yield _images_there(kinds[found.chosen], [patient.image, *names])
+    yield _orphans(found.kinds, patient)
+    if patient.assignment is not None:
+        yield _preflight(patient, found, kinds)
+
+
+def _images(patient: Patient) -> list[str]:
+    """The names of images that engines here used, and that the assignment names."""
+    known = statedir.known_images(patient.state, "docker")
+    steps = patient.assignment.steps if patient.assignment is not None else ()
+    named = [step.image for step in steps if step.image and not image_name.is_folder(step.image)]
+    return [name for name in dict.fromkeys([*known, *named]) if name and not image_name.problem(name)]
+
+
+def _kind(found: Surveyed, *, needed: bool, others: bool) -> Check:
+    """One kind. That it is not there is nothing bad where another is taken."""
+    held, error = found.guarantees, found.error
+    if held is not None:
+        limits = ", ".join(f"{name} {getattr(held, name)}" for name in _LIMITS)
+        weak = [name for name in _LIMITS if getattr(held, name) == "none"]
+        text, facts = f"a box runs; limits held by: {limits}", {"works": True, "limits": to_builtins(held)}
+        if weak and needed:
+            hint = held.notes[0] if held.notes else "see docs/sandboxes.md"
+            return Check(found.kind, "warning", text, hint, held.notes[1:], facts)
+        return Check(found.kind, "ok", text, notes=held.notes, facts=facts)
+    assert error is not None
+    facts = {"works": False, "error": error.id}
+    if needed or not others:
+        return Check(found.kind, "failed", error.message, error.hint, facts=facts)
+    return Check(found.kind, "ok", f"not usable, and not needed: {error.message}", facts=facts)
+
+
+def _chosen(found: Survey, kinds: dict[str, Surveyed], patient: Patient) -> Check:
+    facts = {"asked": patient.sandbox, "chosen": found.chosen, "why": found.why}
+    if found.chosen:
+        return Check("sandbox", "ok", f"{found.chosen} is taken: {found.why}", facts=facts)
+    works = [each.kind for each in found.kinds if each.error is None]
+    if works:
+        hint = f"mend it as said above, or grade in the other from now on: --sandbox {works[0]}"
+    else:
+        errors = {kind: each.error for kind, each in kinds.items() if each.error is not None}
+        hint = "; or ".join(f"for {kind}: {error.hint}" for kind, error in errors.items() if error.hint)
+    return Check("sandbox", "failed", f"nothing can be graded here: {found.why}", hint, facts=facts)
+
+
+def _images_there(found: Surveyed, names: Sequence[str]) -> Check:
+    if found.kind != "docker":
+        return Check("images", "ok", f"none needed: {found.kind} has the programs of this machine")
+    there = {name or DEFAULT_IMAGE: found.images.get(name, "") for name in names}
+    missing = [name for name, digest in there.items() if not digest]
+    if missing:
+        text = f"not there yet: {', '.join(one_line(name, 100) for name in missing)}; a run pulls what it needs first"
+        return Check("images", "warning", text, f"docker pull {missing[0]}", facts={"images": there})
+    shown = ", ".join(
+        f"{one_line(name, 100)} ({digest.removeprefix('sha256:')[:12]})" for name, digest in there.items()
+    )
+    return Check("images", "ok", f"there: {shown}", facts={"images": there})
+
+
+def _orphans(kinds: Sequence[Surveyed], patient: Patient) -> Check:
+    left, swept = sum(each.orphans for each in kinds), sum(each.swept for each in kinds)
+    facts = {each.kind: {"left": each.orphans, "swept": each.swept} for each in kinds}
+    if swept:
+        return Check("orphans", "ok", f"removed {_boxes(swept)} that dead engines left", facts=facts)
+    if left:
+        hint = f"minitango doctor --fix{patient.flags} removes them, and so does the next engine that starts here"
+        return Check("orphans", "warning", f"{_boxes(left)} that dead engines left", hint, facts=facts)
+    return Check("orphans", "ok", "nothing is left of dead engines", facts=facts)
+
+
+def _boxes(count: int) -> str:
+    return "1 box" if count == 1 else f"{count} boxes"
+
+
+def _preflight(patient: Patient, found: Survey, kinds: dict[str, Surveyed]) -> Check:
+    """Whether the assignment's commands are there. What would have to be fetched or built is, where `fix` is."""
+    assert patient.assignment is not None
+    name = one_line(patient.assignment.name, 80)
+    if not found.chosen:
+        return Check("assignment", "failed", f"{name} cannot be tried without a sandbox", "see above")
+    images = kinds[found.chosen].images
+    absent = [
+        step.image or DEFAULT_IMAGE
+        for step in patient.assignment.steps
+        if found.chosen == "docker" and not images.get(step.image or patient.image)
+    ]
+    if absent and not patient.fix:
+        text = f"{name} was not tried: {one_line(absent[0], 100)} would have to be pulled or built first"
+        return Check("assignment", "warning", text, "the same command with --fix does so")
+    wanted = found.chosen + (f"+{found.url}" if found.url else "")
+    try:
+        with tempfile.TemporaryDirectory(prefix="minitango-doctor-") as private:
+            blobs = Blobs(Path(private) / "blobs")
+            sandbox = open_sandbox(wanted, state=private, image=patient.image)
+            try:
+                Runner(sandbox, blobs).preflight(patient.assignment.pack(blobs).digest)
+            finally:
+                sandbox.close()
+    except MinitangoError as error:
+        return Check("assignment", "failed", error.message, error.hint, facts={"error": error.id})
+    return Check("assignment", "ok", f"{name} can be graded in {found.chosen}: its commands are there")
