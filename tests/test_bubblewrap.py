@@ -129,13 +129,17 @@ def test_boxes_die_with_their_engine_and_a_sweep_takes_the_rest(
     assert len(records) == 2
     groups = [group for record in records for group in json.loads(record.read_text().splitlines()[0])["groups"]]
     assert all(Path(group).is_dir() for group in groups)
+    assert sandbox.orphans() == 0
     assert sandbox.sweep() == 0  # it lives
     assert all(start_time(pid) is not None for pid in pids)
     assert all(os.getsid(pid) != os.getsid(0) for pid in pids)  # a Ctrl-C here is not for them
     process.kill()
     process.wait()
     assert until(lambda: all(start_time(pid) is None for pid in pids))
+    assert sandbox.orphans() == 2
+    assert sandbox.orphans() == 2, "looking removes nothing"
     assert sandbox.sweep() == 2
+    assert sandbox.orphans() == 0
     assert sandbox.sweep() == 0
     assert not any(Path(group).exists() for group in groups)
     assert list((tmp_path / "state/boxes").glob("*/*.json")) == []

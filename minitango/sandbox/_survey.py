@@ -94,6 +94,6 @@ def _choose(found: dict[str, Surveyed], asked: str, name: str, last: str, image:
     if "docker" in works and found["docker"].images.get(image):
         return "docker", "auto takes Docker where an engine answers, a box works and the usual image is there"
     if "docker" in works:
-        other = "bubblewrap" if "bubblewrap" in works else "nothing else"
-        return "docker", f"auto takes Docker if the usual image can be pulled; there is {other} besides"
+        other = ", else bubblewrap" if "bubblewrap" in works else ""
+        return "docker", f"auto takes Docker if the usual image can be pulled{other}"
     return ("bubblewrap" if works else ""), "auto takes bubblewrap where Docker cannot be used"

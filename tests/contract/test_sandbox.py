@@ -359,6 +359,21 @@ def test_image_names_nothing_or_something_stable(sandbox: Sandbox) -> None:
 # --- how it ends -----------------------------------------------------------------------------------
 
 
+def test_an_image_is_found_once_it_is_there(sandbox: Sandbox) -> None:
+    assert sandbox.find_image("") == sandbox.prepare("")
+    assert sandbox.find_image("minitango-test/no-such-image:1") == ""
+    assert sandbox.find_image("docker/", [File("Dockerfile", b"FROM no-such-image\n# never built")]) == ""
+
+
+def test_a_living_engine_has_no_orphans(sandbox: Sandbox) -> None:
+    box = sandbox.open(BoxSpec(MOUNTS, "/job", LIMITS))
+    try:
+        assert sandbox.orphans() == 0
+        assert box.run(["true"], env={}, output=lambda _: None).exit_status == 0, "looking disturbs nobody"
+    finally:
+        box.close()
+
+
 def test_kill_from_another_thread(sandbox: Sandbox) -> None:
     marker = new_marker()
 

@@ -250,7 +250,10 @@ def test_engines_of_ours_share_a_daemon(docker: Docker, tmp_path: Path) -> None:
     with contextlib.closing(ours), contextlib.closing(theirs):
         box = theirs.open(spec)
         box.put("/job", [File("said", b"alive\n")])
+        assert ours.orphans() == 1
+        assert ours.orphans() == 1, "looking removes nothing"
         assert ours.sweep() == 1
+        assert ours.orphans() == 0
         assert ours.sweep() == 0
         assert [container["State"] for container in docker.containers()] == ["running"]
         said: list[bytes] = []
