@@ -13,6 +13,8 @@ import pytest
 from minitango import Assignment
 from minitango.assignment import toml_file
 from minitango.cli import cli
+from minitango.cli.gradebook import COLUMNS
+from minitango.doctor import CHECKS
 from minitango.job import Limits, Outcome
 
 ROOT = Path(__file__).parent.parent
@@ -82,6 +84,16 @@ def test_every_id_is_in_its_table() -> None:
         documented = re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)
         assert documented == sorted(set(documented))
         assert set(documented) == {name for which, name in found if which == kind}
+
+
+def test_every_check_of_doctor_is_documented() -> None:
+    section = CLI.split("### `minitango doctor")[1].split("\n##")[0].split("| option |")[0]
+    assert re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE) == ["settings", *CHECKS]
+
+
+def test_every_column_of_the_gradebook_is_documented() -> None:
+    listed = CLI.split("The columns are ")[1].split(". Times")[0]
+    assert tuple(re.findall(r"`(\w+)`", listed)) == COLUMNS
 
 
 def test_every_exit_code_is_documented() -> None:
