@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -92,13 +93,14 @@ def running(state: Path) -> Running | None:
 
 def _is_held(path: Path, status: os.stat_result) -> bool:
     """Whether somebody has this lock. Linux is asked first, as it says so without that the lock has to be tried."""
-    name = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
-    try:
-        locks = Path("/proc/locks").read_text().splitlines()
-    except OSError:
-        locks = []
-    if any(name in line.split() for line in locks):
-        return True
+    if sys.platform == "linux":
+        name = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+        try:
+            locks = Path("/proc/locks").read_text().splitlines()
+        except OSError:
+            locks = []
+        if any(name in line.split() for line in locks):
+            return True
     from filelock import FileLock, Timeout
 
     file = FileLock(path, thread_local=False)

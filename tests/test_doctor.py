@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from minitango import statedir
@@ -217,7 +218,7 @@ def test_times_of_the_future(tmp_path: Path) -> None:
     assert looked(tmp_path, time.time())["clock"].verdict == "ok"
     found = looked(tmp_path, time.time() - 7200)["clock"]
     assert found.verdict == "warning"
-    assert "1 jobs have times later than that" in found.text
+    assert "1 job has times later than that" in found.text
     assert looked(tmp_path, 1e9)["clock"].verdict == "warning"
 
 
@@ -252,8 +253,6 @@ def test_dead_jobs_are_warned_of(tmp_path: Path) -> None:
     health = inspect_store(f"sqlite:///{tmp_path}/queue.db", now=NOW)
     assert health is not None
     counts = {**health.counts, State.DEAD: 2}
-    import msgspec
-
     found = queue._jobs(patient(tmp_path), msgspec.structs.replace(health, counts=counts))
     assert (found.verdict, found.next) == ("warning", "minitango jobs list --state-is dead")
 

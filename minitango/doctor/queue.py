@@ -74,7 +74,9 @@ def _clock(health: Health | None, now: float) -> Check:
     if now < _BORN:
         return Check("clock", "warning", f"it is {says} by this machine's clock, which cannot be", hint, facts=facts)
     if health is not None and health.from_the_future:
-        text = f"it is {says} by this machine's clock, and {health.from_the_future} jobs have times later than that"
+        count = health.from_the_future
+        jobs = "1 job has" if count == 1 else f"{count} jobs have"
+        text = f"it is {says} by this machine's clock, and {jobs} times later than that"
         return Check("clock", "warning", text, hint, facts=facts)
     return Check("clock", "ok", says, facts=facts)
 
