@@ -297,6 +297,18 @@ def test_what_is_taken_and_whether_that_will_do(
         assert failed == {each.kind for each in kinds if each.error is not None and (name, last) != ("", "")}
 
 
+@pytest.mark.parametrize(("id", "verdict"), [("sandbox_gone", "ok"), ("sandbox_hangs", "warning")])
+def test_a_docker_that_is_there_and_does_not_work(
+    id: str, verdict: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = Surveyed("docker", error=SandboxUnavailable("it hangs", hint="restart Docker", id=id))
+    monkeypatch.setattr(boxes, "survey", lambda *a, **k: Survey((broken, BWRAP), "bubblewrap", "it is"))
+    found = of(boxes.look(patient(tmp_path)))["docker"]
+    assert (found.verdict, found.facts["hint"]) == (verdict, "restart Docker")
+    statedir.introduce(tmp_path, "bubblewrap")
+    assert of(boxes.look(patient(tmp_path)))["docker"].verdict == "ok", "auto keeps to bubblewrap here"
+
+
 def test_images_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kinds = (Surveyed("docker", HELD, images={"": "sha256:abcdef", "gcc:14": ""}), BWRAP)
     statedir.introduce(tmp_path, "docker", {"gcc:14": ("sha256:a", "sha256:a")})

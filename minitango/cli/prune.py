@@ -76,7 +76,8 @@ def prune(
     settings = resolve(**where)  # type: ignore[arg-type]
     with settings.open_existing() as engine:
         jobs = _chosen(engine, older_than, student, settings.flags)
-        if student is not None and not dry_run and not yes and not _confirmed(student, jobs):
+        ask = student is not None and jobs and not dry_run and not yes
+        if student is not None and ask and not _confirmed(student, jobs):
             tell("nothing was removed")
             return 0
         removed = _dry(engine, jobs) if dry_run else _remove(engine, jobs)

@@ -32,7 +32,8 @@ def look(patient: Patient) -> Iterator[Check]:
     kinds = {each.kind: each for each in found.kinds}
     asked = found.chosen or next((kind for kind in (patient.sandbox.partition("+")[0], last) if kind in kinds), "")
     for each in found.kinds:
-        yield _kind(each, needed=each.kind == asked, others=bool(found.chosen))
+        preferred = patient.sandbox == "auto" and not last and each.kind == "docker"
+        yield _kind(each, needed=each.kind == asked, others=bool(found.chosen), preferred=preferred)
     yield _chosen(found, kinds, patient)
     if found.chosen:
         yield _images_there(kinds[found.chosen], [patient.image, *names])
@@ -49,8 +50,9 @@ def _images(patient: Patient) -> list[str]:
     return [name for name in dict.fromkeys([*known, *named]) if name and not image_name.problem(name)]
 
 
-def _kind(found: Surveyed, *, needed: bool, others: bool) -> Check:
-    """One kind. That it is not there is nothing bad where another is taken."""
+def _kind(found: Surveyed, *, needed: bool, others: bool, preferred: bool = False) -> Check:
+    """One kind. That it is not there is nothing bad where another is taken; but of one that is preferred, and is there
+    and does not work, a person wants to know."""
     held, error = found.guarantees, found.error
     if held is not None:
         limits = ", ".join(f"{name} {getattr(held, name)}" for name in _LIMITS)
@@ -61,9 +63,11 @@ def _kind(found: Surveyed, *, needed: bool, others: bool) -> Check:
             return Check(found.kind, "warning", text, hint, held.notes[1:], facts)
         return Check(found.kind, "ok", text, notes=held.notes, facts=facts)
     assert error is not None
-    facts = {"works": False, "error": error.id}
+    facts = {"works": False, "error": error.id, "hint": error.hint}
     if needed or not others:
         return Check(found.kind, "failed", error.message, error.hint, facts=facts)
+    if preferred and error.id != "sandbox_gone":
+        return Check(found.kind, "warning", f"not used: {error.message}", error.hint, facts=facts)
     return Check(found.kind, "ok", f"not usable, and not needed: {error.message}", facts=facts)
 
 

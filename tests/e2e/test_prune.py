@@ -82,6 +82,7 @@ def test_only_what_is_old_goes(cli: CommandLine, hw: Path, handins: Path) -> Non
     assert cli("run", hw, handins).code == 0
     assert cli("prune", "--older-than", "1d").out.startswith("removed 0 jobs\n")
     assert len(students(cli)) == 3
+    assert cli("prune", "--older-than", "1d", "--student", "ada").out.startswith("removed 0 jobs\n"), "nothing to ask"
     assert cli("prune", "--older-than", "0s", "--student", "ada", "--yes").out.startswith("removed 1 job\n")
     assert cli("submit", hw, handins, "--fresh").code == 0
     assert cli("prune", "--older-than", "0s").out.startswith("removed 2 jobs\n")
