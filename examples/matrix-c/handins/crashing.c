@@ -1,0 +1,6 @@
+/* Dies before it has read a number. */
+#include <stdlib.h>
+
+int main(void) {
+    abort();
+}
