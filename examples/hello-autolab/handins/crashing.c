@@ -1,0 +1,9 @@
+/* Greets, and then dies. */
+#include <stdio.h>
+#include <stdlib.h>
+
+int main(void) {
+    puts("Hello, world!");
+    fflush(stdout);
+    abort();
+}

@@ -1,0 +1,7 @@
+/* Says something else. */
+#include <stdio.h>
+
+int main(void) {
+    puts("hello world");
+    return 0;
+}
