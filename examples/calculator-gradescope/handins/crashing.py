@@ -1,0 +1,5 @@
+"""Raises what nobody expects."""
+
+
+def evaluate(text):
+    raise KeyError(text)

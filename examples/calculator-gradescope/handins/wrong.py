@@ -1,0 +1,5 @@
+"""Always has the same answer."""
+
+
+def evaluate(text):
+    return 41
