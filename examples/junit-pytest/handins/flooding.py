@@ -1,0 +1,6 @@
+"""Prints without end."""
+
+
+def to_roman(number):
+    while True:
+        print("MMMDCCCLXXXVIII\n" * 1000)

@@ -1,0 +1,5 @@
+"""Arabic numerals."""
+
+
+def to_roman(number):
+    return str(number)
