@@ -20,16 +20,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct, structs
 
-from minitango import archive, image_name, statedir
+from minitango import archive, identity, statedir
 from minitango.assignment import Submission
 from minitango.blobs import Blobs, Pruned
 from minitango.errors import ConfigError, EngineStopped, JobNotFound, StoreError
 from minitango.handle import Handles, JobHandle
+from minitango.identity import Found
 from minitango.job import Job, JobSpec, Lease, Result, State
 from minitango.pool import EventKind, Pool
 from minitango.runner import Runner
 from minitango.sandbox import Sandbox, kind_of, open_sandbox
 from minitango.store import Query, Store, open_store
+from minitango.trial import Trial
 
 if TYPE_CHECKING:
     from minitango.assignment import Assignment
@@ -95,6 +97,7 @@ class Engine:
         queue: str = "default",
         lease_for: float = LEASE_FOR,
         on_event: Callable[[Event], None] | None = None,
+        paused: bool = False,
     ) -> Engine:
         """Open the engine on a store, take back what an engine that died there left, and start grading.
 
@@ -103,8 +106,8 @@ class Engine:
         at once, one a core unless given; 0 only submits and watches, for a process beside the one that grades.
         `sandbox` is a name or an object, which is closed with the engine; `image` is for steps that name none, where
         the sandbox has images. `on_event`: as `subscribe`, but early enough to hear what was recovered, and how images
-        are pulled. Raises EngineRunning where another engine grades there already,
-        SandboxUnavailable where nothing could be isolated here, StoreError, ConfigError.
+        are pulled. `paused`: begin no job before `resume`. Raises EngineRunning where another engine grades there
+        already, SandboxUnavailable where nothing could be isolated here, StoreError, ConfigError.
         """
         if not isinstance(store, (str, os.PathLike)):
             raise ConfigError(
@@ -141,7 +144,7 @@ class Engine:
             engine._subscribers = subscribers
             undo.callback(opened.watch(engine._store_changed))
             if workers:
-                pool = engine._recover(workers, lease_for)
+                pool = engine._recover(workers, lease_for, paused=paused)
                 undo.callback(pool.stop, 0.0)
                 pool.start()
             engine._on_close.append(undo.pop_all().close)
@@ -188,7 +191,7 @@ class Engine:
                 student=submission.student,
                 spec=plan,
                 inputs=digest,
-                key=self._key(submission, plan, digest, images),
+                key=identity.key(submission, self._grader(submission.assignment, plan, images), digest),
                 course=submission.course,
                 title=submission.title,
                 priority=submission.priority,
@@ -219,15 +222,8 @@ class Engine:
             self._pool.wake()
         return handles
 
-    def _key(self, submission: Submission, plan: str, inputs: str, images: statedir.Images) -> str:
-        """What makes two submissions the same work."""
-        # What a name stands for now, nobody is asked: an engine that only submits must come to the same key, also where
-        # no sandbox can be reached. What it stood for when it was first met adds nothing: what was submitted before
-        # anybody knew is the same work. An image that is built is known by its files, which are in the plan.
-        names = [step.image for step in submission.assignment.steps if not image_name.is_folder(step.image)]
-        moved = [f"{name}={images[name][1]}" for name in names if name in images and images[name][0] != images[name][1]]
-        parts = [plan, self._kind, *moved, submission.course, submission.student, inputs]
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    def _grader(self, assignment: Assignment, plan: str, images: statedir.Images) -> tuple[str, ...]:
+        return identity.grader(plan, self._kind, [step.image for step in assignment.steps], images)
 
     def _known_images(self) -> statedir.Images:
         """As the engine that grades here last knew them."""
@@ -255,6 +251,40 @@ class Engine:
         """
         if self._runner is not None:
             self._runner.preflight(assignment.pack(self.blobs).digest)
+
+    def trial(self, submission: Submission) -> Trial:
+        """Grade this beside the queue, beginning now: no job is made, and nothing is kept. Leave its `with` block.
+
+        ConfigError in an engine without workers; SubmissionError, ArchiveError, AssignmentError, StoreError.
+        """
+        self._check_open()
+        if self._runner is None:
+            raise ConfigError(
+                "an engine without workers grades nothing", hint="open it with workers=1 or more", id="workers"
+            )
+        packed = submission.assignment.pack(self.blobs)
+        (inputs,) = self.blobs.put_many([archive.pack(submission.bundle())])
+        return Trial(self._runner, submission, packed.digest, inputs)
+
+    def fingerprint(self, assignment: Assignment) -> str:
+        """What, beside the hand-in, decides on a grade here, as one word: the assignment with its files, the kind of
+        sandbox, and what its images are known to be. AssignmentError, StoreError."""
+        parts = self._grader(assignment, assignment.pack(self.blobs).digest, self._known_images())
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    def find(self, submissions: Sequence[Submission]) -> Found:
+        """Which jobs there are of these hand-ins, as things are. Nothing is submitted.
+
+        Raises what `submit` raises, but for StoreFull.
+        """
+        images = self._known_images()
+        works = []
+        for submission in submissions:
+            grader = self._grader(submission.assignment, submission.assignment.pack(self.blobs).digest, images)
+            inputs = hashlib.sha256(archive.pack(submission.bundle())).hexdigest()
+            works.append(identity.Work(identity.key(submission, grader, inputs), submission, inputs))
+        names = {submission.assignment.name for submission in submissions}
+        return identity.find(works, [job for name in names for job in self.jobs(Query(assignment=name))])
 
     # --- watching -----------------------------------------------------------------------------
 
@@ -322,6 +352,23 @@ class Engine:
         if self.error is not None:
             raise self._died() from self.error
 
+    # --- pausing ------------------------------------------------------------------------------
+
+    def pause(self) -> None:
+        """Begin no job until `resume`; what runs goes on. Does not wait. Nothing in an engine without workers."""
+        if self._pool is not None:
+            self._pool.pause()
+
+    def resume(self) -> None:
+        """Begin jobs again."""
+        if self._pool is not None:
+            self._pool.resume()
+
+    @property
+    def resting(self) -> bool:
+        """Whether the engine is paused and nothing runs any more: handles of what ran have their results."""
+        return self._pool is not None and self._pool.resting
+
     # --- stopping -----------------------------------------------------------------------------
 
     def request_stop(self, *, release: bool = False) -> None:
@@ -344,7 +391,7 @@ class Engine:
 
     # --- told by the pool and the store (`pool.Observer`) ---------------------------------------
 
-    def _recover(self, workers: int, lease_for: float) -> Pool:
+    def _recover(self, workers: int, lease_for: float, *, paused: bool) -> Pool:
         """Take back what a dead engine left, and make the pool."""
         assert self.sandbox is not None
         assert self._runner is not None
@@ -354,7 +401,9 @@ class Engine:
         for job in self.store.recover():
             kind: EventKind = {State.DEAD: "dead", State.CANCELLED: "cancelled"}.get(job.state, "recovered")  # type: ignore[assignment]
             self.event(kind, job)
-        self._pool = Pool(self.store, self._runner, self, workers=workers, lease_for=lease_for, state=self.state)
+        self._pool = Pool(
+            self.store, self._runner, self, workers=workers, lease_for=lease_for, state=self.state, paused=paused
+        )
         return self._pool
 
     def event(self, kind: EventKind, job: Job | None = None, message: str = "") -> None:

@@ -118,7 +118,15 @@ class Pool:
     """Threads that grade, over a store. `start` once, `stop` once."""
 
     def __init__(
-        self, store: Store, runner: Runner, observer: Observer, *, workers: int, lease_for: float, state: Path
+        self,
+        store: Store,
+        runner: Runner,
+        observer: Observer,
+        *,
+        workers: int,
+        lease_for: float,
+        state: Path,
+        paused: bool = False,
     ) -> None:
         self._store = store
         self._runner = runner
@@ -135,6 +143,8 @@ class Pool:
         self._changed = True
         self._stopping = False
         self._releasing = False
+        self._paused = paused
+        self._resting = False
         self._error: BaseException | None = None
         self._over: list[threading.Event] = []
         """Set when a thread of ours ended, the producer's first. Not `Thread.join`: one that a signal interrupts takes
@@ -160,6 +170,22 @@ class Pool:
         if changed:
             self._changed = True
         self._bell.ring()
+
+    def pause(self) -> None:
+        """Claim nothing until `resume`; what runs goes on. Does not wait; for any thread."""
+        self._resting = False
+        self._paused = True
+        self._bell.ring()
+
+    def resume(self) -> None:
+        """Claim again."""
+        self._paused = False
+        self._bell.ring()
+
+    @property
+    def resting(self) -> bool:
+        """Whether it is paused, and the last word of all that ran was recorded and told."""
+        return self._paused and self._resting
 
     def request_stop(self, *, release: bool = False) -> None:
         """Claim nothing from now on; with `release`, put running jobs back soon. Does not wait; for any thread, and
@@ -237,10 +263,12 @@ class Pool:
             while self._error is None:
                 self._bell.wait(self._patience())
                 now = time.monotonic()
+                paused = self._paused  # what is asked for later is heard in the next round
                 try:
                     self._look_after(now)
-                    self._exchange(now)
+                    self._exchange(now, paused=paused)
                     self._trouble_over()
+                    self._resting = paused and not self._running
                 except StoreError as error:
                     self._trouble(now, error)
                 if self._stopping and not self._running:
@@ -295,7 +323,7 @@ class Pool:
             if running.lease.job in wanted:
                 running.stop.request("cancel")
 
-    def _exchange(self, now: float) -> None:
+    def _exchange(self, now: float, *, paused: bool) -> None:
         """Commit what consumers handed over, claim for those that are idle, and tell everyone."""
         handed = list(self._acks)
         over = {lease.token for lease, _ in handed}
@@ -304,7 +332,7 @@ class Pool:
         for _, ack in handed[self._judged :]:  # before claiming: what opens the breaker is to hold this claim back
             self._judge_sandbox(ack, now)
         self._judged = len(handed)
-        claim, solo = self._wanted(now, still)
+        claim, solo = (0, False) if paused else self._wanted(now, still)
         out = Exchanged()
         if acks or claim:
             failpoint("engine.before_exchange")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -18,6 +19,8 @@ _MAX_IMAGES: Final = 100
 _A_LOOK: Final = 0.04
 """Seconds that the lock may be held by somebody who only looks whether it is free."""
 _MAX_NOTE: Final = 256 << 10
+_MAX_TRIED: Final = 200
+"""Trials that are noted: the latest."""
 
 
 def locate(store: str | os.PathLike[str], state: str | os.PathLike[str] | None) -> tuple[str, Path]:
@@ -158,10 +161,30 @@ def _by_kind(note: dict[str, Any]) -> dict[str, Any]:
     return images if isinstance(images, dict) else {}
 
 
+def tried(state: Path) -> list[str]:
+    """The trials that `note_tried` noted here, the latest last."""
+    marks = _read(state / "tried.json")
+    return [mark for mark in marks if isinstance(mark, str)] if isinstance(marks, list) else []
+
+
+def note_tried(state: Path, mark: str) -> None:
+    """Note that this was tried here, and went well. Where it cannot be written, it will be tried again."""
+    marks = [*(other for other in tried(state) if other != mark), mark][-_MAX_TRIED:]
+    file = state / "tried.json"
+    with contextlib.suppress(OSError):
+        file.with_suffix(".new").write_text(json.dumps(marks))
+        file.with_suffix(".new").replace(file)
+
+
 def _note(state: Path) -> dict[str, Any]:
-    try:
-        with (state / "engine.json").open("rb") as file:
-            found = json.loads(file.read(_MAX_NOTE))
-    except (OSError, ValueError):
-        return {}
+    found = _read(state / "engine.json")
     return found if isinstance(found, dict) else {}
+
+
+def _read(file: Path) -> Any:
+    """What a file of ours says; None where it is not there, or says nothing that can be read."""
+    try:
+        with file.open("rb") as opened:
+            return json.loads(opened.read(_MAX_NOTE))
+    except (OSError, ValueError, RecursionError):
+        return None
