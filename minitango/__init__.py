@@ -16,11 +16,13 @@ from minitango.errors import (
     ConfigError,
     EngineRunning,
     EngineStopped,
+    GraderSuspected,
     JobDead,
     JobNotFound,
     LeaseLost,
     MinitangoError,
     NothingToGrade,
+    SampleMissed,
     SandboxFailed,
     SandboxUnavailable,
     StoreError,
@@ -32,6 +34,7 @@ from minitango.errors import (
 from minitango.feedback import student_view
 from minitango.handle import JobHandle
 from minitango.job import Job, Limits, Outcome, Result, State, TestResult, Trust, Usage
+from minitango.trial import Trial
 
 __version__ = "0.1.0"
 
@@ -45,6 +48,7 @@ __all__ = [
     "EngineRunning",
     "EngineStopped",
     "Event",
+    "GraderSuspected",
     "Job",
     "JobDead",
     "JobHandle",
@@ -56,6 +60,7 @@ __all__ = [
     "Outcome",
     "Result",
     "Sample",
+    "SampleMissed",
     "SandboxFailed",
     "SandboxUnavailable",
     "State",
@@ -67,6 +72,7 @@ __all__ = [
     "SubmissionError",
     "SubmissionRule",
     "TestResult",
+    "Trial",
     "Trust",
     "UnavailableError",
     "Usage",

@@ -16,6 +16,8 @@
     ├── SandboxFailed           a sandbox broke while it graded: ours, never the student's
     ├── LeaseLost               an attempt spoke for a job that it no longer holds
     ├── JobNotFound             no job has this id
+    ├── GraderSuspected         what was graded speaks against the grader, not the students   exit 4
+    ├── SampleMissed            a sample did not get what its assignment expects    exit 1
     ├── JobDead                 a job could not be graded, after every retry       exit 4
     └── EngineStopped           the engine was stopped, or died, before the answer came
 
@@ -159,6 +161,19 @@ class JobNotFound(MinitangoError):
 
     id = "job_not_found"
     exit_code = 2
+
+
+class GraderSuspected(MinitangoError):
+    """What was graded so far speaks against the grader, not the students: the others were left alone."""
+
+    id = "grader_suspected"
+    exit_code = 4
+
+
+class SampleMissed(MinitangoError):
+    """A sample did not get what its assignment expects of it: no hand-in was queued."""
+
+    id = "sample_missed"
 
 
 class JobDead(MinitangoError):

@@ -11,7 +11,7 @@ import click
 from msgspec import Struct
 
 from minitango.assignment import Assignment, Sample, Submission
-from minitango.cli import details, show
+from minitango.cli import details, show, verdict
 from minitango.cli.grading import Batch, terminated_like_ctrl_c, warn_of_weak_limits
 from minitango.cli.progress import progress
 from minitango.cli.settings import ANY_PATH, Settings, grading_options, load, resolve, setup_option
@@ -24,7 +24,6 @@ from minitango.text import for_junit, for_terminal, one_line
 
 MISSED = 1
 NOT_GRADED = 4
-TOLERANCE = 1e-6
 
 
 class Checked(Struct, frozen=True):
@@ -86,7 +85,9 @@ def check(
 def _grade(settings: Settings, assignments: Sequence[Assignment], *, quiet: bool, verbose: bool) -> list[Checked]:
     cases = [(assignment, sample) for assignment in assignments for sample in assignment.samples]
     submissions = [
-        Submission(assignment, student=_title(sample), files=assignment.root / sample.path, labels={"sample": str(n)})
+        Submission(
+            assignment, student=verdict.title(sample), files=assignment.root / sample.path, labels={"sample": str(n)}
+        )
         for n, (assignment, sample) in enumerate(cases)
     ]
     with terminated_like_ctrl_c():
@@ -120,28 +121,11 @@ def _held(assignment: Assignment, sample: Sample, seen: Seen, store: History) ->
     return Checked(assignment, sample, seen, wrong, for_terminal("\n".join(lines)))
 
 
-def _title(sample: Sample) -> str:
-    return sample.name or sample.path
-
-
 def _wrong(sample: Sample, seen: Seen) -> str:
     job = seen.job
     if job.state is not State.DONE:
         return f"could not be graded: {show.note(seen)}"
-    wanted = sample.outcome or Outcome.GRADED
-    if job.outcome is not wanted:
-        return f"{show.outcome(job)} instead of {wanted}" + (f": {job.reason}" if job.reason else "")
-    if sample.score is not None and (job.score is None or abs(job.score - sample.score) > TOLERANCE):
-        return f"scored {_exact(job.score)} instead of {_exact(sample.score)}"
-    return ""
-
-
-def _expected(sample: Sample) -> str:
-    return show.number(sample.score) if sample.score is not None else str(sample.outcome)
-
-
-def _exact(score: float | None) -> str:
-    return show.NOTHING if score is None else f"{score:.10g}"
+    return verdict.wrong(sample, outcome=job.outcome, score=job.score, reason=job.reason)
 
 
 def _table(checked: Sequence[Checked]) -> str:
@@ -149,14 +133,14 @@ def _table(checked: Sequence[Checked]) -> str:
     for each in checked:
         job = each.seen.job
         got = show.score(job.score, None) if job.outcome is Outcome.GRADED else show.outcome(job)
-        verdict = "MISSED" if each.wrong else "ok"
+        word = "MISSED" if each.wrong else "ok"
         note = each.wrong or show.note(each.seen)
-        rows.append([each.assignment.name, _title(each.sample), _expected(each.sample), got, verdict, note])
+        rows.append([each.assignment.name, verdict.title(each.sample), verdict.expected(each.sample), got, word, note])
     head = ["assignment", "sample", "expected", "got", "verdict", "note"]
     text = show.table(head, rows, fixed=("expected", "got", "verdict"))
     for each in checked:
         if each.wrong:
-            name = f"{one_line(each.assignment.name, 60)}, {one_line(_title(each.sample), 60)}"
+            name = f"{one_line(each.assignment.name, 60)}, {one_line(verdict.title(each.sample), 60)}"
             text += f"\n\n{name}: {one_line(each.wrong, 300)}"
             text += "".join(f"\n  {line}" for line in each.output.splitlines())
     missed = sum(bool(each.wrong) for each in checked)
@@ -167,7 +151,7 @@ def _json(each: Checked) -> dict[str, object]:
     sample = each.sample
     expected = {"score": sample.score, "outcome": str(sample.outcome) if sample.outcome else None}
     return {
-        "sample": _title(sample),
+        "sample": verdict.title(sample),
         "expected": expected,
         "ok": not each.wrong,
         "wrong": each.wrong,
@@ -188,7 +172,7 @@ def _write_junit(path: Path, checked: Sequence[Checked]) -> None:
             suites[name],
             "testcase",
             classname=for_junit(name),
-            name=for_junit(_title(each.sample)),
+            name=for_junit(verdict.title(each.sample)),
             time=f"{each.seen.job.wall or 0:.3f}",
         )
         if each.wrong:

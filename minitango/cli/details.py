@@ -105,28 +105,33 @@ def failed(found: TestResult) -> bool:
     return found.score is not None and found.max_score is not None and found.score < found.max_score
 
 
-def why(result: Result, outputs: Sequence[StepOutput]) -> list[str]:
-    """What tells why a grade is what it is: the tests that failed, and the end of what each step printed."""
-    lines = []
-    tests = [found for found in result.tests if failed(found)]
-    if tests:
-        lines.append(f"{len(tests)} of {show.plural(len(result.tests), 'test')} failed")
-        lines += [f"  {line}" for found in tests for line in test(found)]
+def why(result: Result, outputs: Sequence[StepOutput], *, tests: int | None = None, lines: int = LINES) -> list[str]:
+    """What tells why a grade is what it is: the tests that failed, and the end of what each step printed.
+
+    At most so many tests (None: all), and so many lines of each step.
+    """
+    said = []
+    bad = [found for found in result.tests if failed(found)]
+    if bad:
+        said.append(f"{len(bad)} of {show.plural(len(result.tests), 'test')} failed")
+        said += [f"  {line}" for found in bad[:tests] for line in test(found)]
+        said += ["  ..."] if tests is not None and len(bad) > tests else []
     if result.feedback:
-        lines += ["feedback", *(f"  {line}" for line in _last(result.feedback.encode("utf-8", "backslashreplace")))]
+        last = _last(result.feedback.encode("utf-8", "backslashreplace"), lines)
+        said += ["feedback", *(f"  {line}" for line in last)]
     printed = {output.step: output for output in outputs}
     for report in result.steps:
         output = printed.get(report.name)
-        tail = _last(output.head + output.tail) if output is not None else []
-        lines.append(f"step {report.name}: {_end(report)}; " + ("it printed" if tail else "it printed nothing"))
-        lines += [f"  {line}" for line in tail]
-    return lines
+        tail = _last(output.head + output.tail, lines) if output is not None else []
+        said.append(f"step {report.name}: {_end(report)}; " + ("it printed" if tail else "it printed nothing"))
+        said += [f"  {line}" for line in tail]
+    return said
 
 
-def _last(data: bytes) -> list[str]:
+def _last(data: bytes, most: int) -> list[str]:
     """The last lines, safe on a terminal. The first of them says where some are left out."""
-    near = data[-LINES * WIDTH * 4 :]
+    near = data[-most * WIDTH * 4 :]
     lines = for_terminal(near.removesuffix(b"\n")).split("\n")
-    left_out = len(near) < len(data) or len(lines) > LINES
-    shown = [line if len(line) <= WIDTH else line[: WIDTH - 1] + "…" for line in lines[-LINES:]]
+    left_out = len(near) < len(data) or len(lines) > most
+    shown = [line if len(line) <= WIDTH else line[: WIDTH - 1] + "…" for line in lines[-most:]]
     return (["..."] if left_out else []) + shown if data else []

@@ -7,7 +7,7 @@ import queue
 import signal
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from concurrent import futures
 from typing import Final
 
@@ -25,6 +25,8 @@ from minitango.text import one_line
 
 TAKE_OVER: Final = 1.0
 """Seconds between looks whether the engine that we submitted to is still there."""
+_QUIETLY: Final = 0.05
+"""Seconds between looks whether an engine that was paused has come to rest."""
 CTRL_C_GRACE: Final = 5.0
 """Seconds that running jobs get after the first Ctrl-C."""
 
@@ -32,18 +34,21 @@ CTRL_C_GRACE: Final = 5.0
 class Batch:
     """An engine of our own, or the one that runs already, and the jobs that we wait for."""
 
-    def __init__(self, settings: Settings, *, temporary: bool = False, quiet: bool = False) -> None:
-        """`temporary`: nothing is kept, so that nobody is to be told that jobs stay queued."""
+    def __init__(
+        self, settings: Settings, *, temporary: bool = False, quiet: bool = False, paused: bool = False
+    ) -> None:
+        """`temporary`: nothing is kept, so that nobody is to be told that jobs stay queued. `paused`: an engine of our
+        own begins nothing before its `resume`."""
         self._settings = settings
         self._temporary = temporary
         self._images = Images(quiet=quiet)
         self._shown: Progress | None = None
         self._running: dict[str, Job] = {}
-        self.engine, self.joined = self._open()
+        self.engine, self.joined = self._open(paused=paused)
 
-    def _open(self) -> tuple[Engine, bool]:
+    def _open(self, *, paused: bool) -> tuple[Engine, bool]:
         try:
-            return self._settings.open(on_event=self._event), False
+            return self._settings.open(on_event=self._event, paused=paused), False
         except EngineRunning as error:
             tell(f"{error}: submitting to it")
             return self._settings.open(workers=0, on_event=self._event), True
@@ -73,11 +78,21 @@ class Batch:
         finally:
             self._images.clear()
 
-    def wait(self, handles: Sequence[JobHandle], shown: Progress) -> list[show.Seen]:
+    def wait(
+        self,
+        handles: Sequence[JobHandle],
+        shown: Progress,
+        *,
+        doubt: Callable[[Sequence[Job]], bool] = lambda ended: False,
+    ) -> list[show.Seen]:
         """Wait until every job has ended, showing each; returns the jobs in the order of `handles`.
 
         What had ended before is not shown. If the engine that we submitted to goes away, its place is taken.
         EngineStopped if ours dies.
+
+        `doubt` is asked whenever a job ended, with all that ended here so far. Once it says so, our engine is paused;
+        what runs goes on to its end, and if that does not change the answer, this returns, the engine still paused,
+        with jobs that are queued. An engine that is another's is not paused.
         """
         self._shown = shown
         shown.running(list(self._running.values()))
@@ -86,9 +101,10 @@ class Batch:
         jobs: dict[str, show.Seen] = {}
         finished: queue.SimpleQueue[futures.Future[Result]] = queue.SimpleQueue()
         waiting = self._listen(handles, finished)
+        paused = False
         while waiting:
             try:
-                handle = finished.get(timeout=TAKE_OVER)
+                handle = finished.get(timeout=_QUIETLY if paused else TAKE_OVER)
             except queue.Empty:
                 handle = None
             if isinstance(handle, JobHandle) and waiting.get(handle.id) is handle:
@@ -97,11 +113,24 @@ class Batch:
                 jobs[handle.id] = show.see(self.engine.store, handle.job())
                 if handle.id not in before:
                     shown.ended(jobs[handle.id])
+                    if waiting and not paused and self._doubtful(doubt, jobs, before):
+                        self.engine.pause()
+                        paused = True
             elif self.joined and self._take_over():
                 waiting = self._listen([self.engine.job(job) for job in waiting], finished)
             elif self.joined:
                 shown.running(self.engine.jobs(Query(states=(State.RUNNING,), limit=20)))
-        return [jobs[job] for job in order]
+            elif paused and self.engine.resting and finished.empty():
+                if self._doubtful(doubt, jobs, before):
+                    break
+                self.engine.resume()
+                paused = False
+        return [jobs.get(job) or show.see(self.engine.store, self.engine.store.get(job)) for job in order]
+
+    def _doubtful(
+        self, doubt: Callable[[Sequence[Job]], bool], jobs: Mapping[str, show.Seen], before: Container[str]
+    ) -> bool:
+        return doubt([seen.job for name, seen in jobs.items() if name not in before]) and not self.joined
 
     @staticmethod
     def _listen(

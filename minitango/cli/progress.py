@@ -43,16 +43,16 @@ class Progress(Protocol):
     def ended(self, seen: Seen) -> None: ...
 
 
-def progress(total: int, what: str, *, quiet: bool = False) -> Progress:
-    """The right one for where stderr goes. `quiet`: only what a person must hear of."""
+def progress(total: int, what: str, *, quiet: bool = False, done: int = 0) -> Progress:
+    """The right one for where stderr goes. `quiet`: only what a person must hear of; `done`: what has ended already."""
     if quiet or not total:
         return _Silent()
     from rich.console import Console
 
     console = Console(stderr=True, highlight=False, markup=False)
     if not sys.stderr.isatty() or console.is_dumb_terminal:
-        return _Lines(total)
-    return _Bar(console, total, what)
+        return _Lines(total, done)
+    return _Bar(console, total, what, done)
 
 
 UNDER_WAY = ("pulling ", "building ")
@@ -133,9 +133,9 @@ class _Silent:
 class _Lines(_Silent):
     """A line a job: for logs and CI."""
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, done: int = 0) -> None:
         self._total = total
-        self._done = 0
+        self._done = done
         self._lock = threading.Lock()
         self._image = Images()
 
@@ -152,7 +152,7 @@ class _Lines(_Silent):
 class _Bar(_Silent):
     """A bar and the students that are being graded now, drawn by rich."""
 
-    def __init__(self, console: Any, total: int, what: str) -> None:
+    def __init__(self, console: Any, total: int, what: str, done: int = 0) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
         from rich.progress import Progress as RichProgress
         from rich.table import Column
@@ -167,7 +167,7 @@ class _Bar(_Silent):
             console=console,
             transient=True,
         )
-        self._task = self._bar.add_task(one_line(what, 16), total=total, now="")
+        self._task = self._bar.add_task(one_line(what, 16), total=total, completed=done, now="")
 
     def __enter__(self) -> _Bar:
         self._bar.start()

@@ -55,8 +55,10 @@ class Settings(Struct, frozen=True):
     image: str = ""
     """Of steps that name none; empty: the sandbox's own choice."""
 
-    def open(self, *, workers: int | None = None, on_event: Callable[[Event], None] | None = None) -> Engine:
-        """The engine on this state; `workers=0` only submits and watches."""
+    def open(
+        self, *, workers: int | None = None, on_event: Callable[[Event], None] | None = None, paused: bool = False
+    ) -> Engine:
+        """The engine on this state; `workers=0` only submits and watches, `paused` begins nothing yet."""
         wanted = self.workers if workers is None else workers
         try:
             return Engine.open(
@@ -66,6 +68,7 @@ class Settings(Struct, frozen=True):
                 image=self.image,
                 state=self.state,
                 on_event=on_event,
+                paused=paused,
             )
         except StoreError as error:
             error.hint = self._in_our_words(error.hint, of_state=error.id in _OF_STATE)

@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 
 from minitango.cli import show
-from minitango.cli.run import NOT_GRADED, gather, tell_graded_before, tell_refused
+from minitango.cli.handins import gather, tell_graded_before, tell_refused
+from minitango.cli.run import NOT_GRADED
 from minitango.cli.settings import ANY_PATH, image_option, load, resolve, setup_option, state_options
 from minitango.cli.streams import out
 from minitango.errors import NothingToGrade
@@ -45,7 +46,7 @@ def submit(
         handles = engine.submit_many(submissions, fresh=fresh)
         jobs = [show.see(engine.store, handle.job()) for handle in handles]
     tell_refused(refused)
-    tell_graded_before(handles)
+    tell_graded_before(sum(h.ended_before and h.exception() is None for h in handles), len(handles))
     if as_json:
         show.print_json({"jobs": [show.as_json(seen) for seen in jobs]})
     else:

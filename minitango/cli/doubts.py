@@ -1,0 +1,83 @@
+"""What a person hears where the grader is suspected: who, why, the evidence, how to go on; and a question."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+from minitango.cli import details, show
+from minitango.cli.settings import Settings
+from minitango.cli.streams import as_called, program, tell, write
+from minitango.cli.suspicion import ALIKE, Suspicion, full_marks, suspicion
+from minitango.job import Job, State
+from minitango.store import History
+from minitango.text import one_line
+
+_TESTS: Final = 3
+_LINES: Final = 5
+"""How much is shown of the one that stands for all."""
+
+
+def tell_of(found: Suspicion, store: History, settings: Settings, *, say: Callable[[str], None]) -> None:
+    """Who is suspected, and why; `say` prints a line."""
+    say(f"the first {found.count} hand-ins ended alike, and earned nothing: {found.whose}")
+    for line in evidence(found.job, store, settings):
+        say(line)
+
+
+def evidence(job: Job, store: History, settings: Settings) -> list[str]:
+    """One job: what became of it, the end of what it printed, and where there is more."""
+    seen = show.see(store, job)
+    points = f" {show.score(job.score, job.max_score)}" if job.score is not None else ""
+    note = show.note(seen)
+    lines = [f"{one_line(job.student, 60)}: {show.outcome(job)}{points}{f': {one_line(note, 300)}' if note else ''}"]
+    result = store.result(job.id)
+    if result is not None:
+        lines += details.why(result, store.outputs(job.id), tests=_TESTS, lines=_LINES)
+    elif job.failure is not None and job.failure.hint:
+        lines.append(f"next: {one_line(as_called(job.failure.hint), 300)}")
+    lines.append(f"more of it: {program()} jobs show {job.id}{settings.flags}")
+    return [f"  {line}" for line in lines]
+
+
+def tell_where_to_look(jobs: Sequence[Job], assignment: Path, settings: Settings, *, table: bool) -> None:
+    """One line on how to see why, where there is something to ask; a louder one where all ended alike with nothing."""
+    found = suspicion(jobs, enough=ALIKE) if all(job.state is State.DONE for job in jobs) else None
+    asked = [job for job in jobs if job.state is State.DONE and not full_marks(job)]
+    look = f"{program()} jobs show {asked[0].id}{settings.flags}" if asked else ""
+    if found is not None:
+        tell(f"all {found.count} hand-ins ended alike: {found.whose}")
+        tell(f"  next: {look}, and on a solution of your own: {program()} check {shlex.quote(str(assignment))}")
+    elif asked and table:
+        tell(f"see why: {look} (ids: {program()} jobs{settings.flags})")
+
+
+def can_ask() -> bool:
+    """Whether there is somebody at a terminal who can answer: this process is in its foreground."""
+    if sys.stdin is None or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return False
+    try:
+        return os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def go_on() -> bool:
+    """Ask. What was typed before the question is no answer to it; a terminal that is gone says no."""
+    with contextlib.suppress(Exception):  # termios has an error of its own, where there is termios
+        import termios
+
+        termios.tcflush(sys.stdin, termios.TCIFLUSH)
+    write("go on? [y/N] ")
+    try:
+        answer = sys.stdin.readline()
+    except (OSError, ValueError):
+        answer = ""
+    if not answer.endswith("\n"):
+        tell("")
+    return answer.strip().lower() in ("y", "yes")

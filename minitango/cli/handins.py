@@ -1,0 +1,76 @@
+"""Which hand-ins there are, for `run` and `submit`: those that can be taken, and those that cannot."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from msgspec import Struct
+
+from minitango.assignment import Assignment, Submission, find_handins
+from minitango.cli import show
+from minitango.cli.streams import as_called, tell
+from minitango.errors import ConfigError, SubmissionError
+from minitango.text import one_line
+
+
+class Refused(Struct, frozen=True):
+    """A hand-in that could not be taken."""
+
+    student: str
+    title: str
+    error: SubmissionError
+
+
+def gather(
+    assignment: Assignment, paths: Sequence[Path], student: str | None
+) -> tuple[list[Submission], list[Refused]]:
+    """The hand-ins that can be taken, and those that cannot. NothingToGrade where there is none at all."""
+    if student is not None:
+        if len(paths) != 1:
+            raise ConfigError(
+                "--student goes with one PATH", hint="name one hand-in, or leave --student out", id="usage"
+            )
+        return [Submission(assignment, student=student, files=paths[0], title=paths[0].name)], []
+    taken: list[Submission] = []
+    refused: list[Refused] = []
+    for handin in find_handins(paths):
+        try:
+            submission = Submission(assignment, student=handin.student, files=handin.path, title=handin.title)
+            submission.bundle()
+        except SubmissionError as error:
+            refused.append(Refused(handin.student, handin.title, error))
+        else:
+            taken.append(submission)
+    return taken, refused
+
+
+def tell_refused(refused: Sequence[Refused]) -> None:
+    """Say which hand-ins were not taken, and what their students can do."""
+    for each in refused:
+        hint = f"  next: {one_line(as_called(each.error.hint), 200)}" if each.error.hint else ""
+        tell(f"refused[{each.error.id}]: {one_line(each.title, 60)}: {one_line(str(each.error), 300)}{hint}")
+
+
+def tell_twice(submissions: Sequence[Submission]) -> None:
+    """Say who handed in more than once."""
+    for student, count in Counter(submission.student for submission in submissions).items():
+        if count > 1:
+            tell(f"{one_line(student, 60)} handed in {count} times: each is graded")
+
+
+def tell_graded_before(graded: int, of: int) -> None:
+    """Say how many are not going to be graded, because that was done."""
+    if graded:
+        tell(f"{graded} of {show.plural(of, 'hand-in')} graded before (--fresh grades them again)")
+
+
+def as_json(refused: Refused) -> dict[str, object]:
+    """One that was refused, as `--json` prints it."""
+    error = refused.error
+    return {
+        "student": refused.student,
+        "title": refused.title,
+        "error": {"id": error.id, "message": str(error), "hint": error.hint},
+    }

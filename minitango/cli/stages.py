@@ -1,0 +1,142 @@
+"""The stages of a run: one hand-in is tried, all are queued, and where they speak against the grader it is paused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from msgspec import Struct
+
+from minitango.assignment import Assignment, Submission
+from minitango.cli import doubts, first, show
+from minitango.cli.grading import Batch
+from minitango.cli.handins import tell_graded_before
+from minitango.cli.progress import progress
+from minitango.cli.settings import Settings
+from minitango.cli.show import Seen
+from minitango.cli.streams import tell
+from minitango.cli.suspicion import ENOUGH, Suspicion, suspicion
+from minitango.handle import JobHandle
+from minitango.identity import Found
+from minitango.job import Job, Outcome, State
+
+
+class How(Struct, frozen=True):
+    """How a run was asked for."""
+
+    settings: Settings
+    place: Path
+    """The assignment, as it was named."""
+    fresh: bool = False
+    quiet: bool = False
+    preflight: bool = True
+    """Whether one hand-in is tried before the others are queued."""
+    keep_going: bool = False
+    """Whether to go on where the first ones speak against the grader."""
+    ask: bool = False
+    """Whether there may be somebody to ask then."""
+
+
+class Graded(Struct, frozen=True):
+    """How far a run came."""
+
+    jobs: list[Seen]
+    """In the order of their submissions."""
+    suspicion: Suspicion | None = None
+    """Why some are queued still, if some are."""
+
+
+def grade(
+    batch: Batch, assignment: Assignment, submissions: Sequence[Submission], how: How, *, ids: set[str]
+) -> Graded:
+    """Grade all that was not graded before. `batch` is paused; `ids` is told the jobs that count as this run's.
+
+    GraderSuspected, SampleMissed: the one that was tried speaks against the grader, so the others were not queued.
+    """
+    found = batch.engine.find(submissions)
+    before = {n: job for n, job in enumerate(found.jobs) if job is not None and job.state.terminal and not how.fresh}
+    numbers = [n for n in range(len(submissions)) if n not in before]
+    ids.update(job.id for job in before.values())
+    if not how.quiet:
+        tell_graded_before(sum(job.state is State.DONE for job in before.values()), len(submissions))
+    tried: list[first.Alone] = []
+    outdated = found.outdated
+    if how.preflight and not batch.joined and len(numbers) > 1:
+        sample = first.best(assignment.samples)
+        if sample is not None:
+            first.try_sample(batch, assignment, sample, how.place, again=how.fresh, quiet=how.quiet)
+        elif not _is_tried(found, fresh=how.fresh):
+            _set_aside(batch, outdated)
+            outdated = ()
+            batch.engine.resume()
+            with progress(len(numbers), assignment.name, quiet=how.quiet) as shown:
+                tried = first.try_handins(
+                    batch, assignment, submissions, numbers, shown,
+                    settings=how.settings, fresh=how.fresh, quiet=how.quiet, ids=ids,
+                )  # fmt: skip
+    over = {each.number: each for each in tried}
+    rest = [submission for n, submission in enumerate(submissions) if n not in over]
+    made = iter(batch.engine.submit_many(rest, fresh=how.fresh))
+    handles = [over[n].handle if n in over else next(made) for n in range(len(submissions))]
+    ids.update(handle.id for handle in handles)
+    _set_aside(batch, outdated)
+    batch.engine.resume()
+    seen = {each.handle.id: each.seen for each in tried}
+    return _follow(batch, assignment.name, handles, seen, list(before.values()), how)
+
+
+def _is_tried(found: Found, *, fresh: bool) -> bool:
+    """Whether it would be wrong, or of no use, to let one hand-in go first: the grader has shown already that it can
+    grade, or others are queued, or an interruption would leave the old grades of the others standing."""
+    known = [job for job in found.jobs if job is not None]
+    return any(fresh or not job.state.terminal or job.outcome is Outcome.GRADED for job in known)
+
+
+def _set_aside(batch: Batch, outdated: Sequence[Job]) -> None:
+    """Cancel what waits to be graded by a grader that is no more. Not where somebody else may be grading by it."""
+    if outdated and not batch.joined:
+        for job in outdated:
+            batch.engine.cancel(job.id)
+        queued = f"{show.plural(len(outdated), 'hand-in')} {'was' if len(outdated) == 1 else 'were'} queued"
+        tell(f"{queued} before the assignment, or what it is graded in, changed: queued anew")
+
+
+def _follow(
+    batch: Batch, name: str, handles: Sequence[JobHandle], seen: dict[str, Seen], before: Sequence[Job], how: How
+) -> Graded:
+    """Wait for all; `seen` has those that were tried. Pause where they speak against the grader, and ask."""
+    tried = [each.job for each in seen.values()]
+    total = sum(not handle.ended_before for handle in handles)
+    careful = not how.keep_going
+    warned = False
+
+    def suspect(ended: Sequence[Job]) -> Suspicion | None:
+        return suspicion([*tried, *ended], before, enough=ENOUGH) if careful else None
+
+    def doubt(ended: Sequence[Job]) -> bool:
+        nonlocal warned
+        found = suspect(ended)
+        if found is not None and batch.joined and not warned:
+            warned = True  # the engine is another's: it is not for us to pause it
+            doubts.tell_of(found, batch.engine.store, how.settings, say=shown.say)
+        return found is not None
+
+    while True:
+        waiting = [handle for handle in handles if handle.id not in seen]
+        done = total - sum(not handle.ended_before for handle in waiting)
+        with progress(total, name, quiet=how.quiet, done=done) as shown:
+            got = batch.wait(waiting, shown, doubt=doubt)
+        over = {handle.id: each for handle, each in zip(waiting, got, strict=True) if each.job.state.terminal}
+        queued = len(waiting) - sum(each.job.state.terminal for each in got)
+        seen |= over
+        if not queued:
+            return Graded([seen[handle.id] for handle in handles])
+        found = suspect([seen[h.id].job for h in waiting if h.id in over and not h.ended_before])
+        assert found is not None, "nothing else ends the wait"
+        doubts.tell_of(found, batch.engine.store, how.settings, say=tell)
+        tell(f"paused: {show.plural(queued, 'hand-in')} {'is' if queued == 1 else 'are'} queued, and charged to nobody")
+        if not how.ask or not doubts.go_on():
+            left = {handle.id: each for handle, each in zip(waiting, got, strict=True)} | seen
+            return Graded([left[handle.id] for handle in handles], found)
+        careful = False
+        batch.engine.resume()

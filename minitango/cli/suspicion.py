@@ -1,0 +1,64 @@
+"""Do these results look like a broken grader, and not like students who did badly? Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from msgspec import Struct
+
+from minitango.job import Job, Outcome, State
+
+ENOUGH: Final = 5
+"""Hand-ins that have to end alike before a run is paused."""
+ALIKE: Final = 3
+"""Hand-ins that have to end alike before it is said of a run that is over."""
+
+
+class Suspicion(Struct, frozen=True):
+    """So many jobs ended alike, and none of them earned anything."""
+
+    count: int
+    job: Job
+    """The first of them, which stands for all."""
+
+    @property
+    def whose(self) -> str:
+        """Who is suspected, and who is not."""
+        if self.job.state is State.DEAD:
+            return "probably the assignment or this machine, not your students"
+        return "probably your grader, not your students"
+
+
+def suspicion(ended: Sequence[Job], before: Sequence[Job] = (), *, enough: int) -> Suspicion | None:
+    """What speaks against the grader: at least `enough` jobs ended, all for the same reason, and none earned anything.
+
+    `before`: jobs of the same assignment that ended in earlier runs. They are not counted, but one of them that earned
+    something clears the grader. Jobs that were cancelled say nothing.
+    """
+    said = [job for job in ended if job.state is not State.CANCELLED]
+    if len(said) < enough or len({_how(job) for job in said}) > 1 or not all(map(earned_nothing, said)):
+        return None
+    if any(job.state is State.DONE and not earned_nothing(job) for job in before):
+        return None
+    return Suspicion(len(said), said[0])
+
+
+def earned_nothing(job: Job) -> bool:
+    """Whether it ended without a score, or with 0 where more could be had. One that was cancelled did not."""
+    if job.outcome is Outcome.GRADED:
+        return job.score == 0 and job.max_score is not None
+    return job.state in (State.DONE, State.DEAD)
+
+
+def _how(job: Job) -> tuple[object, ...]:
+    """What makes two ends alike."""
+    failure = job.failure.id if job.failure is not None and job.state is State.DEAD else ""
+    return job.state, job.outcome, job.reason, failure
+
+
+def full_marks(job: Job) -> bool:
+    """Whether there is nothing to ask about its grade."""
+    if job.outcome is not Outcome.GRADED or job.score is None:
+        return False
+    return job.warnings == 0 and (job.max_score is None or job.score >= job.max_score)

@@ -1,0 +1,341 @@
+"""What `run` does before hundreds are graded for nothing: one is tried alone, and a grader that fails all is paused."""
+
+from __future__ import annotations
+
+import os
+import pty
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from minitango.job import Job, State
+from minitango.store import open_store
+from tests.e2e.conftest import GRADE, PATIENCE, TOML, CommandLine, environment, eventually, write_assignment
+
+pytestmark = pytest.mark.usefixtures("sandbox")
+
+SAMPLES = """
+[[sample]]
+path = "wrong.txt"
+score = 0
+[[sample]]
+path = "right.txt"
+score = 10
+"""
+BROKEN = r"sleep 0.2; printf 'looking\n\033[2Jno such file\n'; false"
+WITH_ONE = ("--workers", "1", "--no-preflight")
+
+
+def queue(cli: CommandLine) -> list[Job]:
+    store = open_store(f"sqlite:///{cli.folder / '.minitango' / 'queue.db'}")
+    try:
+        return store.list()
+    finally:
+        store.close()
+
+
+def few(cli: CommandLine) -> int:
+    """How many were graded before the pause: five, and what had begun before it was noticed."""
+    done = count(cli, State.DONE)
+    assert 5 <= done <= 8
+    assert count(cli, State.QUEUED) == 10 - done
+    return done
+
+
+def count(cli: CommandLine, state: State) -> int:
+    return sum(job.state is state for job in queue(cli))
+
+
+@pytest.fixture
+def sampled(tmp_path: Path) -> Path:
+    """An assignment with two samples, the better one last; its grader says where it was called."""
+    folder = write_assignment(tmp_path / "hw", TOML + SAMPLES)
+    (folder / "right.txt").write_text("ok sample")
+    (folder / "wrong.txt").write_text("no")
+    return folder
+
+
+@pytest.fixture
+def many(tmp_path: Path) -> Path:
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for n in range(10):
+        (folder / f"s{n}.txt").write_text("no\n")
+    return folder
+
+
+# --- the sample -------------------------------------------------------------------------------
+
+
+def test_a_sample_that_misses_stops_the_run_before_anything_is_queued(
+    cli: CommandLine, sampled: Path, handins: Path
+) -> None:
+    (sampled / "grade.sh").write_text(BROKEN)
+    answer = cli("run", "hw", handins)
+    assert (answer.code, answer.out) == (1, ""), answer
+    assert "error[sample_missed]: hw: the sample right.txt was to get 10: scored 0 instead of 10" in answer.err
+    assert "no such file" in answer.err
+    assert "\\x1b[2J" in answer.err
+    assert "\x1b" not in answer.err
+    assert "next: correct the grader, until minitango check hw is content" in answer.err
+    assert "the same command with --no-preflight" in answer.err
+    assert queue(cli) == []
+    assert cli("run", "hw", handins, "--no-preflight").code == 0
+    assert count(cli, State.DONE) == 3
+
+
+def test_a_sample_that_cannot_be_graded(cli: CommandLine, sampled: Path, handins: Path) -> None:
+    (sampled / "assignment.toml").write_text((TOML + SAMPLES).replace("8MiB", "1MiB"))
+    (sampled / "right.txt").write_bytes(os.urandom(3 << 20))
+    answer = cli("run", "hw", handins)
+    assert (answer.code, answer.out) == (4, ""), answer
+    assert "error[grader_suspected]: hw: the sample right.txt could not be graded, so nothing was queued" in answer.err
+    assert "disk" in answer.err
+    assert "--no-preflight" in answer.err
+    assert queue(cli) == []
+
+
+def test_a_sample_that_cannot_be_taken(cli: CommandLine, sampled: Path, handins: Path) -> None:
+    (sampled / "right.txt").write_bytes(b"x" * (11 << 20))
+    answer = cli("run", "hw", handins)
+    assert answer.code == 2, answer
+    assert "error[too_large]: hw: the sample right.txt cannot be taken" in answer.err
+    assert queue(cli) == []
+
+
+def test_a_sample_leaves_no_job_and_is_tried_once(cli: CommandLine, sampled: Path, handins: Path) -> None:
+    """The grader writes into a course's queue nothing; it is tried anew when something of it changed, and no sooner."""
+
+    def tried(*words: str) -> bool:
+        began = list((cli.folder / ".minitango").glob("tried.json"))
+        before = began[0].stat().st_ino if began else 0
+        answer = cli("run", "hw", handins, *words)
+        assert answer.code == 0, answer
+        assert "sample" not in answer.err + answer.out
+        return (cli.folder / ".minitango" / "tried.json").stat().st_ino != before
+
+    assert tried()
+    assert {job.student for job in queue(cli)} == {"ada", "bob", "eve"}
+    for student in ("yan", "zoe"):
+        (handins / f"{student}.txt").write_text("ok")
+    assert not tried()
+    assert tried("--fresh")
+    (sampled / "grade.sh").write_text(GRADE + "# changed\n")
+    assert tried()
+    assert len(queue(cli)) == 15
+
+
+def test_one_hand_in_is_not_tried_before(cli: CommandLine, sampled: Path, handins: Path) -> None:
+    (sampled / "grade.sh").write_text(BROKEN)
+    assert cli("run", "hw", handins / "ada.txt").code == 0
+    assert not (cli.folder / ".minitango" / "tried.json").exists()
+
+
+def test_a_sample_that_takes_its_time_is_told_of_and_can_be_interrupted(
+    cli: CommandLine, sampled: Path, handins: Path
+) -> None:
+    (sampled / "right.txt").write_text("wait 29")
+    process = cli.start("run", "hw", handins)
+    told = b"the sample right.txt is graded before anything is queued (--no-preflight: all at once)"
+    eventually(lambda: told in (cli.folder / "err0").read_bytes(), "it does not say what it waits for")
+    process.send_signal(signal.SIGINT)
+    answer = cli.answer(process)
+    assert answer.code == 130, answer
+    assert "interrupted: nothing was queued yet" in answer.err
+    assert "Traceback" not in answer.err
+    assert queue(cli) == []
+
+
+# --- the first hand-in ------------------------------------------------------------------------
+
+
+def test_the_first_hand_in_is_graded_alone_and_counts(cli: CommandLine, hw: Path, handins: Path) -> None:
+    (handins / "ada.txt").write_text("wait 3")
+    process = cli.start("run", hw, handins, "--workers", "4")
+    told = b"ada is graded first, alone, before the others are queued"
+    eventually(lambda: told in (cli.folder / "err0").read_bytes(), "it does not say what it waits for")
+    assert [job.student for job in queue(cli)] == ["ada"]
+    answer = cli.answer(process)
+    assert answer.code == 0, answer
+    assert "hw: 3 hand-ins: 3 graded." in answer.out
+    assert "graded before" not in answer.err
+    assert next(line for line in answer.err.splitlines() if line.startswith("[")).startswith("[1/3] ada:")
+    assert {job.attempt for job in queue(cli)} == {1}
+
+
+@pytest.mark.parametrize("fresh", [[], ["--fresh"]])
+def test_hand_ins_without_a_score_stop_the_run(cli: CommandLine, hw: Path, handins: Path, fresh: list[str]) -> None:
+    (hw / "grade.sh").write_text("echo on my way; kill -9 $$")
+    answer = cli("run", "hw", handins, *fresh)
+    assert (answer.code, answer.out) == (4, ""), answer
+    assert "error[grader_suspected]: ada and bob, graded first and alone, got no score: no verdict" in answer.err
+    assert "probably your grader, not your students; 1 other hand-in not queued" in answer.err
+    assert "    on my way\n" in answer.err
+    ada, bob = queue(cli)
+    assert f"minitango jobs show {bob.id}" in answer.err
+    assert ada.outcome == "no_score"
+    (hw / "grade.sh").write_text(GRADE)
+    assert cli("run", "hw", handins).code == 0
+
+
+def test_one_hand_in_that_spoils_its_own_report_stops_nobody(cli: CommandLine, hw: Path, handins: Path) -> None:
+    (hw / "grade.sh").write_text(f"grep -q spoil answer.txt && kill -9 $$\n{GRADE}")
+    (handins / "ada.txt").write_text("spoil\n")
+    answer = cli("run", "hw", handins, "--json")
+    assert answer.code == 0, answer
+    assert [job["outcome"] for job in answer.jobs] == ["no_score", "graded", "graded"]
+
+
+def test_a_first_hand_in_that_is_dead_stops_the_run(cli: CommandLine, handins: Path) -> None:
+    hw = write_assignment(cli.folder / "hw", TOML.replace("8MiB", "1MiB"))
+    (handins / "ada.txt").write_bytes(os.urandom(3 << 20))
+    answer = cli("run", hw, handins)
+    assert answer.code == 4, answer
+    assert "error[grader_suspected]: ada, graded first and alone, could not be graded: " in answer.err
+    assert "2 other hand-ins not queued" in answer.err
+    assert [job.state for job in queue(cli)] == ["dead"]
+    assert cli("run", hw, handins, "--no-preflight").code == 4
+    assert sorted(job.state for job in queue(cli)) == ["dead", "dead", "done", "done"]
+
+
+def test_what_is_queued_already_is_not_held_back(cli: CommandLine, hw: Path, handins: Path) -> None:
+    assert cli("submit", hw, handins).code == 0
+    (hw / "grade.sh").write_text(GRADE)
+    assert cli("run", hw, handins).code == 0
+    assert count(cli, State.DONE) == len(queue(cli)) == 3
+
+
+# --- the pause --------------------------------------------------------------------------------
+
+
+def test_a_grader_that_fails_the_first_is_paused(cli: CommandLine, hw: Path, many: Path) -> None:
+    (hw / "grade.sh").write_text(BROKEN)
+    answer = cli("run", "hw", many, *WITH_ONE)
+    assert answer.code == 4, answer
+    done = few(cli)
+    alike = f"the first {done} hand-ins ended alike, and earned nothing: probably your grader, not your students"
+    assert alike in answer.err
+    assert "s0: graded 0/10: the last step ended with exit status 1" in answer.err
+    assert "    \\x1b[2Jno such file\n" in answer.err
+    assert "\x1b" not in answer.err + answer.out
+    first = queue(cli)[0]
+    assert f"more of it: minitango jobs show {first.id}\n" in answer.err
+    assert f"paused: {10 - done} hand-ins are queued, and charged to nobody" in answer.err
+    assert f"error[grader_suspected]: stopped with {10 - done} of 10 hand-ins still queued" in answer.err
+    assert "the same command with --keep-going" in answer.err
+    assert answer.out.splitlines()[-1] == f"hw: 10 hand-ins: {done} graded, {10 - done} queued. Trust: shared."
+    assert len(answer.out.splitlines()) == done + 3
+    assert [job.attempt for job in queue(cli)] == [1] * done + [0] * (10 - done)
+
+    on = cli("run", "hw", many, "--keep-going", "--json")
+    assert on.code == 0, on
+    assert f"{done} of 10 hand-ins graded before" in on.err
+    assert "all 10 hand-ins ended alike: probably your grader, not your students" in on.err
+    assert [job.attempt for job in queue(cli)] == [1] * 10
+
+
+def test_a_grader_that_was_corrected_grades_all_anew(cli: CommandLine, hw: Path, many: Path) -> None:
+    """What waited for the broken one is not graded by it first."""
+    (hw / "grade.sh").write_text(BROKEN)
+    stopped = cli("run", "hw", many, *WITH_ONE, "--json")
+    assert stopped.code == 4, stopped
+    done = few(cli)
+    left = 10 - done
+    assert [job["state"] for job in stopped.jobs] == ["done"] * done + ["queued"] * left
+    (hw / "grade.sh").write_text("grep -q no answer.txt")
+    answer = cli("run", "hw", many)
+    assert answer.code == 0, answer
+    assert f"{left} hand-ins were queued before the assignment, or what it is graded in, changed" in answer.err
+    assert answer.out.splitlines()[-1] == "hw: 10 hand-ins: 10 graded. Trust: shared."
+    assert sorted(job.state for job in queue(cli)) == ["cancelled"] * left + ["done"] * (done + 10)
+    assert {job.attempt for job in queue(cli) if job.state is State.CANCELLED} == {0}
+
+
+def test_what_is_running_may_clear_the_grader(cli: CommandLine, hw: Path, many: Path) -> None:
+    """Five of the six that run at once earn nothing; the sixth, which takes longer, does: nobody is asked."""
+    (hw / "grade.sh").write_text('read word rest <answer.txt; [ "$word" = slow ] && sleep 1; [ "$word" = slow ]')
+    (many / "s5.txt").write_text("slow\n")
+    answer = cli("run", "hw", many, "--workers", "6")
+    assert answer.code == 0, answer
+    assert "earned nothing" not in answer.err
+    assert count(cli, State.DONE) == 10
+
+
+def test_an_earlier_grade_clears_the_grader(cli: CommandLine, hw: Path, many: Path) -> None:
+    (many / "s9.txt").write_text("ok\n")
+    assert cli("run", hw, many / "s9.txt").code == 0
+    assert cli("run", hw, many, "--workers", "1").code == 0
+    assert count(cli, State.DONE) == 10
+
+
+def test_a_run_that_joins_another_only_warns(cli: CommandLine, hw: Path, many: Path) -> None:
+    (hw / "grade.sh").write_text(BROKEN)
+    worker = cli.start("worker", "--workers", "1")
+    eventually(lambda: b"grading in" in (cli.folder / "err0").read_bytes(), "the worker does not start")
+    answer = cli("run", hw, many)
+    assert answer.code == 0, answer
+    assert answer.err.count("ended alike, and earned nothing") == 1
+    assert count(cli, State.DONE) == 10
+    worker.send_signal(signal.SIGTERM)
+    assert cli.answer(worker).code == 0
+
+
+# --- the question -----------------------------------------------------------------------------
+
+
+def asked(cli: CommandLine, answer: bytes, *words: str) -> tuple[int, str]:
+    """Run it on a terminal, answer its question; its exit code and all that it drew."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        cli.command("run", "hw", "many", *WITH_ONE, *words),
+        cwd=cli.folder, env=environment(TERM="dumb"), stdin=theirs, stdout=theirs, stderr=theirs,
+        start_new_session=True, preexec_fn=lambda: _take(0),
+    )  # fmt: skip
+    os.close(theirs)
+    drawn = b""
+    answered = False
+    try:
+        while data := os.read(ours, 65536):
+            drawn += data
+            if b"go on? [y/N]" in drawn and not answered:
+                answered = True
+                os.write(ours, answer)
+    except OSError:  # EIO: the other end was closed
+        pass
+    os.close(ours)
+    return process.wait(PATIENCE), drawn.decode()
+
+
+def _take(number: int) -> None:
+    """Make this the terminal of the session."""
+    import fcntl
+    import termios
+
+    fcntl.ioctl(number, termios.TIOCSCTTY, 0)
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"), [(b"y\n", 0), (b"n\n", 4), (b"\n", 4), (b"yesterday\n", 4), (b"\x04", 4), (b"\x03", 130)]
+)
+def test_at_a_terminal_it_asks(cli: CommandLine, hw: Path, many: Path, answer: bytes, code: int) -> None:
+    (hw / "grade.sh").write_text(BROKEN)
+    ended, drawn = asked(cli, answer)
+    assert ended == code, drawn
+    done = 10 if code == 0 else few(cli)
+    assert count(cli, State.DONE) == done
+    assert drawn.count("go on? [y/N]") == 1
+    assert drawn.index("no such file") < drawn.index("go on? [y/N]")
+    assert ("[10/10]" in drawn) is (code == 0)
+    assert (f"interrupted: {done} of 10 hand-ins graded; the same command goes on" in drawn) is (code == 130)
+    assert "Traceback" not in drawn
+
+
+@pytest.mark.parametrize("option", ["--json", "--quiet"])
+def test_it_asks_nobody_who_wants_no_words(cli: CommandLine, hw: Path, many: Path, option: str) -> None:
+    (hw / "grade.sh").write_text(BROKEN)
+    ended, drawn = asked(cli, b"", option)
+    assert ended == 4, drawn
+    assert "go on?" not in drawn
+    assert "earned nothing" in drawn

@@ -1,0 +1,71 @@
+"""Do these results look like a broken grader?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from minitango.cli.suspicion import Suspicion, earned_nothing, suspicion
+from minitango.job import Failure, Job, Outcome, State
+
+
+def job(outcome: Outcome | None = Outcome.GRADED, **changes: Any) -> Job:
+    values: dict[str, Any] = {
+        "state": State.DONE,
+        "score": 0.0 if outcome is Outcome.GRADED else None,
+        "max_score": 10.0,
+    }
+    return Job(
+        id="j", seq=1, assignment="hw", student="ada", spec="", inputs="", outcome=outcome, **{**values, **changes}
+    )
+
+
+def dead(id: str = "command") -> Job:
+    return job(None, state=State.DEAD, failure=Failure(id, "words that may differ"))
+
+
+ZERO = job(reason="all failed")
+NOTHING = job(Outcome.NO_SCORE, reason="no report")
+CANCELLED = job(None, state=State.CANCELLED)
+
+
+@pytest.mark.parametrize(
+    ("ended", "count"),
+    [
+        ([ZERO] * 5, 5),
+        ([NOTHING] * 5, 5),
+        ([job(Outcome.TIME_LIMIT, reason="slow")] * 7, 7),
+        ([dead()] * 5, 5),
+        ([CANCELLED, *[ZERO] * 5], 5),
+        ([ZERO] * 4, 0),
+        ([CANCELLED, *[ZERO] * 4], 0),
+        ([], 0),
+        ([*[ZERO] * 4, NOTHING], 0),
+        ([*[ZERO] * 4, job(reason="another")], 0),
+        ([*[ZERO] * 9, job(score=1.0)], 0),
+        ([*[ZERO] * 9, dead()], 0),
+        ([*[dead()] * 4, dead("disk_too_small")], 0),
+        ([job(score=10.0)] * 5, 0),
+        ([job(max_score=None)] * 5, 0),
+    ],
+)
+def test_suspicion(ended: list[Job], count: int) -> None:
+    found = suspicion(ended, enough=5)
+    assert (found.count if found else 0) == count
+    assert found is None or found.job is not CANCELLED
+
+
+def test_a_grade_of_before_clears_the_grader_and_is_no_evidence() -> None:
+    assert suspicion([ZERO] * 4, [ZERO] * 4, enough=5) is None
+    assert suspicion([ZERO] * 5, [ZERO, dead(), CANCELLED, NOTHING], enough=5)
+    assert suspicion([ZERO] * 5, [job(score=0.5)], enough=5) is None
+
+
+def test_who_is_suspected() -> None:
+    assert Suspicion(5, ZERO).whose == "probably your grader, not your students"
+    assert Suspicion(5, dead()).whose == "probably the assignment or this machine, not your students"
+
+
+def test_what_was_cancelled_did_not_earn_nothing() -> None:
+    assert not earned_nothing(CANCELLED)
