@@ -22,7 +22,7 @@ FLOORS = [
     {"job", "blobs", "archive", "unpacking", "text", "breaker", "stopping", "output", "image_name", "feedback"},
     {"store", "sandbox", "results", "assignment"},
     {"runner", "layout", "preflight", "remarks"},
-    {"engine", "pool", "handle", "statedir", "testing", "doctor"},
+    {"engine", "pool", "handle", "identity", "trial", "statedir", "testing", "doctor"},
     {"", "cli"},
 ]
 SIDE_BY_SIDE = {"store", "sandbox", "results", "assignment"}
@@ -57,7 +57,8 @@ def imports(path: Path) -> set[str]:
 
 
 def modules() -> list[Path]:
-    return sorted(PACKAGE.rglob("*.py"))
+    """All but what `init` copies: those are a course's files."""
+    return sorted(path for path in PACKAGE.rglob("*.py") if PACKAGE / "scaffolds" not in path.parents)
 
 
 def module_name(path: Path) -> str:

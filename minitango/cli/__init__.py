@@ -20,6 +20,7 @@ from minitango.cli.check import check
 from minitango.cli.config import config
 from minitango.cli.doctor import doctor
 from minitango.cli.export import export
+from minitango.cli.init import init
 from minitango.cli.jobs import jobs
 from minitango.cli.prune import prune
 from minitango.cli.run import run
@@ -43,6 +44,7 @@ def cli() -> None:
     """Grade programming submissions, each in a sandbox of its own; nothing that was taken is lost.
 
     \b
+    minitango init hw1               make a working assignment to begin with
     minitango run hw1 handins/       grade every hand-in in a folder now
     minitango check hw1              grade the assignment's own samples
     minitango jobs                   what is queued, running and done
@@ -51,7 +53,7 @@ def cli() -> None:
     """
 
 
-for command in (run, check, submit, worker, jobs, export, prune, config, doctor):
+for command in (init, run, check, submit, worker, jobs, export, prune, config, doctor):
     cli.add_command(command)
 
 

@@ -24,7 +24,7 @@ _terminals: list[TextIO] = []
 
 
 _OURSELVES: Final = re.compile(
-    r"(?<![\w./-])minitango (?=(?:run|check|submit|worker|jobs|export|prune|config|doctor)\b)"
+    r"(?<![\w./-])minitango (?=(?:init|run|check|submit|worker|jobs|export|prune|config|doctor)\b)"
 )
 
 

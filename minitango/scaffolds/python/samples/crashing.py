@@ -1,0 +1,4 @@
+"""Dies before it has read anything."""
+
+numbers = []
+print(numbers[0])
