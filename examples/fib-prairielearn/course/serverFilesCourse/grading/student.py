@@ -12,7 +12,7 @@ from pathlib import Path
 
 HOME = Path("/grade/student")
 CPU_SECONDS = 1
-SECONDS = 5
+SECONDS = 3
 MEMORY = 256 << 20
 PRINTED = 64 << 10
 CALL = """
