@@ -26,7 +26,7 @@ from minitango.blobs import Blobs, Pruned
 from minitango.errors import ConfigError, EngineStopped, JobNotFound, StoreError
 from minitango.handle import Handles, JobHandle
 from minitango.identity import Found
-from minitango.job import Job, JobSpec, Lease, Result, State
+from minitango.job import Job, JobSpec, Lease, Result, State, work_key
 from minitango.pool import EventKind, Pool
 from minitango.runner import Runner
 from minitango.sandbox import Sandbox, kind_of, open_sandbox
@@ -34,7 +34,7 @@ from minitango.store import Query, Store, open_store
 from minitango.trial import Trial
 
 if TYPE_CHECKING:
-    from minitango.assignment import Assignment
+    from minitango.assignment import Assignment, Plan
 
 log = logging.getLogger("minitango")
 
@@ -76,7 +76,9 @@ class Engine:
         self._kind = sandbox_kind
         self._images = statedir.known_images(state, sandbox_kind)
         self._images_lock = threading.Lock()
-        self._runner = Runner(sandbox, blobs, on_image=self._image_known) if sandbox is not None else None
+        self._runner = None
+        if sandbox is not None:
+            self._runner = Runner(sandbox, blobs, on_image=self._image_known, grader=self._graded_by)
         self._pool: Pool | None = None
         self._handles = Handles(store, self.cancel)
         self._subscribers: list[Callable[[Event], None]] = []
@@ -92,7 +94,7 @@ class Engine:
         *,
         workers: int | None = None,
         sandbox: str | Sandbox = "auto",
-        image: str = "",
+        image: str | None = "",
         state: str | os.PathLike[str] | None = None,
         queue: str = "default",
         lease_for: float = LEASE_FOR,
@@ -105,9 +107,10 @@ class Engine:
         `state` holds blobs, lock and live output: the store's own folder unless given. `workers` consumers grade
         at once, one a core unless given; 0 only submits and watches, for a process beside the one that grades.
         `sandbox` is a name or an object, which is closed with the engine; `image` is for steps that name none, where
-        the sandbox has images. `on_event`: as `subscribe`, but early enough to hear what was recovered, and how images
-        are pulled. `paused`: begin no job before `resume`. Raises EngineRunning where another engine grades there
-        already, SandboxUnavailable where nothing could be isolated here, StoreError, ConfigError.
+        the sandbox has images; None: there are no such steps, so none has to be there. `on_event`: as `subscribe`, but
+        early enough to hear what was recovered, and how images are pulled. `paused`: begin no job before `resume`.
+        Raises EngineRunning where another engine grades there already, SandboxUnavailable where nothing could be
+        isolated here, StoreError, ConfigError.
         """
         if not isinstance(store, (str, os.PathLike)):
             raise ConfigError(
@@ -133,7 +136,7 @@ class Engine:
                 else:
                     box = sandbox
                 undo.callback(box.close)
-                statedir.introduce(folder, box.name)
+                statedir.introduce(folder, box.name, image=image or "")
             if box is not None:
                 kind = box.name
             elif isinstance(sandbox, str):
@@ -191,7 +194,9 @@ class Engine:
                 student=submission.student,
                 spec=plan,
                 inputs=digest,
-                key=identity.key(submission, self._grader(submission.assignment, plan, images), digest),
+                key=work_key(
+                    self._grader(submission.assignment, plan, images), submission.course, submission.student, digest
+                ),
                 course=submission.course,
                 title=submission.title,
                 priority=submission.priority,
@@ -224,6 +229,10 @@ class Engine:
 
     def _grader(self, assignment: Assignment, plan: str, images: statedir.Images) -> tuple[str, ...]:
         return identity.grader(plan, self._kind, [step.image for step in assignment.steps], images)
+
+    def _graded_by(self, spec: str, plan: Plan) -> tuple[str, ...]:
+        """What grades here by this plan, now that its images are had. For the runner, from any thread."""
+        return identity.grader(spec, self._kind, [step.image for step in plan.steps], self._known_images())
 
     def _known_images(self) -> statedir.Images:
         """As the engine that grades here last knew them."""
@@ -282,7 +291,8 @@ class Engine:
         for submission in submissions:
             grader = self._grader(submission.assignment, submission.assignment.pack(self.blobs).digest, images)
             inputs = hashlib.sha256(archive.pack(submission.bundle())).hexdigest()
-            works.append(identity.Work(identity.key(submission, grader, inputs), submission, inputs))
+            key = work_key(grader, submission.course, submission.student, inputs)
+            works.append(identity.Work(key, submission, inputs))
         names = {submission.assignment.name for submission in submissions}
         return identity.find(works, [job for name in names for job in self.jobs(Query(assignment=name))])
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
@@ -27,12 +25,6 @@ def grader(plan: str, kind: str, names: Sequence[str], images: Mapping[str, tupl
     named = [name for name in names if not image_name.is_folder(name)]
     moved = [f"{name}={images[name][1]}" for name in named if name in images and images[name][0] != images[name][1]]
     return plan, kind, *moved
-
-
-def key(submission: Submission, grader: Sequence[str], inputs: str) -> str:
-    """The job's key; `inputs` is the digest of the hand-in's bundle."""
-    parts = [*grader, submission.course, submission.student, inputs]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 class Work(Struct, frozen=True):

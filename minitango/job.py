@@ -7,6 +7,9 @@ borders as JSON only; the ones that are kept carry `schema`.
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any, Final
 
@@ -288,6 +291,12 @@ class Job(Struct, frozen=True, omit_defaults=True):
         return self.interruptions >= SOLO_AFTER
 
 
+def work_key(grader: Sequence[str], course: str, student: str, inputs: str) -> str:
+    """The key of a job: equal for the same work. `grader` is all that decides on a grade but the hand-in, `inputs` the
+    digest of the hand-in's bundle."""
+    return hashlib.sha256(json.dumps([*grader, course, student, inputs]).encode()).hexdigest()
+
+
 class Attempt(Struct, frozen=True, omit_defaults=True):
     """One run of a job, for its story."""
 
@@ -337,6 +346,8 @@ class Finish(Struct, frozen=True, tag=True):
     lease: Lease
     result: Result
     outputs: tuple[StepOutput, ...] = ()
+    grader: tuple[str, ...] = ()
+    """What graded it, as `work_key` takes it; empty: what the job was submitted for."""
 
 
 class Fail(Struct, frozen=True, tag=True):

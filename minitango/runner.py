@@ -84,9 +84,16 @@ class Runner:
     """Runs attempts in one sandbox kind. Safe to use from many threads at once."""
 
     def __init__(
-        self, sandbox: Sandbox, blobs: Blobs, *, on_image: Callable[[str, str], None] = lambda name, digest: None
+        self,
+        sandbox: Sandbox,
+        blobs: Blobs,
+        *,
+        on_image: Callable[[str, str], None] = lambda name, digest: None,
+        grader: Callable[[str, Plan], tuple[str, ...]] = lambda spec, plan: (),
     ) -> None:
-        """`on_image` hears the name and the digest of each image that was prepared, from any thread."""
+        """`on_image` hears the name and the digest of each image that was prepared, from any thread; `grader` says
+        what `Finish.grader` is to have of a plan and its digest."""
+        self._grader = grader
         self._sandbox = sandbox
         self._blobs = blobs
         self._plan = functools.lru_cache(maxsize=64)(self._load_plan)
@@ -119,7 +126,7 @@ class Runner:
             log.exception("grading job %s went wrong in minitango itself", lease.job)
             text = f"{type(error).__name__}: {error}"
             return Fail(lease, Failure("internal", one_line(text, 500), "please report this as a bug"))
-        return Finish(lease, result, tuple(attempt.outputs))
+        return Finish(lease, result, tuple(attempt.outputs), self._grader(lease.spec, attempt.plan))
 
     def preflight(self, spec: str) -> None:
         """Make ready what an assignment needs, and find what is wrong with it, before a student's work is run: its

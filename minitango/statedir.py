@@ -121,10 +121,12 @@ Images = dict[str, tuple[str, str]]
 """By an image's name: the digest that it had when it was first met here, and the one that it has now."""
 
 
-def introduce(state: Path, sandbox: str, images: Images | None = None) -> None:
-    """Note who grades here, in what kind of sandbox, and what images are known to it (None: as before), for processes
-    that only submit."""
-    note = {"pid": os.getpid(), "sandbox": sandbox, "images": _note(state).get("images", {})}
+def introduce(state: Path, sandbox: str, images: Images | None = None, *, image: str | None = None) -> None:
+    """Note who grades here, in what kind of sandbox, what images are known to it, and the one for steps that name none,
+    as it was named (None: as before), for processes that only submit."""
+    old = _note(state)
+    note = {"pid": os.getpid(), "sandbox": sandbox, "images": old.get("images", {})}
+    note["image"] = old.get("image", "") if image is None else image
     if images is not None:
         note["images"] = {**_by_kind(note), sandbox: dict(list(images.items())[-_MAX_IMAGES:])}
     file = state / "engine.json"
@@ -142,6 +144,11 @@ def introduce(state: Path, sandbox: str, images: Images | None = None) -> None:
 def sandbox_kind(state: Path) -> str:
     """The kind of sandbox of the latest engine here; empty before the first."""
     return str(_note(state).get("sandbox", ""))
+
+
+def default_image(state: Path) -> str:
+    """The image that the latest engine here was told to take for steps that name none; empty: the usual one."""
+    return str(_note(state).get("image", ""))
 
 
 def known_images(state: Path, sandbox: str) -> Images:

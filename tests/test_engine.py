@@ -822,3 +822,40 @@ def test_a_handle_made_after_a_crash_does_not_wait_for_ever(tmp_path: Path) -> N
     with pytest.raises(EngineStopped):
         engine.job(handle.id).result(PATIENCE)
     engine.stop()
+
+
+def test_what_was_graded_in_another_sandbox_is_not_passed_off_as_alike(tmp_path: Path) -> None:
+    """Queued for one kind, graded in another: it is that other's work, and the first is still to be done."""
+
+    class Other(FakeSandbox):
+        name = "other"
+
+    with Engine.open(tmp_path, workers=0, sandbox=FakeSandbox()) as engine:
+        queued = engine.submit(submission())
+    with Engine.open(tmp_path, workers=1, sandbox=Other(scoring(3))) as engine:
+        assert engine.job(queued.id).result(PATIENCE).sandbox == "other"
+        assert engine.submit(submission()).id == queued.id
+    with open_engine(tmp_path, scoring(7)) as engine:
+        again = engine.submit(submission())
+        assert again.id != queued.id
+        assert (again.result(PATIENCE).score, again.result().sandbox) == (7, "fake")
+        assert engine.submit(submission()).id == again.id
+
+
+def test_what_was_graded_in_another_image_is_not_passed_off_as_alike(tmp_path: Path) -> None:
+    def images(digest: str) -> FakeSandbox:
+        return FakeSandbox(scoring(1), images={"": digest})
+
+    with Engine.open(tmp_path, workers=1, sandbox=images("sha256:1")) as engine:
+        first = engine.submit(submission("ada"))
+        assert first.result(PATIENCE).image_digest == "sha256:1"
+    with Engine.open(tmp_path, workers=0, sandbox=images("sha256:1")) as engine:
+        queued = engine.submit(submission("bob"))
+    with Engine.open(tmp_path, workers=1, sandbox=images("sha256:2")) as engine:
+        assert engine.job(queued.id).result(PATIENCE).image_digest == "sha256:2"
+    with Engine.open(tmp_path, workers=1, sandbox=images("sha256:1")) as engine:
+        engine.preflight(assignment())
+        again = engine.submit(submission("bob"))
+        assert again.id != queued.id
+        assert again.result(PATIENCE).image_digest == "sha256:1"
+        assert engine.submit(submission("ada")).id == first.id

@@ -421,3 +421,11 @@ def test_each_format_has_its_reader():
     assert reader("exit-code") is exit_code.read
     for name in FORMATS:
         assert reader(name)(Evidence(None, exit_status=1)).max_score in (None, 1.0, 100.0)
+
+
+def test_exit_status_127_deserves_a_look() -> None:
+    from minitango.results.exit_code import read as read_exit
+
+    assert [n.id for n in read_exit(Evidence(None, 127, max_score=10)).warnings] == ["exit_127"]
+    assert read_exit(Evidence(None, 126, max_score=10)).warnings == ()
+    assert read_exit(Evidence(None, 0, max_score=10)).warnings == ()

@@ -59,6 +59,8 @@ for command in (init, run, check, submit, worker, jobs, export, prune, config, d
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command line and exit with its code."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # as bin/minitango has it while all this is loaded
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     streams.prepare()
     code = _main(argv)
     if code == INTERRUPTED:

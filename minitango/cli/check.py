@@ -69,7 +69,7 @@ def check(
     if junit is not None:
         _write_junit(junit, [])  # better to hear now that it cannot be written
     with tempfile.TemporaryDirectory(prefix="minitango-check-") as state:
-        private = Settings(state, None, settings.sandbox, settings.workers, image=settings.image)
+        private = Settings(state, None, settings.sandbox, settings.workers, image=settings.image).of(loaded)
         checked = _grade(private, loaded, quiet=quiet, verbose=verbose)
     if junit is not None:
         _write_junit(junit, checked)

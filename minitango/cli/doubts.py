@@ -45,14 +45,19 @@ def evidence(job: Job, store: History, settings: Settings) -> list[str]:
     return [f"  {line}" for line in lines]
 
 
-def tell_where_to_look(jobs: Sequence[Job], assignment: Path, settings: Settings, *, table: bool) -> None:
-    """One line on how to see why, where there is something to ask; a louder one where all ended alike with nothing."""
+def tell_where_to_look(
+    jobs: Sequence[Job], assignment: Path, settings: Settings, *, table: bool, samples: bool = True
+) -> None:
+    """One line on how to see why, where there is something to ask; a louder one where all ended alike with nothing.
+
+    `samples`: whether the assignment has any."""
     found = suspicion(jobs, enough=ALIKE) if all(job.state is State.DONE for job in jobs) else None
     asked = [job for job in jobs if job.state is State.DONE and not full_marks(job)]
     look = f"{program()} jobs show {asked[0].id}{settings.flags}" if asked else ""
     if found is not None:
         tell(f"all {found.count} hand-ins ended alike: {found.whose}")
-        tell(f"  next: {look}, and on a solution of your own: {program()} check {shlex.quote(str(assignment))}")
+        check = f"{program()} check {shlex.quote(str(assignment))}" if samples else "add one as a [[sample]]"
+        tell(f"  next: {look}, and on a solution of your own: {check}")
     elif asked and table:
         tell(f"see why: {look} (ids: {program()} jobs{settings.flags})")
 

@@ -20,6 +20,7 @@ from minitango.engine import Engine, Event
 from minitango.errors import EngineRunning, EngineStopped
 from minitango.handle import JobHandle
 from minitango.job import Job, Result, State
+from minitango.statedir import locate
 from minitango.store import History, Query
 from minitango.text import one_line
 
@@ -50,6 +51,7 @@ class Batch:
         try:
             return self._settings.open(on_event=self._event, paused=paused), False
         except EngineRunning as error:
+            self._settings.check_joined(locate(self._settings.store, self._settings.state)[1])
             tell(f"{error}: submitting to it")
             return self._settings.open(workers=0, on_event=self._event), True
 

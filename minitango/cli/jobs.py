@@ -12,7 +12,7 @@ from minitango.cli import show, story
 from minitango.cli.settings import Settings, resolve, state_options
 from minitango.cli.streams import out, out_bytes, program, tell
 from minitango.engine import Engine
-from minitango.errors import JobNotFound
+from minitango.errors import ConfigError, JobNotFound
 from minitango.job import Job, State, StepOutput
 from minitango.output import live_path
 from minitango.store import Query
@@ -24,12 +24,19 @@ MIN_ID = 4
 
 
 @click.group(invoke_without_command=True, short_help="Look at the queue: list, show, logs, cancel, retry.")
+@click.option("--json", "as_json", is_flag=True, help="As of `jobs list`.")
 @state_options
-def jobs(**where: object) -> int | None:
+def jobs(as_json: bool, **where: object) -> int | None:
     """Look at the queue: `jobs list` (the default), show, logs, cancel, retry."""
     context = click.get_current_context()
     context.obj = where
-    return int(context.invoke(list_jobs)) if context.invoked_subcommand is None else None
+    if context.invoked_subcommand is None:
+        return int(context.invoke(list_jobs, as_json=as_json))
+    if as_json:
+        raise ConfigError(
+            "--json stands after the verb", hint=f"minitango jobs {context.invoked_subcommand} --json", id="usage"
+        )
+    return None
 
 
 def _settings(where: dict[str, object]) -> Settings:

@@ -57,7 +57,7 @@ def progress(total: int, what: str, *, quiet: bool = False, done: int = 0) -> Pr
 
 UNDER_WAY = ("pulling ", "building ")
 """How a line begins that another will soon take the place of."""
-DONE = ("pulled ", "built ")
+DONE = ("pulled ", "built ", "grading in ")
 
 
 class Images:

@@ -58,6 +58,7 @@ def run(
     """
     settings = resolve(**where)  # type: ignore[arg-type]
     loaded = load(assignment, image=settings.image, no_setup=no_setup)
+    settings = settings.of([loaded])
     if not paths:
         raise NothingToGrade("no hand-ins were named", hint=f"minitango run {assignment} PATH-TO-HANDINS")
     submissions, refused = handins.gather(loaded, paths, student)
@@ -98,7 +99,9 @@ def run(
         tell(line)
     if graded.suspicion is not None:
         raise _stopped(graded, fresh=fresh)
-    doubts.tell_where_to_look([seen.job for seen in jobs], assignment, settings, table=not as_json)
+    doubts.tell_where_to_look(
+        [seen.job for seen in jobs], assignment, settings, table=not as_json, samples=bool(loaded.samples)
+    )
     return 0 if all(seen.job.state is State.DONE for seen in jobs) and not refused else NOT_GRADED
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import click
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from minitango import image_name
 from minitango.assignment import Assignment
@@ -17,7 +17,7 @@ from minitango.cli.settings_file import KEYS, File, nearest
 from minitango.cli.streams import tell
 from minitango.engine import Engine, Event
 from minitango.errors import ConfigError, StoreError
-from minitango.statedir import locate
+from minitango.statedir import default_image, locate, sandbox_kind
 from minitango.text import one_line
 
 DEFAULT_STATE: Final = ".minitango"
@@ -54,6 +54,8 @@ class Settings(Struct, frozen=True):
     """Whether the queue was named by --store, or what stands for it."""
     image: str = ""
     """Of steps that name none; empty: the sandbox's own choice."""
+    default_image: bool = True
+    """Whether there may be steps that name none."""
 
     def open(
         self, *, workers: int | None = None, on_event: Callable[[Event], None] | None = None, paused: bool = False
@@ -65,7 +67,7 @@ class Settings(Struct, frozen=True):
                 self.store,
                 workers=wanted,
                 sandbox=self.sandbox,
-                image=self.image,
+                image=self.image if self.image or self.default_image else None,
                 state=self.state,
                 on_event=on_event,
                 paused=paused,
@@ -73,6 +75,32 @@ class Settings(Struct, frozen=True):
         except StoreError as error:
             error.hint = self._in_our_words(error.hint, of_state=error.id in _OF_STATE)
             raise
+
+    def of(self, assignments: Sequence[Assignment]) -> Settings:
+        """The same for these assignments alone: whether any of their steps needs an image that it does not name. An
+        autograder that was adopted has taken --image for its own."""
+        adopted = bool(assignments) and all(assignment.layout for assignment in assignments)
+        return structs.replace(
+            self,
+            image="" if adopted else self.image,
+            default_image=any(not step.image for assignment in assignments for step in assignment.steps),
+        )
+
+    def check_joined(self, state: Path) -> None:
+        """ConfigError where the engine that grades there does so in other than what was asked for."""
+        kind, image = sandbox_kind(state), default_image(state)
+        wanted = self.sandbox.partition("+")[0]
+        if wanted not in ("auto", kind):
+            said, other = f"--sandbox {self.sandbox}", f"grades in {kind}"
+        elif self.image and self.default_image and self.image != image and kind == "docker":
+            said, other = f"--image {self.image}", f"takes {image or 'its usual image'}"
+        else:
+            return
+        raise ConfigError(
+            f"the engine that runs in {state} {other}, so {said} cannot be had there now",
+            hint=f"leave {said.split()[0]} out to submit to that engine, wait for its end, or use another --state DIR",
+            id="engine_differs",
+        )
 
     def _in_our_words(self, hint: str, *, of_state: bool = False) -> str:
         """A hint that speaks of --state, where it was --store that named the place."""

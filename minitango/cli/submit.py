@@ -11,7 +11,7 @@ from minitango.cli.handins import gather, tell_graded_before, tell_refused
 from minitango.cli.run import NOT_GRADED
 from minitango.cli.settings import ANY_PATH, image_option, load, resolve, setup_option, state_options
 from minitango.cli.streams import out
-from minitango.errors import NothingToGrade
+from minitango.errors import ConfigError, NothingToGrade
 from minitango.text import one_line
 
 
@@ -39,6 +39,12 @@ def submit(
     """
     settings = resolve(**where)  # type: ignore[arg-type]
     loaded = load(assignment, image=settings.image, no_setup=no_setup)
+    if where["image"] and not loaded.layout:
+        raise ConfigError(
+            "--image is a matter of whoever grades, not of what is submitted",
+            hint="give it to: minitango worker, or name the image in a step of assignment.toml",
+            id="usage",
+        )
     if not paths:
         raise NothingToGrade("no hand-ins were named", hint=f"minitango submit {assignment} PATH-TO-HANDINS")
     submissions, refused = gather(loaded, paths, student)

@@ -54,7 +54,7 @@ def worker(grace: float, quiet: bool, verbose: bool, **where: object) -> int:
         if text:
             tell(f"{time.strftime('%H:%M:%S')} {text}")
 
-    engine = settings.open(on_event=say)
+    engine = settings.open(on_event=say, paused=True)
     opened.append(engine)
 
     def stop(number: int, frame: object) -> None:
@@ -70,6 +70,7 @@ def worker(grace: float, quiet: bool, verbose: bool, **where: object) -> int:
     ]
     old = {number: signal.signal(number, stop) for number in heeded}
     try:
+        engine.resume()  # not before a signal would be heeded
         if verbose:
             warn_of_weak_limits(engine)
         if not quiet:

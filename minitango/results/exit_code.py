@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from minitango.job import Notice
 from minitango.results import Evidence, Report
 from minitango.text import ending
 
@@ -17,4 +18,6 @@ def read(evidence: Evidence) -> Report:
         return Report(None, most, f"no verdict: the last step {how}")
     if evidence.exit_status == 0:
         return Report(most, most)
-    return Report(0.0, most, f"the last step {ending(evidence.exit_status)}")
+    missing = "exit status 127 is what a shell says where a command of its own was not found: is it the image's?"
+    notices = (Notice("exit_127", missing),) if evidence.exit_status == 127 else ()
+    return Report(0.0, most, f"the last step {ending(evidence.exit_status)}", warnings=notices)

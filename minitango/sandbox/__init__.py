@@ -283,19 +283,20 @@ def open_sandbox(
     name: str = "auto",
     *,
     state: str | None = None,
-    image: str = "",
+    image: str | None = "",
     last: str = "",
     tell: Callable[[str], None] = lambda _: None,
 ) -> Sandbox:
     """The sandbox that `name` asks for, probed: it works when this returns.
 
     `auto`, `bubblewrap`, `docker`, or `docker+URL` with the URL of an engine. `state` is a directory in which it may
-    note what it started, for `sweep` after a crash. `image` is for steps that name none. `tell` hears, for people,
-    what takes long and what was chosen.
+    note what it started, for `sweep` after a crash. `image` is for steps that name none (None: there are none). `tell`
+    hears, for people, what takes long and what was chosen.
 
     `auto` takes Docker where an engine answers, a box works in it and `image` is there or can be fetched; else
-    bubblewrap where that works; and never runs anything unisolated. Where `last` names the kind that was used before,
-    it takes that one or none. SandboxUnavailable says what would help; ConfigError for a name that is none.
+    bubblewrap where that works, but not in place of an `image` that was named; and never runs anything unisolated.
+    Where `last` names the kind that was used before, it takes that one or none. SandboxUnavailable says what would
+    help; ConfigError for a name that is none.
     """
     from minitango.sandbox import _choose
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Final
 
@@ -34,7 +35,7 @@ def kind_of(name: str, last: str) -> str:
     return last if last in KINDS else "docker" if _answers() else "bubblewrap"
 
 
-def open_named(name: str, *, state: str | None, image: str, last: str, tell: Tell) -> Sandbox:
+def open_named(name: str, *, state: str | None, image: str | None, last: str, tell: Tell) -> Sandbox:
     """See `minitango.sandbox.open_sandbox`."""
     kind, url = parse(name)
     if kind != "auto":
@@ -43,10 +44,16 @@ def open_named(name: str, *, state: str | None, image: str, last: str, tell: Tel
     if last in KINDS:
         return _as_before(last, state=state, image=image, tell=tell)
     try:
-        sandbox = _make("docker", state=state, url="", image=image, tell=tell)
-        return _with_image(_probed(sandbox))
+        sandbox = _probed(_make("docker", state=state, url="", image=image, tell=tell))
+        if image is not None:
+            sandbox = _with_image(sandbox)
+        tell("grading in docker")
+        return sandbox
     except MinitangoError as error:
         docker = error
+    if image:
+        docker.hint = f"{docker.hint}; or leave --image out: without Docker there are no images"
+        raise docker
     try:
         sandbox = _probed(_make("bubblewrap", state=state, url="", image=image, tell=tell))
     except SandboxUnavailable as error:
@@ -55,12 +62,19 @@ def open_named(name: str, *, state: str | None, image: str, last: str, tell: Tel
             hint=f"for Docker: {docker.hint}; or for bubblewrap: {error.hint}",
             id=error.id,
         ) from error
-    if docker.id != "sandbox_gone":  # an engine is there
-        tell(f"Docker is not used: {docker.message}. {docker.hint}")
+    if docker.id == "sandbox_gone" and not _is_named():
+        tell("grading in bubblewrap")
+    else:
+        tell(f"Docker is not used, but bubblewrap: {docker.message}; for Docker: {docker.hint}")
     return sandbox
 
 
-def _as_before(last: str, *, state: str | None, image: str, tell: Tell) -> Sandbox:
+def _is_named() -> bool:
+    """Whether somebody said which Docker engine is meant, and so expects it to be used."""
+    return bool(os.environ.get("DOCKER_HOST") or os.environ.get("DOCKER_CONTEXT"))
+
+
+def _as_before(last: str, *, state: str | None, image: str | None, tell: Tell) -> Sandbox:
     """The kind that this course is graded in already: other grades beside those would not be comparable."""
     try:
         return _probed(_make(last, state=state, url="", image=image, tell=tell))
@@ -73,7 +87,7 @@ def _as_before(last: str, *, state: str | None, image: str, tell: Tell) -> Sandb
         ) from error
 
 
-def _make(kind: str, *, state: str | None, url: str, image: str, tell: Tell) -> Sandbox:
+def _make(kind: str, *, state: str | None, url: str, image: str | None, tell: Tell) -> Sandbox:
     if kind == "docker":
         from minitango.sandbox.docker import DEFAULT_IMAGE, DockerSandbox
 

@@ -91,7 +91,8 @@ class Queue(Protocol):
         """Record what became of attempts, and claim up to `claim` jobs, in one commit.
 
         Acks are applied in order, each by the state machine (`job.TRANSITIONS`, `after_failure`): Finish
-        writes the one result and the outputs; Fail requeues with back-off or makes the job dead, and where
+        writes the one result and the outputs, and where it names another grader than the job was submitted for, gives
+        the job the key of what was really done; Fail requeues with back-off or makes the job dead, and where
         `charge` is False requeues it uncharged and due in one second; Release requeues it uncharged, due at
         once; Cancelled ends it. A Finish, Fail or Release of a job whose cancel was requested: Finish records
         the result (it won the race), Fail and Release end it cancelled. A stale ack is refused alone; the

@@ -30,6 +30,7 @@ from minitango.job import (
     State,
     after_failure,
     after_interruption,
+    work_key,
 )
 from minitango.store import Exchanged, Submitted
 from minitango.store import _rows as rows
@@ -224,7 +225,18 @@ class SqliteStore(SqliteHistory):
             warnings=len(result.warnings),
             failure=None,
         )
+        if ack.grader and job.key is not None:
+            job = self._with_key(tx, job, work_key(ack.grader, job.course, job.student, job.inputs))
         return self._leave(tx, job, "finish", State.DONE)
+
+    def _with_key(self, tx: Transaction, job: Job, key: str) -> Job:
+        """The job with the key of the work that was done, where that is other than what was submitted."""
+        if key == job.key:
+            return job
+        tx.execute("DELETE FROM keys WHERE queue = ? AND key = ? AND job = ?", (self.queue, job.key, job.seq))
+        tx.execute("INSERT OR REPLACE INTO keys (queue, key, job) VALUES (?, ?, ?)", (self.queue, key, job.seq))
+        tx.execute("UPDATE jobs SET key = ? WHERE seq = ?", (key, job.seq))
+        return replace(job, key=key)
 
     def _interrupt(self, tx: Transaction, row: Row, verb: str) -> Job:
         """Take a running job back from an engine that died."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
+from msgspec import structs
 
 from minitango import job as job_module
 from minitango.errors import ConfigError, JobNotFound, StoreError
@@ -40,6 +41,7 @@ from minitango.job import (
     TestResult,
     Trust,
     Usage,
+    work_key,
 )
 from minitango.store import Query, Store
 from minitango.store.sqlite import SqliteStore
@@ -607,6 +609,25 @@ def test_a_finish_wins_against_a_cancel(store: Store) -> None:
     store.cancel(lease.job)
     assert settle(store, Finish(lease, RESULT)).state is State.DONE
     assert store.result(lease.job) == RESULT
+
+
+def test_a_finish_by_another_grader_is_that_work(store: Store) -> None:
+    wanted, other = (work_key([kind], "", "ada", "1" * 64) for kind in ("docker", "bubblewrap"))
+    one = spec("ada", key=wanted)
+    (job_id,) = (made.id for made in store.submit([one]))
+    (lease,) = claim(store)
+    assert settle(store, Finish(lease, RESULT, grader=("bubblewrap",))).key == other
+    again, same = store.submit([one, structs.replace(one, key=other)])
+    assert (again.created, same.created, same.id) == (True, False, job_id)
+    (lease,) = claim(store)
+    assert settle(store, Finish(lease, RESULT, grader=("docker",))).key == wanted
+    assert [made.id for made in store.submit([one, structs.replace(one, key=other)])] == [again.id, job_id]
+
+
+def test_a_finish_by_a_grader_gives_no_key_to_a_job_without_one(store: Store) -> None:
+    store.submit([spec("ada", key=None)])
+    (lease,) = claim(store)
+    assert settle(store, Finish(lease, RESULT, grader=("docker",))).key is None
 
 
 @pytest.mark.parametrize("ack", ["fail", "fail for good", "fail uncharged", "release"])

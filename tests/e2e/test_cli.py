@@ -70,7 +70,7 @@ def samples(folder: Path, wrong: int = 0) -> Path:
 
 
 def test_run_prints_a_table(cli: CommandLine, hw: Path, handins: Path) -> None:
-    answer = cli("run", hw, handins)
+    answer = cli("run", hw, handins, "--sandbox", "bubblewrap")
     assert answer.code == 0, answer
     lines = answer.out.splitlines()
     assert lines[0].split() == ["student", "outcome", "score", "time", "note"]
@@ -156,7 +156,7 @@ def test_submitting_what_is_graded_says_so(cli: CommandLine, hw: Path, handins: 
 
 
 def test_run_as_json(cli: CommandLine, hw: Path, handins: Path) -> None:
-    answer = cli("run", hw, handins, "--json", "--quiet")
+    answer = cli("run", hw, handins, "--json", "--quiet", "--sandbox", "bubblewrap")
     assert answer.code == 0
     assert answer.err == ""
     assert set(json.loads(answer.out)) == {"schema", "jobs", "refused"}
