@@ -91,6 +91,24 @@ def test_commands_can_be_typed(paper: str, line: str) -> None:
     command.parse_args(context, words)
 
 
+def test_the_first_assignment_is_what_it_says(tmp_path: Path) -> None:
+    """Its commands, one after the other, in one folder; and the table that it shows."""
+    need_bubblewrap()
+    paper = ROOT / "docs" / "first-assignment.md"
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), "MINITANGO_SANDBOX": "bubblewrap", "DOCKER_HOST": ""}
+    printed = ""
+    for line in "".join(blocks(paper, "sh")).splitlines():
+        words = [sys.executable, "-P", "-m", "minitango.cli", *shlex.split(line)[1:]]
+        done = subprocess.run(words, cwd=tmp_path, env=environ, capture_output=True, text=True)
+        assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+        printed += done.stdout
+    table = paper.read_text().split("```\nassignment", 1)[1].split("```")[0]
+    for line in f"assignment{table}".splitlines():
+        assert line in printed.splitlines()
+    assert len(list((tmp_path / "feedback").iterdir())) == 4
+    assert (tmp_path / "grades.csv").read_text().count("\n") == 5
+
+
 def test_there_are_commands_and_python() -> None:
     assert len(COMMANDS) > 5
     assert len(PYTHON) > 5
