@@ -27,6 +27,8 @@ the next thing to type. A student's mistake is never an exception: it is an outc
 
 from __future__ import annotations
 
+from typing import Final, Literal
+
 
 class MinitangoError(Exception):
     """The root: catch this to catch everything that minitango raises on purpose."""
@@ -138,8 +140,47 @@ class BlobError(UnavailableError):
     id = "blob"
 
 
+Reach = Literal["sandbox", "setting", "image"]
+"""Whom it concerns that no sandbox can be had, and so who waits.
+
+sandbox: everybody. Nothing is started for a while, then one job is tried.
+setting: one assignment, which asks for what this sandbox is not set up to give. Its jobs wait together.
+image: one assignment, whose image cannot be had now. Its jobs wait together; that others are graded says nothing.
+"""
+
+REACHES: Final[dict[str, Reach]] = {
+    "sandbox_apparmor": "sandbox",
+    "sandbox_container": "sandbox",
+    "sandbox_disk_full": "sandbox",
+    "sandbox_docker": "sandbox",
+    "sandbox_garbled": "sandbox",
+    "sandbox_gone": "sandbox",
+    "sandbox_hangs": "sandbox",
+    "sandbox_image_gone": "image",
+    "sandbox_lost": "sandbox",
+    "sandbox_machine": "sandbox",
+    "sandbox_missing": "sandbox",
+    "sandbox_network": "setting",
+    "sandbox_no_mount_namespace": "sandbox",
+    "sandbox_no_setuid": "sandbox",
+    "sandbox_not_isolated": "sandbox",
+    "sandbox_not_linux": "sandbox",
+    "sandbox_registry": "image",
+    "sandbox_ssh": "sandbox",
+    "sandbox_too_old": "sandbox",
+    "sandbox_unavailable": "sandbox",
+    "sandbox_userns": "sandbox",
+}
+"""Every id of SandboxUnavailable: the one place where it is decided whose trouble each is."""
+
+
+def reach_of(id: str) -> Reach:
+    """Whom an uncharged failure with this id concerns: everybody, unless it is known to be one assignment's."""
+    return REACHES.get(id, "sandbox")
+
+
 class SandboxUnavailable(UnavailableError):
-    """No sandbox can be had on this machine; the hint says what would give one."""
+    """No sandbox can be had on this machine; the hint says what would give one. `REACHES` has every id of it."""
 
     id = "sandbox_unavailable"
 

@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -150,3 +151,29 @@ def test_the_house_in_the_papers_is_the_house() -> None:
             continue
         name = path.name + "/" if path.is_dir() else path.name
         assert name in text, f"ARCHITECTURE.md does not show {name}"
+
+
+def unavailable_ids(tree: ast.Module) -> Iterator[str]:
+    """The ids with which SandboxUnavailable is raised in a module; those that are handed on are raised elsewhere."""
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call) or getattr(node.func, "id", "") != "SandboxUnavailable":
+            continue
+        given = next((keyword.value for keyword in node.keywords if keyword.arg == "id"), None)
+        if given is None:
+            yield errors.SandboxUnavailable.id
+        elif isinstance(given, ast.Name):  # chosen before, among what is written there
+            values = [line.value for line in ast.walk(tree) if isinstance(line, ast.Assign)]
+            words = [word.value for value in values for word in ast.walk(value) if isinstance(word, ast.Constant)]
+            yield from (word for word in words if isinstance(word, str) and re.fullmatch("sandbox_[a-z_]+", word))
+        else:
+            yield from (word.value for word in ast.walk(given) if isinstance(word, ast.Constant))  # type: ignore[misc]
+
+
+def test_whom_it_concerns_is_decided_for_every_way_to_be_without_a_sandbox() -> None:
+    modules = (ast.parse(path.read_text()) for path in PACKAGE.rglob("*.py"))
+    assert {found for tree in modules for found in unavailable_ids(tree)} == set(errors.REACHES)
+    assert {name for name, reach in errors.REACHES.items() if reach != "sandbox"} == {
+        "sandbox_image_gone", "sandbox_network", "sandbox_registry"
+    }  # fmt: skip
+    assert all(errors.reach_of(name) == reach for name, reach in errors.REACHES.items())
+    assert errors.reach_of("sandbox_news") == "sandbox"
