@@ -34,6 +34,17 @@ MOST_BACKOFF: Final = 60.0
 """Seconds that a job waits at most before it is tried again."""
 MAX_SOLO_DEATHS: Final = 3
 """Engine deaths in a row while a job was run alone that make it dead."""
+LATE_AFTER: Final = 3
+"""Uncharged failures in a row after which a job is claimed after all others."""
+MAX_HELD: Final = 5
+"""Uncharged failures in a row that a job may have while others are graded; one more may be charged."""
+HELD_FOR: Final = 600.0
+"""Seconds for which they must have gone on before one is charged."""
+HOLD_BASE: Final = 2.0
+"""Seconds that a job waits after its first uncharged failure: longer than a breaker rests at first, so that another job
+is tried then."""
+APART: Final = MOST_BACKOFF / 2
+"""Seconds for which one of those that wait together is tried alone, before the others are due as well."""
 
 
 class State(StrEnum):
@@ -86,7 +97,7 @@ TRANSITIONS: Final[tuple[Transition, ...]] = (
     Transition(State.QUEUED, "claim", State.RUNNING, "due; a new attempt and token"),
     Transition(State.QUEUED, "cancel", State.CANCELLED),
     Transition(State.RUNNING, "finish", State.DONE),
-    Transition(State.RUNNING, "fail", State.QUEUED, "attempts left; due later"),
+    Transition(State.RUNNING, "fail", State.QUEUED, "attempts left, or uncharged; due later"),
     Transition(State.RUNNING, "fail", State.DEAD, "no attempts left, or retrying cannot help"),
     Transition(State.RUNNING, "release", State.QUEUED, "engine stops; uncharged"),
     Transition(State.RUNNING, "recover", State.QUEUED, "engine died; uncharged"),
@@ -357,7 +368,8 @@ class Fail(Struct, frozen=True, tag=True):
     failure: Failure
     retry: bool = True
     charge: bool = True
-    """False: the sandbox is down for everyone; the job goes back and keeps its attempts."""
+    """False: no sandbox was to be had; the job goes back and keeps its attempts (`after_hold`). Who waits with it is
+    decided by the failure's id (`errors.reach_of`)."""
 
 
 class Release(Struct, frozen=True, tag=True):
@@ -396,6 +408,41 @@ def after_failure(failures: int, *, retry: bool = True, max_attempts: int = MAX_
     if not retry or failures >= max_attempts:
         return Next(State.DEAD)
     return Next(State.QUEUED, backoff(failures))
+
+
+class Hold(Struct, frozen=True):
+    """A job's uncharged failures in a row."""
+
+    times: int = 0
+    since: float = 0.0
+    """When the first of them was."""
+    alone: bool = False
+    """Whether a job that was claimed after one of them was graded before the next: it is not the sandbox alone."""
+
+    @property
+    def late(self) -> int:
+        """Its place among all jobs: 0, or after those with a lower one. So those held often take turns behind the
+        others, and none of them keeps another from being tried."""
+        return max(0, self.times - LATE_AFTER + 1)
+
+
+def after_hold(
+    hold: Hold, *, now: float, failures: int, together: bool = False, others: bool = False
+) -> tuple[Next, bool]:
+    """Decide on a job after an uncharged failure, which `hold` has in it; True: it is charged all the same.
+
+    It waits longer each time, so that others are tried before it. `together`: all jobs of its assignment wait, and it
+    is tried before them. `failures` are those that were charged before.
+
+    It is charged where it speaks against the job: more than MAX_HELD in a row, over more than HELD_FOR, while others
+    were graded, and not where `others`, which had no such streak, fail as well at the moment. So an engine that is away
+    for hours burns nothing, however many are queued: nobody is graded meanwhile. One that goes and comes again may hit
+    the same job twice, but then it hits others, too.
+    """
+    delay = backoff(hold.times, base=HOLD_BASE, most=MOST_BACKOFF - APART if together else MOST_BACKOFF)
+    if hold.alone and hold.times > MAX_HELD and now - hold.since > HELD_FOR and not others:
+        return Next(after_failure(failures + 1).state, delay), True
+    return Next(State.QUEUED, delay), False
 
 
 def after_interruption(solo_deaths: int, *, died: bool, interruptions: int = 0) -> Next:

@@ -9,17 +9,22 @@ from hypothesis import strategies as st
 
 from minitango.breaker import Breaker
 from minitango.job import (
+    HELD_FOR,
     MAX_ATTEMPTS,
+    MAX_HELD,
     MAX_INTERRUPTIONS,
     MAX_SOLO_DEATHS,
     SOLO_AFTER,
     TRANSITIONS,
+    Hold,
     Job,
+    Next,
     Outcome,
     Result,
     State,
     TestResult,
     after_failure,
+    after_hold,
     after_interruption,
     backoff,
 )
@@ -58,6 +63,38 @@ def test_many_interruptions_and_a_death_alone_are_enough() -> None:
     assert after_interruption(0, died=True, interruptions=100).state is State.QUEUED
 
 
+ALONE = Hold(MAX_HELD + 1, since=0.0, alone=True)
+"""What is charged a moment after HELD_FOR."""
+
+
+def test_an_uncharged_failure_is_charged_when_all_speaks_against_the_job() -> None:
+    after, charged = after_hold(ALONE, now=HELD_FOR + 1, failures=0)
+    assert (after.state, charged) == (State.QUEUED, True)
+    assert after_hold(ALONE, now=HELD_FOR + 1, failures=MAX_ATTEMPTS - 1)[0].state is State.DEAD
+
+
+@pytest.mark.parametrize(
+    ("changed", "others", "now"),
+    [
+        ({"times": MAX_HELD}, False, HELD_FOR + 1),
+        ({"alone": False}, False, HELD_FOR + 1),
+        ({}, True, HELD_FOR + 1),
+        ({}, False, HELD_FOR),
+        ({}, False, -1.0),
+    ],
+)
+def test_and_is_not_where_anything_speaks_for_it(changed: dict[str, int], others: bool, now: float) -> None:
+    hold = msgspec.structs.replace(ALONE, **changed)
+    after, charged = after_hold(hold, now=now, failures=MAX_ATTEMPTS - 1, others=others)
+    assert (after.state, charged) == (State.QUEUED, False)
+
+
+def test_those_that_wait_together_wait_less_than_a_minute_in_all() -> None:
+    delays = [after_hold(Hold(n), now=0, failures=0, together=True)[0] for n in (1, 2, 3, 4, 5, 99)]
+    assert delays == [Next(State.QUEUED, delay) for delay in (2, 4, 8, 16, 30, 30)]
+    assert after_hold(Hold(99), now=0, failures=0)[0].delay == 60
+
+
 @given(st.integers(1, 10_000))
 def test_backoff_rises_to_its_most(n: int) -> None:
     assert 0 < backoff(n) <= backoff(n + 1) <= 60
@@ -65,6 +102,7 @@ def test_backoff_rises_to_its_most(n: int) -> None:
 
 def test_every_decision_is_an_edge() -> None:
     edges = {(t.source, t.target) for t in TRANSITIONS}
+    assert (State.RUNNING, after_hold(Hold(1), now=0, failures=0)[0].state) in edges
     for state in (after_failure(1).state, after_failure(9).state, after_interruption(9, died=True).state):
         assert (State.RUNNING, state) in edges
 

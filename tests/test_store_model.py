@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
+from minitango.errors import Reach, reach_of
 from minitango.job import Ack, Cancelled, Fail, Failure, Finish, JobSpec, Lease, Outcome, Release, Result, State
 from minitango.store._database import Transaction
 from minitango.store._history import SELECT
@@ -25,6 +26,8 @@ from minitango.store.sqlite import SqliteStore
 
 LEASE_FOR = 60.0
 FAILURE = Failure("x", "x")
+UNAVAILABLE = ("sandbox_gone", "sandbox_network", "sandbox_registry")
+"""An uncharged failure of each reach."""
 ENDED = ("done", "dead", "cancelled")
 COMPARED = (
     "state", "attempt", "failures", "interruptions", "solo_deaths", "cancel_requested", "priority", "rank", "key",
@@ -54,7 +57,8 @@ class Model:
             "cancel_requested": False, "priority": spec.priority, "rank": spec.rank, "key": spec.key,
             "supersedes": holder["id"] if holder else None, "submitted": now, "started": None, "expires": None,
             "due": None, "ended": None, "ended_seq": None, "score": None, "token": None, "solo_lease": False,
-            "story": [],
+            "story": [], "spec": spec.spec, "held": 0, "held_since": 0.0, "held_at": 0.0, "held_mark": 0,
+            "alone": False, "failed_of": None,
         }  # fmt: skip
         self.jobs.append(job)
         if spec.key:
@@ -79,7 +83,13 @@ class Model:
         if not self.holds(ack.lease):
             return False
         job = self.job(ack.lease.job)
+        if isinstance(ack, Fail):
+            job["failed_of"] = None if job["cancel_requested"] else ack.failure.id
         if isinstance(ack, Finish):
+            if job["held"]:
+                for mate in self.mates(job):
+                    if mate["held"] and mate["held_at"] == job["held_at"]:
+                        mate.update(held=0, alone=False, due=None)
             job["score"] = ack.result.score
             self.leave(job, "finish", "done", now)
         elif isinstance(ack, Cancelled) or job["cancel_requested"]:
@@ -87,12 +97,51 @@ class Model:
         elif isinstance(ack, Release):
             self.leave(job, "release", "queued", now)
         elif not ack.charge:
-            self.leave(job, "fail", "queued", now, 1.0)
+            self.hold(job, reach_of(ack.failure.id), now)
         else:
+            job.update(held=0, alone=False)
             job["failures"] += 1
             dead = not ack.retry or job["failures"] == 3
             self.leave(job, "fail", "dead" if dead else "queued", now, float(2 ** (job["failures"] - 1)))
         return True
+
+    def mates(self, job: dict[str, Any]) -> list[dict[str, Any]]:
+        return [mate for mate in self.jobs if mate["state"] == "queued" and mate["spec"] == job["spec"]]
+
+    def hold(self, job: dict[str, Any], reach: Reach, now: float) -> None:
+        streak = ("held", "held_since", "held_at", "held_mark", "alone")
+        together = reach != "sandbox"
+        mate = max(reversed(self.mates(job)), key=lambda mate: mate["held"], default=None) if together else None
+        same = False
+        if mate is not None and mate["held"]:
+            same = mate["held_at"] >= job["started"] and mate["due"] is not None and mate["due"] > now
+            if same or mate["held"] > job["held"]:
+                job.update({name: mate[name] for name in streak})
+        if not same:
+            graded = any(
+                other["state"] == "done" and other["ended_seq"] > job["held_mark"]
+                and other["started"] >= job["held_at"] and (reach != "image" or other["spec"] == job["spec"])
+                for other in self.jobs
+            )  # fmt: skip
+            job["alone"] = job["alone"] or (job["held"] > 0 and graded)
+            job["held_since"] = job["held_since"] if job["held"] else now
+            job.update(held=job["held"] + 1, held_at=now, held_mark=self.ended)
+        others = not together and any(
+            other["state"] == "queued" and other["held"] and not other["alone"]
+            and other["failed_of"] and reach_of(other["failed_of"]) == "sandbox"
+            for other in self.jobs
+        )  # fmt: skip
+        delay = min(30.0 if together else 60.0, 2.0 ** job["held"])
+        if same:
+            assert mate is not None
+            delay = mate["due"] - now
+        elif together:
+            for other in self.mates(job):
+                other.update({name: job[name] for name in streak})
+                other["due"] = max(other["due"] or 0.0, now + delay + 30.0)
+        charged = job["alone"] and job["held"] > 5 and now - job["held_since"] > 600.0 and not others
+        job["failures"] += charged
+        self.leave(job, "fail", "dead" if charged and job["failures"] == 3 else "queued", now, delay)
 
     def claim(self, n: int, solo: bool, now: float) -> list[dict[str, Any]]:
         if n:
@@ -104,7 +153,7 @@ class Model:
             for job in self.jobs
             if job["state"] == "queued" and job["due"] is None and (job["interruptions"] >= 2) == solo
         ]
-        ready.sort(key=lambda job: (-job["priority"], job["rank"]))
+        ready.sort(key=lambda job: (max(0, job["held"] - 2), -job["priority"], job["rank"]))
         taken = ready[: min(n, 1) if solo else n]
         for job in taken:
             job.update(
@@ -166,12 +215,13 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(
         keys=st.lists(st.sampled_from([None, None, "a", "b"]), min_size=1, max_size=3),
+        plan=st.sampled_from("sst"),
         priority=st.integers(0, 1),
         rank=st.integers(0, 1),
         fresh=st.booleans(),
     )
-    def submit(self, keys: list[str | None], priority: int, rank: int, fresh: bool) -> None:
-        specs = [JobSpec("hw", "ada", "s", "i", key=key, priority=priority, rank=rank) for key in keys]
+    def submit(self, keys: list[str | None], plan: str, priority: int, rank: int, fresh: bool) -> None:
+        specs = [JobSpec("hw", "ada", plan, "i", key=key, priority=priority, rank=rank) for key in keys]
         for one, spec in zip(self.store.submit(specs, fresh=fresh), specs, strict=True):
             self.model.submit(one.id, one.created, spec, fresh, self.now)
 
@@ -185,7 +235,7 @@ class StoreMachine(RuleBasedStateMachine):
                 "finish": Finish(lease, Result(Outcome.GRADED, score, 100)),
                 "fail": Fail(lease, FAILURE),
                 "give up": Fail(lease, FAILURE, retry=False),
-                "uncharged": Fail(lease, FAILURE, charge=False),
+                **{name: Fail(lease, Failure(name, "x"), charge=False) for name in UNAVAILABLE},
                 "release": Release(lease),
                 "cancelled": Cancelled(lease),
             }
@@ -240,7 +290,7 @@ class StoreMachine(RuleBasedStateMachine):
         elif job["state"] == "running":
             job["cancel_requested"] = True
 
-    @rule(data=st.data(), more=st.sampled_from([0.0, 0.0, 0.5]))
+    @rule(data=st.data(), more=st.sampled_from([0.0, 0.0, 0.5, 300.0]))
     def wait(self, data: st.DataObject, more: float) -> None:
         """Until the very moment when something is due or lapses; or a little longer."""
         moments = {time for job in self.model.jobs for time in (job["due"], job["expires"]) if time is not None}

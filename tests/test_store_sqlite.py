@@ -354,6 +354,20 @@ def test_a_migration_is_applied_once_and_keeps_what_was_there(path: Path, monkey
     assert isinstance(refused(path), StoreTooNew)
 
 
+def test_a_queue_of_the_first_version_goes_on(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as first:
+        first.setattr(_database, "MIGRATIONS", _schema.MIGRATIONS[:1])
+        store = SqliteStore(path)
+        old = [one.id for one in store.submit([SPEC, SPEC, SPEC])]
+        store.cancel(old[1])
+        store.close()
+    store = SqliteStore(path)
+    assert [lease.job for lease in store.exchange(claim=3).leases] == [old[0], old[2]]
+    assert_books_are_right(store)
+    assert store._db.read("PRAGMA integrity_check") == [("ok",)]
+    store.close()
+
+
 def test_a_migration_that_fails_leaves_the_file_as_it_was(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     SqliteStore(path).close()
     broken = ("CREATE TABLE news (x)", "INSERT INTO nowhere VALUES (1)")

@@ -93,13 +93,22 @@ class Queue(Protocol):
         Acks are applied in order, each by the state machine (`job.TRANSITIONS`, `after_failure`): Finish
         writes the one result and the outputs, and where it names another grader than the job was submitted for, gives
         the job the key of what was really done; Fail requeues with back-off or makes the job dead, and where
-        `charge` is False requeues it uncharged and due in one second; Release requeues it uncharged, due at
-        once; Cancelled ends it. A Finish, Fail or Release of a job whose cancel was requested: Finish records
-        the result (it won the race), Fail and Release end it cancelled. A stale ack is refused alone; the
-        others stand.
+        `charge` is False holds it (see below); Release requeues it uncharged, due at once; Cancelled ends it.
+        A Finish, Fail or Release of a job whose cancel was requested: Finish records the result (it won the
+        race), Fail and Release end it cancelled. A stale ack is refused alone; the others stand.
+
+        Uncharged failures in a row hold a job: it is requeued uncharged and due later each time, until it is
+        charged after all (`job.after_hold`). A charged one ends the row. Where the failure is its assignment's (its
+        image, its setting: `errors.reach_of`), every queued job of the same `spec` is held with it: the longest of
+        their rows, with this failure, becomes that of all, and the others are due `APART` seconds after it. Attempts
+        that were under way when it was held count once. When one of them is graded, those held with it are due at once.
+        A hold becomes `alone` by a job that was claimed at one of its failures or later, and graded before the next;
+        where the image is what is missing, only by one of the same `spec`. `others` are queued jobs that are held for
+        everybody's sandbox and not `alone`.
 
         Then claims, of queued and due jobs (a due time beyond any back-off, left by a clock that was set back, has
-        come): higher priority first, then lower rank, then order of submission.
+        come): those held often after all others (`Hold.late`), then higher priority first, then lower rank, then
+        order of submission.
         Each becomes running with attempt + 1, a token never used before and an expiry `lease_for` seconds
         away. Jobs that are to be run alone (`Job.solo`) are left unless `solo` is True, which claims at most
         one job, and only such a job. The cost of a claim does not grow with the length of the queue, nor with

@@ -67,10 +67,15 @@ class Transaction:
 
     def next_ended(self) -> int:
         """The number of the next job that ends. Taken under the write lock, so seen in its order."""
-        if self._ended_seq is None:
-            ((self._ended_seq,),) = self.execute("SELECT value FROM meta WHERE name = 'ended_seq'").fetchall()
-        self._ended_seq += 1
+        self._ended_seq = self.last_ended() + 1
         return self._ended_seq
+
+    def last_ended(self) -> int:
+        """The number of the last job that ended, in this transaction or before it."""
+        if self._ended_seq is not None:
+            return self._ended_seq
+        ((value,),) = self.execute("SELECT value FROM meta WHERE name = 'ended_seq'").fetchall()
+        return int(value)
 
     def flush(self) -> None:
         """Write the books."""

@@ -107,7 +107,24 @@ _FIRST: Final = (
     "INSERT INTO meta (name, value) VALUES ('ended_seq', 0)",
 )
 
-MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (_FIRST,)
+_HOLDS: Final = (
+    # A job's uncharged failures in a row: `job.Hold`, with when the latest was, and the last `ended_seq` at that time.
+    # `late` is `Hold.late`, for the index.
+    "ALTER TABLE jobs ADD COLUMN held INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE jobs ADD COLUMN held_since REAL",
+    "ALTER TABLE jobs ADD COLUMN held_at REAL",
+    "ALTER TABLE jobs ADD COLUMN held_mark INTEGER",
+    "ALTER TABLE jobs ADD COLUMN held_alone INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE jobs ADD COLUMN late INTEGER NOT NULL DEFAULT 0",
+    "CREATE INDEX jobs_held ON jobs (queue, spec, held) WHERE state = 'queued' AND held > 0",
+    "DROP INDEX jobs_ready",
+    """
+    CREATE INDEX jobs_ready ON jobs (queue, solo, late, priority DESC, rank, seq)
+    WHERE state = 'queued' AND due IS NULL
+    """,
+)
+
+MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (_FIRST, _HOLDS)
 """Statements that lead from version n to n + 1. Each tuple is applied in one transaction."""
 
 FORGET: Final = (

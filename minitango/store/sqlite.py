@@ -33,14 +33,13 @@ from minitango.job import (
     work_key,
 )
 from minitango.store import Exchanged, Submitted
+from minitango.store import _holds as holds
 from minitango.store import _rows as rows
 from minitango.store._database import Database, Transaction
 from minitango.store._history import SELECT, SqliteHistory, as_json, not_found
 from minitango.store._rows import WIDTH, Row
 from minitango.store._schema import FORGET
 
-UNCHARGED_DELAY: Final = 1.0
-"""Seconds before a job is due again whose sandbox was down for everyone."""
 FORGET_BATCH: Final = 500
 """Jobs forgotten in one transaction: others need not wait long for their turn."""
 
@@ -78,8 +77,9 @@ _CLAIM: Final = """
     WHERE seq IN (
         SELECT seq FROM jobs INDEXED BY jobs_ready
         WHERE queue = ? AND solo = ? AND state = 'queued' AND due IS NULL
-        ORDER BY priority DESC, rank, seq LIMIT ?)
-    RETURNING id, attempt, token, expires, spec, inputs, assignment, student, solo_lease, seq, priority, rank, submitted
+        ORDER BY late, priority DESC, rank, seq LIMIT ?)
+    RETURNING id, attempt, token, expires, spec, inputs, assignment, student, solo_lease, seq, priority, rank,
+              submitted, late
 """
 _LEAVE: Final = """
     UPDATE jobs SET state = ?, due = ?, due_since = ?, solo = ?, failures = ?, interruptions = ?, solo_deaths = ?,
@@ -194,9 +194,11 @@ class SqliteStore(SqliteHistory):
             case Release() if job.cancel_requested:
                 return self._leave(tx, job, "cancelled", State.CANCELLED)
             case Fail(charge=False):
-                job = replace(job, failure=ack.failure)
-                return self._leave(tx, job, "fail", State.QUEUED, delay=UNCHARGED_DELAY, failure=ack.failure)
+                after, charged = holds.hold(tx, self.queue, job, ack.failure)
+                job = replace(job, failures=job.failures + charged, failure=ack.failure)
+                return self._leave(tx, job, "fail", after.state, delay=after.delay, failure=ack.failure)
             case Fail():
+                holds.forget(tx, job)
                 job = replace(job, failures=job.failures + 1, failure=ack.failure)
                 after = after_failure(job.failures, retry=ack.retry)
                 return self._leave(tx, job, "fail", after.state, delay=after.delay, failure=ack.failure)
@@ -206,6 +208,7 @@ class SqliteStore(SqliteHistory):
 
     def _finish(self, tx: Transaction, job: Job, ack: Finish) -> Job:
         result = ack.result
+        holds.over(tx, self.queue, job)
         tx.execute("INSERT INTO results (job, result) VALUES (?, ?)", (job.seq, rows.to_json(result)))
         tx.executemany(
             "INSERT INTO outputs (job, position, step, head, tail, elided) VALUES (?, ?, ?, ?, ?, ?)",
@@ -287,7 +290,7 @@ class SqliteStore(SqliteHistory):
         tx.execute(_PROMOTE, {"queue": self.queue, "now": tx.now, "most": MOST_BACKOFF + 1})
         claimed = tx.execute(_CLAIM, (node, tx.now, tx.now + lease_for, self.queue, solo, 1 if solo else n)).fetchall()
         # RETURNING promises no order.
-        claimed.sort(key=lambda row: (-row[10], row[11], row[9]))
+        claimed.sort(key=lambda row: (row[13], -row[10], row[11], row[9]))
         tx.executemany(
             "INSERT INTO attempts (job, number, node, started) VALUES (?, ?, ?, ?)",
             [(row[9], row[1], node, tx.now) for row in claimed],

@@ -19,8 +19,14 @@ from msgspec import structs
 from minitango import job as job_module
 from minitango.errors import ConfigError, JobNotFound, StoreError
 from minitango.job import (
+    APART,
+    HELD_FOR,
+    HOLD_BASE,
+    LATE_AFTER,
     MAX_ATTEMPTS,
+    MAX_HELD,
     MAX_SOLO_DEATHS,
+    MOST_BACKOFF,
     SOLO_AFTER,
     TRANSITIONS,
     Ack,
@@ -129,6 +135,11 @@ RESULT = Result(
     steps=(StepReport("test", exit_status=0, usage=Usage(1.5, 0.5, 1 << 20)),),
     usage=Usage(1.5, 0.5, 1 << 20),
 )
+
+
+AWAY = Failure("sandbox_gone", "the engine is away", "start it")
+UNREACHED = Failure("sandbox_registry", "the image cannot be pulled now", "look at the network")
+OFFLINE = Failure("sandbox_network", "containers have no network", "give them one")
 
 
 def spec(student: str = "ada", **rest: object) -> JobSpec:
@@ -514,11 +525,11 @@ def test_next_due_is_the_earliest(store: Store, clock: Clock) -> None:
     settle(store, Fail(two, FAILURE))
     assert store.next_due() == start + 1
     clock.advance(0.5)
-    settle(store, Fail(one, FAILURE, charge=False))
+    settle(store, Fail(one, AWAY, charge=False))
     assert store.next_due() == start + 1
     clock.advance(0.5)
     assert [lease.job for lease in claim(store, 1)] == [two.job]
-    assert store.next_due() == start + 1.5
+    assert store.next_due() == start + 0.5 + HOLD_BASE
     store.cancel(one.job)
     assert store.next_due() is None
 
@@ -578,14 +589,227 @@ def test_a_failure_that_cannot_be_retried_is_the_last(store: Store) -> None:
     assert (job.state, job.failure) == (State.DEAD, FAILURE)
 
 
-def test_an_uncharged_failure_costs_no_attempt(store: Store, clock: Clock) -> None:
-    submit(store)
+# --- uncharged failures -------------------------------------------------------------------------
+
+
+def hold(store: Store, job: str, failure: Failure = AWAY) -> Job:
+    """Claim what is due, which must be this job alone, and have it fail uncharged."""
+    (lease,) = claim(store, 9)
+    assert lease.job == job
+    return settle(store, Fail(lease, failure, charge=False))
+
+
+def wait_for(clock: Clock, job: Job) -> None:
+    assert job.due is not None
+    clock.time = max(clock.time, job.due)
+
+
+def plan(student: str, digest: str = "6") -> JobSpec:
+    """Of another assignment than `spec`'s."""
+    return JobSpec("hw2", student, digest * 64, "1" * 64)
+
+
+def test_an_uncharged_failure_costs_no_attempt_and_comes_back_later_each_time(store: Store, clock: Clock) -> None:
+    (only,) = submit(store)
+    delays = []
     for _ in range(3 * MAX_ATTEMPTS):
+        job = hold(store, only)
+        assert (job.state, job.failures, job.interruptions, job.failure) == (State.QUEUED, 0, 0, AWAY)
+        assert job.due is not None
+        delays.append(job.due - clock.time)
+        wait_for(clock, job)
+    assert delays == [min(HOLD_BASE * 2**n, MOST_BACKOFF) for n in range(3 * MAX_ATTEMPTS)]
+
+
+def test_a_job_that_failed_uncharged_lets_others_go_first(store: Store, clock: Clock) -> None:
+    first, second = submit(store, spec("first"), spec("second"))
+    (lease,) = claim(store)
+    assert lease.job == first
+    job = settle(store, Fail(lease, AWAY, charge=False))
+    assert [lease.job for lease in claim(store, 9)] == [second]
+    wait_for(clock, job)
+    assert [lease.job for lease in claim(store, 9)] == [first]
+
+
+def test_one_that_failed_uncharged_often_comes_after_all_others(store: Store, clock: Clock) -> None:
+    (first,) = submit(store, spec(priority=9))
+    for _ in range(LATE_AFTER - 1):
+        job = hold(store, first)
+        wait_for(clock, job)
+    (other,) = submit(store)
+    (lease,) = claim(store)
+    assert lease.job == first, "not yet"
+    wait_for(clock, settle(store, Fail(lease, AWAY, charge=False)))
+    assert [lease.job for lease in claim(store, 2)] == [other, first]
+
+
+def test_those_held_often_take_turns(store: Store, clock: Clock) -> None:
+    """Also where each takes so long to fail that there is always one that is due."""
+    submit(store, *(spec(f"s{n}") for n in range(9)))
+    for _ in range(90):
         (lease,) = claim(store)
-        job = settle(store, Fail(lease, FAILURE, charge=False))
-        assert (job.state, job.failures, job.interruptions) == (State.QUEUED, 0, 0)
-        assert (job.due, job.failure) == (clock.time + 1, FAILURE)
-        clock.advance(1)
+        clock.advance(MOST_BACKOFF / 2)
+        settle(store, Fail(lease, AWAY, charge=False))
+    assert {job.attempt for job in store.list()} <= {9, 10, 11, 12}
+
+
+def test_an_engine_that_is_away_for_hours_burns_nothing(store: Store, clock: Clock) -> None:
+    submit(store, *(spec(f"s{n}") for n in range(30)))
+    start = clock.time
+    while clock.time < start + 5 * 3600:
+        for lease in claim(store, 2):
+            settle(store, Fail(lease, AWAY, charge=False))
+        clock.advance(5)
+    jobs = store.list()
+    assert {job.state for job in jobs} == {State.QUEUED}
+    assert {job.failures for job in jobs} == {0}
+    assert min(job.attempt for job in jobs) > 100, "they take turns"
+
+
+def test_an_engine_that_goes_again_and_again_burns_nothing(store: Store, clock: Clock) -> None:
+    """It hits the same jobs each time; between, others are graded; and then it is away for hours."""
+    submit(store, *(spec(f"s{n}") for n in range(30)))
+    for rounds in (2, 2, 2, 2, 200):
+        for _ in range(rounds):
+            for lease in claim(store, 4):
+                settle(store, Fail(lease, AWAY, charge=False))
+            clock.advance(61)
+        *hit, graded = claim(store, 30)
+        settle(store, Finish(graded, RESULT))
+        for lease in hit:
+            settle(store, Release(lease))
+    assert max(job.failures for job in store.list()) == 0
+    assert len(store.list(Query(states=(State.QUEUED,)))) == 25
+
+
+def fails_while_others_are_graded(
+    store: Store, clock: Clock, failure: Failure, graded: JobSpec, *, others: bool = True
+) -> Job:
+    """The first job of the queue fails uncharged for two hours, or until it has ended."""
+    (only,) = submit(store, spec("first"))
+    start = clock.time
+    job = store.get(only)
+    while not job.state.terminal and clock.time < start + 7200:
+        job = hold(store, only, failure)
+        if others:
+            submit(store, graded)
+            (lease,) = claim(store)
+            settle(store, Finish(lease, RESULT))
+        if job.due is not None:
+            wait_for(clock, job)
+    return job
+
+
+@pytest.mark.parametrize(
+    ("failure", "graded"),
+    [(AWAY, spec("bob")), (AWAY, plan("bob")), (OFFLINE, plan("bob")), (UNREACHED, spec("bob"))],
+)
+def test_a_job_that_alone_fails_again_and_again_comes_to_an_end(
+    store: Store, clock: Clock, failure: Failure, graded: JobSpec
+) -> None:
+    start = clock.time
+    job = fails_while_others_are_graded(store, clock, failure, graded)
+    assert (job.state, job.failures, job.failure) == (State.DEAD, MAX_ATTEMPTS, failure)
+    assert job.attempt > MAX_HELD + MAX_ATTEMPTS
+    assert HELD_FOR < clock.time - start < HELD_FOR + 300
+    assert store.result(job.id) is None
+
+
+def test_one_success_of_others_is_enough(store: Store, clock: Clock) -> None:
+    first, _ = submit(store, spec("first"), spec("second"))
+    (lease,) = claim(store)
+    job = settle(store, Fail(lease, AWAY, charge=False))
+    settle(store, Finish(*claim(store), RESULT))
+    while job.state is not State.DEAD:
+        wait_for(clock, job)
+        job = hold(store, first)
+    assert clock.time - T0 < 2 * HELD_FOR
+
+
+def test_what_was_under_way_when_it_failed_speaks_against_nobody(store: Store, clock: Clock) -> None:
+    first, _ = submit(store, spec("first"), spec("second"))
+    one, two = claim(store, 2)
+    clock.advance(1)
+    job = settle(store, Fail(one, AWAY, charge=False))
+    settle(store, Finish(two, RESULT))
+    while clock.time < T0 + 7200:
+        wait_for(clock, job)
+        job = hold(store, first)
+        assert job.failures == 0
+
+
+def test_an_image_that_cannot_be_had_burns_nothing_whoever_else_is_graded(store: Store, clock: Clock) -> None:
+    job = fails_while_others_are_graded(store, clock, UNREACHED, plan("bob"))
+    assert (job.state, job.failures) == (State.QUEUED, 0)
+
+
+@pytest.mark.parametrize("failure", [AWAY, OFFLINE])
+def test_one_that_nobody_is_graded_beside_waits(store: Store, clock: Clock, failure: Failure) -> None:
+    job = fails_while_others_are_graded(store, clock, failure, plan("bob"), others=False)
+    assert (job.state, job.failures) == (State.QUEUED, 0)
+
+
+def test_a_failure_of_another_kind_ends_the_row(store: Store, clock: Clock) -> None:
+    (only,) = submit(store)
+    for _ in range(LATE_AFTER):
+        wait_for(clock, hold(store, only))
+    (lease,) = claim(store)
+    wait_for(clock, settle(store, Fail(lease, FAILURE)))
+    job = hold(store, only)
+    assert job.due == clock.time + HOLD_BASE
+
+
+@pytest.mark.parametrize("failure", [UNREACHED, OFFLINE])
+def test_jobs_of_one_assignment_wait_for_their_image_together(store: Store, clock: Clock, failure: Failure) -> None:
+    """One is tried for all, later each time; other assignments' are claimed meanwhile."""
+    first, *rest = submit(store, *(plan(f"s{n}") for n in range(500)))
+    (other,) = submit(store)
+    (lease,) = claim(store)
+    job = settle(store, Fail(lease, failure, charge=False))
+    assert [lease.job for lease in claim(store, 9)] == [other]
+    for n in range(1, 9):
+        assert job.due == clock.time + min(HOLD_BASE * 2 ** (n - 1), MOST_BACKOFF - APART)
+        assert store.next_due() == job.due
+        wait_for(clock, job)
+        job = hold(store, first, failure)
+    assert [job.attempt for job in store.list(Query(ids=tuple(rest)))] == [0] * 499
+    wait_for(clock, job)
+    (lease,) = claim(store, 9)
+    assert lease.job == first
+    settle(store, Finish(lease, RESULT))
+    assert [lease.job for lease in claim(store, 9)] == rest[:9], "its image is there: in their old order, at once"
+
+
+def test_those_that_wait_together_are_due_though_the_first_never_ends(store: Store, clock: Clock) -> None:
+    first, second = submit(store, plan("a"), plan("b"))
+    (lease,) = claim(store)
+    job = settle(store, Fail(lease, UNREACHED, charge=False))
+    wait_for(clock, job)
+    assert [lease.job for lease in claim(store, 9)] == [first]
+    clock.advance(APART)
+    assert [lease.job for lease in claim(store, 9)] == [second]
+
+
+def test_attempts_that_waited_for_the_same_count_once(store: Store, clock: Clock) -> None:
+    submit(store, *(plan(f"s{n}") for n in range(9)))
+    leases = claim(store, 8)
+    clock.advance(5)
+    jobs = [settle(store, Fail(lease, UNREACHED, charge=False)) for lease in leases]
+    assert jobs[0].due == clock.time + HOLD_BASE
+    assert {job.due for job in jobs[1:]} == {clock.time + HOLD_BASE + APART}
+    wait_for(clock, jobs[0])
+    assert hold(store, jobs[0].id, UNREACHED).due == clock.time + 2 * HOLD_BASE
+
+
+def test_a_hold_outlives_its_store(place: Backend) -> None:
+    store = place.open()
+    (only,) = submit(store)
+    for _ in range(2):
+        job = hold(store, only)
+        wait_for(place.clock, job)
+        store.close()
+        store = place.open()
+    assert hold(store, only).due == place.clock.time + 4 * HOLD_BASE
 
 
 def test_a_release_counts_nothing_and_is_due_at_once(store: Store) -> None:
