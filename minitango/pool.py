@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Final, Literal, Protocol
 
 from minitango.breaker import Breaker
-from minitango.errors import StoreError
+from minitango.errors import StoreError, reach_of
 from minitango.failpoint import failpoint
-from minitango.job import Ack, Fail, Finish, Job, Lease, Result, State
+from minitango.job import Ack, Fail, Failure, Finish, Job, Lease, Result, State
 from minitango.output import LiveOutput
 from minitango.runner import Runner
 from minitango.stopping import Stop
@@ -41,6 +41,8 @@ PASSING: Final = frozenset({"store_full", "store_busy"})
 """Errors of the store that end when somebody makes room, or lets go: waited for as long as it takes."""
 PATIENCE: Final = 30.0
 """Seconds for which any other trouble with the store is ridden out."""
+TELL_AGAIN: Final = 60.0
+"""Seconds after which it is said again what an assignment waits for."""
 GIVE_UP: Final = 10.0
 """Seconds for which a stopping pool goes on trying to record into a store that fails."""
 
@@ -153,6 +155,8 @@ class Pool:
         self._judged = 0
         """How many of the acks the breaker has heard of: a round that the store failed is gone through again."""
         self._breaker = Breaker()
+        self._waiting: dict[str, float] = {}
+        """Plans whose jobs wait for something of their own, and when that was last told."""
         self._next_due: float | None = None
         self._look_for_solo = 0.0
         self._extend_at = 0.0
@@ -394,13 +398,21 @@ class Pool:
         if isinstance(ack, Finish):
             if self._breaker.succeeded():
                 self._observer.event("resumed", None, "the sandbox works again")
+            if self._waiting.pop(ack.lease.spec, None) is not None:
+                self._observer.event("resumed", None, f"{ack.lease.assignment} is graded again")
+        elif isinstance(ack, Fail) and not ack.charge and reach_of(ack.failure.id) != "sandbox":
+            # One assignment's trouble: the store has its jobs wait, and the sandbox is there for the others.
+            told = self._waiting.get(ack.lease.spec)
+            if told is None or now - told >= TELL_AGAIN:
+                self._waiting[ack.lease.spec] = now
+                self._observer.event("paused", None, f"jobs of {ack.lease.assignment} wait: {_said(ack.failure)}")
         elif (
             isinstance(ack, Fail)
             and ack.failure.id.startswith("sandbox")
             and self._breaker.failed(now, certain=not ack.charge)
         ):
             rest = self._breaker.wait(now) or 0.0
-            self._observer.event("paused", None, f"no job is started for {rest:.0f} s: {ack.failure.message}")
+            self._observer.event("paused", None, f"no job is started for {rest:.0f} s: {_said(ack.failure)}")
 
     def _trouble(self, now: float, error: StoreError) -> None:
         """The store failed: nothing of the round happened, every word is kept and said again."""
@@ -419,6 +431,11 @@ class Pool:
         if self._trouble_since is not None:
             self._trouble_since = None
             self._observer.event("resumed", None, "the store works again")
+
+
+def _said(failure: Failure) -> str:
+    """What went wrong, and what a person can do about it."""
+    return f"{failure.message}; next: {failure.hint}" if failure.hint else failure.message
 
 
 def _event_of(job: Job) -> EventKind:

@@ -15,13 +15,16 @@ from typing import Any
 import pytest
 
 from minitango import (
+    Assignment,
     Engine,
     EngineStopped,
     Event,
     JobDead,
+    Limits,
     SandboxFailed,
     SandboxUnavailable,
     State,
+    Step,
     StoreError,
 )
 from minitango.breaker import Breaker
@@ -379,6 +382,116 @@ def test_only_what_sandboxes_do_rests_them(
 @pytest.mark.usefixtures("quick_retries")
 def test_two_failures_of_a_sandbox_are_no_reason_to_rest(tmp_path: Path) -> None:
     assert "paused" not in broken_by(Scripted(*(SandboxFailed("broke") for _ in range(2))), tmp_path)
+
+
+# --- one job's trouble, or one assignment's -------------------------------------------------------
+
+
+class Partial(FakeSandbox):
+    """A sandbox that cannot have the image `away` until it is `back`, and in which a box that gets the bytes `bad`
+    hangs."""
+
+    def __init__(self) -> None:
+        super().__init__(scoring(1), images={"": "sha256:0", "there": "sha256:1", "away": "sha256:2"})
+        self.back = threading.Event()
+        self.asked = 0
+
+    def prepare(self, image: str, folder: Any = ()) -> str:
+        if image == "away" and not self.back.is_set():
+            self.asked += 1
+            raise SandboxUnavailable("the image cannot be pulled now", hint="look at it", id="sandbox_registry")
+        return super().prepare(image, folder)
+
+    def open(self, spec: Any) -> Any:
+        box = super().open(spec)
+        put = box.put
+
+        def look(mount: str, files: Any) -> None:
+            files = tuple(files)
+            if any(file.data == b"bad" for file in files):
+                raise SandboxUnavailable("a container says nothing", hint="look at it", id="sandbox_hangs")
+            put(mount, files)
+
+        box.put = look  # type: ignore[method-assign]
+        return box
+
+
+def of_image(image: str) -> Assignment:
+    step = Step(command=("grade",), limits=Limits(wall=5), image=image)
+    return Assignment(f"needs {image}", (step,), max_score=10)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_jobs_that_wait_for_an_image_keep_nobody_waiting(tmp_path: Path, workers: int) -> None:
+    told: list[Event] = []
+    sandbox = Partial()
+    with Engine.open(tmp_path, workers=0, sandbox=sandbox) as engine:
+        engine.submit_many(submission(f"w{n}", of=of_image("away"), priority=9) for n in range(20))
+        engine.submit_many(submission(f"s{n}", of=of_image("there")) for n in range(20))
+    with open_engine(tmp_path, scoring(0), sandbox=sandbox, workers=workers, on_event=told.append) as engine:
+        eventually(lambda: len(in_state(engine, State.DONE)) == 20, "others wait as well")
+        assert in_state(engine, State.DONE) == {f"s{n}" for n in range(20)}
+        assert sandbox.asked <= workers + 2, "each of them is tried"
+        assert all(job.failures == 0 for job in engine.jobs())
+    said = [event.message for event in told if event.kind == "paused"]
+    assert said == ["jobs of needs away wait: the image cannot be pulled now; next: look at it"]
+
+
+@pytest.mark.usefixtures("quick_retries")
+def test_when_the_image_is_there_all_that_waited_are_graded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("minitango.job.HELD_FOR", 0.0)
+    told: list[str] = []
+    sandbox = Partial()
+    with open_engine(
+        tmp_path, scoring(0), sandbox=sandbox, workers=2, on_event=lambda event: told.append(event.message)
+    ) as engine:
+        handles = engine.submit_many(submission(f"w{n}", of=of_image("away")) for n in range(20))
+        eventually(lambda: sandbox.asked > 20, "it is not tried again and again")
+        assert engine.submit(submission("s", of=of_image("there"))).result(PATIENCE).score == 1
+        sandbox.back.set()
+        assert [handle.result(PATIENCE).score for handle in handles] == [1] * 20, "none waits for half a minute"
+        assert all(job.failures == 0 for job in engine.jobs())
+        tried = [job.attempt for job in engine.jobs()]
+        assert sum(attempt > 2 for attempt in tried) <= 2, "one is tried for all"
+    assert "needs away is graded again" in told
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_jobs_that_make_the_sandbox_fail_keep_nobody_waiting(tmp_path: Path, workers: int) -> None:
+    """As many as there are workers, and first in the queue. In real time: a rest is a second, and a back-off longer."""
+    told: list[Event] = []
+    with Engine.open(tmp_path, workers=0, sandbox=Partial()) as engine:
+        engine.submit_many(submission(f"b{n}", b"bad", priority=9) for n in range(workers))
+        engine.submit_many(submission(f"s{n}") for n in range(10))
+    with open_engine(tmp_path, scoring(0), sandbox=Partial(), workers=workers, on_event=told.append) as engine:
+        eventually(lambda: len(in_state(engine, State.DONE)) == 10, "others wait as well")
+    assert told[0].kind == "started"
+    assert "no job is started for 1 s: a container says nothing; next: look at it" in [one.message for one in told]
+
+
+@pytest.mark.usefixtures("quick_retries")
+def test_a_job_that_alone_never_gets_a_sandbox_is_not_graded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("minitango.breaker.backoff", lambda n, **_: 0.001)
+    monkeypatch.setattr("minitango.job.HELD_FOR", 0.2)
+    with open_engine(tmp_path, scoring(0), sandbox=Partial(), workers=1) as engine:
+        bad = engine.submit(submission("bad", b"bad"))
+        eventually(lambda: bad.job().attempt > 0)
+        assert engine.submit(submission("ada")).result(PATIENCE).score == 1
+        with pytest.raises(JobDead, match="says nothing"):
+            bad.result(PATIENCE)
+        assert (bad.job().failures, bad.job().score, bad.job().outcome) == (3, None, None)
+        assert bad.job().attempt >= 5 + 3
+
+
+@pytest.mark.usefixtures("quick_retries")
+def test_a_sandbox_that_is_away_burns_no_job_however_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("minitango.breaker.backoff", lambda n, **_: 0.001)
+    monkeypatch.setattr("minitango.job.HELD_FOR", 0.0)
+    sandbox = Scripted(None, None, *(away() for _ in range(60)))
+    with open_engine(tmp_path, scoring(0), sandbox=sandbox, workers=2) as engine:
+        handles = engine.submit_many(submission(f"s{n}") for n in range(6))
+        assert [handle.result(PATIENCE).score for handle in handles] == [1] * 6
+        assert all(handle.job().failures == 0 for handle in handles)
 
 
 # --- leases, limits, clocks -----------------------------------------------------------------------
