@@ -738,6 +738,14 @@ def test_what_was_under_way_when_it_failed_speaks_against_nobody(store: Store, c
         assert job.failures == 0
 
 
+def test_who_was_graded_before_speaks_against_nobody_whatever_the_clock_said(store: Store, clock: Clock) -> None:
+    clock.advance(100_000)
+    settle(store, Finish(running(store), RESULT))
+    clock.advance(-100_000)
+    job = fails_while_others_are_graded(store, clock, AWAY, spec(), others=False)
+    assert (job.state, job.failures) == (State.QUEUED, 0)
+
+
 def test_an_image_that_cannot_be_had_burns_nothing_whoever_else_is_graded(store: Store, clock: Clock) -> None:
     job = fails_while_others_are_graded(store, clock, UNREACHED, plan("bob"))
     assert (job.state, job.failures) == (State.QUEUED, 0)
