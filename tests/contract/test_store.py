@@ -798,6 +798,18 @@ def test_those_that_wait_together_are_due_though_the_first_never_ends(store: Sto
     assert [lease.job for lease in claim(store, 9)] == [second]
 
 
+def test_a_new_job_of_an_assignment_that_waits_is_tried_once_and_waits_as_long(store: Store, clock: Clock) -> None:
+    (first,) = submit(store, plan("first"))
+    for _ in range(2):
+        job = hold(store, first, UNREACHED)
+        wait_for(clock, job)
+    assert hold(store, first, UNREACHED).due == clock.time + 4 * HOLD_BASE
+    clock.advance(1)
+    (new,) = submit(store, plan("new"))
+    assert hold(store, new, UNREACHED).due == clock.time + 8 * HOLD_BASE
+    assert store.get(first).due == clock.time + 8 * HOLD_BASE + APART
+
+
 def test_attempts_that_waited_for_the_same_count_once(store: Store, clock: Clock) -> None:
     submit(store, *(plan(f"s{n}") for n in range(9)))
     leases = claim(store, 8)
