@@ -3,16 +3,18 @@
 STATE/docker/OWNER.lock    held as long as the engine lives
 STATE/docker/OWNER/        what is shown in its containers
 
-STATE/docker/state         a random name of this state directory
+STATE/docker/state         a random word; the name of this state directory is made of it, and of which directory it is
 
-Each container carries labels with its owner and where that owner's lock is. An owner is dead if its lock is free, or
-gone, as seen by an engine of the same state directory, or of the same machine. Where nobody here can tell, it is left
-alone: a Docker engine may be shared by many machines, and a path be the same on each of them.
+Each container carries labels with its owner and where that owner's lock is. An owner is dead if its lock is free, as
+seen by an engine of the same state directory, or of the same machine; or gone, as seen by one of the same machine.
+Where nobody here can tell, it is left alone: a Docker engine may be shared by many machines, a path be the same on each
+of them, and a state directory be a copy of another that is in use.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import platform
 import secrets
@@ -73,18 +75,27 @@ class Owner:
         name, home = labels.get(OWNER, ""), Path(labels.get(HOME, ""))
         if not name or name == self.name or home.name != name or not home.is_absolute():
             return False
+        near = labels.get(WHERE) == here()
         if labels.get(STATE) == self._state:
-            return not _alive(self._all / f"{name}.lock")  # wherever it was mounted then
-        return labels.get(WHERE) == here() and not _alive(Path(f"{home}.lock"))
+            held = _held(self._all / f"{name}.lock")  # wherever it was mounted then
+        else:
+            held = _held(Path(f"{home}.lock")) if near else True
+        return near if held is None else not held
 
     def clear(self) -> None:
         """Remove what dead owners of this state directory left in it."""
-        for lock in self._all.glob("*.lock"):
-            home = lock.with_suffix("")
-            if home != self.home and not _alive(lock):
-                shutil.rmtree(home, ignore_errors=True)
-                with contextlib.suppress(OSError):
-                    lock.unlink()
+        for path in self._all.glob("*.lock"):
+            home = path.with_suffix("")
+            if home == self.home:
+                continue
+            lock = FileLock(path, thread_local=False)
+            with contextlib.suppress(Timeout, OSError):
+                lock.acquire(timeout=0)
+                try:
+                    shutil.rmtree(home, ignore_errors=True)
+                    path.unlink()  # while it is held: whoever begins to live takes it, and looks, or does not get it
+                finally:
+                    lock.release()
 
     def close(self) -> None:
         """Give up the proof of life, and the directory."""
@@ -95,24 +106,33 @@ class Owner:
 
 
 def _state(folder: Path) -> str:
-    """The name of a state directory, given at its first use."""
+    """The name of a state directory: the same for as long as it stays where it is, and another for each copy of it."""
     path = folder / "state"
     if not path.exists():
-        name = secrets.token_hex(16)
-        made = folder / name
-        made.write_text(name)
+        word = secrets.token_hex(16)
+        made = folder / word
+        made.write_text(word)
         with contextlib.suppress(FileExistsError):  # another engine's, in the same moment
             os.link(made, path)
         made.unlink()
-    return path.read_text()
+    found = folder.stat()
+    which = f"{path.read_text()} {_machine()} {found.st_dev}:{found.st_ino}"
+    return hashlib.sha256(which.encode()).hexdigest()[:32]
 
 
-def _alive(path: Path) -> bool:
-    """Whether this lock is held, or cannot be tried."""
+def _machine() -> str:
+    """Which machine this is, across its boots; empty where it does not say."""
+    with contextlib.suppress(OSError):
+        return Path("/etc/machine-id").read_text().strip()
+    return f"{uuid.getnode():x}" if sys.platform != "linux" else ""
+
+
+def _held(path: Path) -> bool | None:
+    """Whether this lock is held, or cannot be tried; None where it is gone."""
     lock = FileLock(path, thread_local=False)
     try:
         if not path.exists():
-            return False
+            return None
         lock.acquire(timeout=0)
     except (Timeout, OSError):
         return True
