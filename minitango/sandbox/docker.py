@@ -57,7 +57,8 @@ class DockerSandbox:
 
     def image_digest(self, image: str) -> str:
         """See `Sandbox.image_digest`."""
-        return self._set_up().images.digest(image)
+        yard = self._yard
+        return yard.images.digest(image) if yard is not None else ""
 
     def prepare(self, image: str, folder: Sequence[File] = ()) -> str:
         """See `Sandbox.prepare`."""

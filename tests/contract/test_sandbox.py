@@ -356,6 +356,17 @@ def test_image_names_nothing_or_something_stable(sandbox: Sandbox) -> None:
     assert sandbox.name
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_digest_is_asked_of_nobody(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the sandbox is used, and after its end."""
+    made = KINDS[kind](str(tmp_path))
+    monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("somebody was asked"))
+    assert made.image_digest("") == made.image_digest("gcc:14") == ""
+    assert list(tmp_path.iterdir()) == []
+    made.close()
+    assert made.image_digest("") == ""
+
+
 # --- how it ends -----------------------------------------------------------------------------------
 
 
