@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import gzip
 import json
 import os
@@ -28,8 +29,8 @@ from minitango.sandbox.docker import DockerSandbox
 from tests import docker_engine
 from tests.certificates import make
 from tests.docker_engine import need_docker
-from tests.docker_proxy import VERSION, Act, Proxy, dribble, flood, hang, nothing_left, say, send
-from tests.support import PATIENCE
+from tests.docker_proxy import VERSION, Act, Proxy, Request, dribble, flood, hang, nothing_left, say, send
+from tests.support import PATIENCE, eventually
 
 HERE = docker_engine.url()
 SHORT = 0.4
@@ -483,6 +484,25 @@ def test_threads_do_not_share_a_connection_and_none_is_left(monkeypatch: pytest.
             thread.join(PATIENCE)
         assert len({id(client) for client in clients}) == 8
         clients.clear()
+
+
+def test_a_thread_takes_its_connection_with_it() -> None:
+    body = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
+
+    def answer(request: Request) -> None:
+        request.client.sendall(body)
+        hang(request)  # the connection is kept
+
+    with engine_that(answer) as engine:
+        engine.call(lambda api: api.info())
+        gc.collect()
+        before = len(os.listdir("/proc/self/fd"))
+        for _ in range(30):
+            thread = threading.Thread(target=engine.call, args=(lambda api: api.info(),))
+            thread.start()
+            thread.join(PATIENCE)
+        # the other end of each is closed by the thread that serves it
+        eventually(lambda: len(os.listdir("/proc/self/fd")) <= before, "descriptors are left")
 
 
 def test_a_closed_engine_is_asked_nothing() -> None:

@@ -7,6 +7,7 @@ import contextlib
 import json
 import shutil
 import socket
+import ssl
 import subprocess
 import threading
 import uuid
@@ -27,8 +28,10 @@ from minitango.sandbox._docker_images import Images
 from minitango.sandbox._docker_pull import _Pull, failed
 from minitango.sandbox._docker_stream import Message, Progress
 from minitango.sandbox.docker import DockerSandbox
+from tests.certificates import make
 from tests.docker_engine import PrivateEngine, client, need_docker, need_private_engines, unavailable
 from tests.docker_images import FOREIGN, MACHINE, busybox_layer, empty_layer, image_archive, prepare
+from tests.docker_proxy import VERSION
 from tests.support import PATIENCE, eventually, submission
 
 LOGIN = {"username": "ada", "password": "secret"}
@@ -290,6 +293,52 @@ def test_closing_ends_a_pull(here: Here, mute: str) -> None:
         images.close()
         with pytest.raises(SandboxFailed, match="closed"):
             waiting.result(PATIENCE)
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "TLS"])
+@pytest.mark.parametrize("said", [b"", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n"])
+def test_closing_ends_the_thread_of_a_pull_of_which_nothing_is_heard(said: bytes, secure: bool, tmp_path: Path) -> None:
+    began, stop = threading.Event(), threading.Event()
+
+    class Mute(BaseHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            body = json.dumps(VERSION if "version" in self.path else {"message": "no such image"}).encode()
+            self.send_response(200 if "version" in self.path else 404)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def do_POST(self) -> None:
+            self.wfile.write(said)
+            self.wfile.flush()
+            began.set()
+            stop.wait(10 * PATIENCE)
+
+    certificates = make(tmp_path / "certs")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Mute)
+    server.daemon_threads = True
+    if secure:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificates / "cert.pem", certificates / "key.pem")
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    place = Place(f"tcp://127.0.0.1:{server.server_address[1]}", "the test", str(certificates) if secure else "")
+    with server, contextlib.closing(DockerEngine(place)) as engine, ThreadPoolExecutor(1) as pool:
+        images = Images(engine, tell=print, default="")
+        waiting = pool.submit(images.prepare, "gcc:14")
+        try:
+            assert began.wait(PATIENCE)
+            assert streams()
+            images.close()
+            with pytest.raises(SandboxFailed, match="closed"):
+                waiting.result(PATIENCE)
+            eventually(lambda: not streams(), "a thread is left")
+        finally:
+            stop.set()
+            server.shutdown()
 
 
 def test_an_engine_that_stops_answering_is_noticed(mute: str) -> None:

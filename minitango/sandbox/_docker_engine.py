@@ -13,6 +13,7 @@ import ssl
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import urlsplit
@@ -24,7 +25,7 @@ from minitango.sandbox._docker_place import Place, config_folder, usual_sockets
 from minitango.text import one_line
 
 if TYPE_CHECKING:
-    from minitango.sandbox._docker_http import Door
+    from minitango.sandbox._docker_http import Budget, Door
     from minitango.sandbox._docker_ssh import Tunnel
 
 T = TypeVar("T")
@@ -53,6 +54,15 @@ class Refused(SandboxFailed):
         self.status = status
 
 
+class _Kept:
+    """A thread's client. It is closed with the last reference to this, which that thread has."""
+
+    def __init__(self, client: Any) -> None:
+        self.client = client
+        self.close = weakref.finalize(self, client.close)
+        self.close.atexit = False
+
+
 class Engine:
     """One Docker engine, called from any thread."""
 
@@ -62,7 +72,7 @@ class Engine:
         self.patience = patience
         self._local = threading.local()
         self._lock = threading.Lock()
-        self._clients: list[Any] = []
+        self._all: weakref.WeakSet[_Kept] = weakref.WeakSet()
         self._door: Door | None = None
         self._tunnel: Tunnel | None = None
         self._version = ""
@@ -168,18 +178,18 @@ class Engine:
         """This thread's client, for a call that ends at `deadline`."""
         if self._closed:
             raise SandboxFailed("the sandbox is closed")
-        client = getattr(self._local, "client", None)
-        if client is None:
-            client = self._connect(deadline)
+        kept: _Kept | None = getattr(self._local, "kept", None)
+        if kept is None:
+            kept = _Kept(self._connect(deadline))
             with self._lock:
                 if not self._closed:
-                    self._clients.append(client)
-                    self._local.client = client
-                    return client
-            client.close()
+                    self._all.add(kept)
+                    self._local.kept = kept
+                    return kept.client
+            kept.close()
             raise SandboxFailed("the sandbox is closed")
-        _start(client, deadline)
-        return client
+        _start(kept.client, deadline)
+        return kept.client
 
     def _connect(self, deadline: float) -> Any:
         if not self._version:
@@ -266,31 +276,40 @@ class Engine:
 
     def drop(self) -> None:
         """Let go of this thread's connections, which may be dead."""
-        client = getattr(self._local, "client", None)
-        if client is not None:
-            self._local.client = None
-            with self._lock:
-                if client in self._clients:
-                    self._clients.remove(client)
-            client.close()
+        kept: _Kept | None = getattr(self._local, "kept", None)
+        if kept is not None:
+            self._local.kept = None
+            kept.close()
 
     def close(self) -> None:
         """Let go of everything. Idempotent."""
         with self._lock:
             self._closed = True
-            clients, self._clients = self._clients, []
+            every = list(self._all)
             tunnel, self._tunnel = self._tunnel, None
-        for client in clients:
-            client.close()
+        for kept in every:
+            kept.close()
         if tunnel is not None:
             tunnel.close()
 
 
+def cut(client: Any) -> None:
+    """End whatever this client has under way, from any thread. It is of no use any more."""
+    for budget in _budgets(client):
+        budget.cut()
+
+
 def _start(client: Any, deadline: float) -> None:
+    for budget in _budgets(client):
+        budget.start(deadline)
+
+
+def _budgets(client: Any) -> Iterator[Budget]:
+    """None where the SDK's own adapter is used."""
     for adapter in client.adapters.values():
         budget = getattr(adapter, "budget", None)
         if budget is not None:
-            budget.start(deadline)
+            yield budget
 
 
 def _is_of_the_sdk(error: OSError) -> bool:

@@ -5,10 +5,12 @@ The SDK's own bounds each read alone, so that an engine which sends a byte now a
 
 from __future__ import annotations
 
+import contextlib
 import math
 import socket
 import ssl
 import time
+import weakref
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,6 +33,8 @@ class Budget:
     def __init__(self) -> None:
         self._deadline = math.inf
         self._bytes = 0
+        self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+        self._is_cut = False
 
     def start(self, deadline: float) -> None:
         """A call begins that must have ended at `deadline`, by the monotonic clock. inf: it is a stream, without bounds
@@ -38,8 +42,22 @@ class Budget:
         self._deadline = deadline
         self._bytes = MOST
 
+    def add(self, sock: socket.socket) -> None:
+        """The call goes over this one."""
+        self._sockets.add(sock)
+
+    def cut(self) -> None:
+        """End the call, from any thread: whoever waits in it wakes, and no other begins."""
+        self._is_cut = True  # for a socket that is made in this moment
+        for sock in list(self._sockets):
+            with contextlib.suppress(OSError):  # it ended by itself
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)  # below TLS, whose state the reading thread uses
+
     def prepare(self, sock: socket.socket) -> None:
-        """Let the socket's next operation take what is left. TimeoutError where nothing is."""
+        """Let the socket's next operation take what is left. TimeoutError where nothing is, ConnectionError where the
+        call was cut."""
+        if self._is_cut:
+            raise ConnectionAbortedError("the call was given up")
         if self._deadline == math.inf:
             return
         left = self._deadline - time.monotonic()
@@ -91,6 +109,7 @@ class Door:
         except OSError as error:
             raise NoConnection from error
         made.budget = budget
+        budget.add(made)
         return made
 
     def _open(self, timeout: float) -> _Bounded:

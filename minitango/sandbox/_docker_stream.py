@@ -1,7 +1,7 @@
 """A long answer of a Docker engine (a pull, a build), message by message.
 
 It is read by a thread of its own, so that whoever waits for it can ask meanwhile whether the engine is still there, and
-can leave: the thread ends with the next message, or when the engine goes away.
+can leave: the connection is cut then, which ends the thread, whatever the engine does.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Struct
 
 from minitango.errors import SandboxFailed, SandboxUnavailable
-from minitango.sandbox._docker_engine import Engine
+from minitango.sandbox._docker_engine import Engine, cut
 from minitango.text import one_line
 
 SILENCE: Final = 600.0
@@ -69,8 +69,9 @@ def follow(
     """
     pieces: queue.Queue[bytes | Exception | None] = queue.Queue(_AHEAD)
     left = threading.Event()
+    clients: list[Any] = []
     threading.Thread(
-        target=_read, args=(engine, begin, pieces, left), name="minitango docker stream", daemon=True
+        target=_read, args=(engine, begin, pieces, left, clients), name="minitango docker stream", daemon=True
     ).start()
     try:
         for line in _lines(_pieces(engine, pieces, closed, silence)):
@@ -78,6 +79,8 @@ def follow(
                 yield _decoder.decode(line)
     finally:
         left.set()
+        for client in clients:
+            cut(client)
 
 
 def _read(
@@ -85,10 +88,14 @@ def _read(
     begin: Callable[[Any], Iterable[Any]],
     pieces: queue.Queue[bytes | Exception | None],
     left: threading.Event,
+    clients: list[Any],
 ) -> None:
-    """Fill the queue: pieces, then None, or the error that ended it."""
+    """Fill the queue: pieces, then None, or the error that ended it. `clients` gets the one that it is read with."""
 
     def copy(api: Any) -> None:
+        clients.append(api)
+        if left.is_set():  # before it could be cut
+            return
         for piece in begin(api):
             if not _put(pieces, piece.encode() if isinstance(piece, str) else piece, left):
                 return
