@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from minitango.archive import File
+from minitango.errors import SandboxUnavailable
 from minitango.job import Limits
-from minitango.sandbox import BoxSpec, Mount
+from minitango.sandbox import BoxSpec, Bundle, CollectBounds, Mount
 from minitango.sandbox._docker_profile import Features, container
 from minitango.sandbox.docker import DockerSandbox
 from tests import docker_engine, docker_images
@@ -58,6 +62,24 @@ def odd_image(url: str) -> Iterator[str]:
         client.api.remove_image(f"{name}:1", force=True)
 
 
+@contextlib.contextmanager
+def derived(url: str, *wishes: str) -> Iterator[str]:
+    """An image with a shell whose Dockerfile ends with these lines."""
+    name = f"minitango-test-derived-{os.getpid()}:1"
+    dockerfile = "\n".join([f"FROM {docker_images.busybox(url)}", *wishes])
+    with docker_engine.client(url) as client:
+        client.images.build(fileobj=io.BytesIO(dockerfile.encode()), tag=name, rm=True)
+        try:
+            yield name
+        finally:
+            client.api.remove_image(name, force=True)
+
+
+def image_ids(url: str) -> set[str]:
+    with docker_engine.client(url) as client:
+        return {image["Id"] for image in client.api.images(all=True)}
+
+
 def run(sandbox: DockerSandbox, script: str, spec: BoxSpec = SPEC, files: list[File] | None = None) -> str:
     box = sandbox.open(spec)
     try:
@@ -82,9 +104,81 @@ def test_what_an_image_wants_changes_nothing_but_the_environment(url: str, tmp_p
     java, path, home, pwd, uid, *more = said.split()
     assert (java, path, home, pwd) == ("/opt/java", "/opt/java/bin:/usr/bin:/bin", "/job", "/job")
     assert int(uid) >= 60_000
-    assert more == ["wrote"]
+    assert more == ["wrote", "wrote", "/tmp/inside"]  # where everything can be written to
     with docker_engine.client(url) as client:
         assert client.api.volumes(filters={"dangling": True})["Volumes"] in (None, [])
+
+
+@pytest.mark.parametrize("mounts", [True, False], ids=["here", "elsewhere"])
+def test_what_an_image_wants_of_images_built_on_it_is_not_done(url: str, tmp_path: Path, mounts: bool) -> None:
+    """Nor is anything left of an image in which what is ours was laid."""
+    wishes = ["ENV LEVEL=2", "ONBUILD RUN echo triggered > /etc/triggered", "ONBUILD COPY no-such-file /"]
+    with derived(url, *wishes) as image:
+        before = image_ids(url)
+        sandbox = DockerSandbox(tmp_path, url=url, image=image, mounts=mounts)
+        try:
+            given = Bundle("/tests", "1", (File("given", b"given\n"),))
+            said = run(sandbox, "ls /etc/triggered /tests; echo $LEVEL", structs.replace(SPEC, bundle=given))
+            assert said.split()[-2:] == ["given", "2"]
+            assert "/etc/triggered: No such file" in said
+            with docker_engine.client(url) as client:
+                assert bool(image_ids(url) - before) is not mounts
+                labels = {"label": [f"minitango.home={tmp_path}"]}
+                assert client.api.containers(all=True, filters=labels) == []
+        finally:
+            sandbox.close()
+        assert image_ids(url) == before, "no image layer of ours is left"
+
+
+@pytest.mark.parametrize("mounts", [True, False], ids=["here", "elsewhere"])
+def test_an_image_that_goes_is_no_failure_of_the_box(url: str, tmp_path: Path, mounts: bool) -> None:
+    with derived(url, "ENV WHICH=gone") as image:
+        sandbox = DockerSandbox(tmp_path, url=url, image=image, mounts=mounts)
+        try:
+            digest = sandbox.prepare("")
+            sandbox._set_up().images.environment(digest)
+            with docker_engine.client(url) as client:
+                client.api.remove_image(image, force=True)
+            with pytest.raises(SandboxUnavailable) as caught:
+                sandbox.open(structs.replace(SPEC, image=digest))
+            assert caught.value.id == "sandbox_image_gone"
+        finally:
+            sandbox.close()
+            docker_images.load(url, image, docker_images.empty_layer())
+
+
+@pytest.mark.parametrize("mounts", [True, False], ids=["here", "elsewhere"])
+def test_volumes_where_a_mount_is_or_what_is_ours(url: str, tmp_path: Path, mounts: bool) -> None:
+    """They are as the mount around them, and bounded."""
+    places = ["/job/data", "/job/data/deep", "/tests/given", "/tmp/x", "/dev/shm", "/.minitango", "/.minitango/bundle"]
+    with derived(url, *(f"VOLUME {place}" for place in places)) as image:
+        sandbox = DockerSandbox(tmp_path, url=url, image=image, mounts=mounts)
+        given = Bundle("/tests", "1", (File("given/file", b"given\n"),))
+        box = sandbox.open(structs.replace(SPEC, bundle=given))
+        try:
+            box.put("/job", [File("data/mine", b"mine\n")])
+            said: list[bytes] = []
+            script = (
+                "cat data/mine /tests/given/file;"
+                " for at in data data/deep /tmp/x /dev/shm; do touch $at/new || echo $at; done;"
+                " touch /tests/given/new 2>/dev/null && echo given; cat /proc/mounts >&2;"
+                " yes > data/big; [ $? = 0 ] && echo unbounded"
+            )
+            end = box.run(["sh", "-c", script], env={}, output=said.append)
+            lines = b"".join(said).decode().splitlines()
+            assert [line for line in lines if " " not in line] == ["mine", "given"], end
+            mounted = {words[1]: words[2] for words in (line.split() for line in lines) if len(words) == 6}
+            assert {mounted[place] for place in places[:5]} == {"tmpfs"}
+            assert {file.path for file in box.collect("/job", ["data/**"], CollectBounds()).files} >= {
+                "data/mine",
+                "data/new",
+                "data/deep/new",
+            }
+        finally:
+            box.close()
+            sandbox.close()
+        with docker_engine.client(url) as client:
+            assert client.api.volumes(filters={"dangling": True})["Volumes"] in (None, [])
 
 
 def test_what_is_given_read_only_is_not_charged_to_the_job(sandbox: DockerSandbox) -> None:

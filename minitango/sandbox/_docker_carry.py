@@ -8,8 +8,10 @@ its owner.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
+import secrets
 import shutil
 import tarfile
 import threading
@@ -20,12 +22,15 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Final, Literal
 
+import msgspec
+from msgspec import Struct
+
 from minitango.archive import File
 from minitango.errors import SandboxFailed, SandboxUnavailable
 from minitango.sandbox import Bundle
 from minitango.sandbox._docker_engine import Engine, Missing
-from minitango.sandbox._docker_owner import Owner
-from minitango.sandbox._docker_profile import BUNDLE, HOME
+from minitango.sandbox._docker_owner import PREFIX, Owner
+from minitango.sandbox._docker_profile import BUNDLE, HOME, SUPERVISOR
 from minitango.sandbox._frames import encode_path
 from minitango.sandbox._spec import UIDS
 from minitango.text import one_line
@@ -42,6 +47,18 @@ _ETC: Final = {
     "group": "root:x:0:\n" + "".join(f"job:x:{uid}:\n" for uid in UIDS),
     "hosts": "127.0.0.1 localhost job\n::1 localhost\n",
 }
+
+
+class _Config(Struct):
+    triggers: list[str] | None = msgspec.field(name="OnBuild", default=None)
+
+
+class _Inspected(Struct):
+    config: _Config | None = msgspec.field(name="Config", default=None)
+
+
+class _Made(Struct):
+    id: str = msgspec.field(name="Id")
 
 
 def machine_of(architecture: str) -> str:
@@ -91,7 +108,11 @@ class Carrier:
         self.machine = machine_of(architecture)
         self._program = supervisor(self.machine)
         self._lock = threading.Lock()
+        self.making = ""
+        """The name of the container of which an image is being made."""
         self._images: dict[tuple[str, str], str] = {}
+        self._plain: list[str] = []
+        """Images that were made to be built on."""
         self._bundles: dict[str, float] = {}
         """When each that is laid out was last asked for."""
         try:
@@ -160,7 +181,10 @@ class Carrier:
         return files | {f"root/etc/{name}": (0o644, text.encode()) for name, text in _ETC.items()}
 
     def _derive(self, base: str, files: dict[str, tuple[int, bytes]]) -> str:
-        """An image of `base` with these files below `root/` in it."""
+        """An image of `base` with these files below `root/` in it. Missing where that is not there any more."""
+        found = self._engine.ask(lambda api: api.inspect_image(base), _Inspected)
+        if found.config is not None and found.config.triggers:
+            base = self._without_triggers(base)
         context = archive({**files, "Dockerfile": (0o644, f"FROM {base}\nCOPY root/ /\n".encode())})
         labels = self._owner.labels()
         slow = _SLOW * self._engine.patience
@@ -169,7 +193,7 @@ class Carrier:
                 continue
             if line.get("error"):
                 text = one_line(str(line["error"]), 300)
-                if any(word in text for word in ("o such image", "not found", "not exist")):
+                if "o such image" in text:  # it went in this moment
                     raise Missing(text)
                 raise SandboxFailed(f"what is ours could not be added to {base}: {text}", id="sandbox_start")
             made = line.get("aux")
@@ -177,11 +201,28 @@ class Carrier:
                 return str(made["ID"])
         raise SandboxFailed(f"what is ours could not be added to {base}", id="sandbox_start")
 
+    def _without_triggers(self, base: str) -> str:
+        """The same image without its ONBUILD: that is for whoever builds on it, and we only add to it."""
+        labels = self._owner.labels()
+        self.making = f"{PREFIX}{self._owner.name}-image-{secrets.token_hex(4)}"
+        config = {"Image": base, "Cmd": [SUPERVISOR], "Labels": labels, "NetworkDisabled": True}
+        try:
+            self._engine.call(partial(_create, config=config, name=self.making))
+            try:
+                made = self._engine.ask(partial(_commit, name=self.making), _Made, again=False)
+            finally:
+                with contextlib.suppress(SandboxFailed):  # it is swept, then
+                    self._engine.call(partial(_remove_container, name=self.making))
+        finally:
+            self.making = ""
+        self._plain.append(made.id)
+        return made.id
+
     def close(self) -> None:
         """Remove the images that were made, as far as the engine lets us."""
         with self._lock:
-            images, self._images = list(self._images.values()), {}
-        for image in images:
+            images, self._images, self._plain = [*self._plain, *self._images.values()], {}, []
+        for image in reversed(images):  # what was built on another before that
             try:
                 self._engine.call(partial(_remove, image=image))
             except SandboxFailed:
@@ -195,6 +236,18 @@ def _build(api: Any, *, context: bytes, labels: dict[str, str]) -> list[Any]:
         fileobj=io.BytesIO(context), custom_context=True, labels=labels, rm=True, forcerm=True, decode=True
     )
     return list(said)
+
+
+def _create(api: Any, *, config: dict[str, Any], name: str) -> None:
+    api.create_container_from_config(config, name)
+
+
+def _commit(api: Any, *, name: str) -> Any:
+    return api.commit(name)
+
+
+def _remove_container(api: Any, *, name: str) -> None:
+    api.remove_container(name, force=True, v=True)
 
 
 def _make_folder(path: Path) -> None:

@@ -26,7 +26,7 @@ from minitango.sandbox._docker_carry import Carrier
 from minitango.sandbox._docker_death import died
 from minitango.sandbox._docker_engine import Engine, Missing, Refused
 from minitango.sandbox._docker_line import Bell, Line, LineLost
-from minitango.sandbox._docker_owner import OWNER, TOKEN, Owner
+from minitango.sandbox._docker_owner import OWNER, PREFIX, TOKEN, Owner
 from minitango.sandbox._docker_profile import BUNDLE, Features, container, memory
 from minitango.sandbox._frames import BadFrame, Hello
 from minitango.sandbox._seccomp import build_filter
@@ -35,8 +35,6 @@ from minitango.text import one_line
 
 log = logging.getLogger("minitango")
 
-PREFIX: Final = "minitango-"
-"""How the names of containers begin."""
 _SWEEP: Final = 30.0
 """Seconds between sweeps."""
 _GONE: Final = 3.0
@@ -152,17 +150,18 @@ class Containers:
 
     def _create(self, name: str, spec: BoxSpec, digest: str, volumes: Sequence[str]) -> str:
         for last in (False, True):
-            image = self._carrier.image(digest, spec.bundle)
-            config = container(
-                spec,
-                self.features,
-                image=image,
-                binds=self._carrier.binds(spec.network, spec.bundle),
-                volumes=volumes,
-                uid=next(self._uids),
-                labels={**self._owner.labels(), TOKEN: spec.token},
-            )
+            image = ""
             try:
+                image = self._carrier.image(digest, spec.bundle)
+                config = container(
+                    spec,
+                    self.features,
+                    image=image,
+                    binds=self._carrier.binds(spec.network, spec.bundle),
+                    volumes=volumes,
+                    uid=next(self._uids),
+                    labels={**self._owner.labels(), TOKEN: spec.token},
+                )
                 made = self._engine.ask(partial(_create, config=config, name=name), _Created, again=False)
             except Missing as error:
                 self._carrier.forget(digest)
@@ -245,7 +244,7 @@ class Containers:
 
     def _known(self, name: str) -> bool:
         with self._lock:
-            return name in self._open or name in self._ending
+            return name in self._open or name in self._ending or name == self._carrier.making
 
     def _remove(self, name: str) -> bool:
         """Whether it was there to be removed. What is being removed already is left to that."""

@@ -36,6 +36,8 @@ WHERE: Final = "minitango.where"
 STATE: Final = "minitango.state"
 TOKEN: Final = "minitango.token"  # noqa: S105
 """Labels of what is ours."""
+PREFIX: Final = "minitango-"
+"""How the names of containers begin; the owner's follows."""
 
 
 class Owner:

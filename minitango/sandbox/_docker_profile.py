@@ -59,7 +59,7 @@ def container(
 ) -> dict[str, Any]:
     """The body of `POST /containers/create`. `binds`: what is shown read-only, as (path on the host, path inside);
     `volumes`: directories that the image declares to be volumes. Each would be a place on the engine's disk without a
-    bound, so an empty directory stands there instead."""
+    bound, so an empty directory stands there instead: one to be written to where it is in a mount."""
     mounts = [f"{'w' if mount.writable else 'r'}:{mount.path}" for mount in spec.mounts]
     host: dict[str, Any] = {
         "AutoRemove": True,
@@ -145,32 +145,52 @@ def _sizes(spec: BoxSpec) -> dict[str, int]:
 
 def _tmpfs(spec: BoxSpec, features: Features, volumes: Sequence[str], uid: int) -> dict[str, str]:
     sizes = _sizes(spec)
-    named = {mount.path for mount in spec.mounts}
-    found = dict.fromkeys(volumes, "ro,nosuid,nodev,noexec,size=4096")
+    mounts = {mount.path: mount for mount in spec.mounts}
+    shm = "/dev/shm"  # noqa: S108
+    found: dict[str, str] = {}
+    for volume in volumes:
+        if _is_below(volume, HOME):
+            continue  # where ours is: what is there, the engine takes for the volume
+        around = max((path for path in {*sizes, *mounts} if _is_below(volume, path)), key=len, default=None)
+        if around is None:
+            found[volume] = "ro,nosuid,nodev,noexec,size=4096"
+        elif around in sizes:
+            found[volume] = _writable(around, sizes[around], features, uid)
+        else:
+            found[volume] = _given(mounts[around])
     if features.podman:
         found |= dict.fromkeys(_PODMANS, "rw,nosuid,nodev,noexec,mode=0755,size=4096")
     for path, size in sizes.items():
-        if path == "/dev/shm" and path not in named:  # noqa: S108
+        if path == shm and path not in mounts and path not in volumes:
             continue  # the engine's own, by ShmSize
-        words = ["rw", "exec", "nosuid", "nodev", f"size={size}"]
-        if path in TMP:
-            words.append("mode=1777")
-        elif features.podman:
-            words.append("mode=0777")
-        else:
-            words += ["mode=0755", f"uid={uid}", f"gid={uid}"]
-        if not features.podman:
-            words.append(f"nr_inodes={max(512, size // _INODE)}")
-        found[path] = ",".join(words)
+        found[path] = _writable(path, size, features, uid)
     for mount in spec.mounts:
         if not mount.writable:
-            found[mount.path] = f"rw,exec,nosuid,nodev,mode=0755,size={_given(mount)}"
+            found[mount.path] = _given(mount)
     return {path: f"{words},notmpcopyup" for path, words in found.items()} if features.podman else found
 
 
-def _given(mount: Mount) -> int:
-    """Bytes that a read-only mount has room for: what is put there is bounded by who puts it."""
-    return mount.size or 1 << 30
+def _is_below(path: str, folder: str) -> bool:
+    """Whether it is in the folder, or the folder itself."""
+    return path == folder or path.startswith(f"{folder}/")
+
+
+def _writable(path: str, size: int, features: Features, uid: int) -> str:
+    words = ["rw", "exec", "nosuid", "nodev", f"size={size}"]
+    if path in TMP:
+        words.append("mode=1777")
+    elif features.podman:
+        words.append("mode=0777")
+    else:
+        words += ["mode=0755", f"uid={uid}", f"gid={uid}"]
+    if not features.podman:
+        words.append(f"nr_inodes={max(512, size // _INODE)}")
+    return ",".join(words)
+
+
+def _given(mount: Mount) -> str:
+    """A read-only mount. What is put there is bounded by who puts it."""
+    return f"rw,exec,nosuid,nodev,mode=0755,size={mount.size or 1 << 30}"
 
 
 def _network(network: Literal["none", "open"], features: Features) -> dict[str, Any]:
