@@ -8,6 +8,7 @@ import gc
 import gzip
 import json
 import os
+import queue
 import shutil
 import socket
 import ssl
@@ -124,7 +125,7 @@ def test_contexts(contexts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_default_context_is_none(contexts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_CONTEXT", "default")
     monkeypatch.setattr(_docker_place, "usual_sockets", list)
-    assert find() == Place("", "Docker's default")
+    assert find() == Place("unix:///var/run/docker.sock", "Docker's default")
 
 
 def test_a_context_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,7 +145,7 @@ def test_a_context_that_makes_no_sense(meta: str, contexts: Path) -> None:
     assert caught.value.id == "docker_context"
 
 
-@pytest.mark.parametrize("config", ["", "[]", "{", '{"currentContext": 3}', '{"currentContext": ""}'])
+@pytest.mark.parametrize("config", ["", "{}", '{"currentContext": null}', '{"currentContext": ""}'])
 def test_settings_that_name_no_context(config: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "config").mkdir()
     (tmp_path / "config" / "config.json").write_text(config)
@@ -152,6 +153,22 @@ def test_settings_that_name_no_context(config: str, monkeypatch: pytest.MonkeyPa
         listening.bind(str(tmp_path / "d.sock"))
         monkeypatch.setattr(_docker_place, "usual_sockets", lambda: [tmp_path / "none", tmp_path / "d.sock"])
         assert find() == Place(f"unix://{tmp_path}/d.sock", f"{tmp_path}/d.sock")
+
+
+@pytest.mark.parametrize(
+    "config", [b"{", b"[]", b"\xff", b"[" * 100_000, b'{"currentContext": 3}', b"currentContext: a"]
+)
+def test_settings_that_cannot_be_read(config: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With another context in them we would grade on another engine."""
+    path = tmp_path / "config" / "config.json"
+    path.parent.mkdir()
+    path.write_bytes(config)
+    with pytest.raises(ConfigError) as caught:
+        find()
+    assert caught.value.id == "docker_config"
+    assert str(path) in caught.value.message
+    monkeypatch.setenv("DOCKER_HOST", "tcp://host:2375")
+    assert find().url == "tcp://host:2375"
 
 
 def test_usual_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,13 +209,13 @@ def test_a_usual_socket_in_a_directory_that_is_not_for_us(monkeypatch: pytest.Mo
         return find()
 
     with ThreadPoolExecutor(1) as other:
-        assert other.submit(look).result(PATIENCE) == Place("", "Docker's default")
+        assert other.submit(look).result(PATIENCE).said_by == "Docker's default"
 
 
 # --- one that is not there, or not for us ----------------------------------------------------------
 
 
-@pytest.fixture(params=["nothing", "a file", "a dead socket", "a port", "a name"])
+@pytest.fixture(params=["nothing", "a dead socket", "a port", "a name"])
 def dead(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     path = tmp_path / "d.sock"
     with contextlib.ExitStack() as stack:
@@ -210,8 +227,6 @@ def dead(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
         if request.param == "a name":
             yield "tcp://no-such-host.invalid:2375"
             return
-        if request.param == "a file":
-            path.write_text("")
         if request.param == "a dead socket":
             stack.enter_context(socket.socket(socket.AF_UNIX)).bind(str(path))
         yield f"unix://{path}"
@@ -223,6 +238,24 @@ def test_nobody_listens(dead: str) -> None:
             engine.call(lambda api: api.ping(), again=True)
         assert caught.value.id == "sandbox_gone"
         assert "start Docker" in caught.value.hint
+
+
+@pytest.mark.parametrize("kind", ["a file", "a folder"])
+def test_what_is_no_socket(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "d.sock"
+    path.mkdir() if kind == "a folder" else path.write_text("")
+    with contextlib.closing(Engine(find(f"unix://{path}"))) as engine, pytest.raises(SandboxUnavailable) as caught:
+        engine.call(lambda api: api.ping())
+    assert caught.value.id == "sandbox_gone"
+    assert str(caught.value).endswith("cannot be reached: that is no socket")
+    assert "unix:///var/run/docker.sock" in caught.value.hint
+
+
+def test_the_default_is_named_by_its_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(_docker_place, "usual_sockets", list)
+    with contextlib.closing(Engine(find())) as engine:
+        path = "unix:///var/run/docker.sock"
+        assert str(engine.gone()).startswith(f"the Docker engine at {path} (Docker's default) cannot be reached")
 
 
 def test_podman_has_remedies_of_its_own(tmp_path: Path) -> None:
@@ -324,11 +357,13 @@ GARBLED: dict[str, Act] = {
     "elsewhere": send(b"HTTP/1.1 302 Found\r\nLocation: http://169.254.169.254/\r\nContent-Length: 0\r\n\r\n"),
     "many headers": send(OK + b"".join(b"A%d: b\r\n" % n for n in range(200)) + b"\r\n0123456789"),
     "a long header": send(OK + b"A: " + b"a" * 70_000 + b"\r\n\r\n0123456789"),
-    "half a header": send(b"HTTP/1.1 200 OK\r\nConte"),
     "a bad length": send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n"),
 }
 GONE: dict[str, Act] = {
     "nothing": send(b""),
+    "half a header": send(b"HTTP/1.1 200 OK\r\nConte"),
+    "a head alone": send(b"HTTP/1.1 200 OK\r\n\r\n"),
+    "pieces without an end": send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n[\r\n"),
     "half a body": send(OK + b"\r\n01234"),
     "half a piece": send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nff\r\nabc"),
     "503": say(503, {"message": "starting"}),
@@ -368,6 +403,17 @@ def test_an_answer_that_is_none(act: Act) -> None:
 def test_an_answer_that_breaks_off(act: Act) -> None:
     with engine_that(act) as engine, pytest.raises(SandboxUnavailable, match="cannot be reached") as caught:
         engine.call(lambda api: api.info(), again=True)
+    assert caught.value.id == "sandbox_gone"
+
+
+@pytest.mark.parametrize("act", GONE.values(), ids=GONE)
+def test_an_answer_that_breaks_off_while_something_else_is_handled(act: Act) -> None:
+    with engine_that(act) as engine:
+        try:
+            raise queue.Empty
+        except queue.Empty:  # as whoever waits for a stream does, before it asks
+            with pytest.raises(SandboxUnavailable, match="cannot be reached") as caught:
+                engine.call(lambda api: api.info())
     assert caught.value.id == "sandbox_gone"
 
 

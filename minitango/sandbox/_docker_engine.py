@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import json
 import re
 import ssl
 import sys
@@ -21,7 +22,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from minitango.errors import ConfigError, MinitangoError, SandboxFailed, SandboxUnavailable
-from minitango.sandbox._docker_place import Place, config_folder, usual_sockets
+from minitango.sandbox._docker_place import DEFAULT, Place, config_folder, is_no_socket, usual_sockets
 from minitango.text import one_line
 
 if TYPE_CHECKING:
@@ -107,6 +108,7 @@ class Engine:
     def _try(self, verb: Callable[[Any], T], deadline: float) -> T:
         from docker.errors import APIError
 
+        before = sys.exc_info()[1]
         try:
             return verb(self._client(deadline))
         except MinitangoError:
@@ -115,16 +117,19 @@ class Engine:
             raise self._answer(error) from error
         except Exception as error:  # whatever the SDK, and what is below it, makes of hostile bytes
             self.drop()
-            raise (self._hangs() if time.monotonic() >= deadline else self._broken(error)) from error
+            raise (self._hangs() if time.monotonic() >= deadline else self._broken(error, before)) from error
 
-    def _broken(self, error: Exception) -> SandboxUnavailable:
-        """What became of a call that ended with neither an answer nor the engine's own error."""
-        causes = list(_causes(error))
+    def _broken(self, error: Exception, before: BaseException | None) -> SandboxUnavailable:
+        """What became of a call that ended with neither an answer nor the engine's own error. `before`: what was being
+        handled when it began, which has no part in it."""
+        causes = list(_causes(error, before))
         if any(isinstance(cause, TimeoutError) or "timed out" in str(cause) for cause in causes):
             return self._hangs()
         root = causes[-1]
         if isinstance(root, http.client.IncompleteRead) or (isinstance(root, OSError) and not _is_of_the_sdk(root)):
             return self.gone(root)
+        if any(_broke_off(cause) for cause in causes):
+            return self.gone()
         nonsense = (cause for cause in causes if isinstance(cause, ValueError | http.client.HTTPException))
         return self._garbled(next(nonsense, error))
 
@@ -143,7 +148,7 @@ class Engine:
 
     def gone(self, error: BaseException | None = None) -> SandboxUnavailable:
         """The error for an engine that cannot be reached."""
-        text = one_line(str(error), 300) if error is not None else "the connection ended"
+        text = (one_line(str(error), 300) if error is not None else "") or "the connection ended"
         podman = "podman" in self.place.url
         hint = "start Docker (sudo systemctl start docker, or Docker Desktop), or use another --sandbox"
         if podman:
@@ -151,15 +156,17 @@ class Engine:
         if self._tunnel is not None:
             text = one_line(self._tunnel.said(), 300) or text
             hint = f"try: {self._tunnel.command}"
+        elif is_no_socket(self.place.url):
+            text = "that is no socket"
+            hint = "name the socket of an engine, such as unix:///var/run/docker.sock (see: docker context ls)"
         elif any(isinstance(cause, ssl.SSLError) for cause in _causes(error)):
             hint = f"look at ca.pem, cert.pem and key.pem in {self.place.certificates or 'DOCKER_CERT_PATH'}"
         elif "ermission denied" in text and podman:
             hint = "use Podman of your own: --sandbox docker+unix://$XDG_RUNTIME_DIR/podman/podman.sock"
         elif "ermission denied" in text:
             hint = "sudo usermod -aG docker $USER, then log in again; or use rootless Docker"
-        return SandboxUnavailable(
-            f"{self} (named by {self.place.said_by}) cannot be reached: {text}", hint=hint, id="sandbox_gone"
-        )
+        named = self.place.said_by if self.place.said_by == DEFAULT else f"named by {self.place.said_by}"
+        return SandboxUnavailable(f"{self} ({named}) cannot be reached: {text}", hint=hint, id="sandbox_gone")
 
     def _hangs(self) -> SandboxUnavailable:
         text = f"{self} did not answer within {self.patience:g} s"
@@ -317,9 +324,15 @@ def _is_of_the_sdk(error: OSError) -> bool:
     return hasattr(error, "request")
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """The error, and what led to it, to the first. urllib3 keeps that of TLS as an argument alone."""
-    while error is not None:
+def _broke_off(error: BaseException) -> bool:
+    """Whether it is about an answer that ended before anything was said, or between two of its pieces."""
+    return "ended prematurely" in str(error) or (isinstance(error, json.JSONDecodeError) and not error.doc)
+
+
+def _causes(error: BaseException | None, before: BaseException | None = None) -> Iterator[BaseException]:
+    """The error, and what led to it, to the first, but not to `before`. urllib3 keeps that of TLS as an argument
+    alone."""
+    while error is not None and error is not before:
         yield error
         within = next((one for one in error.args if isinstance(one, BaseException)), None)
         error = error.__cause__ or error.__context__ or within

@@ -8,12 +8,16 @@ import os
 import re
 import sys
 from pathlib import Path
+from typing import Final
 from urllib.parse import urlsplit
 
 from msgspec import Struct
 
 from minitango.errors import ConfigError
 from minitango.text import one_line
+
+DEFAULT: Final = "Docker's default"
+"""What names a place that nothing named."""
 
 
 class Place(Struct, frozen=True):
@@ -32,7 +36,7 @@ def find(url: str = "") -> Place:
     """The engine at `url`; else that of DOCKER_HOST, of Docker's current context, or at a usual socket, of those
     that we may use if there is one.
 
-    ConfigError where a context or URL cannot be used.
+    ConfigError where a context or URL, or Docker's own settings, cannot be used.
     """
     environ = os.environ
     if url:
@@ -45,7 +49,18 @@ def find(url: str = "") -> Place:
     there = [path for path in usual_sockets() if _is_socket(path)]
     for path in (*(path for path in there if os.access(path, os.W_OK)), *there):  # ours first, before root's
         return Place(f"unix://{path}", str(path))
-    return Place("", "Docker's default")
+    return Place(
+        "npipe:////./pipe/docker_engine" if sys.platform == "win32" else "unix:///var/run/docker.sock", DEFAULT
+    )
+
+
+def is_no_socket(url: str) -> bool:
+    """Whether something else is at this address on this machine: a file, a folder."""
+    path = Path(url.removeprefix("unix://"))
+    try:
+        return url.startswith("unix://") and path.exists() and not path.is_socket()
+    except OSError:
+        return False
 
 
 def _is_socket(path: Path) -> bool:
@@ -85,11 +100,29 @@ def config_folder() -> Path:
 
 
 def _current_context() -> str:
+    """The context that Docker's client is set to; empty: none."""
+    path = config_folder() / "config.json"
     try:
-        name = json.loads((config_folder() / "config.json").read_text()).get("currentContext", "")
-    except (OSError, ValueError, AttributeError, RuntimeError):
+        text = path.read_text()
+    except (OSError, RuntimeError):  # as where there are none
         return ""
-    return name if isinstance(name, str) else ""
+    except ValueError as error:
+        raise _settings(path, error) from error
+    try:
+        name = json.loads(text.strip() or "{}").get("currentContext") or ""
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise _settings(path, error if isinstance(error, ValueError) else "no object") from error
+    if not isinstance(name, str):
+        raise _settings(path, "currentContext is no text")
+    return name
+
+
+def _settings(path: Path, what: object) -> ConfigError:
+    return ConfigError(
+        f"Docker's settings in {path} cannot be read: {one_line(str(what), 200)}",
+        hint="correct the file, or move it away: docker version",
+        id="docker_config",
+    )
 
 
 def _of_context(name: str) -> Place:
