@@ -28,7 +28,9 @@ TRANSIENT: Final = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.EN
 _SETUP: Final = re.compile(r"\bRUN .*?: (exit code \d+.*)", re.DOTALL)
 """What went wrong with a set-up script, in an error about the Dockerfile that runs it."""
 _POLL: Final = 0.1
-_LOOK: Final = 'for p do command -v -- "$p" >/dev/null || printf "%s\\n" "$p"; done'
+LACKS: Final = b"minitango lacks: "
+"""Begins a line with a program that is not there, among what else may be said: by the shell, or what loads it."""
+_LOOK: Final = f'for p do command -v -- "$p" >/dev/null || printf "\\n{LACKS.decode()}%s\\n" "$p"; done'
 
 
 class Preflight:
@@ -167,7 +169,7 @@ def check_command(sandbox: Sandbox, plan: Plan, number: int, bundle: Sequence[Fi
         raise SandboxFailed(f"/bin/sh could not be executed: {os.strerror(end.exec_error)}", id="sandbox_exec")
     if end.exec_error is not None:
         raise AssignmentError(
-            f"there is no /bin/sh in {place(step, image)}",
+            f"there is no /bin/sh in {place(step, image, sandbox.default_image)}",
             file=plan.name,
             key=key,
             hint="use an image that has a shell: a full or a -slim one, not a distroless one",
@@ -175,11 +177,12 @@ def check_command(sandbox: Sandbox, plan: Plan, number: int, bundle: Sequence[Fi
         )
     if end.exit_status != 0:
         raise SandboxFailed(f"looking for {programs[0]} in the sandbox ended with {end}", id="sandbox_preflight")
-    missing = said.output("").head.decode("utf-8", "replace").split("\n")[0]
+    lines = (line for line in said.output("").head.split(b"\n") if line.startswith(LACKS))
+    missing = next(lines, b"").removeprefix(LACKS).decode("utf-8", "replace")
     if missing:
         own = any(file.path == missing for file in bundle)
         raise AssignmentError(
-            f"{missing} is not there in {place(step, image)}, so no submission can be graded",
+            f"{missing} is not there in {place(step, image, sandbox.default_image)}, so no submission can be graded",
             file=plan.name,
             key=key,
             hint=f'programs are looked for in PATH: write "./{missing}"' if own else exec_hint(errno.ENOENT, image),
@@ -193,12 +196,12 @@ def brought_by_submission(step: PlanStep) -> bool:
     return step.submission and not step.provided and "/" in program and not program.startswith("/")
 
 
-def place(step: PlanStep, image: str) -> str:
-    """Where a step runs, in words; `image` is what its image was prepared to."""
+def place(step: PlanStep, image: str, default: str) -> str:
+    """Where a step runs, in words; `image` is what its image was prepared to, `default` the sandbox's own choice."""
     if not image:
         return f"the sandbox of step {step.name!r}"
     if not step.image:
-        return f"the image that step {step.name!r} gets, as it names none"
+        return f"the image{f' {default}' if default else ''} that step {step.name!r} gets, as it names none"
     return f"the image {step.image} of step {step.name!r}"
 
 

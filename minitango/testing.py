@@ -112,6 +112,7 @@ class FakeSandbox:
     """
 
     name = "fake"
+    default_image = ""
 
     def __init__(self, inside: Inside | None = None, *, images: Mapping[str, str] | None = None) -> None:
         self._inside = inside or (lambda run: End(exit_status=0))

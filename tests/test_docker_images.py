@@ -30,7 +30,7 @@ from minitango.sandbox._docker_stream import Message, Progress
 from minitango.sandbox.docker import DockerSandbox
 from tests.certificates import make
 from tests.docker_engine import PrivateEngine, client, need_docker, need_private_engines, unavailable
-from tests.docker_images import FOREIGN, MACHINE, busybox_layer, empty_layer, image_archive, prepare
+from tests.docker_images import FOREIGN, MACHINE, busybox_layer, empty_layer, image_archive, need_made
 from tests.docker_proxy import VERSION
 from tests.support import PATIENCE, eventually, submission
 
@@ -421,7 +421,7 @@ def folder(*lines: str, **files: bytes) -> list[File]:
 @pytest.fixture
 def shell(here: Here) -> str:
     """An image with a shell."""
-    prepare()
+    need_made()
     try:
         return here.make(layer=busybox_layer())
     except OSError as error:
@@ -469,7 +469,7 @@ def test_a_dockerfile_that_does_not_build(here: Here, shell: str, line: str, wor
     assert (error.id, error.file, error.line) == ("image_build", "docker/Dockerfile", 2)
     assert all(word in str(error) for word in words), str(error)
     assert str(error).isprintable()
-    assert "docker build docker/" in error.hint
+    assert error.hint.endswith("in the assignment's folder: docker build docker/")
 
 
 def test_a_build_from_an_image_that_cannot_be_had(here: Here, registry: Callable[..., Registry]) -> None:

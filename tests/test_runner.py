@@ -20,6 +20,7 @@ from minitango.blobs import Blobs
 from minitango.job import FORMATS, Ack, Cancelled, Fail, Finish, Lease, Release, Result, Usage
 from minitango.layout import without_clashes
 from minitango.output import KEEP_HEAD, KEEP_TAIL, HeadTail
+from minitango.preflight import LACKS
 from minitango.runner import Runner
 from minitango.sandbox import BoxSpec, Collected, End
 from minitango.stopping import Stop
@@ -465,6 +466,7 @@ class Bare(FakeSandbox):
     def __init__(self, images: dict[str, str] | None, *, shell: bool) -> None:
         super().__init__(scoring(1), images=images)
         self.shell = shell
+        self.default_image = "python:3.12-slim" if images is not None else ""
 
     def open(self, spec: BoxSpec) -> FakeBox:
         box = super().open(spec)
@@ -472,7 +474,8 @@ class Bare(FakeSandbox):
         def run(command: Any, *, env: Any, output: Callable[[bytes], None]) -> End:
             if not self.shell:
                 return End(exec_error=errno.ENOENT)
-            output(b"make\n")
+            output(b"ERROR: ld.so: object 'x.so' from LD_PRELOAD cannot be preloaded: ignored.\n")
+            output(b"\n" + LACKS + b"make\n")
             return End(exit_status=0)
 
         box.run = run  # type: ignore[method-assign]
@@ -484,7 +487,7 @@ class Bare(FakeSandbox):
     [
         (None, "gcc:14", "the sandbox of step 'grade'"),
         ({"gcc:14": A}, "gcc:14", "the image gcc:14 of step 'grade'"),
-        ({"": A}, "", "the image that step 'grade' gets, as it names none"),
+        ({"": A}, "", "the image python:3.12-slim that step 'grade' gets, as it names none"),
     ],
 )
 def test_what_an_image_lacks_is_said_of_the_image(

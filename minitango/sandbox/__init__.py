@@ -176,6 +176,11 @@ class Sandbox(Protocol):
         """Short and stable: `bubblewrap`, `docker`. Part of a result and of a job's key."""
         ...
 
+    @property
+    def default_image(self) -> str:
+        """The name of the image that is its own choice; empty where it has none."""
+        ...
+
     def probe(self) -> Guarantees:
         """Open a box and run a command in it. SandboxUnavailable, with the exact remedy, if that fails. Cached."""
         ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import shlex
 import tarfile
 import tempfile
 import threading
@@ -131,7 +132,8 @@ class _Steps:
             text,
             file=f"{self._folder.name}{DOCKERFILE}",
             line=int(parsed[1]) if parsed else self._line(),
-            hint=f"correct it; to see all that is printed: docker build {self._folder.name}",
+            hint="correct it; to see all that is printed, in the assignment's folder: "
+            f"docker build {shlex.quote(self._folder.name)}",
             id="image_build",
         )
 

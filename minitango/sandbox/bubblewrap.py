@@ -53,6 +53,11 @@ class BubblewrapSandbox:
     def name(self) -> str:
         return "bubblewrap"
 
+    @property
+    def default_image(self) -> str:
+        """Empty: there are none."""
+        return ""
+
     def prepare(self, image: str, folder: Sequence[File] = ()) -> str:
         """Empty: there is nothing to prepare."""
         return ""

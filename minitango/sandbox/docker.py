@@ -47,7 +47,7 @@ class DockerSandbox:
         files. `patience`: seconds that the engine has for an answer, and a container for a word."""
         self._state = Path(state) if state is not None else default_state()
         self._url = url
-        self._image = image
+        self.default_image = image
         self._tell = tell
         self._mounts = mounts
         self._patience = patience
@@ -106,7 +106,7 @@ class DockerSandbox:
                 self._yard = Yard(
                     self._state,
                     self._url,
-                    image=self._image,
+                    image=self.default_image,
                     tell=self._tell,
                     mounts=self._mounts,
                     patience=self._patience,
