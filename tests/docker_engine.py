@@ -29,6 +29,8 @@ START = 30.0
 """Seconds in which a daemon must answer after its start; it takes 0.2 to 2."""
 STOP = 30.0
 SOCKET = "unix:///var/run/docker.sock"
+GOING = (404, 409)
+"""What is said of a container that is gone, or just going by itself."""
 SHORT = 60
 """Bytes that a private engine's folder may have in its name: a socket's path has at most 108."""
 
@@ -186,7 +188,7 @@ class PrivateEngine:
 
     def close(self) -> None:
         """End the daemon and its containers and remove everything. Idempotent."""
-        from docker.errors import NotFound
+        from docker.errors import APIError
 
         try:
             if self._daemon is not None:
@@ -195,8 +197,11 @@ class PrivateEngine:
                     self.start()  # only a daemon knows how to take down what another one left
                 with client(self.url) as connected:
                     for container in connected.api.containers(all=True, quiet=True):
-                        with contextlib.suppress(NotFound):  # it is just going by itself
+                        try:
                             connected.api.remove_container(container["Id"], force=True, v=True)
+                        except APIError as error:
+                            if error.status_code not in GOING:
+                                raise
         finally:
             self.stop()
             self._daemon = None
