@@ -245,3 +245,5 @@ def test_a_container_has_no_more_than_it_needs(url: str, sandbox: DockerSandbox)
     assert host["LogConfig"]["Type"] == "none"
     assert host["RestartPolicy"]["Name"] == "no"
     assert all(not mount["RW"] for mount in found[0]["Mounts"])
+    assert config["Healthcheck"]["Test"] == ["NONE"]  # nobody but the supervisor starts anything in it
+    assert host["Init"] is False  # which would be pid 1 in its place

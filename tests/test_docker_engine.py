@@ -487,6 +487,22 @@ def test_an_engine_that_cannot_be_spoken_to(version: object, id: str) -> None:
     assert caught.value.id == id
 
 
+def test_no_password_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `requests` would tell those of ~/.netrc."""
+    (tmp_path / "netrc").write_text("default login ada password secret\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    heads = []
+
+    def note(request: Request) -> None:
+        heads.append(request.head)
+        say(200, {})(request)
+
+    with engine_that(note) as engine:
+        engine.call(lambda api: api.info())
+    assert heads
+    assert b"authorization" not in heads[0].lower()
+
+
 def test_its_own_version_is_spoken() -> None:
     with (
         Proxy("", ("/version$", say(200, {"ApiVersion": "1.52"})), ("/v1.52/info", say(200, {"NCPU": 3}))) as proxy,
