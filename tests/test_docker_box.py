@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 from msgspec import structs
 
+from minitango import Assignment, Engine, Step
 from minitango.archive import File
-from minitango.errors import SandboxUnavailable
+from minitango.errors import AssignmentError, SandboxUnavailable
 from minitango.job import Limits
 from minitango.sandbox import BoxSpec, Bundle, CollectBounds, Mount
 from minitango.sandbox._docker_profile import Features, container
@@ -63,10 +64,10 @@ def odd_image(url: str) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def derived(url: str, *wishes: str) -> Iterator[str]:
+def derived(url: str, *wishes: str, base: str = "") -> Iterator[str]:
     """An image with a shell whose Dockerfile ends with these lines."""
     name = f"minitango-test-derived-{os.getpid()}:1"
-    dockerfile = "\n".join([f"FROM {docker_images.busybox(url)}", *wishes])
+    dockerfile = "\n".join([f"FROM {base or docker_images.busybox(url)}", *wishes])
     with docker_engine.client(url) as client:
         client.images.build(fileobj=io.BytesIO(dockerfile.encode()), tag=name, rm=True)
         try:
@@ -179,6 +180,18 @@ def test_volumes_where_a_mount_is_or_what_is_ours(url: str, tmp_path: Path, moun
             sandbox.close()
         with docker_engine.client(url) as client:
             assert client.api.volumes(filters={"dangling": True})["Volumes"] in (None, [])
+
+
+def test_what_the_loader_says_is_no_missing_command(url: str, tmp_path: Path) -> None:
+    """It says it in every process of an image with such a variable, that which looks for commands among them."""
+    with derived(url, "ENV LD_PRELOAD=/no/such.so", base=docker_images.python_image()) as image:
+        sandbox = DockerSandbox(tmp_path, url=url, image=image)
+        with Engine.open(tmp_path, sandbox=sandbox) as engine:
+            engine.preflight(Assignment("hw", (Step(command=("python3",)),), max_score=1))
+            with pytest.raises(AssignmentError) as caught:
+                engine.preflight(Assignment("hw", (Step(name="grade", command=("no-such",)),), max_score=1))
+    place = f"the image {image} that step 'grade' gets, as it names none"
+    assert f": no-such is not there in {place}, so no submission can be graded" in caught.value.message
 
 
 def test_what_is_given_read_only_is_not_charged_to_the_job(sandbox: DockerSandbox) -> None:
