@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import secrets
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from docker.errors import APIError
 
 from minitango.archive import File
 from minitango.job import Limits
@@ -21,6 +23,7 @@ from minitango.sandbox._docker_owner import OWNER, WHERE, Owner
 from minitango.sandbox._docker_place import Place
 from minitango.sandbox.docker import DockerSandbox
 from tests import docker_engine, docker_images
+from tests.docker_proxy import VERSION, Proxy, say
 from tests.support import eventually
 from tests.test_docker_owner import killed
 
@@ -146,3 +149,26 @@ def test_a_bundle_is_there_for_as_long_as_it_is_given_out(tmp_path: Path, monkey
         assert (given(second) / "given").read_bytes() == b"2"
         assert not folder.exists(), "nobody has asked for it for long"
         assert (given(first) / "given").read_bytes() == b"1"
+
+
+@pytest.mark.parametrize(("status", "breaks"), [(404, False), (409, False), (500, True)])
+def test_a_container_that_is_just_going_breaks_no_teardown(
+    status: int, breaks: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the private engines of these tests."""
+    docker_engine.need_private_engines()
+    engine = docker_engine.PrivateEngine()
+    with (
+        Proxy(
+            "",
+            ("DELETE .*/containers/", say(status, {"message": "no"})),
+            ("GET .*/containers/json", say(200, [{"Id": "1"}])),
+            (".*", say(200, VERSION)),
+        ) as proxy,
+        subprocess.Popen(["sleep", "1000"]) as sleeper,
+        pytest.raises(APIError) if breaks else contextlib.nullcontext(),
+    ):
+        monkeypatch.setattr(engine, "url", proxy.url)
+        monkeypatch.setattr(engine, "_daemon", sleeper)
+        engine.close()
+    assert not engine.folder.exists()
