@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -93,12 +93,12 @@ def need_private_engines() -> None:
         unavailable(why)
 
 
-def private_engine() -> PrivateEngine:
+def private_engine(**environment: str) -> PrivateEngine:
     """A PrivateEngine, to be entered. OSError, with what would help, where there are none."""
     why = cannot_start()
     if why:
         raise OSError(why)
-    return PrivateEngine()
+    return PrivateEngine(environment)
 
 
 def unavailable(why: str) -> None:
@@ -123,7 +123,9 @@ class PrivateEngine:
     Ends with the thread that started it. After `close` nothing is left: no container, process, mount or file.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
+        """`environment`: what its daemon finds there besides ours."""
+        self._environment = {**os.environ, **(environment or {})}
         parent = tempfile.gettempdir()
         # its name is also that of namespaces, which may not end in all that mkdtemp makes up
         self.folder = Path(parent if len(os.fsencode(parent)) < SHORT else "/tmp", f"mtd-{secrets.token_hex(4)}")
@@ -158,7 +160,12 @@ class PrivateEngine:
         ]
         with (folder / "log").open("ab") as log:
             self._daemon = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                command,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
         deadline = time.monotonic() + START
         while why := trouble(self.url, timeout=1):

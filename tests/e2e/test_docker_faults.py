@@ -12,7 +12,7 @@ import random
 import secrets
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from docker.errors import NotFound
 
 from minitango import Assignment, Engine, JobHandle, Limits, Step, Submission
 from minitango.archive import File
+from minitango.errors import SandboxFailed
 from minitango.job import Job
 from minitango.sandbox import BoxSpec, Mount
 from minitango.sandbox.docker import DockerSandbox
@@ -233,6 +234,78 @@ def test_containers_end_by_another_hand(docker: Docker, tmp_path: Path) -> None:
         assert [(job.attempt, job.failures) for job in course.jobs()] == [(2, 1)] * 2
 
 
+SPEC = BoxSpec((Mount("/job", writable=True),), "/job", Limits(wall=30, memory=32 << 20, disk=8 << 20))
+
+
+def kill(api: Any, container: str) -> None:
+    api.kill(container)
+
+
+def remove(api: Any, container: str) -> None:
+    api.remove_container(container, force=True)
+
+
+@contextlib.contextmanager
+def hurting(docker: Docker, seconds: float, hurt: Callable[[Any, str], None]) -> Iterator[None]:
+    """What is done to each container in a while, from another thread."""
+
+    def do() -> None:
+        with client(docker.url) as api:
+            for container in docker.containers():
+                hurt(api.api, container["Id"])
+
+    timer = threading.Timer(seconds, do)
+    timer.start()
+    yield
+    timer.join()
+
+
+@pytest.mark.parametrize("zone", ["Asia/Tokyo", "America/New_York"])
+def test_a_daemon_anywhere_on_earth_tells_how_a_container_died(tmp_path: Path, zone: str) -> None:
+    need_private_engines()
+    with private_engine(TZ=zone) as engine:
+        docker = Docker(engine)
+        with client(engine.url) as api:
+            assert not api.info()["SystemTime"].endswith("Z"), "it has the zone"
+        with contextlib.closing(DockerSandbox(tmp_path, url=docker.url, image=docker.image)) as sandbox:
+            began = time.monotonic()
+            for hurt in (kill, remove):
+                box = sandbox.open(SPEC)
+                with hurting(docker, 0.2, hurt), pytest.raises(SandboxFailed) as caught:
+                    box.run(["sleep", "25"], env={}, output=lambda _: None)
+                assert caught.value.id == "box_killed"
+                box.close()
+            assert time.monotonic() - began < 15
+
+
+GROW = "x=................; while :; do x=$x$x; done"
+
+
+def test_a_kill_by_hand_is_not_the_memory_of_a_child_that_the_kernel_took_before(
+    docker: Docker, tmp_path: Path
+) -> None:
+    """OOMKilled is true, and there is an event; and an engine that has forgotten the start was not restarted."""
+
+    def forget(api: Any, container: str) -> None:
+        for _ in range(60):
+            other = api.create_container(docker.image, ["true"], network_disabled=True)
+            api.rename(other, f"again-{secrets.token_hex(4)}")
+            for _ in range(4):
+                api.rename(other, f"again-{secrets.token_hex(4)}")
+            api.remove_container(other)
+        api.kill(container)
+
+    with contextlib.closing(DockerSandbox(tmp_path, url=docker.url, image=docker.image)) as sandbox:
+        for command, hurt in ((f"sh -c '{GROW}'; echo $?; sleep 25", kill), ("echo 137; sleep 25", forget)):
+            box = sandbox.open(SPEC)
+            said: list[bytes] = []
+            with hurting(docker, 4.0, hurt), pytest.raises(SandboxFailed) as caught:
+                box.run(["sh", "-c", command], env={}, output=said.append)
+            assert b"137\n" in b"".join(said)
+            assert caught.value.id == "box_killed"
+            box.close()
+
+
 def test_engines_of_ours_share_a_daemon(docker: Docker, tmp_path: Path) -> None:
     """One sweeps what a dead one left, and nothing of one that lives."""
     seconds = f"60.{secrets.randbelow(10**6):06}"
@@ -244,11 +317,10 @@ def test_engines_of_ours_share_a_daemon(docker: Docker, tmp_path: Path) -> None:
     child.kill()
     child.communicate()
 
-    spec = BoxSpec((Mount("/job", writable=True),), "/job", Limits(wall=20, memory=32 << 20))
     ours = DockerSandbox(tmp_path / "ours", url=docker.url, image=docker.image)
     theirs = DockerSandbox(tmp_path / "theirs", url=docker.url, image=docker.image)
     with contextlib.closing(ours), contextlib.closing(theirs):
-        box = theirs.open(spec)
+        box = theirs.open(SPEC)
         box.put("/job", [File("said", b"alive\n")])
         assert ours.orphans() == 1
         assert ours.orphans() == 1, "looking removes nothing"
