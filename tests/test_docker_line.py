@@ -119,6 +119,16 @@ def test_an_unsafe_path_is_not_asked_for(path: str) -> None:
         list(_frames.put(0, [File(path, b"")]))
 
 
+def test_a_path_is_bounded() -> None:
+    """As the supervisor bounds it, who would answer a longer one by leaving."""
+    longest = "/".join(["ü" * 1023 + "a"] * 2)
+    assert len(longest.encode()) == _frames.MAX_PATH - 1
+    assert _frames.look(0, longest + "a") == frame("S", b"\0\0" + longest.encode() + b"a")
+    for ask in (_frames.look, lambda mount, path: list(_frames.put(mount, [File(path, b"")]))):
+        with pytest.raises(ValueError, match="4096 bytes"):
+            ask(0, longest + "ab")
+
+
 DECODERS: dict[str, Callable[[bytes], Any]] = {
     "h": _frames.hello,
     "y": _frames.problem,
@@ -145,7 +155,7 @@ def test_an_end_of_an_unknown_kind_is_refused(how: int, what: int) -> None:
             _frames.ended(body)
 
 
-@pytest.mark.parametrize("name", [b"", b"a/b", b"a\0"])
+@pytest.mark.parametrize("name", [b"", b"a/b", b"a\0", b".", b".."])
 def test_a_name_that_is_none_is_refused(name: bytes) -> None:
     with pytest.raises(BadFrame):
         list(_frames.entries(entry(name)))
@@ -597,6 +607,32 @@ def test_a_file_that_cannot_be_read_is_refused_alone() -> None:
             ((name, why),) = played.box.collect("/job", ["**"]).refused
             assert name == "a"
             assert reason in why or number == 13, why
+
+
+def test_what_lies_too_deep_to_be_asked_for_is_refused_alone() -> None:
+    """A job makes directories in each other until no path names what is in them."""
+    name = "d" * 255
+    listed = [line for _ in range(17) for line in ("L", said(frame("l", entry(name.encode(), b"d")), END))]
+    with Played() as played:
+        playing = played.script("R", said(frame("x", end())), *listed, "Q")
+        played.run()
+        left = played.box.collect("/job", ["**"], CollectBounds(depth=40, path=10_000))
+        ((path, why),) = left.refused
+        assert path == "/".join([name] * 17)[: len(path)]
+        assert why == f"it cannot be listed: {os.strerror(errno.ENAMETOOLONG)}"
+        played.box.close()
+        playing.result(PATIENCE)
+    assert played.well == [True]
+
+
+def test_a_name_that_is_too_long_is_not_there() -> None:
+    with Played() as played:
+        playing = played.script("R", said(frame("x", end())), "Q")
+        played.run()
+        assert played.box.collect("/job", ["a" * 5000]).files == ()
+        played.box.close()
+        playing.result(PATIENCE)
+    assert played.well == [True]
 
 
 def test_what_the_listener_raises_goes_through_when_all_is_dead() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -28,7 +29,7 @@ from minitango.sandbox._collect import (
 )
 from minitango.sandbox._docker_engine import PATIENCE
 from minitango.sandbox._docker_line import Bell, Line, LineLost, LineSilent
-from minitango.sandbox._docker_profile import environment, memory_with, rlimits
+from minitango.sandbox._docker_profile import environment, given_at_first, held_by, memory_with, rlimits
 from minitango.sandbox._frames import BadFrame, Frame
 from minitango.sandbox._remedy import too_small
 
@@ -74,7 +75,7 @@ class DockerBox:
         self._busy = threading.Lock()  # one verb at a time; close, from any thread, waits for it
         self._end = threading.Lock()  # between kill and the end of what it rings
         self._well = True
-        self._given = 0
+        self._given = given_at_first(spec)
         self._numbers = {mount.path: number for number, mount in enumerate(spec.mounts)}
 
     # --- the verbs ---------------------------------------------------------------------------------
@@ -89,14 +90,22 @@ class DockerBox:
                 raise SandboxFailed("files cannot be put into a box that has run or is closed")
             if not files:
                 return
-            if not place.writable:
-                self._given += sum(len(file.data) for file in files)
+            self._make_room(place, files)
             self._send_files(place, frames)
 
     def lay(self, mount: str, directory: str) -> None:
         """Put the files of a directory of the container into a mount. Raises as `put`."""
         with self._busy:
             self._send_files(self._mount(mount), [_frames.lay(self._numbers[mount], directory)])
+
+    def _make_room(self, place: Mount, files: Sequence[File]) -> None:
+        """Give the container the memory of what is about to come into a read-only mount: the job is not charged."""
+        if place.writable:
+            return
+        self._given += held_by(files)
+        memory = memory_with(self.spec, self._given)
+        if memory is not None:
+            self.enlarge(memory)
 
     def _send_files(self, place: Mount, frames: list[bytes]) -> None:
         with self._speaking():
@@ -126,9 +135,6 @@ class DockerBox:
             if self._state != "open":
                 raise SandboxFailed("a box runs once")
             self._state = "lost"  # until it is known to have ended well
-            more = memory_with(self.spec, self._given)
-            if more is not None:
-                self.enlarge(more)
             try:
                 killed = self._bell.rung  # already: then it must not even begin
                 self._line.send([_frames.frame("K"), start] if killed else [start], self._patience)
@@ -352,18 +358,17 @@ class _Tree:
     def names(self, parents: Sequence[str], wanted: list[str] | None) -> Iterator[tuple[str, str]]:
         """See `Tree.names`."""
         if wanted is None:
-            found = list(self._listed(_frames.list_directory(self._mount, "/".join(parents), self._most)))
+            found = list(self._listed(_frames.list_directory(self._mount, _path(parents), self._most)))
         else:
-            found = [entry for name in wanted for entry in self._one("/".join((*parents, name)))]
+            found = [entry for name in wanted for entry in self._one((*parents, name))]
         for entry in found:
-            path = "/".join((*parents, entry.name))
             if entry.kind == "f":
-                self._known[path] = entry
+                self._known["/".join((*parents, entry.name))] = entry
             yield entry.name, _KINDS.get(entry.kind, NOT_REGULAR)
 
-    def _one(self, path: str) -> list[_frames.Entry]:
+    def _one(self, parts: Sequence[str]) -> list[_frames.Entry]:
         try:
-            return list(self._listed(_frames.look(self._mount, path)))
+            return list(self._listed(_frames.look(self._mount, _path(parts))))
         except OSError:
             return []
 
@@ -378,14 +383,13 @@ class _Tree:
 
     def take(self, parents: Sequence[str], name: str, most: int) -> tuple[File | None, str]:
         """See `Tree.take`."""
-        path = "/".join((*parents, name))
-        entry = self._known[path]
+        entry = self._known["/".join((*parents, name))]
         fault = fault_of(links=entry.links, size=entry.size, allocated=entry.allocated, most=most)
         if fault:
             return None, fault
         data = bytearray()
         try:
-            for piece in self._box.ask(_frames.get(self._mount, path, entry.size), "d"):
+            for piece in self._box.ask(_frames.get(self._mount, _path((*parents, name)), entry.size), "d"):
                 data += piece
                 if len(data) > entry.size:
                     raise BadFrame("more of a file than there is")
@@ -394,3 +398,11 @@ class _Tree:
         except OSError as error:
             return None, LINK if error.errno == errno.ELOOP else f"it cannot be read: {error.strerror}"
         return File(path=name, data=bytes(data), executable=entry.executable), ""
+
+
+def _path(parts: Sequence[str]) -> str:
+    """OSError where nobody can be asked for it: names that a job made come to any length together."""
+    path = "/".join(parts)
+    if len(path.encode("utf-8", "surrogateescape")) > _frames.MAX_PATH:
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+    return path

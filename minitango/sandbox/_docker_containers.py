@@ -199,8 +199,9 @@ class Containers:
         if self.features.limits and self.enlarges:
             try:
                 self._engine.call(partial(_update, name=name, limits=memory(most)), again=True)
-            except Missing:  # the call itself, as with Podman 4.3: we have a line to the container
-                self.enlarges = False
+            except Missing as error:  # the call itself, as with Podman 4.3; or the container, which its line will tell
+                if "o such container" not in error.message:
+                    self.enlarges = False
 
     # --- its end -------------------------------------------------------------------------------------
 

@@ -5,11 +5,12 @@ Root in it is the supervisor alone, with the three capabilities that it needs to
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, Literal
 
 from msgspec import Struct
 
+from minitango.archive import File
 from minitango.job import Limits
 from minitango.sandbox import BoxSpec, Mount
 from minitango.sandbox._spec import NOFILE, TMP, largest_file, total_memory, writable
@@ -24,6 +25,7 @@ IDLE: Final = 600
 """Seconds after which a supervisor to which nobody speaks leaves."""
 _ROOM: Final = 8 << 20
 """Bytes on top of the job's memory: the supervisor, the kernel's own for it, and small files in read-only mounts."""
+_PAGE: Final = 4096
 _INODE: Final = 1024
 """Bytes of a directory's size for which it may hold one file: as much as the kernel needs for it."""
 _PODMANS: Final = ("/run", "/var/tmp")  # noqa: S108
@@ -80,7 +82,7 @@ def container(
         **_network(spec.network, features),
     }
     if features.limits:
-        host |= memory(memory_of(spec.limits))
+        host |= memory(memory_with(spec, given_at_first(spec)) or memory_of(spec.limits))
         host["PidsLimit"] = spec.limits.pids + 1  # and the supervisor
         if spec.limits.cpus < features.cores:
             host["NanoCpus"] = max(10_000_000, round(spec.limits.cpus * 1e9))
@@ -117,8 +119,20 @@ def memory(most: int) -> dict[str, Any]:
     return {"Memory": most, "MemorySwap": most}
 
 
+def held_by(files: Iterable[File]) -> int:
+    """Bytes of memory that these files take in a mount: whole pages, and what the kernel needs for each."""
+    return sum(-(-len(file.data) // _PAGE) * _PAGE + _INODE for file in files)
+
+
+def given_at_first(spec: BoxSpec) -> int:
+    """Bytes of memory that a bundle takes in a read-only mount."""
+    if spec.bundle is None or any(mount.path == spec.bundle.mount and mount.writable for mount in spec.mounts):
+        return 0
+    return held_by(spec.bundle.files)
+
+
 def memory_with(spec: BoxSpec, given: int) -> int | None:
-    """The memory that a container needs once `given` bytes were put into its read-only mounts; None: it has it."""
+    """The memory that a container needs for `given` bytes in its read-only mounts; None: it has it."""
     return None if given <= _ROOM // 2 else memory_of(spec.limits) + given
 
 

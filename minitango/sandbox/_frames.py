@@ -18,6 +18,8 @@ from minitango.archive import File
 VERSION: Final = 1
 PIECE: Final = 64 << 10
 """Bytes that a frame of data or output holds at most."""
+MAX_PATH: Final = 4096
+"""Bytes of a path below a mount."""
 MAX_COMMAND: Final = 8 << 20
 """Bytes of argv and environment together; the kernel's own limit is lower."""
 
@@ -132,10 +134,13 @@ def lay(mount: int, directory: str) -> bytes:
 
 
 def encode_path(path: str) -> bytes:
-    """A path below a mount. ValueError where it is unsafe."""
+    """A path below a mount. ValueError where it is unsafe, or too long."""
     if any(part in ("", ".", "..") for part in path.split("/")) or "\0" in path:
         raise ValueError(f"unsafe path: {path!r}")
-    return path.encode("utf-8", "surrogateescape")
+    encoded = path.encode("utf-8", "surrogateescape")
+    if len(encoded) > MAX_PATH:
+        raise ValueError(f"a path of more than {MAX_PATH} bytes: {path[:80]!r}...")
+    return encoded
 
 
 def _microseconds(seconds: float) -> int:
@@ -261,7 +266,7 @@ def entries(body: bytes) -> Iterator[Entry]:
         kind, executable, size, allocated, links, length = _ENTRY.unpack_from(body, at)
         at += _ENTRY.size
         name = body[at : at + length]
-        if len(name) < length or kind not in _TYPES or not name or b"/" in name or b"\0" in name:
+        if len(name) < length or kind not in _TYPES or name in (b"", b".", b"..") or b"/" in name or b"\0" in name:
             raise BadFrame("an entry that is none")
         yield Entry(name.decode("utf-8", "surrogateescape"), kind.decode(), bool(executable), size, allocated, links)
         at += length

@@ -535,6 +535,29 @@ def test_a_memory_bomb_ends_at_its_limit(sandbox: Sandbox) -> None:
     assert end.usage.wall < 8
 
 
+def test_a_memory_bomb_that_wants_others_to_be_killed_first_ends_at_its_limit(sandbox: Sandbox) -> None:
+    """Whichever process of the box the kernel takes, it was the job's memory."""
+    lower = "try: open('/proc/self/oom_score_adj', 'w').write('0')\nexcept OSError: pass\n"
+    end = live(sandbox, python(lower + MEMORY_BOMB)).end
+    assert (end.limit, end.signal) == ("memory", signal.SIGKILL)
+
+
+@pytest.mark.parametrize("how", ["put", "bundle"])
+def test_files_given_read_only_may_be_larger_than_what_the_job_may_hold(sandbox: Sandbox, how: str) -> None:
+    given = tuple(File(f"f{n}", bytes([n]) * (4 * MIB)) for n in range(24))
+    bundle = Bundle("/tests", f"sha256:large-{how}", given) if how == "bundle" else None
+    box = sandbox.open(BoxSpec(MOUNTS, "/job", LIMITS, bundle=bundle))
+    try:
+        if how == "put":
+            for file in given:
+                box.put("/tests", [file])
+        said: list[bytes] = []
+        end = box.run(sh("cat /tests/f* | wc -c"), env={}, output=said.append)
+    finally:
+        box.close()
+    assert (end.exit_status, b"".join(said).split()) == (0, [b"%d" % (96 * MIB)])
+
+
 def test_a_memory_bomb_in_a_child_does_not_escape(sandbox: Sandbox) -> None:
     code = f"import os\nif os.fork():\n print(os.wait()[1] & 127, flush=True)\nelse:\n {MEMORY_BOMB.splitlines()[0]}\n"
     code += " while True: held.append(bytearray(4 << 20))"
