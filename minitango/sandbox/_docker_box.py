@@ -28,7 +28,7 @@ from minitango.sandbox._collect import (
     fault_of,
 )
 from minitango.sandbox._docker_engine import PATIENCE
-from minitango.sandbox._docker_line import Bell, Line, LineLost, LineSilent
+from minitango.sandbox._docker_line import HURRY, Bell, Line, LineLost, LineSilent
 from minitango.sandbox._docker_profile import environment, given_at_first, held_by, memory_with, rlimits
 from minitango.sandbox._frames import BadFrame, Frame
 from minitango.sandbox._remedy import too_small
@@ -61,7 +61,7 @@ class DockerBox:
         """`own` is the image's environment; `filter` the system calls that the job does not get; `enlarge` gives the
         container so much memory; `closed` is told at the end, with whether the supervisor was well. For `patience`
         seconds may the supervisor be silent, which has a word to say every 2 s while a command runs; and so long after
-        its limit may a run take to end."""
+        its limit may a run take to end. Once it is to be killed, it may be silent for HURRY."""
         self.spec = spec
         self._line = line
         self._bell = bell
@@ -155,6 +155,7 @@ class DockerBox:
         said = 0
         now = heard = time.monotonic()
         deadline = now + self.spec.limits.wall + self._patience
+        silence = min(self._patience, HURRY) if asked else self._patience
         while True:
             frame = self._line.next(_BEAT, bell=not asked)
             before, now = now, time.monotonic()
@@ -166,7 +167,8 @@ class DockerBox:
                     asked = True
                     self._line.send([_frames.frame("K")], self._patience)
                     deadline = min(deadline, now + self._patience)
-                elif now > heard + self._patience or now > deadline:
+                    silence, heard = min(self._patience, HURRY), now
+                elif now > heard + silence or now > deadline:
                     raise LineSilent("the supervisor says nothing more")
                 continue
             heard = now
@@ -286,7 +288,7 @@ class DockerBox:
         return _Speaking(self)
 
     def _answer(self, *kinds: str) -> Frame:
-        frame = self._line.next(self._patience)
+        frame = self._line.answer(self._patience)
         if frame is None:
             raise LineSilent("no answer came")
         if frame.kind not in kinds:
@@ -318,8 +320,9 @@ class DockerBox:
         return found
 
     def _silent(self) -> SandboxUnavailable:
+        seconds = min(self._patience, HURRY) if self._bell.rung else self._patience
         return SandboxUnavailable(
-            f"a container has said nothing for {self._patience:g} s",
+            f"a container has said nothing for {seconds:g} s",
             hint="look at the Docker engine: docker info",
             id="sandbox_hangs",
         )

@@ -40,6 +40,8 @@ _SWEEP: Final = 30.0
 _GONE: Final = 3.0
 """Seconds that the engine has to remove a container by itself."""
 _LOOK: Final = 1.0
+_ALIVE: Final = 3.0
+"""Seconds in which an engine answers that does not hang."""
 _CONFLICT: Final = 409
 
 
@@ -301,10 +303,14 @@ class Containers:
                     self._ending.pop(name, None)
 
     def close(self) -> None:
-        """Close every box, and wait until their containers are gone, as far as the engine lets us."""
+        """Close every box, and wait until their containers are gone, as far as the engine lets us: of one that hangs
+        nothing more is asked, and the supervisors leave by themselves."""
         with self._lock:
             self._closed = True
             boxes = [box for box in self._open.values() if box is not None]
+        for box in boxes:
+            box.kill()  # all at once, before each is waited for
+        self._hurry_if_it_hangs()
         for box in boxes:
             box.close()
         self._wake.set()
@@ -313,7 +319,17 @@ class Containers:
         try:
             self.settle()
         except (SandboxFailed, SandboxUnavailable) as error:
-            log.warning("%d containers may be left: %s", len(self._ending), error)
+            left = len(self._ending)
+            log.warning("%d container%s may be left: %s", left, "" if left == 1 else "s", error)
+
+    def _hurry_if_it_hangs(self) -> None:
+        try:
+            self._engine.call(lambda api: api.ping(), again=True, patience=min(_ALIVE, self._engine.patience))
+        except SandboxUnavailable as error:
+            if error.id == "sandbox_hangs":
+                self._engine.hurry(0.0)
+        except SandboxFailed:
+            pass  # it answered
 
     def settle(self) -> None:
         """Wait until the containers of boxes that were closed are gone, or until the engine's patience is over."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import math
 import re
 import ssl
 import sys
@@ -26,7 +27,7 @@ from minitango.sandbox._docker_place import DEFAULT, Place, config_folder, is_no
 from minitango.text import one_line
 
 if TYPE_CHECKING:
-    from minitango.sandbox._docker_http import Budget, Door
+    from minitango.sandbox._docker_http import Budget, Door, Haste
     from minitango.sandbox._docker_ssh import Tunnel
 
 T = TypeVar("T")
@@ -75,6 +76,8 @@ class Engine:
         self._lock = threading.Lock()
         self._all: weakref.WeakSet[_Kept] = weakref.WeakSet()
         self._door: Door | None = None
+        self._haste: Haste | None = None
+        self._hurry = math.inf
         self._tunnel: Tunnel | None = None
         self._version = ""
         self._closed = False
@@ -90,12 +93,22 @@ class Engine:
         in time, `sandbox_garbled` where it answers as no engine does.
         """
         deadline = time.monotonic() + (self.patience if patience is None else patience)
+        if self._hurry < deadline < math.inf:
+            deadline = self._hurry
         try:
             return self._try(verb, deadline)
         except SandboxUnavailable as error:
             if not again or error.id != "sandbox_gone":
                 raise
         return self._try(verb, deadline)
+
+    def hurry(self, seconds: float) -> None:
+        """All calls but streams, also those that are under way, are to be over in this time, whatever their patience:
+        they cannot help any more."""
+        with self._lock:
+            self._hurry = min(self._hurry, time.monotonic() + seconds)
+            if self._haste is not None:
+                self._haste.deadline = self._hurry
 
     def ask(self, verb: Callable[[Any], Any], kind: type[T], *, again: bool = True) -> T:
         """What `verb` gives, as a `kind`. `again`, and what is raised, as with `call`."""
@@ -230,7 +243,7 @@ class Engine:
     def _new_client(self, version: str, deadline: float) -> Any:
         from docker import APIClient
 
-        from minitango.sandbox._docker_http import Adapter
+        from minitango.sandbox._docker_http import Adapter, Haste
 
         door = self._find_door()
         url = self.place.url if door is None else "unix:///engine"  # the adapter knows better
@@ -244,7 +257,11 @@ class Engine:
             ) from error
         if door is not None:
             client.adapters.clear()
-            client.mount("http+docker://", Adapter(door, self.patience))
+            with self._lock:
+                if self._haste is None:
+                    self._haste = Haste()
+                    self._haste.deadline = self._hurry
+            client.mount("http+docker://", Adapter(door, self.patience, self._haste))
             client.trust_env = False  # no proxy, no password
             client.max_redirects = 0
         _start(client, deadline)

@@ -22,15 +22,26 @@ import urllib3.connectionpool
 MOST: Final = 64 << 20
 """Bytes of the answer to one call."""
 
+_LOOK: Final = 0.5
+"""Seconds between looks whether all is to be over."""
+
 
 class NoConnection(Exception):
     """None could be made. Its cause says why."""
 
 
+class Haste:
+    """When all calls to one engine are to be over, those that are under way as well. Of all its clients."""
+
+    def __init__(self) -> None:
+        self.deadline = math.inf
+
+
 class Budget:
     """What the call that is under way may still take. Of one client, which one thread uses."""
 
-    def __init__(self) -> None:
+    def __init__(self, haste: Haste | None = None) -> None:
+        self._haste = haste or Haste()
         self._deadline = math.inf
         self._bytes = 0
         self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
@@ -53,17 +64,18 @@ class Budget:
             with contextlib.suppress(OSError):  # it ended by itself
                 socket.socket.shutdown(sock, socket.SHUT_RDWR)  # below TLS, whose state the reading thread uses
 
-    def prepare(self, sock: socket.socket) -> None:
-        """Let the socket's next operation take what is left. TimeoutError where nothing is, ConnectionError where the
-        call was cut."""
+    @property
+    def endless(self) -> bool:
+        return self._deadline == math.inf
+
+    def left(self) -> float:
+        """Seconds. TimeoutError where none are, ConnectionError where the call was cut."""
         if self._is_cut:
             raise ConnectionAbortedError("the call was given up")
-        if self._deadline == math.inf:
-            return
-        left = self._deadline - time.monotonic()
+        left = self._deadline if self.endless else min(self._deadline, self._haste.deadline) - time.monotonic()
         if left <= 0:
             raise TimeoutError("timed out")
-        sock.settimeout(left)
+        return left
 
     def spend(self, count: int) -> None:
         """So many bytes came. ValueError where that is too much."""
@@ -79,13 +91,22 @@ class _Bounded(socket.socket):
     budget = Budget()
 
     def recv_into(self, *args: Any, **more: Any) -> int:
-        self.budget.prepare(self)
-        count = super().recv_into(*args, **more)
-        self.budget.spend(count)
-        return count
+        while True:
+            left = self.budget.left()
+            if self.budget.endless:
+                return super().recv_into(*args, **more)
+            self.settimeout(min(left, _LOOK))
+            try:
+                count = super().recv_into(*args, **more)
+            except TimeoutError:
+                continue
+            self.budget.spend(count)
+            return count
 
     def sendall(self, *args: Any, **more: Any) -> None:
-        self.budget.prepare(self)
+        left = self.budget.left()
+        if not self.budget.endless:
+            self.settimeout(left)
         super().sendall(*args, **more)
 
 
@@ -156,7 +177,7 @@ class _Connection(urllib3.connection.HTTPConnection):
         self._patience = timeout
 
     def connect(self) -> None:
-        self.sock = self._door.connect(self._patience, self._budget)
+        self.sock = self._door.connect(min(self._patience, self._budget.left()), self._budget)
 
 
 class _Pool(urllib3.connectionpool.HTTPConnectionPool):
@@ -173,10 +194,10 @@ class _Pool(urllib3.connectionpool.HTTPConnectionPool):
 class Adapter(requests.adapters.HTTPAdapter):
     """A transport for the SDK's client: for its thread, over connections that are kept."""
 
-    def __init__(self, door: Door, timeout: float) -> None:
+    def __init__(self, door: Door, timeout: float, haste: Haste | None = None) -> None:
         """`timeout` in seconds, of each read and write where the call has no deadline."""
         super().__init__()
-        self.budget = Budget()
+        self.budget = Budget(haste)
         self._pool = _Pool(door, self.budget, timeout)
 
     def get_connection_with_tls_context(self, *_: Any, **__: Any) -> Any:

@@ -18,6 +18,8 @@ from minitango.sandbox._frames import BadFrame, Frame, Reader
 _READ: Final = 256 << 10
 _GATHER: Final = 256 << 10
 """Bytes of frames that are sent together."""
+_LOOK: Final = 1.0
+"""Seconds between looks at the bell, where nothing is taken."""
 _POLL: Final = 0.05
 """Seconds between looks at the bell, where a stream cannot be selected."""
 _HEADER: Final = struct.Struct("!BxxxI")
@@ -26,6 +28,8 @@ _MOST: Final = 1 << 20
 _STDOUT: Final = 1
 _STDERR: Final = 2
 _SAID: Final = 4096
+HURRY: Final = 4.0
+"""Seconds that the far end may be silent once somebody wants the end: it has little more to do than to say so."""
 
 
 class LineLost(Exception):
@@ -88,7 +92,8 @@ class Line:
         """What came on stderr, where only a container that does not work says anything; bounded."""
 
     def send(self, frames: Iterable[bytes], patience: float) -> None:
-        """Send these frames. LineLost; LineSilent where none of it was taken for `patience` seconds."""
+        """Send these frames. LineLost; LineSilent where none of it was taken for `patience` seconds, or HURRY where the
+        bell was rung."""
         gathered = bytearray()
         for frame in frames:
             gathered += frame
@@ -100,18 +105,27 @@ class Line:
 
     def _send(self, data: bytearray, patience: float) -> None:
         left = memoryview(data)
-        deadline = self._clock() + patience
+        taken = self._clock()
         while left:
             try:
                 left = left[self._stream.send(left) :]
-                deadline = self._clock() + patience
+                taken = self._clock()
             except (BlockingIOError, TimeoutError, ssl.SSLWantWriteError) as error:
-                if self._clock() > deadline:
+                most = min(patience, HURRY) if self._bell.rung else patience
+                rest = taken + most - self._clock()
+                if rest < 0:
                     raise LineSilent("nothing is taken") from error
                 if self._selectable:
-                    _wait_for(deadline - self._clock(), selectors.EVENT_WRITE, self._stream)
+                    _wait_for(min(rest, _LOOK), selectors.EVENT_WRITE, self._stream)
             except OSError as error:
                 raise LineLost(str(error)) from error
+
+    def answer(self, patience: float) -> Frame | None:
+        """The next frame; None after `patience` seconds, or HURRY after the bell was rung."""
+        frame = self.next(patience, bell=not self._bell.rung)
+        if frame is None and self._bell.rung:
+            frame = self.next(min(patience, HURRY))
+        return frame
 
     def next(self, timeout: float, *, bell: bool = False) -> Frame | None:
         """The next frame; None after `timeout` seconds, or where the bell was rung and `bell` says to listen to it."""

@@ -10,9 +10,11 @@ import gc
 import os
 import random
 import secrets
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +23,15 @@ from docker.errors import NotFound
 
 from minitango import Assignment, Engine, JobHandle, Limits, Step, Submission
 from minitango.archive import File
-from minitango.errors import SandboxFailed
+from minitango.errors import SandboxFailed, SandboxUnavailable
 from minitango.job import Job
 from minitango.sandbox import BoxSpec, Mount
+from minitango.sandbox._docker_box import DockerBox
 from minitango.sandbox.docker import DockerSandbox
 from minitango.store import open_store
 from tests import docker_images
 from tests.docker_engine import PrivateEngine, client, need_private_engines, private_engine
-from tests.e2e.conftest import eventually
+from tests.e2e.conftest import CommandLine, eventually
 from tests.e2e.test_restart import check, finish, start
 
 # The SDK leaves a socket to the garbage collector where it cannot connect.
@@ -304,6 +307,58 @@ def test_a_kill_by_hand_is_not_the_memory_of_a_child_that_the_kernel_took_before
             assert b"137\n" in b"".join(said)
             assert caught.value.id == "box_killed"
             box.close()
+
+
+def test_closing_on_a_daemon_that_hangs_does_not_wait_for_each_thing_in_turn(docker: Docker, tmp_path: Path) -> None:
+    sandbox = DockerSandbox(tmp_path, url=docker.url, image=docker.image)
+    boxes = [sandbox.open(SPEC) for _ in range(3)]
+    boxes.pop().close()  # whose container is being looked after
+
+    def run(box: DockerBox) -> str:
+        with pytest.raises(SandboxUnavailable) as caught:
+            box.run(["sleep", "25"], env={}, output=lambda _: None)
+        return caught.value.id
+
+    with ThreadPoolExecutor(2) as others:
+        runs = [others.submit(run, box) for box in boxes]
+        eventually(lambda: sum(container["State"] == "running" for container in docker.containers()) == 2, "none runs")
+        docker.engine.pause()
+        try:
+            began = time.monotonic()
+            sandbox.close()
+            assert time.monotonic() - began < 12
+        finally:
+            docker.engine.resume()
+        assert [one.result() for one in runs] == ["sandbox_hangs"] * 2
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_ctrl_c_while_the_daemon_hangs(docker: Docker, cli: CommandLine, hw: Path, handins: Path, times: int) -> None:
+    """What runs gets its few seconds, or none; then it is put back, and the end does not wait for the daemon."""
+    for name in ("ada", "bob"):
+        (handins / f"{name}.txt").write_text("wait 29")
+    where = ("--sandbox", f"docker+{docker.url}", "--image", docker.image)
+    process = cli.start("run", hw, handins, "--workers", "2", "--no-preflight", *where)
+    eventually(lambda: len(docker.alive()) == 2, "none is graded")
+    docker.engine.pause()
+    try:
+        began = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        if times == 2:
+            eventually(lambda: b"stopping" in (cli.folder / "err0").read_bytes(), "it does not say that it stops")
+            process.send_signal(signal.SIGINT)
+        answer = cli.answer(process)
+        took = time.monotonic() - began
+    finally:
+        docker.engine.resume()
+    assert answer.code == 130, answer
+    assert "Traceback" not in answer.err
+    assert took < (20 if times == 1 else 10), answer
+    store = open_store(str(cli.folder / ".minitango/queue.db"))
+    try:
+        assert {(job.state.value, job.failures) for job in store.list()} == {("queued", 0)}
+    finally:
+        store.close()
 
 
 def test_engines_of_ours_share_a_daemon(docker: Docker, tmp_path: Path) -> None:
