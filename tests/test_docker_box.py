@@ -14,13 +14,17 @@ from msgspec import structs
 
 from minitango import Assignment, Engine, Step
 from minitango.archive import File
-from minitango.errors import AssignmentError, SandboxUnavailable
+from minitango.errors import AssignmentError, SandboxFailed, SandboxUnavailable
 from minitango.job import Limits
-from minitango.sandbox import BoxSpec, Bundle, CollectBounds, Mount
+from minitango.sandbox import BoxSpec, Bundle, CollectBounds, Mount, _frames
+from minitango.sandbox._docker_containers import Containers
+from minitango.sandbox._docker_line import Line
 from minitango.sandbox._docker_profile import Features, container
+from minitango.sandbox._frames import Hello
 from minitango.sandbox.docker import DockerSandbox
 from tests import docker_engine, docker_images
 from tests.docker_proxy import Proxy, say
+from tests.support import eventually
 
 MIB = 1 << 20
 SPEC = BoxSpec((Mount("/job", writable=True), Mount("/tests")), "/job", Limits(wall=20, memory=64 * MIB, disk=16 * MIB))
@@ -199,6 +203,55 @@ def test_what_is_given_read_only_is_not_charged_to_the_job(sandbox: DockerSandbo
     given = [File(f"f{n}", bytes(MIB)) for n in range(60)]
     hold = "python3 -c 'held = b\"x\" * (48 << 20); print(len(held) >> 20)'"
     assert run(sandbox, f"{hold}; ls /tests | wc -l", files=given).split() == ["48", "60"]
+
+
+@pytest.mark.parametrize(
+    ("seen", "what", "id"),
+    [
+        ({"capabilities": 0xE0 | 1 << 21}, "capabilities 2000e0", "sandbox_not_isolated"),
+        ({"no_new_privileges": False}, "a way to new privileges", "sandbox_not_isolated"),
+        ({"other_interface": True}, "a network other than localhost", "sandbox_not_isolated"),
+        ({"loopback": False}, "no localhost", "sandbox_not_isolated"),
+        ({"version": 2}, "it speaks version 2 of the protocol", "sandbox_docker"),
+    ],
+)
+def test_an_engine_whose_containers_are_not_as_they_must_be(
+    sandbox: DockerSandbox, monkeypatch: pytest.MonkeyPatch, seen: dict[str, Any], what: str, id: str
+) -> None:
+    """Nothing is graded there, whatever the engine says that it does: what the supervisor sees counts."""
+    hello = _frames.hello
+    monkeypatch.setattr(_frames, "hello", lambda body: structs.replace(hello(body), **seen))
+    with pytest.raises(SandboxUnavailable, match=what) as caught:
+        sandbox.probe()
+    assert caught.value.id == id
+
+
+def test_a_sandbox_that_is_closed_while_a_box_opens(
+    url: str, sandbox: DockerSandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever closes it does not know of the box yet: it is closed by who opened it."""
+    sandbox.probe()
+    hello = Containers._hello
+
+    def close_then(self: Containers, line: Line, name: str) -> Hello:
+        said = hello(self, line, name)
+        sandbox.close()
+        return said
+
+    monkeypatch.setattr(Containers, "_hello", close_then)
+    with pytest.raises(SandboxFailed, match="the sandbox is closed"):
+        sandbox.open(SPEC)
+    with docker_engine.client(url) as client:
+        labels = {"label": "minitango.owner"}
+        eventually(
+            lambda: (
+                not [
+                    one
+                    for one in client.api.containers(all=True, filters=labels)
+                    if str(sandbox._state) in one["Labels"]["minitango.home"]
+                ]
+            )
+        )
 
 
 def test_an_engine_that_cannot_enlarge_a_container(url: str, tmp_path: Path) -> None:

@@ -428,6 +428,20 @@ def test_an_answer_that_does_not_end(act: Act) -> None:
     assert "restart Docker" in caught.value.hint
 
 
+@pytest.mark.parametrize("when", ["under way", "later"])
+def test_calls_that_must_be_over(when: str) -> None:
+    with engine_that(hang, patience=10 * PATIENCE) as engine, ThreadPoolExecutor(1) as other:
+        began = time.monotonic()
+        if when == "under way":
+            threading.Timer(0.3, engine.hurry, [0.1]).start()
+        else:
+            engine.hurry(0.1)
+        with pytest.raises(SandboxUnavailable) as caught:
+            other.submit(engine.call, lambda api: api.info()).result()
+        assert caught.value.id == "sandbox_hangs"
+        assert time.monotonic() - began < PATIENCE / 2
+
+
 def test_a_first_word_that_never_comes() -> None:
     with (
         nothing_left(),

@@ -11,6 +11,7 @@ import socket
 import ssl
 import struct
 import threading
+import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,7 +25,7 @@ from hypothesis import strategies as st
 from minitango.archive import File
 from minitango.errors import ConfigError, MinitangoError, SandboxFailed, SandboxUnavailable
 from minitango.job import Limits
-from minitango.sandbox import BoxSpec, CollectBounds, End, Mount, _frames
+from minitango.sandbox import BoxSpec, Bundle, CollectBounds, End, Mount, _docker_box, _docker_line, _frames
 from minitango.sandbox._docker_box import DockerBox
 from minitango.sandbox._docker_line import Bell, Line, LineLost, LineSilent
 from minitango.sandbox._frames import BadFrame, Reader
@@ -395,19 +396,26 @@ IMPATIENT = 0.3
 class Played:
     """A box whose supervisor is played by a script: what is read of it, and what it says."""
 
-    def __init__(self, *, patience: float = PATIENCE, died: Callable[[], End | MinitangoError] | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        patience: float = PATIENCE,
+        died: Callable[[], End | MinitangoError] | None = None,
+        spec: BoxSpec = SPEC,
+    ) -> None:
         near, self.far = socket.socketpair()
         self.far.settimeout(PATIENCE)
-        bell = Bell()
+        self.bell = Bell()
         self.well: list[bool] = []
+        self.enlarged: list[int] = []
         self.box = DockerBox(
-            SPEC,
-            Line(near, bell),
-            bell,
+            spec,
+            Line(near, self.bell),
+            self.bell,
             own={},
             filter=b"",
             died=died or (lambda: SandboxFailed("it died", id="box_killed")),
-            enlarge=lambda _: None,
+            enlarge=self.enlarged.append,
             closed=lambda _, well: self.well.append(well),
             patience=patience,
         )
@@ -527,6 +535,114 @@ def test_a_supervisor_that_only_says_that_it_lives() -> None:
         stop.set()
         beating.join()
         assert caught.value.id == "sandbox_hangs"
+
+
+class Clock:
+    """Time as a box sees it, which a test may let pass."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.passed = 0.0
+        monkeypatch.setattr(_docker_box, "time", self)
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self.passed
+
+
+def test_what_we_stood_still_is_nobody_elses_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A laptop that slept: neither the run's time nor the supervisor's silence is measured by it."""
+    clock = Clock(monkeypatch)
+    with Played(patience=1.5) as played, ThreadPoolExecutor(1) as other:
+        running = other.submit(played.run)
+        played.script("R").result(PATIENCE)
+        clock.passed += 1000
+        time.sleep(1.2)  # it has looked once, by then
+        played.script(said(frame("b"))).result(PATIENCE)
+        played.script(said(frame("x", end()))).result(PATIENCE)
+        assert running.result(PATIENCE).exit_status == 0
+
+
+def test_the_listeners_time_is_not_the_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    heard: list[bytes] = []
+
+    def listen(data: bytes) -> None:
+        clock.passed += 1.5
+        heard.append(data)
+
+    with Played(patience=IMPATIENT) as played:
+        played.script("R", said(*[frame("o", b"1")] * 4, frame("b"), frame("x", end())))
+        assert played.run(listen).exit_status == 0
+    assert len(heard) == 4
+
+
+LONG = BoxSpec(SPEC.mounts, "/job", Limits(wall=600, disk=1 << 20))
+
+
+def test_a_kill_after_which_a_supervisor_only_says_that_it_lives() -> None:
+    """It has our patience, and not what was left of the run's time."""
+    with Played(patience=IMPATIENT, spec=LONG) as played:
+        stop = threading.Event()
+
+        def beat() -> None:
+            with contextlib.suppress(OSError):
+                while not stop.wait(0.02):
+                    played.far.sendall(said(frame("b")))
+
+        beating = threading.Thread(target=beat)
+        beating.start()
+        threading.Timer(0.05, played.box.kill).start()
+        try:
+            with pytest.raises(SandboxUnavailable) as caught:
+                played.run()
+        finally:
+            stop.set()
+            beating.join()
+        assert caught.value.id == "sandbox_hangs"
+
+
+@pytest.mark.parametrize("when", ["put", "answer", "run", "before"])
+def test_whoever_wants_the_end_does_not_wait_with_our_patience(when: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (_docker_box, _docker_line):
+        monkeypatch.setattr(module, "HURRY", IMPATIENT)
+    with Played(patience=10 * PATIENCE, spec=LONG) as played:
+        threading.Timer(0.0 if when == "before" else 0.2, played.box.kill).start()
+        if when == "before":
+            eventually(lambda: played.bell.rung)
+        files = [File("a", b"x" * (16 << 20 if when == "put" else 1))]
+        with pytest.raises(SandboxUnavailable) as caught:
+            played.run() if when in ("run", "before") else played.box.put("/job", files)
+        assert caught.value.id == "sandbox_hangs"
+        assert "said nothing for 0.3 s" in caught.value.message
+
+
+def test_a_kill_after_the_end_rings_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Played() as played:
+        played.box.close()
+        rings: list[None] = []
+        monkeypatch.setattr(played.bell, "ring", lambda: rings.append(None))
+        played.box.kill()
+        assert rings == []
+
+
+def test_memory_is_given_before_the_files_that_need_it() -> None:
+    bundle = Bundle("/tests", "sha256:1", (File("b", b"x" * (6 << 20)),))
+    with Played(spec=BoxSpec(SPEC.mounts, "/job", Limits(memory=8 << 20, disk=1 << 20), bundle=bundle)) as played:
+        at_first = (8 + 1 + 8 << 20) + (6 << 20) + 1024
+
+        def answer() -> tuple[list[int], str]:
+            seen = played._read()
+            return list(played.enlarged), seen
+
+        ok = said(frame("y", struct.pack("!IH", 0, 0)))
+        for number in range(1, 3):
+            seeing = played._other.submit(answer)
+            played.script("Y", ok)
+            played.box.put("/tests", [File(f"f{number}", b"x" * 4097)])
+            enlarged, kind = seeing.result(PATIENCE)
+            assert (kind, enlarged[-1]) == ("P", at_first + number * (8192 + 1024))
+        played.script("Y", ok)
+        played.box.put("/job", [File("f", b"x" * (1 << 20))])
+        assert len(played.enlarged) == 2
 
 
 @pytest.mark.parametrize("when", ["put", "run", "collect"])
