@@ -393,7 +393,8 @@ class Engine:
         """
         self._stopped = True
         if self._pool is not None:
-            self._pool.stop(grace)
+            assert self.sandbox is not None
+            self._pool.stop(grace, force=self.sandbox.close)
         with self._close_lock:  # interrupted here, the next call goes on where this one was
             self._handles.fail(EngineStopped("the engine was stopped; the job is safe in the store"))
             for close in self._on_close:

@@ -43,6 +43,8 @@ PATIENCE: Final = 30.0
 """Seconds for which any other trouble with the store is ridden out."""
 TELL_AGAIN: Final = 60.0
 """Seconds after which it is said again what an assignment waits for."""
+LINGER: Final = 6.0
+"""Seconds in which what was put back must have ended; else its sandbox is taken from it."""
 GIVE_UP: Final = 10.0
 """Seconds for which a stopping pool goes on trying to record into a store that fails."""
 
@@ -198,8 +200,10 @@ class Pool:
         self._releasing = self._releasing or release
         self._bell.ring()
 
-    def stop(self, grace: float) -> None:
+    def stop(self, grace: float, *, force: Callable[[], None] = lambda: None) -> None:
         """Stop, give running jobs `grace` seconds, put the others back uncharged, wait until all threads ended.
+
+        `force` ends whatever a job may be waiting for that was to be put back and still goes on: it may be called.
 
         RuntimeError from one of the pool's own threads (a done-callback, a subscriber): it cannot wait for itself.
         The pool stops all the same.
@@ -209,6 +213,8 @@ class Pool:
             raise RuntimeError("an engine cannot be waited for by one of its own threads: use request_stop")
         if self._over and not self._over[0].wait(max(0.0, grace)):
             self.request_stop(release=True)
+        if self._over and not self._over[0].wait(LINGER):
+            force()
         for over in self._over:
             over.wait()
 

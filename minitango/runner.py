@@ -121,6 +121,8 @@ class Runner:
         except ConfigError as error:
             return Fail(lease, _failure(error), retry=False)
         except MinitangoError as error:
+            if stop.why == "release":  # the sandbox may have been closed over it
+                return Release(lease)
             return Fail(lease, _failure(error))
         except Exception as error:  # a mistake of ours must not take the engine down, nor be a student's zero
             log.exception("grading job %s went wrong in minitango itself", lease.job)

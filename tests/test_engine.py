@@ -32,10 +32,12 @@ from minitango import (
     Step,
     StoreError,
     Submission,
+    pool,
 )
-from minitango.sandbox import End
+from minitango.errors import MinitangoError
+from minitango.sandbox import BoxSpec, End
 from minitango.store import open_store
-from minitango.testing import FakeRun, FakeSandbox
+from minitango.testing import FakeBox, FakeRun, FakeSandbox
 from tests.support import PATIENCE, Gate, assignment, eventually, open_engine, report, scoring, submission
 
 
@@ -241,6 +243,34 @@ def test_stop_puts_running_jobs_back_uncharged(tmp_path: Path) -> None:
         assert engine.job(handle.id).result(PATIENCE).score == 5
         job = engine.store.get(handle.id)
         assert (job.attempt, job.failures, job.interruptions) == (2, 0, 0)
+
+
+@pytest.mark.parametrize("kind", [SandboxFailed, SandboxUnavailable])
+def test_stop_does_not_wait_for_a_sandbox_that_hangs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[MinitangoError]
+) -> None:
+    """What opens a box cannot be killed; but the sandbox can be closed, and that is no fault of the job."""
+    monkeypatch.setattr(pool, "LINGER", 0.1)
+    opening, closed = threading.Event(), threading.Event()
+
+    class Hanging(FakeSandbox):
+        def open(self, spec: BoxSpec) -> FakeBox:
+            if spec.token == "preflight":
+                return super().open(spec)
+            opening.set()
+            assert closed.wait(PATIENCE)
+            raise kind("the sandbox is closed")
+
+        def close(self) -> None:
+            closed.set()
+
+    engine = Engine.open(tmp_path, sandbox=Hanging(), workers=1)
+    handle = engine.submit(submission())
+    assert opening.wait(PATIENCE)
+    engine.stop(grace=0.05)
+    with open_engine(tmp_path, scoring(5)) as engine:
+        assert engine.job(handle.id).result(PATIENCE).score == 5
+        assert engine.store.get(handle.id).failures == 0
 
 
 def test_stop_lets_running_jobs_end_within_the_grace(tmp_path: Path) -> None:

@@ -93,8 +93,6 @@ class Engine:
         in time, `sandbox_garbled` where it answers as no engine does.
         """
         deadline = time.monotonic() + (self.patience if patience is None else patience)
-        if self._hurry < deadline < math.inf:
-            deadline = self._hurry
         try:
             return self._try(verb, deadline)
         except SandboxUnavailable as error:
@@ -306,7 +304,8 @@ class Engine:
             kept.close()
 
     def close(self) -> None:
-        """Let go of everything. Idempotent."""
+        """Let go of everything, calls that are under way included. Idempotent."""
+        self.hurry(0.0)
         with self._lock:
             self._closed = True
             every = list(self._all)

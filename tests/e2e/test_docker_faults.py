@@ -361,6 +361,21 @@ def test_ctrl_c_while_the_daemon_hangs(docker: Docker, cli: CommandLine, hw: Pat
         store.close()
 
 
+def test_stopping_while_the_daemon_hangs_and_a_box_is_opened(docker: Docker, tmp_path: Path) -> None:
+    with grading(docker, tmp_path) as course:
+        wait(course.submit(1, 0.01))
+        docker.engine.pause()
+        try:
+            course.submit(1, 0.01)
+            eventually(lambda: course.attempts() == 2, "it is never claimed")
+            began = time.monotonic()
+            course.engine.stop(grace=0)
+            assert time.monotonic() - began < 15
+        finally:
+            docker.engine.resume()
+        assert {(job.state.value, job.failures) for job in course.jobs()} == {("done", 0), ("queued", 0)}
+
+
 def test_engines_of_ours_share_a_daemon(docker: Docker, tmp_path: Path) -> None:
     """One sweeps what a dead one left, and nothing of one that lives."""
     seconds = f"60.{secrets.randbelow(10**6):06}"
