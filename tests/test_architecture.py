@@ -144,6 +144,42 @@ def test_the_error_tree_is_drawn_as_it_is() -> None:
     assert set(classes) <= set(minitango.__all__)
 
 
+DEFAULTS = {
+    "MinitangoError": ("error", 1),
+    "ConfigError": ("config", 2),
+    "AssignmentError": ("assignment", 2),
+    "SubmissionError": ("submission", 2),
+    "ArchiveError": ("archive", 2),
+    "NothingToGrade": ("nothing_to_grade", 5),
+    "UnavailableError": ("unavailable", 3),
+    "StoreError": ("store", 3),
+    "StoreTooNew": ("store_too_new", 3),
+    "StoreFull": ("store_full", 3),
+    "EngineRunning": ("engine_running", 3),
+    "BlobError": ("blob", 3),
+    "SandboxUnavailable": ("sandbox_unavailable", 3),
+    "SandboxFailed": ("sandbox_failed", 1),
+    "LeaseLost": ("lease_lost", 1),
+    "JobNotFound": ("job_not_found", 2),
+    "GraderSuspected": ("grader_suspected", 4),
+    "SampleMissed": ("sample_missed", 1),
+    "JobDead": ("job_dead", 4),
+    "EngineStopped": ("engine_stopped", 1),
+}
+"""Of each class, what an error has whose raiser says no more: the id, and the exit code."""
+
+
+def test_an_error_whose_raiser_says_no_more_has_the_id_and_exit_code_of_its_class() -> None:
+    """Both are stable: course tooling matches on them, and scripts on the code."""
+    classes = {name: value for name, value in vars(errors).items() if isinstance(value, type)}
+    assert {name: (kind.id, kind.exit_code) for name, kind in classes.items()} == DEFAULTS
+    for name, (own, code) in DEFAULTS.items():
+        error = classes[name]("it went wrong")
+        assert (error.id, error.exit_code, error.hint, str(error)) == (own, code, "", "it went wrong")
+        if name != "EngineRunning":  # which is always one and the same
+            assert (classes[name]("x", id="other").id, classes[name].id) == ("other", own)
+
+
 def test_the_house_in_the_papers_is_the_house() -> None:
     text = (ROOT / "ARCHITECTURE.md").read_text()
     for path in PACKAGE.iterdir():

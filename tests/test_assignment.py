@@ -551,6 +551,7 @@ def test_files_that_cannot_be_taken(folder: Path, files: list[str], word: str) -
         packed(folder, *files)
     assert caught.value.key == "step[0].files"
     assert word in f"{caught.value} {caught.value.hint}"
+    assert (caught.value.id == "file_twice") == ("both" in word)
 
 
 def test_a_link_that_stays_inside(folder: Path) -> None:
@@ -568,8 +569,9 @@ def test_too_much(folder: Path) -> None:
 def test_a_file_where_the_submission_lands(folder: Path) -> None:
     rule = SubmissionRule(path="tests/1.in")
     step = Step(("true",), files=("tests",))
-    with pytest.raises(AssignmentError, match="lands where the submission does"):
+    with pytest.raises(AssignmentError, match="lands where the submission does") as caught:
         Assignment("hw", (step,), submission=rule, root=folder).pack(Blobs(folder.parent / "blobs"))
+    assert caught.value.id == "file_over_submission"
     blind = [Step(("true",), collect=("x",)), Step(("true",), files=("tests",), submission=False)]
     Assignment("hw", tuple(blind), submission=rule, root=folder).pack(Blobs(folder.parent / "blobs"))
 

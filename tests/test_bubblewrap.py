@@ -3,6 +3,7 @@ filter of system calls, and what is said where it does not work."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import importlib.util
@@ -558,8 +559,47 @@ def test_where_there_is_no_bwrap_the_remedy_is_exact(monkeypatch: pytest.MonkeyP
 
 def test_elsewhere_than_on_linux_it_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
-    with pytest.raises(SandboxUnavailable, match="needs Linux"):
+    with pytest.raises(SandboxUnavailable, match="needs Linux") as caught:
         BubblewrapSandbox(state=str(tmp_path)).probe()
+    assert caught.value.id == "sandbox_not_linux"
+
+
+def test_root_that_may_not_mount(tmp_path: Path, sandbox: BubblewrapSandbox) -> None:
+    if os.geteuid() != 0 or shutil.which("setpriv") is None:
+        pytest.skip("only root gives a right of root's up, and with setpriv")
+    code = (
+        "import sys\n"
+        "from minitango.errors import SandboxUnavailable\n"
+        "from minitango.sandbox.bubblewrap import BubblewrapSandbox\n"
+        "try: BubblewrapSandbox(state=sys.argv[1]).probe()\n"
+        "except SandboxUnavailable as error: print(error.id, error.hint)\n"
+    )
+    without = ["setpriv", "--inh-caps=-all", "--bounding-set=-sys_admin", "--"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [*without, sys.executable, "-c", code, str(tmp_path / "without")],
+        capture_output=True, text=True, env=environment, check=True,
+    )  # fmt: skip
+    said, _, hint = done.stdout.partition(" ")
+    assert said == "sandbox_no_mount_namespace"
+    assert "as a normal user" in hint
+
+
+def test_a_bwrap_that_leaves_a_namespace_out_is_refused(tmp_path: Path, sandbox: BubblewrapSandbox) -> None:
+    program = tmp_path / "bin" / "bwrap"
+    program.parent.mkdir()
+    shutil.copy(sandbox._set_up().bwrap, program.with_name("true-bwrap"))
+    program.write_text(
+        "#!/bin/bash\n"
+        'words=("$@")\n'
+        'for n in "${!words[@]}"; do [ "${words[n]}" = --unshare-all ] && unset "words[n]"; done\n'
+        'exec "${0%/*}/true-bwrap" --unshare-pid --unshare-net --unshare-uts --unshare-cgroup-try "${words[@]}"\n'
+    )
+    program.chmod(0o755)
+    one = BubblewrapSandbox(state=str(tmp_path / "one"), bwrap=str(program))
+    with contextlib.closing(one), pytest.raises(SandboxUnavailable, match="shares its ipc namespace") as caught:
+        one.probe()
+    assert caught.value.id == "sandbox_not_isolated"
 
 
 def test_the_protocol_alone_needs_no_linux() -> None:

@@ -24,6 +24,7 @@ import pytest
 
 from minitango.errors import ConfigError, MinitangoError, SandboxFailed, SandboxUnavailable
 from minitango.sandbox import _docker_http, _docker_place
+from minitango.sandbox._docker_death import died
 from minitango.sandbox._docker_engine import Engine, Missing, Refused
 from minitango.sandbox._docker_place import Place, find, usual_sockets
 from minitango.sandbox.docker import DockerSandbox
@@ -311,6 +312,20 @@ def test_an_engine_that_does_not_take_our_certificate(known: bool, tmp_path: Pat
     assert caught.value.hint == f"look at ca.pem, cert.pem and key.pem in {wrong}"
 
 
+@pytest.mark.parametrize("name", ["ca.pem", "cert.pem"])
+def test_certificates_that_are_none(name: str, tmp_path: Path) -> None:
+    certificates = make(tmp_path / "certs")
+    (certificates / name).write_text("rubbish")
+    with (
+        nothing_left(),
+        contextlib.closing(Engine(Place("tcp://127.0.0.1:2376", "the test", str(certificates)))) as engine,
+        pytest.raises(ConfigError, match=f"the test: the certificates in {certificates} cannot be used") as caught,
+    ):
+        engine.call(lambda api: api.info())
+    assert caught.value.id == "docker_tls"
+    assert "ca.pem, cert.pem and key.pem" in caught.value.hint
+
+
 def test_an_engine_that_wants_tls() -> None:
     words = {"message": "Client sent an HTTP request to an HTTPS server."}
     with (
@@ -338,6 +353,18 @@ def test_what_ssh_has_against_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert caught.value.id == "sandbox_gone"
     assert str(caught.value).endswith("reached: BEWARE; The key changed.; Host key verification failed.")
     assert caught.value.hint == "try: ssh -p 23 -l ada host docker version"
+
+
+def test_a_machine_without_ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with (
+        nothing_left(),
+        contextlib.closing(Engine(Place("ssh://ada@host", "the test"))) as engine,
+        pytest.raises(SandboxUnavailable, match="ssh is not installed") as caught,
+    ):
+        engine.call(lambda api: api.info())
+    assert caught.value.id == "sandbox_ssh"
+    assert "openssh-client" in caught.value.hint
 
 
 # --- one that misbehaves ---------------------------------------------------------------------------
@@ -467,9 +494,13 @@ def test_what_the_engine_itself_will_not_do() -> None:
         pytest.raises(Refused, match=r"no\\nway \\x1b\[31m") as refused,
     ):
         engine.call(lambda api: api.info())
-    assert refused.value.status == 500
-    with engine_that(say(404, {"message": "No such container"})) as engine, pytest.raises(Missing, match="No such"):
+    assert (refused.value.status, refused.value.id) == (500, "sandbox_refused")
+    with (
+        engine_that(say(404, {"message": "No such container"})) as engine,
+        pytest.raises(Missing, match="No such") as missing,
+    ):
         engine.call(lambda api: api.info())
+    assert missing.value.id == "sandbox_not_found"
     with (
         engine_that(say(500, {"message": "write /x: no space left on device"})) as engine,
         pytest.raises(SandboxUnavailable) as full,
@@ -593,16 +624,17 @@ def test_a_closed_engine_is_asked_nothing() -> None:
         assert len(proxy.seen) == asked
 
 
-@pytest.mark.parametrize("config", ["[]", '{"auths": 3}'])
+@pytest.mark.parametrize("config", ["[]", '{"auths": 3}', '{"proxies": {"default": 3}}'])
 def test_settings_that_make_no_sense(config: str, tmp_path: Path) -> None:
     (tmp_path / "config").mkdir()
     (tmp_path / "config" / "config.json").write_text(config)
     with (
         Proxy("", (".*", say(200, VERSION))) as proxy,
         contextlib.closing(Engine(Place(proxy.url, "test"))) as engine,
-        contextlib.suppress(ConfigError),
+        pytest.raises(ConfigError, match=f"Docker's settings in {tmp_path}/config cannot be used") as caught,
     ):
-        assert engine.call(lambda api: api.version()) == VERSION
+        engine.call(lambda api: api.version())
+    assert (caught.value.id, caught.value.hint) == ("docker_config", "docker version")
 
 
 @pytest.mark.parametrize("act", [*GARBLED.values(), say(500, {"message": "no"}), say(404, {"message": "no"})])
@@ -615,3 +647,50 @@ def test_a_sandbox_there_is_unavailable(act: Act, tmp_path: Path) -> None:
         pytest.raises(SandboxUnavailable),
     ):
         sandbox.probe()
+
+
+@pytest.mark.parametrize(
+    ("version", "info", "id"),
+    [
+        (VERSION, say(200, {"OSType": "windows"}), "sandbox_not_linux"),
+        ({**VERSION, "Arch": "s390x"}, say(200, {}), "sandbox_machine"),
+        (VERSION, say(500, {"message": "no"}), "sandbox_docker"),
+        (VERSION, say(200, {}), "sandbox_docker"),  # and nothing else that is asked of it
+    ],
+)
+def test_an_engine_that_gives_no_container(version: object, info: Act, id: str, tmp_path: Path) -> None:
+    with (
+        nothing_left(),
+        Proxy("", ("/version", say(200, version)), ("/info", info), (".*", say(500, {"message": "no"}))) as proxy,
+        contextlib.closing(DockerSandbox(tmp_path, url=proxy.url, patience=PATIENCE)) as sandbox,
+        pytest.raises(SandboxUnavailable) as caught,
+    ):
+        sandbox.probe()
+    assert caught.value.id == id
+    assert caught.value.hint
+
+
+STARTED = {"Action": "start"}
+
+
+@pytest.mark.parametrize(
+    ("events", "id"),
+    [
+        ([], "sandbox_lost"),  # it remembers nothing: it was restarted
+        ([STARTED, {"Action": "stop"}], "sandbox_lost"),
+        ([STARTED, {"Action": "die", "Actor": {"Attributes": {"exitCode": "143"}}}], "sandbox_lost"),
+        ([STARTED, {"Action": "die", "Actor": {"Attributes": {"exitCode": "137"}}}], "box_killed"),
+    ],
+)
+def test_who_ended_a_container(events: list[object], id: str) -> None:
+    lines = [json.dumps(event).encode() + b"\n" for event in events]
+    pieces = b"".join(b"%x\r\n%s\r\n" % (len(line), line) for line in [*lines, b""])
+    rules = (
+        ("/version$", say(200, VERSION)),
+        ("/info", say(200, {"SystemTime": "2030-01-01T00:00:00.123456789Z"})),
+        ("/events", send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + pieces)),
+    )
+    with Proxy("", *rules) as proxy, contextlib.closing(Engine(Place(proxy.url, "the test"))) as engine:
+        ended = died(engine, "minitango-1", "f" * 64)
+    assert isinstance(ended, SandboxUnavailable if id == "sandbox_lost" else SandboxFailed)
+    assert ended.id == id

@@ -86,6 +86,28 @@ def test_every_id_is_in_its_table() -> None:
         assert set(documented) == {name for which, name in found if which == kind}
 
 
+def strings(path: Path) -> Iterator[str]:
+    """Every string in a test, but for docstrings: those provoke nothing."""
+    tree = ast.parse(path.read_text())
+    said = {
+        id(node.body[0].value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+        if node.body and isinstance(node.body[0], ast.Expr)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in said:
+            yield node.value
+
+
+def test_every_id_has_a_test_that_provokes_it() -> None:
+    """As far as one can tell: some test names it, whole, or as the command line prints it."""
+    documented = re.findall(r"^\| `(\w+)` \|", CLI.split("## Errors")[1], re.MULTILINE)
+    named = {text for path in (ROOT / "tests").rglob("*.py") for text in strings(path)}
+    printed = set(re.findall(r"\[(\w+)\\?\]", " ".join(named)))  # in a regular expression, too
+    assert [name for name in documented if name not in named | printed] == []
+
+
 def test_every_check_of_doctor_is_documented() -> None:
     section = CLI.split("### `minitango doctor")[1].split("\n##")[0].split("| option |")[0]
     assert re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE) == ["settings", *CHECKS]

@@ -463,8 +463,9 @@ def test_retry_of_a_graded_job_grades_it_again(tmp_path: Path) -> None:
 def test_retry_asks_for_a_job_that_has_ended(tmp_path: Path) -> None:
     with Engine.open(tmp_path, workers=0) as engine:
         handle = engine.submit(submission())
-        with pytest.raises(ConfigError, match="queued"):
+        with pytest.raises(ConfigError, match="queued") as caught:
             engine.retry(handle.id)
+        assert caught.value.id == "not_ended"
 
 
 def test_a_thread_that_dies_takes_the_engine_down_loudly(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -740,8 +741,9 @@ def test_wrong_arguments_get_typed_errors(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="store is None"):
         Engine.open(None)  # type: ignore[arg-type]
     with Engine.open(tmp_path, workers=0) as engine:
-        with pytest.raises(ConfigError, match="not a Submission"):
+        with pytest.raises(ConfigError, match="not a Submission") as caught:
             engine.submit("ada.py")  # type: ignore[arg-type]
+        assert caught.value.id == "not_a_submission"
         with pytest.raises(JobNotFound, match="5"):
             engine.job(5)  # type: ignore[arg-type]
 

@@ -123,7 +123,7 @@ def test_each_way_to_end(store: Store, elsewhere: Store, handles: Handles) -> No
     assert done.result(0) == GRADED
     with pytest.raises(JobDead, match="it broke") as caught:
         dead.result(0)
-    assert caught.value.hint == "mend it"
+    assert (caught.value.id, caught.value.hint) == ("job_dead", "mend it")
     assert cancelled.cancelled()
     with pytest.raises(concurrent.futures.CancelledError):
         cancelled.result(0)

@@ -646,6 +646,7 @@ def test_a_stop_gives_up_on_a_store_that_fails_for_ever(tmp_path: Path, monkeypa
         handle.result(0)
     with pytest.raises(EngineStopped) as caught:
         in_time(engine.wait)
+    assert caught.value.id == "engine_stopped"
     assert caught.value.__cause__ is engine.error
     with open_engine(tmp_path, scoring(2)) as after:  # and nothing is lost
         assert after.job(handle.id).result(PATIENCE).score == 2

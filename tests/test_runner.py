@@ -463,20 +463,20 @@ def test_what_to_do_about_a_missing_command(case: Case, images: dict[str, str] |
 class Bare(FakeSandbox):
     """A box without a shell, or one that lacks the command."""
 
-    def __init__(self, images: dict[str, str] | None, *, shell: bool) -> None:
+    def __init__(self, images: dict[str, str] | None, *, shell: bool = True, end: End | None = None) -> None:
+        """`end`: how the look for commands ends."""
         super().__init__(scoring(1), images=images)
-        self.shell = shell
+        self.end = end or (End(exit_status=0) if shell else End(exec_error=errno.ENOENT))
         self.default_image = "python:3.12-slim" if images is not None else ""
 
     def open(self, spec: BoxSpec) -> FakeBox:
         box = super().open(spec)
 
         def run(command: Any, *, env: Any, output: Callable[[bytes], None]) -> End:
-            if not self.shell:
-                return End(exec_error=errno.ENOENT)
-            output(b"ERROR: ld.so: object 'x.so' from LD_PRELOAD cannot be preloaded: ignored.\n")
-            output(b"\n" + LACKS + b"make\n")
-            return End(exit_status=0)
+            if self.end.exec_error is None:
+                output(b"ERROR: ld.so: object 'x.so' from LD_PRELOAD cannot be preloaded: ignored.\n")
+                output(b"\n" + LACKS + b"make\n")
+            return self.end
 
         box.run = run  # type: ignore[method-assign]
         return box
@@ -505,6 +505,19 @@ def test_what_an_image_lacks_is_said_of_the_image(
 # --- our side -----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("end", "id"),
+    [
+        (End(exit_status=2), "sandbox_preflight"),
+        (End(limit="wall"), "sandbox_preflight"),
+        (End(exec_error=errno.EAGAIN), "sandbox_exec"),
+    ],
+)
+def test_a_look_for_commands_that_goes_wrong_says_nothing_of_them(case: Case, end: End, id: str) -> None:
+    failed = case.failure(scoring(1), Step(command=("make",)), sandbox=Bare(None, end=end))
+    assert (failed.failure.id, failed.retry) == (id, True)
+
+
 class Broken(FakeSandbox):
     def __init__(self, error: Exception) -> None:
         super().__init__(scoring(1))
@@ -515,16 +528,16 @@ class Broken(FakeSandbox):
 
 
 @pytest.mark.parametrize(
-    ("error", "retry", "charge"),
+    ("error", "id", "retry", "charge"),
     [
-        (SandboxFailed("broke"), True, True),
-        (SandboxUnavailable("away"), True, False),
-        (RuntimeError("a bug of ours"), True, True),
+        (SandboxFailed("broke"), "sandbox_failed", True, True),
+        (SandboxUnavailable("away"), "sandbox_unavailable", True, False),
+        (RuntimeError("a bug of ours"), "internal", True, True),
     ],
 )
-def test_our_failures_are_no_students_zero(case: Case, error: Exception, retry: bool, charge: bool) -> None:
+def test_our_failures_are_no_students_zero(case: Case, error: Exception, id: str, retry: bool, charge: bool) -> None:
     failed = case.failure(scoring(1), sandbox=Broken(error))
-    assert (failed.retry, failed.charge) == (retry, charge)
+    assert (failed.failure.id, failed.retry, failed.charge) == (id, retry, charge)
     assert str(error) in failed.failure.message
 
 
@@ -646,7 +659,7 @@ def test_what_a_students_step_left_is_not_executable_where_the_score_is_made(cas
 def test_a_command_that_the_machine_could_not_start_is_our_failure(case: Case, number: int, command: str) -> None:
     failed = case.failure(lambda run: End(exec_error=number), Step(command=(command,)))
     assert failed.retry
-    assert failed.failure.id.startswith("sandbox")
+    assert failed.failure.id == "sandbox_exec"
 
 
 def test_a_directory_in_the_reports_place_is_no_report(case: Case) -> None:

@@ -54,8 +54,9 @@ def test_an_engine_of_another_process(tmp_path: Path) -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == b"held\n"
         assert statedir.running(tmp_path) == statedir.Running(None), "who it is was not noted"
-        with pytest.raises(EngineRunning):
+        with pytest.raises(EngineRunning) as caught:
             statedir.lock(tmp_path)
+        assert caught.value.id == "engine_running"
         process.kill()
     assert statedir.running(tmp_path) is None
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
+import resource
 import shutil
 import signal
 import sqlite3
@@ -16,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from minitango.errors import StoreError, StoreFull, StoreTooNew
 from minitango.job import TRANSITIONS, Cancelled, Fail, Failure, Finish, JobSpec, Lease, Outcome, Release, Result, State
@@ -152,6 +155,44 @@ def test_damage_that_is_met_later(path: Path, store: SqliteStore) -> None:
         assert str(path) in str(caught.value)
         assert "recover" in caught.value.hint
     store.close()
+
+
+@pytest.mark.parametrize(
+    ("script", "verb"),
+    [
+        ("UPDATE jobs SET labels = '{'", "get"),
+        ("UPDATE jobs SET failure = '[]'", "get"),
+        ("UPDATE results SET result = x'7b'", "result"),
+    ],
+)
+def test_one_record_that_is_damaged(path: Path, store: SqliteStore, script: str, verb: str) -> None:
+    damaged, well = (job.id for job in store.submit([SPEC, SPEC]))
+    (lease,) = store.exchange(claim=1).leases
+    assert lease.job == damaged
+    store.exchange([Finish(lease, RESULT)])
+    with contextlib.closing(sqlite3.connect(path)) as db, db:
+        db.execute(f"{script} WHERE {'job' if 'results' in script else 'seq'} = 1")
+    with pytest.raises(StoreError, match="in the store is damaged") as caught:
+        getattr(store, verb)(damaged)
+    assert caught.value.id == "record_damaged"
+    assert "backup" in caught.value.hint
+    assert store.get(well).id == well
+
+
+def test_a_disk_that_fails(path: Path, store: SqliteStore) -> None:
+    """A bound on a file's size stands for it: the kernel refuses a write for another reason than a lack of room."""
+    store.submit([SPEC])
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    most = sum(file.stat().st_size for file in path.parent.iterdir())
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
+    try:
+        with pytest.raises(StoreError) as caught:
+            store.submit([structs.replace(SPEC, title="x" * most)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert caught.value.id == "store_io"
+    assert str(path) in caught.value.hint
+    assert len(store.list()) == 1
 
 
 def test_a_file_whose_tables_are_gone(path: Path) -> None:

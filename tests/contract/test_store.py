@@ -1283,6 +1283,7 @@ def test_get_refuses_an_ambiguous_beginning(store: Store, monkeypatch: pytest.Mo
     submit(store, spec(), spec())
     with pytest.raises(JobNotFound, match="several") as caught:
         store.get("abcd")
+    assert caught.value.id == "job_ambiguous"
     assert caught.value.hint
     assert store.get("abcd1").id == "abcd111111"
 

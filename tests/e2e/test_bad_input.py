@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from minitango import cli as command_line
 from tests.e2e.conftest import GRADE, TOML, Answer, CommandLine, write_assignment
 
 
@@ -555,3 +556,16 @@ def test_a_hand_in_that_cannot_be_executed_has_no_score(cli: CommandLine, handin
     assert {job["outcome"] for job in answer.jobs} == {"no_score"}
     assert {job["score"] for job in answer.jobs} == {None}
     assert all("could not be executed" in job["reason"] for job in answer.jobs)
+
+
+def test_a_mistake_of_our_own(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(**given: object) -> None:
+        raise ZeroDivisionError("of ours")
+
+    monkeypatch.setattr(command_line.doctor, "callback", broken)
+    assert command_line._main(["doctor"]) == 70
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "ZeroDivisionError: of ours" in said.err
+    assert "error[internal]" in said.err
+    assert "please report it" in said.err
