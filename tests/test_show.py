@@ -13,6 +13,7 @@ from minitango import Engine
 from minitango.cli import details, show
 from minitango.cli.grading import mixture
 from minitango.cli.progress import Images, _names
+from minitango.cli.records import ErrorRecord
 from minitango.job import Failure, Job, Notice, Outcome, State, StepReport
 from minitango.testing import FakeSandbox
 from tests.support import PATIENCE, open_engine, scoring, submission
@@ -39,8 +40,8 @@ def test_a_dead_job_is_never_taken_for_a_grade() -> None:
     dead = job(state=State.DEAD, failure=Failure("command", "make is not there"))
     assert show.outcome(dead) == "NOT GRADED"
     assert show.note(show.Seen(dead)) == "make is not there"
-    body = show.as_json(show.Seen(dead))
-    assert (body["score"], body["error"]) == (None, {"id": "command", "message": "make is not there", "hint": ""})
+    record = show.record(show.Seen(dead))
+    assert (record.score, record.error) == (None, ErrorRecord("command", "make is not there", ""))
 
 
 def test_a_note_has_the_reason_and_the_first_warning() -> None:

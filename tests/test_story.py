@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from minitango import Engine, Limits, Step, Usage
-from minitango.cli import details, story
+from minitango.cli import details, show, story
+from minitango.cli.records import Stories
 from minitango.errors import SandboxFailed
 from minitango.job import Attempt, Failure, Job, Outcome, State, StepReport
 from minitango.sandbox import End
@@ -111,7 +113,7 @@ def test_the_whole_story(tmp_path: Path) -> None:
     assert f"its hand-in: 1 file, 9 B (answer.py), packed in {path}" in text
     assert f"its output: minitango jobs logs {told.job.id} --state here" in text
     assert "minitango check ASSIGNMENT" in text
-    body = story.as_json(told)
+    body = json.loads(show.encode(Stories(jobs=(story.record(told),))))["jobs"][0]
     assert body["steps"] == [
         {"name": "grade", "command": ["sh", "grade.sh\x1b"], "limits": body["steps"][0]["limits"], "near": ["wall"]}
     ]
@@ -135,7 +137,7 @@ def test_inputs_and_plan_that_are_gone_are_told(tmp_path: Path) -> None:
     text = "\n".join(story.lines(told))
     assert "its hand-in cannot be read: the blob" in text
     assert "grade: exit status 0; 0 ms, printed 0 B" in text
-    assert story.as_json(told)["steps"][0]["limits"] is None
+    assert story.record(told).steps[0].limits is None
 
 
 # --- tests ------------------------------------------------------------------------------------

@@ -8,12 +8,13 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import click
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from minitango.assignment import Assignment, Sample, Submission
 from minitango.cli import details, show, verdict
 from minitango.cli.grading import Batch, terminated_like_ctrl_c, warn_of_weak_limits
 from minitango.cli.progress import progress
+from minitango.cli.records import Expected, SampleRecord, Samples
 from minitango.cli.settings import ANY_PATH, Settings, grading_options, load, resolve, setup_option
 from minitango.cli.show import Seen
 from minitango.cli.streams import as_called, out
@@ -74,7 +75,7 @@ def check(
     if junit is not None:
         _write_junit(junit, checked)
     if as_json:
-        show.print_json({"samples": [_json(each) for each in checked]})
+        show.print_json(Samples(samples=tuple(map(_record, checked))))
     else:
         out(_table(checked))
     if any(each.seen.job.state is not State.DONE for each in checked):
@@ -147,17 +148,16 @@ def _table(checked: Sequence[Checked]) -> str:
     return f"{text}\n\n{show.plural(len(checked), 'sample')}: {len(checked) - missed} as expected, {missed} missed."
 
 
-def _json(each: Checked) -> dict[str, object]:
+def _record(each: Checked) -> SampleRecord:
     sample = each.sample
-    expected = {"score": sample.score, "outcome": str(sample.outcome) if sample.outcome else None}
-    return {
-        "sample": verdict.title(sample),
-        "expected": expected,
-        "ok": not each.wrong,
-        "wrong": each.wrong,
-        "output": each.output,
-        **show.as_json(each.seen),
-    }
+    return SampleRecord(
+        **structs.asdict(show.record(each.seen)),
+        sample=verdict.title(sample),
+        expected=Expected(sample.score, sample.outcome),
+        ok=not each.wrong,
+        wrong=each.wrong,
+        output=each.output,
+    )
 
 
 def _write_junit(path: Path, checked: Sequence[Checked]) -> None:

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import click
-from msgspec import Struct, to_builtins
 
-from minitango.cli import show
+from minitango.cli import records, show
+from minitango.cli.records import Setting, UnknownVariable
 from minitango.cli.settings import (
     Source,
     grading_options,
@@ -33,19 +33,6 @@ _NO_SETTINGS: Final = frozenset(
 """Variables that others of our programs know."""
 
 
-class Setting(Struct, frozen=True):
-    """One setting as it is in force."""
-
-    key: str
-    value: str | int
-    source: str
-    """flag, variable, file or default."""
-    place: str = ""
-    """Who says so: `--state`, `MINITANGO_STATE`, `/course/minitango.toml:3`; empty: nobody."""
-    over: tuple[str, ...] = ()
-    """Who says otherwise, and is not heard."""
-
-
 @click.group(short_help="Look at the settings: show.")
 def config() -> None:
     """Look at the settings."""
@@ -60,8 +47,8 @@ def show_config(as_json: bool, **where: Any) -> int:
     settings = explain(where, os.environ)
     unknown = unknown_variables(os.environ)
     if as_json:
-        strange = [{"name": name, "near": near} for name, near in unknown.items()]
-        show.print_json({"settings": [to_builtins(each) for each in settings], "unknown": strange})
+        strange = tuple(UnknownVariable(name, near) for name, near in unknown.items())
+        show.print_json(records.Settings(settings=tuple(settings), unknown=strange))
     else:
         rows = [[each.key, str(each.value), _said_by(each)] for each in settings]
         out(show.table(["setting", "value", "from"], rows, fixed=("setting",)))

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
-from msgspec import to_builtins
 
 from minitango.cli import show
 from minitango.cli.config import explain, unknown_variables
+from minitango.cli.records import Checkup
 from minitango.cli.settings import ANY_PATH, grading_options, load, resolve, setup_option, state_options
 from minitango.cli.streams import as_called, out
 from minitango.doctor import Check, Patient, examine
@@ -62,7 +62,7 @@ def doctor(assignment: Path | None, fix: bool, as_json: bool, no_setup: bool, **
     failed = [check for check in checks if check.verdict == "failed"]
     warned = [check for check in checks if check.verdict == "warning"]
     if as_json:
-        show.print_json({"ok": not failed, "checks": [to_builtins(check) for check in checks]})
+        show.print_json(Checkup(ok=not failed, checks=tuple(checks)))
     else:
         out(f"\n{_summary(len(failed), len(warned))}")
     return FAILED if failed else 0

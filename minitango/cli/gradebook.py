@@ -5,17 +5,17 @@ A job that could not be graded has no score anywhere here, and never a 0.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from typing import Final
 from xml.etree import ElementTree as ET
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from minitango.cli import show
+from minitango.cli.records import GradeRecord, Grades
 from minitango.cli.show import Seen
-from minitango.job import SCHEMA, Job, Outcome, Result, State
+from minitango.job import Job, Outcome, Result, State
 from minitango.text import for_csv, for_junit
 
 COLUMNS: Final = (
@@ -101,21 +101,20 @@ def _rounded(seconds: float | None) -> float | None:
 
 def as_json(entries: Sequence[Entry]) -> bytes:
     """One document; each job as in `jobs show --json`, with what a gradebook needs besides."""
-    body = {"schema": SCHEMA, "jobs": [_object(entry) for entry in entries]}
-    return json.dumps(body, indent=2).encode() + b"\n"
+    return show.encode(Grades(jobs=tuple(map(_record, entries)))).encode() + b"\n"
 
 
-def _object(entry: Entry) -> dict[str, Any]:
+def _record(entry: Entry) -> GradeRecord:
     result = entry.result
-    return {
-        **show.as_json(entry.seen),
-        "course": entry.job.course,
-        "percent": entry.percent,
-        "cpu": result.usage.cpu if result is not None else None,
-        "memory": result.usage.memory if result is not None else None,
-        "sandbox": result.sandbox if result is not None else "",
-        "image_digest": result.image_digest if result is not None else "",
-    }
+    return GradeRecord(
+        **structs.asdict(show.record(entry.seen)),
+        course=entry.job.course,
+        percent=entry.percent,
+        cpu=result.usage.cpu if result is not None else None,
+        memory=result.usage.memory if result is not None else None,
+        sandbox=result.sandbox if result is not None else "",
+        image_digest=result.image_digest if result is not None else "",
+    )
 
 
 def as_junit(entries: Sequence[Entry]) -> bytes:

@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from minitango.assignment import Assignment, Submission, find_handins
 from minitango.cli import show
+from minitango.cli.records import ErrorRecord, Refusal
 from minitango.cli.streams import as_called, tell
 from minitango.errors import ConfigError, SubmissionError
 from minitango.text import one_line
@@ -66,11 +67,7 @@ def tell_graded_before(graded: int, of: int) -> None:
         tell(f"{graded} of {show.plural(of, 'hand-in')} graded before (--fresh grades them again)")
 
 
-def as_json(refused: Refused) -> dict[str, object]:
+def record(refused: Refused) -> Refusal:
     """One that was refused, as `--json` prints it."""
     error = refused.error
-    return {
-        "student": refused.student,
-        "title": refused.title,
-        "error": {"id": error.id, "message": str(error), "hint": error.hint},
-    }
+    return Refusal(refused.student, refused.title, ErrorRecord(error.id, str(error), error.hint))

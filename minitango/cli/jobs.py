@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from minitango.cli import show, story
+from minitango.cli.records import Jobs, Stories
 from minitango.cli.settings import Settings, resolve, state_options
 from minitango.cli.streams import out, out_bytes, program, tell
 from minitango.engine import Engine
@@ -87,7 +88,7 @@ def list_jobs(
     if wanted and not found:
         tell(f"no job of {' and '.join(one_line(words, 200) for words in wanted)}")
     if as_json:
-        show.print_json({"jobs": [show.as_json(seen) for seen in found]})
+        show.print_json(Jobs(jobs=tuple(map(show.record, found))))
         return 0
     rows = [
         [j.id, str(j.state), j.assignment, j.student, show.outcome(j) if j.state.terminal else show.NOTHING,
@@ -117,7 +118,7 @@ def show_job(id: str, all_tests: bool, as_json: bool, **where: object) -> int:
     with settings.open_existing() as engine:
         told = story.of(engine, _find(engine, id), settings.flags)
     if as_json:
-        show.print_json({"jobs": [story.as_json(told)]})
+        show.print_json(Stories(jobs=(story.record(told),)))
     else:
         out("\n".join(story.lines(told, all_tests=all_tests)))
     return 0

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from typing import Final
 
 import click
-from msgspec import Struct, to_builtins
 
 from minitango import statedir
 from minitango.blobs import Pruned
-from minitango.cli import show
+from minitango.cli import records, show
+from minitango.cli.records import Removed
 from minitango.cli.settings import resolve, state_options
 from minitango.cli.streams import out, program, tell
 from minitango.engine import Engine
@@ -44,20 +44,6 @@ def _age(context: click.Context, option: click.Parameter, text: str | None) -> f
     return None if text is None else age(text)
 
 
-class Removed(Struct, frozen=True):
-    """What a prune came to, or would."""
-
-    dry_run: bool
-    jobs: int
-    files: int
-    bytes: int
-    """Of those files."""
-    kept: int
-    """Files that no job needs and that are too young to be removed."""
-    freed: int
-    """Bytes by which the queue's own file became smaller."""
-
-
 @click.command(short_help="Remove old jobs, or one student's, and files that nobody needs.")
 @click.option("--older-than", callback=_age, metavar="AGE", help="Remove jobs that ended longer ago: 30d, 12h, 2w.")
 @click.option("--student", metavar="NAME", help="Remove what is there of this student.")
@@ -82,7 +68,7 @@ def prune(
             return 0
         removed = _dry(engine, jobs) if dry_run else _remove(engine, jobs)
     if as_json:
-        show.print_json({"removed": to_builtins(removed)})
+        show.print_json(records.Prune(removed=removed))
     else:
         out("\n".join(_words(removed)))
     if removed.kept and not dry_run:

@@ -12,6 +12,7 @@ from minitango.assignment import Assignment
 from minitango.cli import doubts, handins, show
 from minitango.cli.grading import Batch, mixture, terminated_like_ctrl_c, warn_of_weak_limits
 from minitango.cli.handins import Refused
+from minitango.cli.records import Run
 from minitango.cli.settings import ANY_PATH, Settings, grading_options, load, resolve, setup_option, state_options
 from minitango.cli.show import Seen
 from minitango.cli.stages import Graded, How, grade
@@ -91,8 +92,8 @@ def run(
         raise KeyboardInterrupt(_how_far(settings, ids, len(submissions), fresh=fresh)) from error
     jobs = graded.jobs
     if as_json:
-        refusals = [handins.as_json(each) for each in refused]
-        show.print_json({"jobs": [show.as_json(seen) for seen in jobs], "refused": refusals})
+        refusals = tuple(map(handins.record, refused))
+        show.print_json(Run(jobs=tuple(map(show.record, jobs)), refused=refusals))
     else:
         out(_table(loaded, jobs, [each.title for each in submissions], refused, settings))
     for line in mixed:

@@ -6,14 +6,15 @@ import json
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from msgspec import Struct
 from rich.cells import cell_len, set_cell_size
 
+from minitango.cli.records import Document, ErrorRecord, JobRecord
 from minitango.cli.streams import out
-from minitango.job import SCHEMA, Job, Notice, State
+from minitango.job import Job, Notice, State
 from minitango.store import History
 from minitango.text import human_seconds, one_line
 
@@ -109,41 +110,41 @@ def _cell(text: str, width: int, *, right: bool) -> str:
     return " " * gap + text if right else text + " " * gap
 
 
-def as_json(seen: Seen) -> dict[str, Any]:
+def record(seen: Seen) -> JobRecord:
     """One job, as `--json` prints it."""
-    job = seen.job
-    return {
-        "id": job.id,
-        "assignment": job.assignment,
-        "student": job.student,
-        "title": job.title,
-        "state": str(job.state),
-        "outcome": str(job.outcome) if job.outcome is not None else None,
-        "score": job.score,
-        "max_score": job.max_score,
-        "trust": str(job.trust) if job.trust is not None else None,
-        "reason": job.reason,
-        "warnings": msgspec.to_builtins(seen.warnings),
-        "attempts": job.attempt,
-        "failures": job.failures,
-        "interruptions": job.interruptions,
-        "submitted": job.submitted,
-        "started": job.started,
-        "ended": job.ended,
-        "wall": round(job.wall, 6) if job.wall is not None else None,
-        "supersedes": job.supersedes,
-        "error": _error(job),
-    }
+    job, failure = seen.job, seen.job.failure
+    return JobRecord(
+        id=job.id,
+        assignment=job.assignment,
+        student=job.student,
+        title=job.title,
+        state=job.state,
+        outcome=job.outcome,
+        score=job.score,
+        max_score=job.max_score,
+        trust=job.trust,
+        reason=job.reason,
+        warnings=seen.warnings,
+        attempts=job.attempt,
+        failures=job.failures,
+        interruptions=job.interruptions,
+        submitted=job.submitted,
+        started=job.started,
+        ended=job.ended,
+        wall=round(job.wall, 6) if job.wall is not None else None,
+        supersedes=job.supersedes,
+        error=ErrorRecord(failure.id, failure.message, failure.hint) if failure is not None else None,
+    )
 
 
-def _error(job: Job) -> dict[str, str] | None:
-    failure = job.failure
-    return {"id": failure.id, "message": failure.message, "hint": failure.hint} if failure is not None else None
-
-
-def print_json(body: dict[str, Any]) -> None:
+def encode(document: Document) -> str:
     """The whole answer of a command, as one JSON document in ASCII."""
-    out(json.dumps({"schema": SCHEMA, **body}, indent=2))
+    return json.dumps(msgspec.to_builtins(document), indent=2)
+
+
+def print_json(document: Document) -> None:
+    """Print it."""
+    out(encode(document))
 
 
 def digest(image: str) -> str:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import Final
 
-import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from minitango import archive, statedir
 from minitango.assignment import Plan, PlanStep
 from minitango.cli import details, show
+from minitango.cli.records import Event, FileRecord, InputsRecord, StepRecord, StoryRecord
 from minitango.cli.show import Seen
 from minitango.cli.streams import as_called
 from minitango.engine import Engine
 from minitango.errors import MinitangoError
-from minitango.job import Attempt, Failure, Job, Outcome, Result, State, StepOutput
+from minitango.job import Attempt, Job, Outcome, Result, State, StepOutput
 from minitango.text import for_terminal, human_seconds, human_size, one_line
 
 MOST_TESTS: Final = 20
@@ -32,17 +32,6 @@ _ENDS: Final = {
 }
 _OF_THE_MACHINE: Final = ("sandbox_", "image_", "docker_", "store", "blob")
 """How ids of failures begin that `doctor` looks into."""
-
-
-class Event(Struct, frozen=True):
-    """Something that happened to a job, and how long what went before it took."""
-
-    at: float
-    what: str
-    """submitted, began, ended, due, cancelled or now."""
-    text: str
-    seconds: float | None = None
-    failure: Failure | None = None
 
 
 class Inputs(Struct, frozen=True):
@@ -232,31 +221,23 @@ def _kept(told: Story) -> list[str]:
 # --- in JSON ----------------------------------------------------------------------------------
 
 
-def as_json(told: Story) -> dict[str, Any]:
+def record(told: Story) -> StoryRecord:
     """The same for programs: what `jobs list` has of a job, the result whole, and the rest of the story."""
     result, planned = told.result, _planned(told.plan)
     steps = []
     for report in result.steps if result is not None else ():
         step = planned.get(report.name)
-        amounts = details.used(report, step.limits if step is not None else None)
-        steps.append(
-            {
-                "name": report.name,
-                "command": list(step.command) if step is not None else None,
-                "limits": msgspec.to_builtins(step.limits) if step is not None else None,
-                "near": [each.what for each in amounts if each.near],
-            }
-        )
-    return {
-        **show.as_json(Seen(told.job, result.warnings if result is not None else ())),
-        "result": msgspec.to_builtins(result),
-        "history": msgspec.to_builtins(told.attempts),
-        "timeline": msgspec.to_builtins(told.events),
-        "steps": steps,
-        "inputs": {
-            "path": told.inputs.path,
-            "files": [{"path": path, "size": size} for path, size in told.inputs.files],
-            "trouble": told.inputs.trouble,
-        },
-        "next": [as_called(line) for line in told.next],
-    }
+        limits = step.limits if step is not None else None
+        near = tuple(each.what for each in details.used(report, limits) if each.near)
+        steps.append(StepRecord(report.name, step.command if step is not None else None, limits, near))
+    return StoryRecord(
+        **structs.asdict(show.record(Seen(told.job, result.warnings if result is not None else ()))),
+        result=result,
+        history=tuple(told.attempts),
+        timeline=told.events,
+        steps=tuple(steps),
+        inputs=InputsRecord(
+            told.inputs.path, tuple(FileRecord(path, size) for path, size in told.inputs.files), told.inputs.trouble
+        ),
+        next=tuple(as_called(line) for line in told.next),
+    )

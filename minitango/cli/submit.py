@@ -8,6 +8,7 @@ import click
 
 from minitango.cli import show
 from minitango.cli.handins import gather, tell_graded_before, tell_refused
+from minitango.cli.records import Jobs
 from minitango.cli.run import NOT_GRADED
 from minitango.cli.settings import ANY_PATH, image_option, load, resolve, setup_option, state_options
 from minitango.cli.streams import out
@@ -54,7 +55,7 @@ def submit(
     tell_refused(refused)
     tell_graded_before(sum(h.ended_before and h.exception() is None for h in handles), len(handles))
     if as_json:
-        show.print_json({"jobs": [show.as_json(seen) for seen in jobs]})
+        show.print_json(Jobs(jobs=tuple(map(show.record, jobs))))
     else:
         for seen in jobs:
             out(f"{seen.job.id}  {one_line(seen.job.student, 200)}")
