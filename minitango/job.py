@@ -166,6 +166,8 @@ class TestResult(Struct, frozen=True, omit_defaults=True):
 
 
 class LeaderboardEntry(Struct, frozen=True, omit_defaults=True):
+    """A value that a grader gives for a leaderboard, in Gradescope's words."""
+
     name: str
     value: float | str
     order: str = "desc"
@@ -212,7 +214,8 @@ class Result(Struct, frozen=True, omit_defaults=True):
     sandbox: str = ""
     image_digest: str = ""
     """Of the last step."""
-    schema: int = SCHEMA
+    schema: int = field(default_factory=lambda: SCHEMA)  # by a function, so that it is never left out as the usual
+    """The version of this record; always there."""
 
 
 class Failure(Struct, frozen=True, omit_defaults=True):
