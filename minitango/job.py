@@ -58,6 +58,7 @@ class State(StrEnum):
 
     @property
     def terminal(self) -> bool:
+        """Whether a job stays in it for good."""
         return self in TERMINAL
 
 

@@ -59,6 +59,8 @@ Inside = Callable[[FakeRun], End]
 
 
 class FakeBox:
+    """A `Box` of a `FakeSandbox`: its files are in memory, its command is the function."""
+
     def __init__(self, spec: BoxSpec, inside: Inside) -> None:
         self._spec = spec
         self._inside = inside
@@ -66,11 +68,13 @@ class FakeBox:
         self._killed = threading.Event()
 
     def put(self, mount: str, files: Iterable[File]) -> None:
+        """See `Box.put`; nothing is refused."""
         for file in files:
             path = f"{mount}/{file.path}"
             self._files[path] = File(path, file.data, file.executable)
 
     def run(self, command: Sequence[str], *, env: Mapping[str, str], output: Callable[[bytes], None]) -> End:
+        """Call the function, unless the box was killed; the look for commands finds them all."""
         if PREFLIGHT_ENV in env:
             return End(exit_status=0)
         if self._killed.is_set():
@@ -99,9 +103,11 @@ class FakeBox:
         return Collected(tuple(found))
 
     def kill(self) -> None:
+        """Set `FakeRun.killed`: the function is to look at it where it waits."""
         self._killed.set()
 
     def close(self) -> None:
+        """As `kill`."""
         self._killed.set()
 
 
@@ -121,6 +127,7 @@ class FakeSandbox:
         self.opened = 0
 
     def probe(self) -> Guarantees:
+        """No limit holds."""
         return Guarantees(notes=("a fake for tests: nothing is isolated",))
 
     def prepare(self, image: str, folder: Sequence[File] = ()) -> str:
@@ -136,9 +143,11 @@ class FakeSandbox:
         return self._prepared.setdefault(image, digest)
 
     def image_digest(self, image: str) -> str:
+        """The digest of what was prepared; empty where it was not."""
         return self._prepared.get(image, "")
 
     def open(self, spec: BoxSpec) -> FakeBox:
+        """A box, counted in `opened`."""
         self.opened += 1
         box = FakeBox(spec, self._inside)
         if spec.bundle is not None:
@@ -150,13 +159,15 @@ class FakeSandbox:
         return "" if folder or self._images is None else self._images.get(image, "")
 
     def orphans(self) -> int:
+        """None: nothing outlives its process."""
         return 0
 
     def sweep(self) -> int:
+        """Nothing to remove."""
         return 0
 
     def close(self) -> None:
-        pass
+        """Nothing to let go of."""
 
 
 class FakeClock:
@@ -169,4 +180,5 @@ class FakeClock:
         return self.now
 
     def advance(self, seconds: float) -> None:
+        """Let so much time pass."""
         self.now += seconds

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,12 +11,15 @@ from pathlib import Path
 import click
 import pytest
 
-from minitango import Assignment
+import minitango
+from minitango import Assignment, testing
 from minitango.assignment import toml_file
 from minitango.cli import cli
 from minitango.cli.gradebook import COLUMNS
 from minitango.doctor import CHECKS
-from minitango.job import Limits, Outcome
+from minitango.job import SCHEMA, Limits, Outcome
+from minitango.sandbox import End
+from minitango.store import Query
 
 ROOT = Path(__file__).parent.parent
 CLI = (ROOT / "docs" / "cli.md").read_text()
@@ -158,3 +162,45 @@ def test_its_examples_load(tmp_path: Path) -> None:
         (tmp_path / "assignment.toml").write_text(text)
         trust.append(Assignment.load(tmp_path).trust.value)
     assert trust == ["shared", "separated"]
+
+
+def public() -> dict[str, object]:
+    """What docs/stability.md says is public, by name."""
+    found = {name: getattr(minitango, name) for name in minitango.__all__}
+    ours = {
+        name: value for name, value in vars(testing).items() if getattr(value, "__module__", "") == testing.__name__
+    }
+    return {**found, **ours, "Query": Query, "End": End}
+
+
+def test_every_public_name_is_documented() -> None:
+    listed = (ROOT / "docs" / "library.md").read_text().split("## Names")[1]
+    named = {name.rsplit(".", 1)[-1] for name in re.findall(r"`([\w.]+)`", listed)}
+    assert set(public()) - named == set()
+    tree = re.findall(r"^\| (`.*?`) \| `(\w+)` \|", listed, re.MULTILINE)
+    for names, parent in tree:
+        for name in re.findall(r"\w+", names):
+            assert getattr(minitango, name).__bases__[0].__name__ == parent, name
+
+
+def undocumented(kind: type) -> Iterator[str]:
+    """Public methods and properties of a class of ours without a docstring of their own."""
+    for name, value in vars(kind).items():
+        function = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
+        if not name.startswith("_") and inspect.isfunction(function) and not function.__doc__:
+            yield f"{kind.__name__}.{name}"
+
+
+def test_everything_public_says_what_it_guarantees() -> None:
+    bare = [name for name, value in public().items() if not (value.__doc__ or "").strip()]
+    classes = [value for value in public().values() if isinstance(value, type)]
+    assert [*bare, *(name for kind in classes for name in undocumented(kind))] == []
+
+
+def test_the_policy_names_what_it_is_about() -> None:
+    policy = (ROOT / "docs" / "stability.md").read_text()
+    assert f"version {SCHEMA}" in policy
+    assert f"~= {minitango.__version__}" in policy
+    for page, anchor in re.findall(r"\]\((\w+\.md)#([\w-]+)\)", policy):
+        headings = re.findall(r"^#+ (.*)$", (ROOT / "docs" / page).read_text(), re.MULTILINE)
+        assert anchor in {heading.lower().replace(" ", "-") for heading in headings}, anchor
