@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from minitango import Assignment, Engine, Limits, Step, Submission
@@ -91,3 +94,16 @@ def need_bubblewrap() -> None:
         if os.environ.get("CI") == "true":
             raise
         pytest.skip(f"bubblewrap: {error} (try: {error.hint})")
+
+
+def make_package(root: Path, *targets: str) -> subprocess.CompletedProcess[str]:
+    """Build the sdist and the wheel of a checkout into its `dist`, or what is named. Needs no network."""
+    import importlib.util
+
+    import pytest
+
+    if importlib.util.find_spec("hatchling") is None:
+        pytest.skip("hatchling is not installed (try: pip install hatchling)")
+    return subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", *targets], cwd=root, capture_output=True, text=True, check=False
+    )
