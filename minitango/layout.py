@@ -23,7 +23,7 @@ from msgspec import Struct
 
 from minitango.archive import File
 from minitango.assignment import Plan
-from minitango.assignment.autograders import gradescope, prairielearn
+from minitango.assignment.autograders import autolab, gradescope, prairielearn
 from minitango.job import Lease, Limits
 from minitango.results import MAX_REPORT, report_files
 from minitango.sandbox import BoxSpec, Bundle, Mount
@@ -107,6 +107,9 @@ def hand_in(plan: Plan, lease: Lease, submission: Sequence[File], own: Iterable[
             File("submission_metadata.json", gradescope.metadata(plan.name, plan.max_score, lease)),
             File("results/stdout", b""),  # so that the folder is there, as Gradescope has it
         ]
+    elif plan.layout == "autolab":
+        # make would take another one before the lab's Makefile
+        own = [*own, *(File(name, b"") for name in autolab.MAKEFILES)]
     elif plan.layout == "prairielearn":
         theirs.append(File("data/data.json", prairielearn.data(submission)))
     return without_clashes(theirs, own)

@@ -17,12 +17,15 @@ from minitango.runner import Runner
 from minitango.stopping import Stop
 
 _POLL: Final = 0.1
+_WAITS: Final = 10
+"""Times that a trial waits for a sandbox."""
 
 
 class Trial:
     """A grading that nothing is kept of. Use it as a context manager: leaving the block ends it, and waits for that.
 
-    What goes wrong in the sandbox is tried again as a job's would be, with the same pauses.
+    What goes wrong in the sandbox is tried again as a job's would be, with the same pauses; where no sandbox can be
+    had, for some minutes.
     """
 
     def __init__(self, runner: Runner, submission: Submission, spec: str, inputs: str) -> None:
@@ -76,14 +79,16 @@ class Trial:
             self._answer.set_exception(error)
 
     def _tried(self) -> Finish | Fail:
-        failures = 0
+        failures = waits = 0
         while True:
             ack = self._runner.run(self._lease, stop=self._stop)
             if isinstance(ack, Finish):
                 return ack
             if not isinstance(ack, Fail):
                 raise EngineStopped("the trial was ended before it had an answer")
-            failures += 1
-            next_ = after_failure(failures, retry=ack.retry)
-            if next_.state is State.DEAD or self._ended.wait(next_.delay):
+            failures += ack.charge
+            waits += not ack.charge
+            next_ = after_failure(failures if ack.charge else waits, retry=ack.retry)
+            over = next_.state is State.DEAD if ack.charge else waits >= _WAITS
+            if over or self._ended.wait(next_.delay):
                 return ack

@@ -204,7 +204,11 @@ def test_a_lab_that_says_it_in_ruby(tmp_path: Path) -> None:
     ("yml", "id"),
     [
         ("general: [", "yaml"),
-        ("general: 3", "yaml"),
+        ("general: 3", "wrong_value"),
+        ("general: {handin_filename: GNUmakefile}", "wrong_value"),
+        ("problems: {a: 1}", "wrong_value"),
+        (f"problems: [{{name: a, max_score: {'9' * 5000}}}]", "wrong_value"),
+        ("autograder: {autograde_timeout: soon}", "wrong_value"),
         ("general: {handin_filename: ../hello.c}", "wrong_value"),
         ("general: {handin_filename: Makefile}", "wrong_value"),
         ("problems: [{name: a, max_score: .nan}]", "wrong_value"),
@@ -218,6 +222,46 @@ def test_a_lab_whose_description_cannot_be_used(yml: str, id: str, tmp_path: Pat
         Assignment.load(autolab(tmp_path / "hello", yml=yml))
     assert caught.value.id == id
     assert "hello.yml" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "yml",
+    [
+        "general: {name: 213, handin_filename: a.c, due_at: 2024-13-45}\nproblems: [{name: yes, max_score: 1}]",
+        "general: {name: ~, handin_filename: }\nautograder: {autograde_image: null}\nproblems:\n",
+        "general: !!int foo\nx: !!timestamp foo\ny: !ruby/object:Course {a: 1}",
+    ],
+)
+def test_a_lab_whose_description_is_odd(yml: str, tmp_path: Path) -> None:
+    if "!!int" in yml:
+        with pytest.raises(AssignmentError):
+            Assignment.load(autolab(tmp_path / "hello", yml=yml))
+        return
+    lab = Assignment.load(autolab(tmp_path / "hello", yml=yml))
+    assert lab.name in ("213", "hello")
+    assert lab.problems in ({"yes": 1}, {})
+
+
+def test_ruby_that_is_commented_out_or_names_the_labs_own_file_says_nothing(tmp_path: Path) -> None:
+    ruby = "  # handin_filename = 'old.c'\n  @handin_filename = 'new.c'\n"
+    assert Assignment.load(autolab(tmp_path / "a", yml=None, **{"a.rb": ruby})).submission.path == "new.c"
+    for name in ("Makefile", "autograde.tar", "a/b.c"):
+        made = autolab(tmp_path / "b", yml=None, **{"b.rb": f"handin_filename = '{name}'\n"})
+        assert Assignment.load(made).submission.path == ""
+
+
+@pytest.mark.parametrize("name", ["GNUmakefile", "makefile", "Makefile", "autograde.tar"])
+def test_a_hand_in_brings_no_makefile_of_its_own(name: str, tmp_path: Path, blobs: Blobs) -> None:
+    handed_in = tmp_path / "eve"
+    write(handed_in, {"hello.c": "x", name: "all:\n\t@echo forged\n", "other.c": "y"})
+    lab = Assignment.load(autolab(tmp_path / "hello"))
+    assert [file.path for file in Submission(lab, student="eve", files=handed_in).bundle()] == ["hello.c"]
+    free = Assignment.load(autolab(tmp_path / "free", yml=None))
+    plan = plan_of(free, blobs)
+    submitted = Submission(free, student="eve", files=handed_in).bundle()
+    lease = Lease("job1", 1, "t", 0.0, "", "", "hello", "eve")
+    files, gone = hand_in(plan, lease, submitted, bundle(plan, blobs).values())
+    assert ([file.path for file in files], gone) == (["hello.c", "other.c"], [name])
 
 
 def test_a_hand_in_that_is_an_archive_stays_one(tmp_path: Path) -> None:
@@ -263,10 +307,33 @@ def test_a_set_up_that_does_nothing_needs_no_image(setup: str | None, tmp_path: 
     assert "source/run_tests.py" in bundle(plan, blobs)
 
 
-@pytest.mark.parametrize("setup", ["echo $(apt-get install x)\n", "echo a; apt-get install\n", "exit 0 || make\n"])
+@pytest.mark.parametrize(
+    "setup",
+    [
+        "echo $(apt-get install x)\n",
+        "echo a; apt-get install\n",
+        "exit 0 || make\n",
+        "echo 42 > answer\n",
+        "echo <(make)\n",
+    ],
+)
 def test_a_set_up_that_may_do_something_is_run(setup: str, tmp_path: Path) -> None:
     assert Assignment.load(scope(tmp_path / "calc", setup=setup)).steps[0].image == "autograder/"
     assert Assignment.load(tmp_path / "calc", setup=False).steps[0].image == gradescope.BASE
+
+
+def test_links_that_stay_inside_are_what_they_lead_to(tmp_path: Path, blobs: Blobs) -> None:
+    folder = scope(tmp_path / "calc", setup=None, **{"lib/data.txt": "data"})
+    (folder / "linked.txt").symlink_to("lib/data.txt")
+    (folder / "again").symlink_to("lib")
+    files = bundle(plan_of(Assignment.load(folder), blobs), blobs)
+    assert files["source/linked.txt"].data == files["source/again/data.txt"].data == b"data"
+    for target, wrong in (("/etc/passwd", "file_outside"), ("nowhere", "not_regular"), (".", "archive_name")):
+        (folder / "bad").symlink_to(target)
+        with pytest.raises(AssignmentError) as caught:
+            Assignment.load(folder)
+        assert caught.value.id == wrong
+        (folder / "bad").unlink()
 
 
 def test_scripts_from_windows_run(tmp_path: Path, blobs: Blobs) -> None:
@@ -287,6 +354,8 @@ def test_a_script_without_its_interpreter_is_bashs(tmp_path: Path) -> None:
         ("cp /autograder/submission/a.py .; cat /autograder/submission/a.py", "a.py"),
         ("cp /autograder/submission/a.py /autograder/submission/b.py .", ""),
         ("cp /autograder/submission/*.py .", ""),
+        ("# put /autograder/submission/README.md there\ncp /autograder/submission/a.py .", "a.py"),
+        ("echo x > /autograder/submission/out.txt", ""),
         ("cp -r /autograder/submission/. .", ""),
     ],
 )
@@ -335,7 +404,8 @@ def test_a_question(tmp_path: Path, blobs: Blobs) -> None:
     assert (step.limits.wall, step.limits.memory, step.env) == (12, 2 << 30, {"A": "b"})
     plan = plan_of(made, blobs)
     files = bundle(plan, blobs)
-    assert set(files) == {"tests/run.sh"}, "the question itself is none of the student's business"
+    folders = {f"{name}/.keep" for name in ("serverFilesCourse", "shared", "student")}
+    assert set(files) == {"tests/run.sh"} | folders, "the question itself is none of the student's business"
     assert files["tests/run.sh"].executable
     spec = box_spec(plan, 0, image="", token="t")
     assert ([mount.path for mount in spec.mounts], spec.workdir) == (["/grade"], "/grade")
@@ -351,7 +421,8 @@ def test_what_a_question_takes_of_its_course(tmp_path: Path, blobs: Blobs) -> No
     write(tmp_path, {"infoCourse.json": "{}", "serverFilesCourse/lib/a.py": "a", "serverFilesCourse/b.py": "b"})
     folder = question(tmp_path / "questions" / "fib", options(serverFilesCourse=["lib/", "b.py"]))
     made = Assignment.load(folder)
-    wanted = {"tests/run.sh", "serverFilesCourse/lib/a.py", "serverFilesCourse/b.py"}
+    wanted = {"tests/run.sh", "student/.keep"}
+    wanted |= {f"{name}/{path}" for name in ("serverFilesCourse", "shared") for path in ("lib/a.py", "b.py")}
     first = plan_of(made, blobs)
     assert set(bundle(first, blobs)) == wanted
     (tmp_path / "serverFilesCourse" / "b.py").write_text("changed")
@@ -376,10 +447,18 @@ def test_a_question_that_cannot_be_used(info: dict[str, Any], id: str, tmp_path:
     assert "info.json" in str(caught.value)
 
 
-def test_images_that_say_their_entrypoint(tmp_path: Path) -> None:
-    info = options(image="prairielearn/grader-python:latest", entrypoint="", enableNetworking=True)
-    (step,) = Assignment.load(question(tmp_path / "fib", info)).steps
-    assert step.command == ("/python_autograder/run.sh",)
+@pytest.mark.parametrize("image", ["prairielearn/grader-python", "docker.io/prairielearn/grader-c:latest"])
+def test_graders_that_change_users_are_refused_rather_than_give_everybody_nothing(image: str, tmp_path: Path) -> None:
+    for entrypoint in ("", "/python_autograder/run.sh"):
+        with pytest.raises(AssignmentError, match="changes users") as caught:
+            Assignment.load(question(tmp_path / "fib", options(image=image, entrypoint=entrypoint)))
+        assert caught.value.id == "layout"
+    write(tmp_path / "fib", {"assignment.toml": 'layout = "prairielearn"\n[[step]]\ncommand = ["sh", "mine.sh"]\n'})
+    assert Assignment.load(tmp_path / "fib").steps[0].command == ("sh", "mine.sh")
+
+
+def test_a_question_may_open_the_network(tmp_path: Path) -> None:
+    (step,) = Assignment.load(question(tmp_path / "fib", options(enableNetworking=True))).steps
     assert step.network == "open"
 
 

@@ -319,3 +319,20 @@ def test_any_tree_of_the_known_elements_is_read_without_an_exception(tree):
     read = grade(tree.encode())
     assert (read.score is None) == bool(read.reason)
     assert read.score is None or read.score == sum(test.status == "passed" for test in read.tests)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [b"<testcase><x:failure xmlns:x='y'/></testcase>", b"<testcase><foo><failure/></foo></testcase>"],
+)
+def test_a_failure_is_one_whatever_its_prefix_and_place(case: bytes) -> None:
+    report = junit.read(Evidence(None, 0, reports=(("a.xml", b"<testsuite>" + case + b"</testsuite>"),)))
+    assert (report.score, report.max_score) == (0, 1)
+
+
+def test_a_suite_that_says_more_tests_than_it_has_is_warned_of() -> None:
+    data = b'<testsuites tests="3"><testsuite tests="3"><testcase/></testsuite></testsuites>'
+    report = junit.read(Evidence(None, 0, reports=(("a.xml", data),)))
+    assert [notice.id for notice in report.warnings] == ["test_count"]
+    whole = data.replace(b"3", b"1")
+    assert junit.read(Evidence(None, 0, reports=(("a.xml", whole),))).warnings == ()

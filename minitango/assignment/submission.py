@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 MAX_STUDENT: Final = 200
 """Characters in a student's id."""
 
-_NO_HANDIN: Final = re.compile(r"\.|README", re.IGNORECASE)
+_NO_HANDIN: Final = re.compile(r"\.|README|submission_metadata\.yml\Z", re.IGNORECASE)
+"""Hidden ones, notes, and what Gradescope puts beside the submissions that it exports."""
 _CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _NOT_PRINTABLE: Final = re.compile("[\x00-\x1f\x7f-\x9f\\\\\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -90,6 +91,8 @@ class Submission(Struct, frozen=True):
             check_kind(files[0], rule.path, self._place())
         if rule.path and not rule.path.endswith("/"):
             files = _land_on(rule.path, files, self._place())
+            if self.assignment.layout == "autolab":  # which sends that one file, whatever else was handed in
+                files = tuple(file for file in files if file.path == rule.path)
         else:
             if rule.name and len(files) == 1:
                 files = (File(rule.name, files[0].data, files[0].executable),)
@@ -195,10 +198,10 @@ def find_handins(paths: Sequence[Path]) -> list[Handin]:
     """The hand-ins that these paths name, each once.
 
     A file is one hand-in; a folder holds them: each file, folder or archive in it is one, in natural order (`a2`
-    before `a10`), but for hidden ones, README* and what `archive.is_ignored` names. The student is the name without
-    its suffix, made printable; where two different names would then be one, both keep their suffix. The title is the
-    name, and more of the path where two have the same. SubmissionError: a path is not there. NothingToGrade: nothing
-    was found.
+    before `a10`), but for hidden ones, README*, submission_metadata.yml and what `archive.is_ignored` names. The
+    student is the name without its suffix, made printable; where two different names would then be one, both keep their
+    suffix. The title is the name, and more of the path where two have the same. SubmissionError: a path is not there.
+    NothingToGrade: nothing was found.
     """
     found: dict[str, Path] = {}
     for path in paths:

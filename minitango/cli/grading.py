@@ -17,7 +17,7 @@ from minitango.cli.progress import Images, Progress, describe
 from minitango.cli.settings import Settings
 from minitango.cli.streams import tell
 from minitango.engine import Engine, Event
-from minitango.errors import EngineRunning, EngineStopped
+from minitango.errors import EngineRunning, EngineStopped, JobNotFound
 from minitango.handle import JobHandle
 from minitango.job import Job, Result, State
 from minitango.statedir import locate
@@ -101,6 +101,8 @@ class Batch:
         order = [handle.id for handle in handles]
         before = {handle.id for handle in handles if handle.ended_before}
         jobs: dict[str, show.Seen] = {}
+        # what each was when last looked at, should somebody prune it
+        gone = {job: seen for job in order if (seen := self._see(job)) is not None}
         finished: queue.SimpleQueue[futures.Future[Result]] = queue.SimpleQueue()
         waiting = self._listen(handles, finished)
         paused = False
@@ -112,7 +114,7 @@ class Batch:
             if isinstance(handle, JobHandle) and waiting.get(handle.id) is handle:
                 _raise_if_engine_died(handle)
                 del waiting[handle.id]
-                jobs[handle.id] = show.see(self.engine.store, handle.job())
+                jobs[handle.id] = self._see(handle.id) or gone[handle.id]
                 if handle.id not in before:
                     shown.ended(jobs[handle.id])
                     if waiting and not paused and self._doubtful(doubt, jobs, before):
@@ -127,7 +129,14 @@ class Batch:
                     break
                 self.engine.resume()
                 paused = False
-        return [jobs.get(job) or show.see(self.engine.store, self.engine.store.get(job)) for job in order]
+        return [jobs.get(job) or self._see(job) or gone[job] for job in order]
+
+    def _see(self, id: str) -> show.Seen | None:
+        """The job as it is; None where a prune removed it meanwhile."""
+        try:
+            return show.see(self.engine.store, self.engine.store.get(id))
+        except JobNotFound:
+            return None
 
     def _doubtful(
         self, doubt: Callable[[Sequence[Job]], bool], jobs: Mapping[str, show.Seen], before: Container[str]

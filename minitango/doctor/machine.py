@@ -18,7 +18,7 @@ from minitango.doctor import Check
 from minitango.store import sqlite_version
 from minitango.text import human_size
 
-PACKAGES: Final = ("msgspec", "filelock", "docker", "click", "rich")
+PACKAGES: Final = ("msgspec", "filelock", "docker", "pyyaml", "click", "rich")
 OLDEST_PYTHON: Final = (3, 11)
 NETWORK: Final = re.compile(
     r"(nfs\d?|cifs|smb\d?|smbfs|9p|afs|ceph|coda|glusterfs|gpfs|lustre|beegfs|ocfs2|gfs2|davfs|vboxsf|prl_fs|drvfs"

@@ -106,7 +106,9 @@ def _autoresult(line: bytes) -> tuple[dict[str, Any], Any]:
             broken = next(_BARE_KEY.finditer(line))[0]
             text = f"Autolab puts quotes around every word before a colon, even in a string: {one_line(broken, 40)}"
             raise Refused(f"{text} is broken by it") from None
-        raise Refused(f"{refused}: {one_line(line, 60)}") from None
+        if b"{" not in line[:8]:
+            raise Refused(f"the last line that was printed has no scores: {one_line(line, 80)}") from None
+        raise Refused(str(refused)) from None
     if not isinstance(value, dict):
         raise Refused(f"it is {kind_of(value)}, where an object with scores is due")
     scores = value.get("scores")

@@ -91,6 +91,9 @@ class _Suite:
         counts = [attributes.get(key, "") for key in ("failures", "errors")]
         self.name = attributes.get("name", "")
         self.claims = sum(int(count) for count in counts if _COUNT.fullmatch(count))
+        tests = attributes.get("tests", "")
+        self.claimed_tests = int(tests) if _COUNT.fullmatch(tests) else 0
+        self.tests = 0
         self.not_passed = 0
 
 
@@ -123,7 +126,7 @@ class _Case:
 
 
 class _File:
-    """One file on its way through the parser. Names of elements are as written, with any prefix."""
+    """One file on its way through the parser. Names of elements are looked at without their prefix."""
 
     def __init__(self, found: _Found) -> None:
         self._found = found
@@ -161,6 +164,7 @@ class _File:
         raise Refused("it has a document type")
 
     def _start(self, name: str, attributes: dict[str, str]) -> None:
+        name = name.rpartition(":")[2]
         self._found.elements += 1
         if self._found.elements > MAX_ELEMENTS:
             raise Refused(f"more than {MAX_ELEMENTS:,} elements")
@@ -176,7 +180,12 @@ class _File:
             self._suites.append(_Suite(attributes))
         elif name == "testcase":
             self._case = _Case(attributes)
-        elif self._case is not None and parent == "testcase" and name in SPOKEN:
+        elif (
+            self._case is not None
+            and self._spoken is None
+            and name in SPOKEN
+            and (parent == "testcase" or name in NOT_PASSED)
+        ):
             self._spoken = name
             if name in NOT_PASSED:
                 self._case.passed = False
@@ -185,7 +194,7 @@ class _File:
             self._found.warn(Notice("test_count", f"a suite has a <{name}> that is in none of its tests"))
 
     def _end(self, name: str) -> None:
-        self._path.pop()
+        name = self._path.pop()
         if name in SUITES:
             self._end_suite(self._suites.pop())
         elif name == "testcase":
@@ -207,11 +216,16 @@ class _File:
             text = f'{one_line(case.name, 60)} has the status "{one_line(unknown, 40)}": it counts as not passed'
             self._found.warn(Notice("test_status", text))
         self._found.tests.append(case.result())
+        self._suites[-1].tests += 1
         self._suites[-1].not_passed += not case.passed
 
     def _end_suite(self, suite: _Suite) -> None:
         if suite.claims > suite.not_passed:
             text = f"{suite.claims:,} failures and errors, {suite.not_passed:,} tests that did not pass"
             self._found.warn(Notice("test_count", f"the suite {one_line(suite.name, 60)} says: {text}"))
+        elif suite.claimed_tests > suite.tests:
+            text = f"{suite.claimed_tests:,} tests, and has {suite.tests:,}"
+            self._found.warn(Notice("test_count", f"the suite {one_line(suite.name, 60)} says: {text}"))
         if self._suites:
+            self._suites[-1].tests += suite.tests
             self._suites[-1].not_passed += suite.not_passed

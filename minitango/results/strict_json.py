@@ -16,6 +16,8 @@ MAX_DEPTH: Final = 64
 MAX_VALUES: Final = 200_000
 MAX_KEYS: Final = 50_000
 """In one object."""
+NEAR: Final = 30
+"""Characters that are shown before and after a fault."""
 MAX_DIGITS: Final = 400
 """Characters in a number."""
 
@@ -34,7 +36,7 @@ def parse(data: bytes, *, mark: bool = True) -> Any:
     """The value of a JSON document in UTF-8. Before it may be a byte order mark, unless `mark` is False.
 
     Refused: what is no JSON; nesting beyond MAX_DEPTH; more than MAX_VALUES values, or MAX_KEYS keys in one object; a
-    key twice in one object; NaN, Infinity and numbers that a double or 64 bits cannot hold. Strings may still hold NUL
+    key twice in one object; NaN, Infinity and numbers that a double cannot hold. Strings may still hold NUL
     or lone surrogates: see `check_text`.
     """
     if data.startswith(b"\xef\xbb\xbf"):
@@ -51,7 +53,9 @@ def parse(data: bytes, *, mark: bool = True) -> Any:
             text, object_pairs_hook=_object, parse_int=_int, parse_float=_float, parse_constant=_no_constant
         )
     except json.JSONDecodeError as error:
-        raise Refused(f"not JSON at line {error.lineno}, column {error.colno}: {error.msg}") from None
+        near = one_line(text[max(0, error.pos - NEAR) : error.pos + NEAR].strip(), 3 * NEAR)
+        where = f"not JSON at line {error.lineno}, column {error.colno}"
+        raise Refused(f"{where}: {error.msg}" + (f", near: {near}" if near else "")) from None
 
 
 def check_text(text: str) -> None:
@@ -109,10 +113,10 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _int(digits: str) -> int:
+def _int(digits: str) -> int | float:
     # 20 characters hold every 64-bit number; int() refuses very long ones, and is slow on long ones
     if len(digits) > 20 or not -(2**63) <= (number := int(digits)) < 2**64:
-        raise Refused(f"a whole number of {len(digits)} characters does not fit 64 bits")
+        return _float(digits)  # as JavaScript and Ruby's readers have it, near enough
     return number
 
 

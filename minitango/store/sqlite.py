@@ -236,9 +236,18 @@ class SqliteStore(SqliteHistory):
         """The job with the key of the work that was done, where that is other than what was submitted."""
         if key == job.key:
             return job
-        tx.execute("DELETE FROM keys WHERE queue = ? AND key = ? AND job = ?", (self.queue, job.key, job.seq))
-        tx.execute("INSERT OR REPLACE INTO keys (queue, key, job) VALUES (?, ?, ?)", (self.queue, key, job.seq))
         tx.execute("UPDATE jobs SET key = ? WHERE seq = ?", (key, job.seq))
+        left = "DELETE FROM keys WHERE queue = ? AND key = ? AND job = ?"
+        if tx.execute(left, (self.queue, job.key, job.seq)).rowcount:
+            # as ever, a key is its latest job's
+            heir = (
+                "INSERT INTO keys SELECT queue, key, max(seq) FROM jobs WHERE queue = ? AND key = ? GROUP BY queue, key"
+            )
+            tx.execute(heir, (self.queue, job.key))
+        taken = (
+            "INSERT INTO keys (queue, key, job) VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET job = max(job, excluded.job)"
+        )
+        tx.execute(taken, (self.queue, key, job.seq))
         return replace(job, key=key)
 
     def _interrupt(self, tx: Transaction, row: Row, verb: str) -> Job:

@@ -868,6 +868,23 @@ def test_a_finish_by_another_grader_is_that_work(store: Store) -> None:
     assert [made.id for made in store.submit([one, structs.replace(one, key=other)])] == [again.id, job_id]
 
 
+def test_a_key_is_its_latest_jobs_whoever_finishes_last(store: Store) -> None:
+    one, two = (work_key([kind], "", "ada", "1" * 64) for kind in ("docker", "bubblewrap"))
+    (first,) = submit(store, spec(key=one))
+    (second,) = submit(store, spec(key=two))
+    lease, other = claim(store, 2)
+    settle(store, Finish(other, RESULT))
+    settle(store, Finish(lease, RESULT, grader=("bubblewrap",)))
+    assert submit(store, spec(key=two)) == [second], "the later one has it"
+    (third,) = submit(store, spec(key=one))
+    settle(store, Finish(claim(store)[0], RESULT))
+    (fourth,) = submit(store, spec(key=one), fresh=True)
+    settle(store, Finish(claim(store)[0], RESULT, grader=("bubblewrap",)))
+    assert submit(store, spec(key=one)) == [third], "it goes back to the one before"
+    assert submit(store, spec(key=two)) == [fourth]
+    assert len({first, second, third, fourth}) == 4
+
+
 def test_a_finish_by_a_grader_gives_no_key_to_a_job_without_one(store: Store) -> None:
     store.submit([spec("ada", key=None)])
     (lease,) = claim(store)

@@ -10,42 +10,36 @@ import math
 import re
 from typing import Any, Final
 
-import msgspec
-from msgspec import Struct
+from msgspec import Struct, field
 
 from minitango.archive import File
 from minitango.assignment.autograders import Adopted, Wish
 from minitango.assignment.autograders.source import Source
 from minitango.assignment.parts import SubmissionRule
+from minitango.errors import AssignmentError
 from minitango.job import Limits
+from minitango.text import one_line
 
 MAKEFILE: Final = "autograde-Makefile"
 TAR: Final = "autograde.tar"
+MAKEFILES: Final = ("GNUmakefile", "makefile", "Makefile")
+"""What make reads, the first that is there."""
 TIMEOUT: Final = 180.0
 """Seconds, where the lab says none: Autolab's own choice for a new lab."""
-_MOST_SECONDS: Final = 86_400
+_MOST_SECONDS: Final = 86_400.0
+_NULL: Final = ("", "~", "null", "Null", "NULL")
+_COMMENT: Final = re.compile(r"^\s*#.*$", re.MULTILINE)
 _HANDIN_IN_RUBY: Final = re.compile(r"""handin_filename["']?\s*(?:=>|=|:)\s*["']([^"'\n]{1,200})["']""")
 
 
-class _General(Struct):
-    name: str = ""
-    handin_filename: str = ""
-
-
-class _Problem(Struct):
-    name: str | int | float
-    max_score: float | None = None
-
-
-class _Autograder(Struct):
-    autograde_timeout: float | None = None
-    autograde_image: str = ""
-
-
 class _Lab(Struct):
-    general: _General | None = None
-    problems: list[_Problem] | None = None
-    autograder: _Autograder | None = None
+    """What LAB.yml says, as far as it matters here."""
+
+    name: str = ""
+    handin: str = ""
+    problems: dict[str, float | None] = field(default_factory=dict)
+    timeout: float | None = None
+    image: str = ""
 
 
 def looks(source: Source) -> bool:
@@ -57,30 +51,27 @@ def adopt(source: Source, wish: Wish) -> Adopted:
     """See `autograders.adopt`."""
     named = _yaml_of(source)
     lab = _read(source, named) if named else _Lab()
-    general, autograder = lab.general or _General(), lab.autograder or _Autograder()
     taken = []
-    handin = general.handin_filename or _handin_in_ruby(source)
+    handin = lab.handin or _handin_in_ruby(source)
     if handin:
         taken.append(f"each hand-in becomes {handin}")
     else:
         taken.append("hand-ins keep their own names, as no LAB.yml names the one that the lab wants")
-    problems = {str(problem.name): problem.max_score for problem in lab.problems or ()}
-    if any(most is None for most in problems.values()):
-        problems = {}
-    timeout = autograder.autograde_timeout or TIMEOUT
-    image = wish.image or autograder.autograde_image
+    problems = {} if None in lab.problems.values() else lab.problems
+    timeout = lab.timeout or TIMEOUT
+    image = wish.image or lab.image
     if image and not wish.image:
-        taken.append(f"its image is {image} (--image names another)")
+        taken.append(f"in Docker its image is {image} (--image names another)")
     return Adopted(
         layout="autolab",
-        name=general.name or source.name,
+        name=lab.name or source.name,
         command=wish.command or ("make",),
         files=(File("Makefile", source.read(MAKEFILE).data), File(TAR, source.read(TAR).data)),
         format="autolab",
         problems={name: float(most) for name, most in problems.items() if most is not None},
         submission=SubmissionRule(path=handin),
         image=image,
-        limits=Limits(wall=min(float(timeout), _MOST_SECONDS), memory=1 << 30, pids=256, disk=512 << 20),
+        limits=Limits(wall=min(timeout, _MOST_SECONDS), memory=1 << 30, pids=256, disk=512 << 20),
         taken=tuple(taken),
     )
 
@@ -96,7 +87,8 @@ def _read(source: Source, name: str) -> _Lab:
     import yaml
 
     try:
-        said: Any = yaml.safe_load(source.text(name))
+        # every scalar as the text that it is: no tag makes an object, no date that is none an error
+        said: Any = yaml.load(source.text(name), Loader=yaml.BaseLoader)  # noqa: S506
     except (yaml.YAMLError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}" if mark is not None else ""
@@ -104,36 +96,72 @@ def _read(source: Source, name: str) -> _Lab:
         raise source.error(
             f"not YAML{where}: {problem}", "correct it, or export the lab again", id="yaml", path=name
         ) from error
-    try:
-        lab = msgspec.convert(said if isinstance(said, dict) else {}, _Lab, strict=False)
-    except msgspec.ValidationError as error:
-        raise source.error(f"{error}", "correct it, or export the lab again", id="yaml", path=name) from error
-    handin = lab.general.handin_filename if lab.general else ""
-    if handin and (handin in (".", "..", "Makefile", TAR) or "/" in handin or "\0" in handin):
-        raise source.error(
-            f"{handin!r} cannot be a hand-in's name", "name a file of its own", id="wrong_value", path=name,
-            key="general.handin_filename",
-        )  # fmt: skip
-    for problem in lab.problems or ():
-        if problem.max_score is not None and not (math.isfinite(problem.max_score) and 0 <= problem.max_score < 1e9):
-            raise source.error(
-                f"the maximum of {problem.name!r} is {problem.max_score}", "write a number from 0", id="wrong_value",
-                path=name, key="problems",
-            )  # fmt: skip
-    timeout = lab.autograder.autograde_timeout if lab.autograder else None
-    if timeout is not None and not (math.isfinite(timeout) and timeout >= 0):
-        raise source.error(
-            f"the time-out is {timeout}", "write a number of seconds", id="wrong_value", path=name,
-            key="autograder.autograde_timeout",
-        )  # fmt: skip
-    return lab
+    values = _Values(source, name, said if isinstance(said, dict) else {})
+    handin = values.text("general", "handin_filename")
+    if handin and _is_no_handin(handin):
+        raise values.wrong(
+            "general.handin_filename", f"{handin!r} cannot be a hand-in's name", "name a file of its own"
+        )
+    problems = values.table.get("problems") or []
+    if not isinstance(problems, list) or not all(isinstance(problem, dict) for problem in problems):
+        raise values.wrong("problems", "is not a list of problems", "export the lab again")
+    return _Lab(
+        name=values.text("general", "name"),
+        handin=handin,
+        problems={str(one.get("name", "")): values.number("problems", one.get("max_score")) for one in problems},
+        timeout=values.number("autograder.autograde_timeout", values.section("autograder").get("autograde_timeout")),
+        image=values.text("autograder", "autograde_image"),
+    )
+
+
+class _Values:
+    """The values of a LAB.yml, all of them texts, by section and key."""
+
+    def __init__(self, source: Source, name: str, table: dict[str, Any]) -> None:
+        self._source = source
+        self._name = name
+        self.table = table
+
+    def section(self, name: str) -> dict[str, Any]:
+        found = self.table.get(name)
+        if found in (None, *_NULL):
+            return {}
+        if not isinstance(found, dict):
+            raise self.wrong(name, "is not a table", "export the lab again")
+        return found
+
+    def text(self, section: str, key: str) -> str:
+        value = self.section(section).get(key, "")
+        if not isinstance(value, str):
+            raise self.wrong(f"{section}.{key}", "is not a text", "write one word")
+        return "" if value in _NULL else value
+
+    def number(self, key: str, value: Any) -> float | None:
+        """From 0, and finite."""
+        if value in (None, *_NULL):
+            return None
+        try:
+            found = float(value) if isinstance(value, str) and len(value) < 100 else math.nan
+        except ValueError:
+            found = math.nan
+        if not 0 <= found < 1e9:
+            raise self.wrong(key, f"{one_line(str(value), 40)} is no number from 0", "write a number")
+        return found
+
+    def wrong(self, key: str, what: str, hint: str) -> AssignmentError:
+        return self._source.error(what, hint, id="wrong_value", path=self._name, key=key)
+
+
+def _is_no_handin(name: str) -> bool:
+    """Whether a hand-in cannot have this name: it is a way somewhere, or a file that make would take for the lab's."""
+    return name in (".", "..", TAR, *MAKEFILES) or "/" in name or "\0" in name
 
 
 def _handin_in_ruby(source: Source) -> str:
     """What an older lab's LAB.rb says in words that need no Ruby to be read."""
     for name in source.top():
         if name.endswith(".rb"):
-            found = _HANDIN_IN_RUBY.search(source.text(name))
-            if found is not None and "/" not in found[1]:
+            found = _HANDIN_IN_RUBY.search(_COMMENT.sub("", source.text(name)))
+            if found is not None and not _is_no_handin(found[1]):
                 return found[1]
     return ""

@@ -36,9 +36,11 @@ RUN if command -v apt-get >/dev/null; then apt-get update || true; fi; cd {HOME}
 RUN mkdir -p {BUILT} && cp -a {HOME}/. {BUILT} && chmod -R a+rX {BUILT} && chmod a+rX /root
 """
 _START: Final = f'cp -RP {BUILT}/. {HOME} && exec "$0" "$@"'
-_IDLE: Final = re.compile(r"\s*(?:#.*|set [-+]\w+(?: \w+)*|exit 0|:|true|echo\b[^;&|`$]*)?\s*")
+_IDLE: Final = re.compile(r"\s*(?:#.*|set [-+]\w+(?: \w+)*|exit 0|:|true|echo\b[^;&|`$<>()]*)?\s*")
 """A line of a set-up script that sets nothing up."""
-_NAMED: Final = re.compile(r"/?autograder/submission/([\w.-]{1,100}\.\w{1,10})\b")
+_NAMED: Final = re.compile(r"""(>\s*)?["']?/?autograder/submission/([\w.-]{1,100}\.\w{1,10})\b""")
+"""A file of the submission; with what is before it where it is written, not read."""
+_COMMENT: Final = re.compile(r"^\s*#.*$|\s#\s.*$", re.MULTILINE)
 
 
 def looks(source: Source) -> bool:
@@ -55,7 +57,7 @@ def adopt(source: Source, wish: Wish) -> Adopted:
     files = (*(File(f"source/{f.path}", f.data, f.executable) for f in own.values()), File(RUN, own[RUN].data, True))
     command = wish.command or ((f"./{RUN}",) if own[RUN].data.startswith(b"#!") else ("bash", RUN))
     base = wish.image or BASE
-    taken = [f"its image is {base}" + ("" if wish.image else " (--image names another)")]
+    taken = [f"in Docker its image is {base}" + ("" if wish.image else " (--image names another)")]
     handin = _handin(own)
     if handin:
         taken.append(f"a hand-in of one file becomes {handin}, the only one that {RUN} names")
@@ -68,7 +70,7 @@ def adopt(source: Source, wish: Wish) -> Adopted:
             (dockerfile, *(File(f"autograder/{f.path}", f.data, f.executable) for f in files)),
         )
         files, command = (), ("sh", "-c", _START, *command)
-        taken.append(f"{SETUP} is run once, into an image")
+        taken.append(f"{SETUP} has to be run once, into an image")
     elif SETUP in own:
         taken.append(f"{SETUP} is not run" + ("" if wish.setup else ", as was asked"))
     return Adopted(
@@ -93,7 +95,8 @@ def _is_idle(script: bytes) -> bool:
 def _handin(own: dict[str, File]) -> str:
     """The hand-in's file, where the scripts at the top name one alone."""
     scripts = [file for path, file in own.items() if path == RUN or ("/" not in path and path.endswith((".sh", ".py")))]
-    names = {name for file in scripts for name in _NAMED.findall(file.data[: 1 << 20].decode("utf-8", "replace"))}
+    texts = (_COMMENT.sub("", file.data[: 1 << 20].decode("utf-8", "replace")) for file in scripts)
+    names = {name for text in texts for written, name in _NAMED.findall(text) if not written}
     return names.pop() if len(names) == 1 else ""
 
 
@@ -113,7 +116,7 @@ def metadata(title: str, max_score: float | None, lease: Lease) -> bytes:
         "late_due_date": None,
         "release_date": at,
         "title": title,
-        "total_points": "0.0" if max_score is None else f"{max_score:.1f}",
+        "total_points": "100.0" if max_score is None else f"{max_score:.1f}",
     }
     return json.dumps(
         {

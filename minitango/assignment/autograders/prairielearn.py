@@ -7,6 +7,7 @@ https://prairielearn.readthedocs.io/en/latest/externalGrading/; what is put wher
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import math
 import re
@@ -31,12 +32,10 @@ TIMEOUT: Final = 30.0
 """Seconds, where the question says none."""
 LIMITS: Final = Limits(memory=2 << 30, pids=1024, disk=1 << 30)
 """PrairieLearn's own."""
-ENTRYPOINTS: Final = {
-    "prairielearn/grader-python": "/python_autograder/run.sh",
-    "prairielearn/grader-r": "/r_autograder/run.sh",
-    "prairielearn/grader-java": "/javagrader/autograder.sh",
-}
-"""Of images that say it themselves: there, a question need not."""
+_OWN: Final = re.compile(r"(?:docker\.io/)?prairielearn/grader-[a-z0-9-]+")
+"""PrairieLearn's own graders: they change users while they grade, and give everybody 0 where they cannot."""
+_FOLDERS: Final = ("serverFilesCourse", "shared", "tests", "student")
+"""They are always there."""
 _ELEMENTS: Final = {"pl-file-editor": "file-name", "pl-file-upload": "file-names"}
 
 
@@ -65,9 +64,19 @@ def adopt(source: Source, wish: Wish) -> Adopted:
     info = _read(source)
     options = info.external or _Options()
     image = wish.image or options.image
+    if not wish.command and _OWN.fullmatch(re.split("[:@]", options.image)[0]):
+        raise source.error(
+            f"{options.image} changes users while it grades, which no sandbox here allows: everybody would get 0",
+            "grade with tests and an entrypoint of your own, or name another image and command under [[step]]",
+            id="layout",
+            path=INFO,
+            key="externalGradingOptions.image",
+        )
     command = wish.command or _command(source, options)
     program = command[0]
-    files = [*source.below("tests"), *_of_the_course(source, options.server_files_course or [])]
+    shared = _of_the_course(source, options.server_files_course or [])
+    files = [*source.below("tests"), *shared, *(_moved(file) for file in shared)]
+    files += [File(f"{name}/.keep", b"") for name in _FOLDERS if not any(f.path.startswith(f"{name}/") for f in files)]
     if program.startswith(f"{HOME}/"):
         path = program.removeprefix(f"{HOME}/")
         files = [File(f.path, f.data, f.executable or f.path == path) for f in files]
@@ -78,7 +87,7 @@ def adopt(source: Source, wish: Wish) -> Adopted:
             )  # fmt: skip
     timeout = options.timeout if options.timeout is not None else TIMEOUT
     handins = _handins(source)
-    taken = [f"its image is {image}" + ("" if wish.image else " (--image names another)")] if image else []
+    taken = [f"in Docker its image is {image}" + ("" if wish.image else " (--image names another)")] if image else []
     if len(handins) == 1:
         taken.append(f"a hand-in of one file becomes {handins[0]}, which question.html asks for")
     return Adopted(
@@ -97,10 +106,15 @@ def adopt(source: Source, wish: Wish) -> Adopted:
     )
 
 
+def _moved(file: File) -> File:
+    """The same where PrairieLearn once had it, and still has it."""
+    return File("shared/" + file.path.removeprefix("serverFilesCourse/"), file.data, file.executable)
+
+
 def _read(source: Source) -> _Info:
     try:
         info = msgspec.json.decode(source.text(INFO), type=_Info)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise source.error(str(error), "correct it", id="json", path=INFO) from error
     options = info.external
     timeout = options.timeout if options is not None else None
@@ -114,8 +128,6 @@ def _read(source: Source) -> _Info:
 
 def _command(source: Source, options: _Options) -> tuple[str, ...]:
     given = options.entrypoint
-    if not given:
-        given = next((path for name, path in ENTRYPOINTS.items() if _is_of(options.image, name)), "")
     try:
         words = shlex.split(given) if isinstance(given, str) else list(given)
     except ValueError:
@@ -129,10 +141,6 @@ def _command(source: Source, options: _Options) -> tuple[str, ...]:
             key="externalGradingOptions.entrypoint",
         )
     return tuple(words)
-
-
-def _is_of(image: str, name: str) -> bool:
-    return re.split("[:@]", image)[0] in (name, f"docker.io/{name}")
 
 
 def _of_the_course(source: Source, names: list[str]) -> list[File]:
@@ -169,7 +177,8 @@ def _handins(source: Source) -> list[str]:
     if not source.has("question.html"):
         return []
     reader = _Question()
-    reader.feed(source.text("question.html"))
+    with contextlib.suppress(AssertionError):  # html.parser's word for a marked section that is none
+        reader.feed(source.text("question.html"))
     return [name for name in dict.fromkeys(reader.names) if name and "/" not in name and "{{" not in name]
 
 

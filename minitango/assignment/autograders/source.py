@@ -6,8 +6,18 @@ import os
 from pathlib import Path
 from typing import Final
 
-from minitango.archive import Bounds, File, is_archive_name, is_ignored, read_archive, read_file, read_tree, shown
+from minitango.archive import (
+    MAX_DEPTH,
+    Bounds,
+    File,
+    check_path,
+    is_archive_name,
+    is_ignored,
+    read_archive,
+    read_file,
+)
 from minitango.errors import ArchiveError, AssignmentError
+from minitango.text import human_size
 
 MAX_BYTES: Final = 256 << 20
 MAX_FILES: Final = 20_000
@@ -99,12 +109,43 @@ class Source:
         for at, folders, names in os.walk(place):
             folders[:] = [name for name in folders if not is_ignored(name)]
             self.used += [Path(at), *(Path(at, name) for name in names if not is_ignored(name))]
+        files: list[File] = []
+        self._collect(place, start.removesuffix("/"), files)
+        return sorted(files, key=lambda file: file.path)
+
+    def _collect(self, place: Path, path: str, files: list[File]) -> None:
+        """All files below a folder, which is `path` from the top. A link that stays inside is what it leads to."""
         try:
-            found = read_tree(place, Bounds(files=MAX_FILES, bytes=MAX_BYTES, entries=100_000))
+            entries = sorted(place.iterdir())
+            for entry in entries:
+                name = f"{path}/{entry.name}" if path else entry.name
+                if is_ignored(entry.name) or name in self._without:
+                    continue
+                real = self._inside(entry, name) if entry.is_symlink() else entry
+                if real.is_dir():
+                    if name.count("/") >= MAX_DEPTH:
+                        raise self.error(f"{name} is too deep", f"at most {MAX_DEPTH} folders", id="too_many")
+                    self._collect(real, name, files)
+                    continue
+                data, executable = read_file(real, MAX_BYTES - sum(len(file.data) for file in files))
+                files.append(File(check_path(name), data, executable))
+                if len(files) > MAX_FILES:
+                    raise self.error(
+                        f"it has more than {MAX_FILES} files", "take what is not needed out", id="too_many"
+                    )
         except ArchiveError as error:
             raise AssignmentError(error.message, file=str(place), hint=_hint(error), id=error.id) from error
-        files = [File(start + file.path, file.data, file.executable) for file in found]
-        return [file for file in files if file.path.split("/")[0] not in self._without]
+        except OSError as error:
+            raise self.error(f"{place}: {error.strerror}", f"ls -ld '{place}'", id="unreadable") from error
+
+    def _inside(self, link: Path, name: str) -> Path:
+        try:
+            real = link.resolve(strict=True)
+        except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle, before Python 3.13
+            raise self.error(f"the link {name} leads nowhere", "remove it", id="not_regular") from error
+        if not real.is_relative_to(self.path.resolve()):
+            raise self.error(f"the link {name} leaves its folder", "put a copy in its place", id="file_outside")
+        return real
 
     def place(self, path: str) -> str:
         """A file of it, for messages."""
@@ -130,5 +171,5 @@ def _below_one_top(files: tuple[File, ...]) -> dict[str, File]:
 
 def _hint(error: ArchiveError) -> str:
     if error.id in ("too_large", "too_many"):
-        return f"an autograder may be {MAX_FILES} files of {shown(str(MAX_BYTES >> 20))} MiB together"
+        return f"an autograder may be {MAX_FILES} files of {human_size(MAX_BYTES)} together"
     return error.hint
