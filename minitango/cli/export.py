@@ -109,13 +109,18 @@ def _tell_none(engine: Engine, assignment: str | None, student: str | None) -> N
 
 def _tell_of_others(entries: Sequence[Entry], chosen: gradebook.Latest, flags: str) -> None:
     """What the numbers alone do not say: who has no grade, and whose newer hand-in does not count yet."""
-    for states, words in (
-        ((State.DEAD,), "could not be graded, and has no score"),
-        ((State.QUEUED, State.RUNNING), "is not graded yet, and has no score"),
+    for states, one, several in (
+        ((State.DEAD,), "could not be graded, and has no score", "could not be graded, and have no score"),
+        (
+            (State.QUEUED, State.RUNNING),
+            "is not graded yet, and has no score",
+            "are not graded yet, and have no score",
+        ),
     ):
         jobs = [entry.job for entry in entries if entry.job.state in states]
         if jobs:
-            tell(f"{show.plural(len(jobs), 'job')} of these {words}: {program()} jobs show {jobs[0].id}{flags}")
+            words = f"{show.plural(len(jobs), 'job')} of these {one if len(jobs) == 1 else several}"
+            tell(f"{words}: {program()} jobs show {jobs[0].id}{flags}")
     waiting = [job for job in chosen.overtaken if job.state is not State.CANCELLED]
     if waiting:
         first = waiting[0]

@@ -64,6 +64,9 @@ def test_what_could_not_be_graded_is_no_zero(cli: CommandLine, hw: Path, handins
     said = cli("export").err
     assert "1 job of these is not graded yet, and has no score: minitango jobs show " in said
     assert "2 students handed in again since, and that is queued, so the grade before it stands" in said
+    (handins / "newer.txt").write_text("ok")
+    assert cli("submit", hw, handins).code == 0
+    assert "2 jobs of these are not graded yet, and have no score: minitango jobs show " in cli("export").err
 
 
 def test_json_and_junit(cli: CommandLine, hw: Path, handins: Path) -> None:
