@@ -16,6 +16,7 @@ results/ itself. Both report in results/results.json.
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -113,6 +114,14 @@ def hand_in(plan: Plan, lease: Lease, submission: Sequence[File], own: Iterable[
     elif plan.layout == "prairielearn":
         theirs.append(File("data/data.json", prairielearn.data(submission)))
     return without_clashes(theirs, own)
+
+
+def is_handed_in(plan: Plan, submission: Iterable[File], program: str) -> bool:
+    """Whether the hand-in has the file that this path means, seen from the working directory."""
+    layout = layout_of(plan)
+    path = posixpath.normpath(posixpath.join(layout.work, program))
+    folders = [f"{layout.work}/{layout.submission}", *([f"{SUBMISSION}/"] if layout.own_copy else [])]
+    return any(path == folder + file.path for file in submission for folder in folders)
 
 
 def without_clashes(theirs: Iterable[File], own: Iterable[File]) -> tuple[list[File], list[str]]:

@@ -6,6 +6,7 @@ ours (Fail, retried).
 
 from __future__ import annotations
 
+import errno
 import functools
 import logging
 import os
@@ -37,7 +38,7 @@ from minitango.job import (
     StepReport,
     Usage,
 )
-from minitango.layout import COLLECTED, SUBMISSION, box_spec, environment, hand_in, layout_of
+from minitango.layout import COLLECTED, SUBMISSION, box_spec, environment, hand_in, is_handed_in, layout_of
 from minitango.output import HeadTail
 from minitango.preflight import TRANSIENT, Preflight, brought_by_submission, exec_hint
 from minitango.remarks import notices, remark
@@ -228,7 +229,7 @@ class Runner:
             )
         )
         attempt.notices.extend(notices(step.name, end))
-        self._judge(step, end, image)
+        self._judge(attempt.plan, step, end, image, submission)
         if not last:
             attempt.collected.extend(
                 File(f"{step.name}/{file.path}", file.data, file.executable) for file in left.files
@@ -270,7 +271,7 @@ class Runner:
                 files = [File(file.path, file.data) for file in files]
             box.put(COLLECTED, files)
 
-    def _judge(self, step: PlanStep, end: End, image: str) -> None:
+    def _judge(self, plan: Plan, step: PlanStep, end: End, image: str, submission: Sequence[File]) -> None:
         """Raise where this step's end is the job's end."""
         name, limits = step.name, step.limits
         if end.exec_error is not None:
@@ -278,6 +279,10 @@ class Runner:
             if end.exec_error in TRANSIENT:
                 raise SandboxFailed(f"the command {what}", id="sandbox_exec")
             if brought_by_submission(step):
+                absent = end.exec_error in (errno.ENOENT, errno.ENOTDIR)
+                if absent and not is_handed_in(plan, submission, step.command[0]):
+                    neither = "neither the assignment's files nor the hand-in has it"
+                    raise _Ended(Outcome.NO_SCORE, f"there is no {step.command[0]}: {neither}")
                 raise _Ended(Outcome.NO_SCORE, f"the hand-in's {what}")
             raise AssignmentError(
                 f"the command {what}", key=f"step {name}.command", hint=exec_hint(end.exec_error, image), id="command"

@@ -234,7 +234,16 @@ def test_an_empty_report_is_no_score_with_its_reason(case: Case) -> None:
 def test_a_hand_ins_own_command_that_is_not_there_is_no_score(case: Case) -> None:
     result = case.result(lambda run: End(exec_error=errno.ENOENT), Step(command=("./a.out",)))
     assert result.outcome is Outcome.NO_SCORE
-    assert "a.out" in result.reason
+    assert result.reason == "there is no ./a.out: neither the assignment's files nor the hand-in has it"
+
+
+@pytest.mark.parametrize("command", ["./answer.py", "../job/answer.py", "../submission/answer.py"])
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.EACCES])
+def test_a_hand_ins_own_command_that_does_not_work_is_no_score(case: Case, command: str, number: int) -> None:
+    """It is there; what its first line names may be missing."""
+    result = case.result(lambda run: End(exec_error=number), Step(command=(command,)))
+    assert result.outcome is Outcome.NO_SCORE
+    assert result.reason.startswith(f"the hand-in's {command} in step 'grade' could not be executed: ")
 
 
 class Refusing(FakeSandbox):

@@ -11,7 +11,7 @@ from minitango import Engine, Limits, Step, Usage
 from minitango.cli import details, show, story
 from minitango.cli.records import Stories
 from minitango.errors import SandboxFailed
-from minitango.job import Attempt, Failure, Job, Outcome, State, StepReport
+from minitango.job import Attempt, Failure, Job, Outcome, Result, State, StepReport, Trust
 from minitango.sandbox import End
 from minitango.testing import FakeRun, FakeSandbox
 from tests.support import PATIENCE, assignment, eventually, open_engine, report, submission
@@ -93,6 +93,13 @@ def test_what_was_near_a_limit_is_marked(memory: int, mark: str) -> None:
         f"memory {memory} MiB of 100 MiB{mark}, printed 10 B of 1000 B"
     )
     assert [each.what for each in details.used(ran, LIMITS) if each.near] == (["memory"] if mark else [])
+
+
+def test_a_step_that_was_not_started_has_no_exit_status() -> None:
+    report = StepReport("run")
+    assert details.step(report) == "run: was not started; 0 ms, printed 0 B"
+    result = Result(Outcome.NO_SCORE, None, None, Trust.SHARED, steps=(report,))
+    assert details.why(result, ()) == ["step run: was not started; it printed nothing"]
 
 
 def test_without_limits_there_is_no_mark() -> None:

@@ -88,7 +88,7 @@ def _end(report: StepReport) -> str:
         return f"ended by its {report.limit} limit"
     if report.signal is not None:
         return f"killed by {signal_name(report.signal)}"
-    return f"exit status {report.exit_status}"
+    return "was not started" if report.exit_status is None else f"exit status {report.exit_status}"
 
 
 def test(found: TestResult) -> list[str]:
