@@ -119,7 +119,8 @@ def test_the_whole_story(tmp_path: Path) -> None:
     path = tmp_path / "blobs" / told.job.inputs[:2] / told.job.inputs
     assert f"its hand-in: 1 file, 9 B (answer.py), packed in {path}" in text
     assert f"its output: minitango jobs logs {told.job.id} --state here" in text
-    assert "minitango check ASSIGNMENT" in text
+    own = "On a solution of your own: minitango run ASSIGNMENT MY-SOLUTION --student me --fresh --state here"
+    assert f"{own} (or, where it has samples: minitango check ASSIGNMENT)" in text
     body = json.loads(show.encode(Stories(jobs=(story.record(told),))))["jobs"][0]
     assert body["steps"] == [
         {"name": "grade", "command": ["sh", "grade.sh\x1b"], "limits": body["steps"][0]["limits"], "near": ["wall"]}

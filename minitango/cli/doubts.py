@@ -45,6 +45,13 @@ def evidence(job: Job, store: History, settings: Settings) -> list[str]:
     return [f"  {line}" for line in lines]
 
 
+def on_your_own(place: Path | None, flags: str) -> str:
+    """The command that shows whether a grader works, also where there are no samples; `place`: the assignment's, where
+    it is known."""
+    where = "ASSIGNMENT" if place is None else shlex.quote(str(place))
+    return f"minitango run {where} MY-SOLUTION --student me --fresh{flags}"
+
+
 def tell_where_to_look(
     jobs: Sequence[Job], assignment: Path, settings: Settings, *, table: bool, samples: bool = True
 ) -> None:
@@ -56,8 +63,9 @@ def tell_where_to_look(
     look = f"{program()} jobs show {asked[0].id}{settings.flags}" if asked else ""
     if found is not None:
         tell(f"all {found.count} hand-ins ended alike: {found.whose}")
-        check = f"{program()} check {shlex.quote(str(assignment))}" if samples else "add one as a [[sample]]"
-        tell(f"  next: {look}, and on a solution of your own: {check}")
+        check = f"minitango check {shlex.quote(str(assignment))}"
+        own = as_called(check if samples else on_your_own(assignment, settings.flags))
+        tell(f"  next: {look}, and on a solution of your own: {own}")
     elif asked and table:
         tell(f"see why: {look} (ids: {program()} jobs{settings.flags})")
 

@@ -10,7 +10,7 @@ from msgspec import Struct, structs
 
 from minitango import archive, statedir
 from minitango.assignment import Plan, PlanStep
-from minitango.cli import details, show
+from minitango.cli import details, doubts, show
 from minitango.cli.records import Event, FileRecord, InputsRecord, StepRecord, StoryRecord
 from minitango.cli.show import Seen
 from minitango.cli.streams import as_called
@@ -126,7 +126,8 @@ def _next(job: Job, result: Result | None, outputs: Sequence[StepOutput], flags:
     if job.state is State.DONE and any(output.head for output in outputs):
         yield f"its output: {logs}"
     if result is not None and not _full(result):
-        yield "is it the grader? On a solution of your own: minitango check ASSIGNMENT"
+        samples = "or, where it has samples: minitango check ASSIGNMENT"
+        yield f"is it the grader? On a solution of your own: {doubts.on_your_own(None, flags)} ({samples})"
 
 
 def _full(result: Result) -> bool:

@@ -121,6 +121,8 @@ def test_a_grader_that_fails_all_is_suspected(
     assert answer.code == 0, answer
     said = "all 3 hand-ins ended alike: probably your grader, not your students"
     assert (said in answer.err) is alike
+    own = f"on a solution of your own: minitango run {hw} MY-SOLUTION --student me --fresh --state here\n"
+    assert (own in answer.err) is alike
     assert ("see why" in answer.err) is not alike
     look = re.findall(r"minitango (jobs show \w+ --state here)", answer.err)[-1]
     assert cli(*look.split()).code == 0
