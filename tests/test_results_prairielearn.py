@@ -132,6 +132,19 @@ def test_a_grader_that_says_it_did_not_succeed_gives_zero_and_says_so():
     assert "did not succeed" in grade({"score": 1, "succeeded": False}).reason
 
 
+@pytest.mark.parametrize(
+    ("report", "ids"),
+    [
+        ({"gradable": False, "format_errors": "a ( is missing"}, ["not_gradable"]),
+        ({"gradable": False, "format_errors": []}, []),
+        ({"gradable": False, "message": "no file"}, []),
+        ({"gradable": True, "score": 1, "format_errors": ["one"]}, []),
+    ],
+)
+def test_a_hand_in_that_the_grader_blames_is_told_by_a_notice(report, ids):
+    assert [notice.id for notice in grade(report).warnings] == ids
+
+
 def test_texts_are_as_prairielearn_keeps_them():
     assert grade(b'{"score": 1, "output": "\xff \\u0000"}').feedback == "\ufffd \\u0000"
     read = grade({"score": 1, "format_errors": ["one", 2], "message": "done"})

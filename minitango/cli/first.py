@@ -1,4 +1,4 @@
-"""Before hundreds of hand-ins are queued: one is graded alone, a sample whose grade is known, or else the first."""
+"""Before hundreds of hand-ins are queued: a sample whose grade is known is tried alone, or else up to three of them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from msgspec import Struct
 from minitango import archive, statedir
 from minitango.assignment import Assignment, Sample, Submission
 from minitango.cli import details, show, verdict
-from minitango.cli.doubts import evidence
+from minitango.cli.doubts import evidence, on_your_own
 from minitango.cli.grading import Batch
 from minitango.cli.progress import Progress
 from minitango.cli.settings import Settings
 from minitango.cli.show import Seen
 from minitango.cli.streams import tell
+from minitango.cli.suspicion import alike
 from minitango.errors import GraderSuspected, JobDead, SampleMissed, SubmissionError
 from minitango.handle import JobHandle
 from minitango.job import Outcome, State
@@ -28,8 +29,11 @@ from minitango.text import one_line
 
 NOTICEABLE: Final = 2.0
 """Seconds of waiting after which it is said what is waited for."""
-STRIKES: Final = 2
-"""Hand-ins without a score, each graded alone, that are the grader's fault. One may have spoilt its own report."""
+STRIKES: Final = 3
+"""Hand-ins without a score, each graded alone, that are the grader's fault where they have one reason. Fewer may have
+spoilt their own reports."""
+_NOT_GRADABLE: Final = "not_gradable"
+"""The notice by which a grader blames the hand-in."""
 _ALL_THE_SAME: Final = "to grade all the same, the same command with --no-preflight"
 
 
@@ -40,6 +44,14 @@ class Alone(Struct, frozen=True):
     """Which one of the batch."""
     handle: JobHandle
     seen: Seen
+
+
+class Tried(Struct, frozen=True):
+    """What came of the hand-ins that were graded before the others."""
+
+    done: Sequence[Alone] = ()
+    fault: GraderSuspected | None = None
+    """What there is to raise where they speak against the grader: the others are not to be queued."""
 
 
 def best(samples: Sequence[Sample]) -> Sample | None:
@@ -109,23 +121,24 @@ def try_handins(
     assignment: Assignment,
     submissions: Sequence[Submission],
     numbers: Sequence[int],
+    place: Path,
     shown: Progress,
     *,
     settings: Settings,
     fresh: bool,
     quiet: bool,
     ids: set[str],
-) -> list[Alone]:
-    """Grade the first of these hand-ins (by their numbers) alone; a second one, where the first has no score.
+) -> Tried:
+    """Grade up to three of these hand-ins (by their numbers), each alone, until one clears the grader.
 
-    They are jobs as any other, and count. `ids` is told of them. GraderSuspected: the grader or the assignment is at
-    fault, as far as can be told.
+    They are jobs as any other, and count. `ids` is told of them. The grader is cleared by a score, by a limit that was
+    passed, by its own word that the hand-in is at fault, and by two without a score for different reasons.
     """
     mark = Mark(batch, assignment, None)
     done: list[Alone] = []
     if mark.is_there() and not fresh:
-        return done
-    for number in numbers[:STRIKES]:
+        return Tried()
+    for number in spread(numbers):
         (handle,) = batch.engine.submit_many([submissions[number]], fresh=fresh)
         ids.add(handle.id)
         who = one_line(submissions[number].student, 60)
@@ -134,28 +147,44 @@ def try_handins(
         done.append(Alone(number, handle, seen))
         if seen.job.state is State.DEAD:
             break
-        if seen.job.outcome is not Outcome.NO_SCORE:
-            if seen.job.outcome is Outcome.GRADED:
-                mark.set()
-            return done
-    if len(done) < len(numbers):
-        raise _at_fault(batch, done, len(numbers), settings)
-    return done
+        if seen.job.outcome is Outcome.GRADED:
+            mark.set()
+        if _clears(seen) or not alike([each.seen.job for each in done]):
+            return Tried(done)
+    if len(done) == len(numbers):
+        return Tried(done)  # nobody is left to be spared
+    return Tried(done, _at_fault(batch, done, len(numbers), place, settings))
 
 
-def _at_fault(batch: Batch, done: Sequence[Alone], total: int, settings: Settings) -> GraderSuspected:
-    job = done[-1].seen.job
-    dead = job.state is State.DEAD
-    became = "could not be graded" if dead else "got no score"
-    who = " and ".join(one_line(each.seen.job.student, 60) for each in done)
-    for line in evidence(job, batch.engine.store, settings):
+def spread(numbers: Sequence[int]) -> Sequence[int]:
+    """The first, one in the middle and the last: neighbours in the alphabet may share more than the grader."""
+    if len(numbers) <= STRIKES:
+        return numbers
+    return [numbers[0], numbers[len(numbers) // 2], numbers[-1]]
+
+
+def _clears(seen: Seen) -> bool:
+    """Whether this one, which is not dead, says by itself that the grader works."""
+    return seen.job.outcome is not Outcome.NO_SCORE or any(notice.id == _NOT_GRADABLE for notice in seen.warnings)
+
+
+def _at_fault(batch: Batch, done: Sequence[Alone], total: int, place: Path, settings: Settings) -> GraderSuspected:
+    """Those that are `done` had no score for one reason; or the last of them is dead, whatever the others had."""
+    last = done[-1].seen
+    for line in evidence(last.job, batch.engine.store, settings):
         tell(line)
+    who = [one_line(each.seen.job.student, 60) for each in done]
+    why = one_line(show.note(last), 300)
+    if last.job.state is State.DEAD:
+        which = f"{who[-1]}, graded alone before the others, could not be graded: {why}"
+        blamed = "the assignment or this machine"
+    else:
+        which = f"{', '.join(who[:-1])} and {who[-1]}, each graded alone, got no score for the same reason: {why}"
+        blamed = "your grader"
     others = show.plural(total - len(done), "other hand-in")
-    which = f"{who}, graded first and alone, {became}: {one_line(show.note(done[-1].seen), 300)}"
-    blamed = "the assignment or this machine" if dead else "your grader"
     return GraderSuspected(
         f"{which}; probably {blamed}, not your students; {others} not queued",
-        hint=f"correct it (a [[sample]] in assignment.toml would be tried first); {_ALL_THE_SAME}",
+        hint=f"correct it, and try it: {on_your_own(place, settings.flags)}; {_ALL_THE_SAME}",
     )
 
 

@@ -54,8 +54,8 @@ def run(
     """Grade hand-ins now: each PATH is a hand-in (a file, an archive), or a folder with one entry a student.
 
     Interrupted, the same command goes on where it stopped: what was graded stays graded, unless the hand-in or the
-    assignment changed since. A sample, or else one hand-in, is tried before the others are queued. Exits 0 when all
-    were graded, whatever their scores; 4 when some could not be.
+    assignment changed since. A sample, or else up to three hand-ins, are tried before the others are queued. Exits 0
+    when all were graded, whatever their scores; 4 when some could not be.
     """
     settings = resolve(**where)  # type: ignore[arg-type]
     loaded = load(assignment, image=settings.image, no_setup=no_setup)
@@ -94,10 +94,13 @@ def run(
     if as_json:
         refusals = tuple(map(handins.record, refused))
         show.print_json(Run(jobs=tuple(map(show.record, jobs)), refused=refusals))
-    else:
-        out(_table(loaded, jobs, [each.title for each in submissions], refused, settings))
+    elif jobs or refused:
+        titles = [submissions[number].title for number in graded.numbers]
+        out(_table(loaded, jobs, titles, refused, settings, left_out=len(submissions) - len(jobs)))
     for line in mixed:
         tell(line)
+    if graded.stopped is not None:
+        raise graded.stopped
     if graded.suspicion is not None:
         raise _stopped(graded, fresh=fresh)
     doubts.tell_where_to_look(
@@ -128,8 +131,15 @@ def _how_far(settings: Settings, ids: Collection[str], total: int, *, fresh: boo
 
 
 def _table(
-    assignment: Assignment, jobs: Sequence[Seen], titles: Sequence[str], refused: Sequence[Refused], settings: Settings
+    assignment: Assignment,
+    jobs: Sequence[Seen],
+    titles: Sequence[str],
+    refused: Sequence[Refused],
+    settings: Settings,
+    *,
+    left_out: int,
 ) -> str:
+    """`left_out`: how many hand-ins were not queued."""
     several = Counter([seen.job.student for seen in jobs] + [each.student for each in refused])
 
     def who(student: str, title: str) -> str:
@@ -148,8 +158,10 @@ def _table(
     counts = Counter(show.outcome(seen.job) for seen in jobs)
     counts.update(["REFUSED"] * len(refused))
     parts = ", ".join(f"{count} {name}" for name, count in counts.most_common())
+    parts += f", {left_out} not queued" if left_out else ""
     name = one_line(assignment.name, 60)
-    text += f"\n\n{name}: {show.plural(len(jobs) + len(refused), 'hand-in')}: {parts}. Trust: {assignment.trust}."
+    total = show.plural(len(jobs) + left_out + len(refused), "hand-in")
+    text += f"\n\n{name}: {total}: {parts}. Trust: {assignment.trust}."
     dead = [seen.job.id for seen in jobs if seen.job.state is State.DEAD]
     if dead:
         text += f"\nNot graded, for a reason that is not the student's: {program()} jobs show {dead[0]}{settings.flags}"

@@ -1,8 +1,8 @@
-"""The stages of a run: one hand-in is tried, all are queued, and where they speak against the grader it is paused."""
+"""The stages of a run: some are tried alone, all are queued, and where they speak against the grader it is paused."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from msgspec import Struct
@@ -16,6 +16,7 @@ from minitango.cli.settings import Settings
 from minitango.cli.show import Seen
 from minitango.cli.streams import tell
 from minitango.cli.suspicion import ENOUGH, Suspicion, suspicion
+from minitango.errors import GraderSuspected, SampleMissed
 from minitango.handle import JobHandle
 from minitango.identity import Found
 from minitango.job import Job, Outcome, State
@@ -30,7 +31,7 @@ class How(Struct, frozen=True):
     fresh: bool = False
     quiet: bool = False
     preflight: bool = True
-    """Whether one hand-in is tried before the others are queued."""
+    """Whether a sample or some hand-ins are tried before the others are queued."""
     keep_going: bool = False
     """Whether to go on where the first ones speak against the grader."""
     ask: bool = False
@@ -42,6 +43,10 @@ class Graded(Struct, frozen=True):
 
     jobs: list[Seen]
     """In the order of their submissions."""
+    numbers: Sequence[int]
+    """Which submissions they are of."""
+    stopped: GraderSuspected | SampleMissed | None = None
+    """What speaks against the grader, where the others were not queued for it."""
     suspicion: Suspicion | None = None
     """Why some are queued still, if some are."""
 
@@ -51,7 +56,8 @@ def grade(
 ) -> Graded:
     """Grade all that was not graded before. `batch` is paused; `ids` is told the jobs that count as this run's.
 
-    GraderSuspected, SampleMissed: the one that was tried speaks against the grader, so the others were not queued.
+    Where what was tried first speaks against the grader, the others are not queued, and it returns with what was graded
+    so far.
     """
     found = batch.engine.find(submissions)
     before = {n: job for n, job in enumerate(found.jobs) if job is not None and job.state.terminal and not how.fresh}
@@ -59,30 +65,44 @@ def grade(
     ids.update(job.id for job in before.values())
     if not how.quiet:
         tell_graded_before(sum(job.state is State.DONE for job in before.values()), len(submissions))
-    tried: list[first.Alone] = []
+    tried = first.Tried()
     outdated = found.outdated
     if how.preflight and not batch.joined and len(numbers) > 1:
         sample = first.best(assignment.samples)
         if sample is not None:
-            first.try_sample(batch, assignment, sample, how.place, again=how.fresh, quiet=how.quiet)
+            try:
+                first.try_sample(batch, assignment, sample, how.place, again=how.fresh, quiet=how.quiet)
+            except (GraderSuspected, SampleMissed) as error:
+                return _stopped(batch, before, tried, error)
         elif not _is_tried(found, fresh=how.fresh):
             _set_aside(batch, outdated)
             outdated = ()
             batch.engine.resume()
             with progress(len(numbers), assignment.name, quiet=how.quiet) as shown:
                 tried = first.try_handins(
-                    batch, assignment, submissions, numbers, shown,
+                    batch, assignment, submissions, numbers, how.place, shown,
                     settings=how.settings, fresh=how.fresh, quiet=how.quiet, ids=ids,
                 )  # fmt: skip
-    over = {each.number: each for each in tried}
+    if tried.fault is not None:
+        return _stopped(batch, before, tried, tried.fault)
+    over = {each.number: each for each in tried.done}
     rest = [submission for n, submission in enumerate(submissions) if n not in over]
     made = iter(batch.engine.submit_many(rest, fresh=how.fresh))
     handles = [over[n].handle if n in over else next(made) for n in range(len(submissions))]
     ids.update(handle.id for handle in handles)
     _set_aside(batch, outdated)
     batch.engine.resume()
-    seen = {each.handle.id: each.seen for each in tried}
+    seen = {each.handle.id: each.seen for each in tried.done}
     return _follow(batch, assignment.name, handles, seen, list(before.values()), how)
+
+
+def _stopped(
+    batch: Batch, before: Mapping[int, Job], tried: first.Tried, error: GraderSuspected | SampleMissed
+) -> Graded:
+    over = {number: show.see(batch.engine.store, job) for number, job in before.items()}
+    over |= {each.number: each.seen for each in tried.done}
+    numbers = sorted(over)
+    return Graded([over[number] for number in numbers], numbers, stopped=error)
 
 
 def _is_tried(found: Found, *, fresh: bool) -> bool:
@@ -130,13 +150,13 @@ def _follow(
         queued = len(waiting) - sum(each.job.state.terminal for each in got)
         seen |= over
         if not queued:
-            return Graded([seen[handle.id] for handle in handles])
+            return Graded([seen[handle.id] for handle in handles], range(len(handles)))
         found = suspect([seen[h.id].job for h in waiting if h.id in over and not h.ended_before])
         assert found is not None, "nothing else ends the wait"
         doubts.tell_of(found, batch.engine.store, how.settings, say=tell)
         tell(f"paused: {show.plural(queued, 'hand-in')} {'is' if queued == 1 else 'are'} queued, and charged to nobody")
         if not how.ask or not doubts.go_on():
             left = {handle.id: each for handle, each in zip(waiting, got, strict=True)} | seen
-            return Graded([left[handle.id] for handle in handles], found)
+            return Graded([left[handle.id] for handle in handles], range(len(handles)), suspicion=found)
         careful = False
         batch.engine.resume()

@@ -37,11 +37,16 @@ def suspicion(ended: Sequence[Job], before: Sequence[Job] = (), *, enough: int) 
     something clears the grader. Jobs that were cancelled say nothing.
     """
     said = [job for job in ended if job.state is not State.CANCELLED]
-    if len(said) < enough or len({_how(job) for job in said}) > 1 or not all(map(earned_nothing, said)):
+    if len(said) < enough or not alike(said) or not all(map(earned_nothing, said)):
         return None
     if any(job.state is State.DONE and not earned_nothing(job) for job in before):
         return None
     return Suspicion(len(said), said[0])
+
+
+def alike(ended: Sequence[Job]) -> bool:
+    """Whether they all ended in the same way, for the same reason."""
+    return len({_how(job) for job in ended}) <= 1
 
 
 def earned_nothing(job: Job) -> bool:

@@ -50,7 +50,7 @@ def read(evidence: Evidence) -> Report:
         feedback="\n\n".join([*errors, feedback] if feedback else errors),
         feedback_format="ansi",
         extra_data={"images": len(images)} if isinstance(images, list) and images else {},
-        warnings=shown.warnings(),
+        warnings=(*_not_gradable(results), *shown.warnings()),
     )
 
 
@@ -91,6 +91,13 @@ def _score(results: dict[str, Any]) -> tuple[float | None, str]:
             f"Error parsing external grading results: score is out of range. It is {score:g}, not from 0 to 1"
         )
     return score + 0.0, ""  # never -0.0
+
+
+def _not_gradable(results: dict[str, Any]) -> tuple[Notice, ...]:
+    """Said where the grader itself blames the hand-in for having no score."""
+    if _true(results, "gradable") or not _format_errors(results):
+        return ()
+    return (Notice("not_gradable", "the grader says that it is the hand-in that cannot be graded"),)
 
 
 def _true(results: dict[str, Any], key: str) -> bool:

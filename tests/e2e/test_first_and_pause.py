@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import signal
@@ -166,18 +167,97 @@ def test_the_first_hand_in_is_graded_alone_and_counts(cli: CommandLine, hw: Path
 
 
 @pytest.mark.parametrize("fresh", [[], ["--fresh"]])
-def test_hand_ins_without_a_score_stop_the_run(cli: CommandLine, hw: Path, handins: Path, fresh: list[str]) -> None:
+def test_hand_ins_without_a_score_stop_the_run(cli: CommandLine, hw: Path, many: Path, fresh: list[str]) -> None:
     (hw / "grade.sh").write_text("echo on my way; kill -9 $$")
-    answer = cli("run", "hw", handins, *fresh)
-    assert (answer.code, answer.out) == (4, ""), answer
-    assert "error[grader_suspected]: ada and bob, graded first and alone, got no score: no verdict" in answer.err
-    assert "probably your grader, not your students; 1 other hand-in not queued" in answer.err
+    answer = cli("run", hw, many, *fresh)
+    assert answer.code == 4, answer
+    reason = "no verdict"
+    assert f"s0, s5 and s9, each graded alone, got no score for the same reason: {reason}" in answer.err
+    assert "probably your grader, not your students; 7 other hand-ins not queued" in answer.err
     assert "    on my way\n" in answer.err
-    ada, bob = queue(cli)
-    assert f"minitango jobs show {bob.id}" in answer.err
-    assert ada.outcome == "no_score"
+    assert f"try it: minitango run {hw} MY-SOLUTION --student me --fresh; " in answer.err
+    first, _, last = queue(cli)
+    assert f"minitango jobs show {last.id}" in answer.err
+    assert first.outcome == "no_score"
+    assert [line.split()[:2] for line in answer.out.splitlines()[1:4]] == [[s, "no_score"] for s in ("s0", "s5", "s9")]
+    assert answer.out.splitlines()[-1] == "hw: 10 hand-ins: 3 no_score, 7 not queued. Trust: shared."
     (hw / "grade.sh").write_text(GRADE)
-    assert cli("run", "hw", handins).code == 0
+    assert cli("run", hw, many, "--keep-going").code == 0
+
+
+def test_a_run_that_the_first_stop_prints_them_as_json(cli: CommandLine, hw: Path, many: Path) -> None:
+    (hw / "grade.sh").write_text("kill -9 $$")
+    (many / "bad.rar").write_bytes(b"Rar!\x1a\x07\x00")
+    answer = cli("run", hw, many, "--json")
+    assert answer.code == 4, answer
+    assert [(job["student"], job["outcome"]) for job in answer.jobs] == [(s, "no_score") for s in ("s0", "s5", "s9")]
+    assert [each["student"] for each in json.loads(answer.out)["refused"]] == ["bad"]
+    again = cli("run", hw, many, "--json")
+    assert len(again.jobs) == 6, "three more, beside those of before"
+
+
+def test_a_sample_that_stops_the_run_leaves_a_json_document(cli: CommandLine, sampled: Path, handins: Path) -> None:
+    (sampled / "grade.sh").write_text(BROKEN)
+    answer = cli("run", "hw", handins, "--json")
+    assert (answer.code, answer.jobs, json.loads(answer.out)["refused"]) == (1, [], [])
+
+
+@pytest.mark.parametrize(
+    ("bad", "tried"),
+    [
+        ({"s0": "spoil", "s1": "spoil"}, ["s0", "s5"]),
+        ({"s0": "spoil", "s5": "spoil"}, ["s0", "s5", "s9"]),
+        ({"s0": "spoil", "s5": "other", "s9": "spoil"}, ["s0", "s5"]),
+    ],
+)
+def test_bad_hand_ins_do_not_accuse_a_healthy_grader(
+    cli: CommandLine, hw: Path, many: Path, bad: dict[str, str], tried: list[str]
+) -> None:
+    """One score clears it, and so do different reasons."""
+    kills = "grep -q spoil answer.txt && kill -9 $$; grep -q other answer.txt && kill -15 $$"
+    (hw / "grade.sh").write_text(f"{kills}; {GRADE}")
+    for n in range(10):
+        (many / f"s{n}.txt").write_text(bad.get(f"s{n}", "ok"))
+    answer = cli("run", hw, many, "--json", "--workers", "1")
+    assert answer.code == 0, answer
+    assert [job["student"] for job in answer.jobs if job["outcome"] == "no_score"] == sorted(bad)
+    assert [job.student for job in queue(cli)][: len(tried)] == tried
+    assert len(queue(cli)) == 10
+
+
+def test_a_grader_that_blames_the_hand_in_is_cleared(cli: CommandLine, hw: Path, many: Path) -> None:
+    says = """printf '{"gradable": false, "format_errors": ["a ( is missing"]}' >"$MINITANGO_REPORT"\n"""
+    (hw / "grade.sh").write_text(says)
+    (hw / "assignment.toml").write_text(TOML.replace("exit-code", "prairielearn"))
+    for n in range(4, 10):
+        (many / f"s{n}.txt").unlink()
+    answer = cli("run", hw, many, "--json")
+    assert answer.code == 0, answer
+    assert [[each["id"] for each in job["warnings"]] for job in answer.jobs] == [["not_gradable"]] * 4
+    (hw / "grade.sh").write_text(says.replace('"format_errors"', '"message"'))
+    answer = cli("run", hw, many)
+    assert answer.code == 4, answer
+    assert "s0, s2 and s3, each graded alone, got no score for the same reason: Invalid, not gradable" in answer.err
+
+
+def test_who_had_another_end_is_not_named_with_one_that_is_dead(cli: CommandLine, handins: Path) -> None:
+    hw = write_assignment(cli.folder / "hw", TOML.replace("8MiB", "1MiB"), "kill -9 $$")
+    (handins / "bob.txt").write_bytes(os.urandom(3 << 20))
+    answer = cli("run", hw, handins, "--json")
+    assert answer.code == 4, answer
+    assert "error[grader_suspected]: bob, graded alone before the others, could not be graded: " in answer.err
+    assert "1 other hand-in not queued" in answer.err
+    assert [(job["student"], job["state"]) for job in answer.jobs] == [("ada", "done"), ("bob", "dead")]
+
+
+@pytest.mark.parametrize("students", [2, 3])
+def test_where_nobody_is_left_nothing_is_stopped(cli: CommandLine, hw: Path, handins: Path, students: int) -> None:
+    (hw / "grade.sh").write_text("kill -9 $$")
+    if students == 2:
+        (handins / "eve.txt").unlink()
+    answer = cli("run", hw, handins, "--json")
+    assert answer.code == 0, answer
+    assert [job["outcome"] for job in answer.jobs] == ["no_score"] * students
 
 
 def test_one_hand_in_that_spoils_its_own_report_stops_nobody(cli: CommandLine, hw: Path, handins: Path) -> None:
@@ -193,7 +273,7 @@ def test_a_first_hand_in_that_is_dead_stops_the_run(cli: CommandLine, handins: P
     (handins / "ada.txt").write_bytes(os.urandom(3 << 20))
     answer = cli("run", hw, handins)
     assert answer.code == 4, answer
-    assert "error[grader_suspected]: ada, graded first and alone, could not be graded: " in answer.err
+    assert "error[grader_suspected]: ada, graded alone before the others, could not be graded: " in answer.err
     assert "2 other hand-ins not queued" in answer.err
     assert [job.state for job in queue(cli)] == ["dead"]
     assert cli("run", hw, handins, "--no-preflight").code == 4
