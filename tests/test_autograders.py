@@ -552,3 +552,57 @@ def test_plans_of_our_own_layout_say_nothing_of_it(tmp_path: Path, blobs: Blobs)
     assert not {"layout", "problems", "setup"} & set(json.loads(data))
     assert "setup" not in json.loads(data)["steps"][0]
     assert Plan.decode(data).steps[0].limits == Limits()
+
+
+# --- what is at their edges ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["../secret", "lib/../../secret", ".."])
+def test_what_a_question_takes_stays_inside_of_its_course(name: str, tmp_path: Path) -> None:
+    write(tmp_path, {"infoCourse.json": "{}", "serverFilesCourse/lib/a.py": "a", "secret": "s"})
+    with pytest.raises(AssignmentError) as caught:
+        Assignment.load(question(tmp_path / "questions" / "fib", options(serverFilesCourse=[name])))
+    assert caught.value.id == "file_outside"
+
+
+def test_of_several_descriptions_the_labs_own_is_read(tmp_path: Path) -> None:
+    other = "general: {handin_filename: other.c}"
+    made = autolab(tmp_path / "hello", **{"another.yml": other, "zz.yml": other})
+    assert Assignment.load(made).submission.path == "hello.c"
+    (made / "hello.yml").unlink()
+    assert Assignment.load(made).submission.path == "", "two are left, and neither has its name"
+    (made / "zz.yml").unlink()
+    assert Assignment.load(made).submission.path == "other.c"
+
+
+def test_problems_without_a_maximum_are_those_that_the_report_names(tmp_path: Path) -> None:
+    yml = "problems: [{name: a, max_score: 1}, {name: b}]"
+    assert Assignment.load(autolab(tmp_path / "hello", yml=yml)).problems == {}
+
+
+def test_a_time_out_of_days_is_one_day(tmp_path: Path) -> None:
+    yml = "autograder: {autograde_timeout: 900000}"
+    assert Assignment.load(autolab(tmp_path / "hello", yml=yml)).steps[0].limits.wall == 86_400
+
+
+@pytest.mark.parametrize(("layout", "make"), [("autolab", autolab), ("gradescope", scope), ("prairielearn", question)])
+def test_another_command_can_be_named(layout: str, make: Make, tmp_path: Path, blobs: Blobs) -> None:
+    folder = make(tmp_path / "x")
+    toml = f'layout = "{layout}"\nsetup = false\n[[step]]\ncommand = ["sh", "mine.sh"]\n'
+    write(folder, {"assignment.toml": toml})
+    assert plan_of(Assignment.load(folder), blobs).steps[0].command == ("sh", "mine.sh")
+
+
+def test_a_set_up_script_from_windows_runs(tmp_path: Path, blobs: Blobs) -> None:
+    step = plan_of(Assignment.load(scope(tmp_path / "calc", setup="#!/bin/sh\r\nmake\r\n")), blobs).steps[0]
+    assert isinstance(step.image_files, str)
+    files = {file.path: file for file in unpack(blobs.get(step.image_files))}
+    script = files["autograder/source/setup.sh"]
+    assert (script.data, script.executable) == (b"#!/bin/sh\nmake\n", True)
+
+
+def test_names_that_a_template_makes_up_are_none(tmp_path: Path) -> None:
+    html = '<pl-file-upload file-names="{{params.name}}"></pl-file-upload><pl-file-editor file-name="a.py"></pl-file-editor>'
+    assert Assignment.load(question(tmp_path / "fib", **{"question.html": html})).submission.name == "a.py"
+    broken = "<![foo[" + html
+    assert Assignment.load(question(tmp_path / "fib2", **{"question.html": broken})).submission.name in ("", "a.py")
