@@ -602,7 +602,8 @@ def test_a_set_up_script_from_windows_runs(tmp_path: Path, blobs: Blobs) -> None
 
 
 def test_names_that_a_template_makes_up_are_none(tmp_path: Path) -> None:
-    html = '<pl-file-upload file-names="{{params.name}}"></pl-file-upload><pl-file-editor file-name="a.py"></pl-file-editor>'
+    made_up = '<pl-file-upload file-names="{{params.name}}"></pl-file-upload>'
+    html = f'{made_up}<pl-file-editor file-name="a.py"></pl-file-editor>'
     assert Assignment.load(question(tmp_path / "fib", **{"question.html": html})).submission.name == "a.py"
     broken = "<![foo[" + html
     assert Assignment.load(question(tmp_path / "fib2", **{"question.html": broken})).submission.name in ("", "a.py")
