@@ -27,6 +27,7 @@ def dead(id: str = "command") -> Job:
 
 ZERO = job(reason="all failed")
 NOTHING = job(Outcome.NO_SCORE, reason="no report")
+NUMBERED = [job(Outcome.NO_SCORE, reason=f"make[{n}]: *** /tmp/tmp{n}a: Error after 0.{n} s") for n in range(5)]
 CANCELLED = job(None, state=State.CANCELLED)
 
 
@@ -35,6 +36,7 @@ CANCELLED = job(None, state=State.CANCELLED)
     [
         ([ZERO] * 5, 5),
         ([NOTHING] * 5, 5),
+        (NUMBERED, 5),
         ([job(Outcome.TIME_LIMIT, reason="slow")] * 7, 7),
         ([dead()] * 5, 5),
         ([CANCELLED, *[ZERO] * 5], 5),

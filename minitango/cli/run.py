@@ -112,10 +112,10 @@ def run(
 def _stopped(graded: Graded, *, fresh: bool) -> GraderSuspected:
     """The run ended because of what the first ones got."""
     assert graded.suspicion is not None
-    queued = sum(not seen.job.state.terminal for seen in graded.jobs)
+    left = sum(seen.job.state is State.CANCELLED for seen in graded.jobs)
     again = "the same command without --fresh" if fresh else "the same command"
     return GraderSuspected(
-        f"stopped with {queued} of {show.plural(len(graded.jobs), 'hand-in')} still queued: {graded.suspicion.whose}",
+        f"stopped before {left} of {show.plural(len(graded.jobs), 'hand-in')} were begun: {graded.suspicion.whose}",
         hint=f"correct what is wrong, and {again} grades all by it; to go on as it is: {again} with --keep-going",
     )
 
@@ -149,7 +149,7 @@ def _table(
         [who(seen.job.student, title), show.outcome(seen.job), show.score(seen.job.score, seen.job.max_score),
          show.seconds(seen.job), show.note(seen)]
         for seen, title in zip(jobs, titles, strict=True)
-        if seen.job.state.terminal
+        if seen.job.state in (State.DONE, State.DEAD)
     ]  # fmt: skip
     rows += [
         [who(each.student, each.title), "REFUSED", show.NOTHING, show.NOTHING, str(each.error)] for each in refused

@@ -156,7 +156,9 @@ def _follow(
         doubts.tell_of(found, batch.engine.store, how.settings, say=tell)
         tell(f"paused: {show.plural(queued, 'hand-in')} {'is' if queued == 1 else 'are'} queued, and charged to nobody")
         if not how.ask or not doubts.go_on():
-            left = {handle.id: each for handle, each in zip(waiting, got, strict=True)} | seen
-            return Graded([left[handle.id] for handle in handles], range(len(handles)), suspicion=found)
+            # nor is a run of something else in this state to grade them: the same command queues them anew
+            left = [handle.id for handle in waiting if handle.id not in seen]
+            seen |= {id_: show.see(batch.engine.store, batch.engine.cancel(id_)) for id_ in left}
+            return Graded([seen[handle.id] for handle in handles], range(len(handles)), suspicion=found)
         careful = False
         batch.engine.resume()

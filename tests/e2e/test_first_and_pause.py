@@ -41,7 +41,7 @@ def few(cli: CommandLine) -> int:
     """How many were graded before the pause: five, and what had begun before it was noticed."""
     done = count(cli, State.DONE)
     assert 5 <= done <= 8
-    assert count(cli, State.QUEUED) == 10 - done
+    assert count(cli, State.QUEUED) + count(cli, State.CANCELLED) == 10 - done
     return done
 
 
@@ -303,9 +303,9 @@ def test_a_grader_that_fails_the_first_is_paused(cli: CommandLine, hw: Path, man
     first = queue(cli)[0]
     assert f"more of it: minitango jobs show {first.id}\n" in answer.err
     assert f"paused: {10 - done} hand-ins are queued, and charged to nobody" in answer.err
-    assert f"error[grader_suspected]: stopped with {10 - done} of 10 hand-ins still queued" in answer.err
+    assert f"error[grader_suspected]: stopped before {10 - done} of 10 hand-ins were begun" in answer.err
     assert "the same command with --keep-going" in answer.err
-    assert answer.out.splitlines()[-1] == f"hw: 10 hand-ins: {done} graded, {10 - done} queued. Trust: shared."
+    assert answer.out.splitlines()[-1] == f"hw: 10 hand-ins: {done} graded, {10 - done} cancelled. Trust: shared."
     assert len(answer.out.splitlines()) == done + 3
     assert [job.attempt for job in queue(cli)] == [1] * done + [0] * (10 - done)
 
@@ -313,7 +313,19 @@ def test_a_grader_that_fails_the_first_is_paused(cli: CommandLine, hw: Path, man
     assert on.code == 0, on
     assert f"{done} of 10 hand-ins graded before" in on.err
     assert "all 10 hand-ins ended alike: probably your grader, not your students" in on.err
-    assert [job.attempt for job in queue(cli)] == [1] * 10
+    assert [job.attempt for job in queue(cli) if job.state is State.DONE] == [1] * 10
+
+
+def test_what_was_left_by_a_pause_is_no_other_runs_to_grade(
+    cli: CommandLine, hw: Path, many: Path, tmp_path: Path
+) -> None:
+    (hw / "grade.sh").write_text(BROKEN)
+    assert cli("run", "hw", many, *WITH_ONE).code == 4
+    done = few(cli)
+    other = write_assignment(tmp_path / "other", TOML.replace('"hw"', '"other"'))
+    assert cli("run", other, many, "--no-preflight", "--keep-going").code == 0
+    states = sorted(job.state for job in queue(cli) if job.assignment == "hw")
+    assert states == ["cancelled"] * (10 - done) + ["done"] * done
 
 
 def test_a_grader_that_was_corrected_grades_all_anew(cli: CommandLine, hw: Path, many: Path) -> None:
@@ -323,11 +335,10 @@ def test_a_grader_that_was_corrected_grades_all_anew(cli: CommandLine, hw: Path,
     assert stopped.code == 4, stopped
     done = few(cli)
     left = 10 - done
-    assert [job["state"] for job in stopped.jobs] == ["done"] * done + ["queued"] * left
+    assert [job["state"] for job in stopped.jobs] == ["done"] * done + ["cancelled"] * left
     (hw / "grade.sh").write_text("grep -q no answer.txt")
     answer = cli("run", "hw", many)
     assert answer.code == 0, answer
-    assert f"{left} hand-ins were queued before the assignment, or what it is graded in, changed" in answer.err
     assert answer.out.splitlines()[-1] == "hw: 10 hand-ins: 10 graded. Trust: shared."
     assert sorted(job.state for job in queue(cli)) == ["cancelled"] * left + ["done"] * (done + 10)
     assert {job.attempt for job in queue(cli) if job.state is State.CANCELLED} == {0}
