@@ -309,7 +309,7 @@ def hide(checkout, *names):
     """Give the checkout's folder of tools all that the system has, but these."""
     for folder in ("/usr/bin", "/bin"):
         for tool in Path(folder).iterdir():
-            if tool.name not in names and not (checkout.tools / tool.name).exists():
+            if tool.name not in names and not os.path.lexists(checkout.tools / tool.name):
                 (checkout.tools / tool.name).symlink_to(tool)
 
 

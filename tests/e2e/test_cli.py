@@ -224,7 +224,7 @@ def test_a_warning_is_told_in_words(cli: CommandLine, handins: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_run_goes_on(cli: CommandLine, hw: Path, handins: Path, number: signal.Signals) -> None:
     """What runs gets its time, what waits stays queued; the same command grades the rest, and nothing twice."""
-    (handins / "ada.txt").write_text("wait 1")
+    (handins / "ada.txt").write_text("wait 3")
     process = cli.start("run", hw, handins, "--workers", "1", "--no-preflight")
     running(cli, "ada")
     process.send_signal(number)
