@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from minitango.job import backoff
+from minitango.retry import backoff
 
 
 class Breaker:

@@ -1,7 +1,7 @@
 """The values at the centre: a job, its states, and what grading found.
 
 Everything here is frozen and pure: no clock, no file, no thread. The state machine is data
-(`TRANSITIONS`), and each decision about a job's future is a function of values. Records cross
+(`TRANSITIONS`); what becomes of a job whose attempt was not graded is decided in `retry`. Records cross
 borders as JSON only; the ones that are kept carry `schema`.
 """
 
@@ -24,27 +24,8 @@ FORMATS: Final = ("gradescope", "autolab", "prairielearn", "junit", "exit-code")
 LAYOUTS: Final = ("autolab", "gradescope", "prairielearn")
 """The platforms whose autograders run as they are. Each has its module in `assignment.autograders`."""
 
-MAX_ATTEMPTS: Final = 3
-"""Infrastructure failures that a job may have before it is dead."""
 SOLO_AFTER: Final = 2
 """Interruptions after which a job is run alone: it may be what kills its engines."""
-MAX_INTERRUPTIONS: Final = 20
-"""Interruptions in all after which one more engine death while a job is run alone makes it dead."""
-MOST_BACKOFF: Final = 60.0
-"""Seconds that a job waits at most before it is tried again."""
-MAX_SOLO_DEATHS: Final = 3
-"""Engine deaths in a row while a job was run alone that make it dead."""
-LATE_AFTER: Final = 3
-"""Uncharged failures in a row after which a job is claimed after all others."""
-MAX_HELD: Final = 5
-"""Uncharged failures in a row that a job may have while others are graded; one more may be charged."""
-HELD_FOR: Final = 600.0
-"""Seconds for which they must have gone on before one is charged."""
-HOLD_BASE: Final = 2.0
-"""Seconds that a job waits after its first uncharged failure: longer than a breaker rests at first, so that another job
-is tried then."""
-APART: Final = MOST_BACKOFF / 2
-"""Seconds for which one of those that wait together is tried alone, before the others are due as well."""
 
 
 class State(StrEnum):
@@ -389,75 +370,3 @@ class Cancelled(Struct, frozen=True, tag=True):
 
 
 Ack = Finish | Fail | Release | Cancelled
-
-
-# --- decisions --------------------------------------------------------------------------------
-
-
-class Next(Struct, frozen=True):
-    """What becomes of a job that was not graded this time."""
-
-    state: State
-    delay: float = 0.0
-    """Seconds until it is due again; of use only when queued."""
-
-
-def backoff(n: int, *, base: float = 1.0, most: float = MOST_BACKOFF) -> float:
-    """Seconds to wait before try `n + 1`, after the n-th went wrong: base, twice, four times, at most `most`."""
-    return float(min(most, base * 2 ** min(max(n, 1) - 1, 32)))
-
-
-def after_failure(failures: int, *, retry: bool = True, max_attempts: int = MAX_ATTEMPTS) -> Next:
-    """Decide on a job after its `failures`-th charged failure (this one counted)."""
-    if not retry or failures >= max_attempts:
-        return Next(State.DEAD)
-    return Next(State.QUEUED, backoff(failures))
-
-
-class Hold(Struct, frozen=True):
-    """A job's uncharged failures in a row."""
-
-    times: int = 0
-    since: float = 0.0
-    """When the first of them was."""
-    alone: bool = False
-    """Whether a job that was claimed after one of them was graded before the next: it is not the sandbox alone."""
-
-    @property
-    def late(self) -> int:
-        """Its place among all jobs: 0, or after those with a lower one. So those held often take turns behind the
-        others, and none of them keeps another from being tried."""
-        return max(0, self.times - LATE_AFTER + 1)
-
-
-def after_hold(
-    hold: Hold, *, now: float, failures: int, together: bool = False, others: bool = False
-) -> tuple[Next, bool]:
-    """Decide on a job after an uncharged failure, which `hold` has in it; True: it is charged all the same.
-
-    It waits longer each time, so that others are tried before it. `together`: all jobs of its assignment wait, and it
-    is tried before them. `failures` are those that were charged before.
-
-    It is charged where it speaks against the job: more than MAX_HELD in a row, over more than HELD_FOR, while others
-    were graded, and not where `others`, which had no such streak, fail as well at the moment. So an engine that is away
-    for hours burns nothing, however many are queued: nobody is graded meanwhile. One that goes and comes again may hit
-    the same job twice, but then it hits others, too.
-    """
-    delay = backoff(hold.times, base=HOLD_BASE, most=MOST_BACKOFF - APART if together else MOST_BACKOFF)
-    if hold.alone and hold.times > MAX_HELD and now - hold.since > HELD_FOR and not others:
-        return Next(after_failure(failures + 1).state, delay), True
-    return Next(State.QUEUED, delay), False
-
-
-def after_interruption(solo_deaths: int, *, died: bool, interruptions: int = 0) -> Next:
-    """Decide on a job whose engine went away. Uncharged; both counts have this one in them, `solo_deaths` if the
-    job was run alone.
-
-    `died` is True where the engine died or vanished, False where it stopped in good order. Only deaths of engines
-    that ran nothing but this job speak against it: three in a row (a death without it, in between, clears it: what
-    kills engines without a job is not that job), or one more after many interruptions, so that two jobs that kill
-    in turns come to an end as well. Between them it waits a while, and others go first.
-    """
-    if died and (solo_deaths >= MAX_SOLO_DEATHS or (solo_deaths and interruptions >= MAX_INTERRUPTIONS)):
-        return Next(State.DEAD)
-    return Next(State.QUEUED, backoff(solo_deaths, base=2.0) if died and solo_deaths else 0.0)

@@ -12,7 +12,8 @@ from typing import Final
 
 from minitango.assignment import Submission
 from minitango.errors import EngineStopped, JobDead
-from minitango.job import Fail, Finish, Lease, Result, State, StepOutput, after_failure
+from minitango.job import Fail, Finish, Lease, Result, State, StepOutput
+from minitango.retry import after_failure
 from minitango.runner import Runner
 from minitango.stopping import Stop
 

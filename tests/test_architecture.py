@@ -20,7 +20,19 @@ PACKAGE = ROOT / "minitango"
 
 FLOORS = [
     {"errors", "failpoint"},
-    {"job", "blobs", "archive", "unpacking", "text", "breaker", "stopping", "output", "image_name", "feedback"},
+    {
+        "job",
+        "retry",
+        "blobs",
+        "archive",
+        "unpacking",
+        "text",
+        "breaker",
+        "stopping",
+        "output",
+        "image_name",
+        "feedback",
+    },
     {"store", "sandbox", "results", "assignment"},
     {"runner", "layout", "preflight", "remarks"},
     {"engine", "pool", "handle", "identity", "trial", "statedir", "testing", "doctor"},

@@ -403,7 +403,7 @@ class Failing(FakeSandbox):
 @pytest.fixture
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Back-off without the wait: due at once, tried at once."""
-    monkeypatch.setattr("minitango.job.backoff", lambda n, **_: 0.001)
+    monkeypatch.setattr("minitango.retry.backoff", lambda n, **_: 0.001)
     monkeypatch.setattr("minitango.breaker.backoff", lambda n, **_: 0.001)
 
 

@@ -8,21 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minitango.breaker import Breaker
-from minitango.job import (
+from minitango.job import SOLO_AFTER, TRANSITIONS, Job, Outcome, Result, State, TestResult
+from minitango.retry import (
     HELD_FOR,
     MAX_ATTEMPTS,
     MAX_HELD,
     MAX_INTERRUPTIONS,
     MAX_SOLO_DEATHS,
-    SOLO_AFTER,
-    TRANSITIONS,
     Hold,
-    Job,
     Next,
-    Outcome,
-    Result,
-    State,
-    TestResult,
     after_failure,
     after_hold,
     after_interruption,

@@ -262,7 +262,7 @@ def away() -> SandboxUnavailable:
 
 @pytest.fixture
 def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("minitango.job.backoff", lambda n, **_: 0.001)
+    monkeypatch.setattr("minitango.retry.backoff", lambda n, **_: 0.001)
 
 
 def test_nothing_is_claimed_while_the_sandbox_rests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -498,7 +498,7 @@ def test_a_sandbox_that_is_away_burns_no_job_however_long(tmp_path: Path, monkey
 
 
 def test_an_overdue_attempt_is_ended_and_is_a_failure_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("minitango.job.backoff", lambda n, **_: 0.001)
+    monkeypatch.setattr("minitango.retry.backoff", lambda n, **_: 0.001)
     monkeypatch.setattr("minitango.breaker.backoff", lambda n, **_: 0.001)
     monkeypatch.setattr("minitango.pool.SAFETY_POLL", 0.01)
     monkeypatch.setattr("minitango.pool.OVERDUE_GRACE", -NEVER)
@@ -603,7 +603,7 @@ def test_a_lease_lost_at_its_extension_ends_the_attempt(tmp_path: Path) -> None:
 def test_a_job_that_backs_off_starts_when_it_is_due(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_polls: dict[str, float]
 ) -> None:
-    monkeypatch.setattr("minitango.job.backoff", lambda n, **_: 0.3)
+    monkeypatch.setattr("minitango.retry.backoff", lambda n, **_: 0.3)
     sandbox = Scripted(SandboxFailed("broke"))
     with open_engine(tmp_path, scoring(0), sandbox=sandbox, workers=1, **no_polls) as engine:
         handle = engine.submit(submission())

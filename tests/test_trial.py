@@ -9,7 +9,8 @@ import pytest
 
 from minitango import ConfigError, Engine, EngineStopped, JobDead, Outcome, SandboxFailed, State, SubmissionError
 from minitango.identity import holds_its_key
-from minitango.job import MAX_ATTEMPTS, Failure, Job
+from minitango.job import Failure, Job
+from minitango.retry import MAX_ATTEMPTS
 from minitango.sandbox import End
 from minitango.statedir import note_tried, tried
 from minitango.testing import FakeRun, FakeSandbox
@@ -36,7 +37,7 @@ def test_a_trial_has_a_result_and_leaves_no_job(tmp_path: Path) -> None:
 def test_a_trial_that_fails_is_tried_as_often_as_a_job(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, succeeds: int
 ) -> None:
-    monkeypatch.setattr("minitango.job.backoff", lambda n, **more: 0.0)
+    monkeypatch.setattr("minitango.retry.backoff", lambda n, **more: 0.0)
     runs = []
 
     def inside(run: FakeRun) -> End:

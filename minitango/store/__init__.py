@@ -98,7 +98,7 @@ class Queue(Protocol):
         race), Fail and Release end it cancelled. A stale ack is refused alone; the others stand.
 
         Uncharged failures in a row hold a job: it is requeued uncharged and due later each time, until it is
-        charged after all (`job.after_hold`). A charged one ends the row. Where the failure is its assignment's (its
+        charged after all (`retry.after_hold`). A charged one ends the row. Where the failure is its assignment's (its
         image, its setting: `errors.reach_of`), every queued job of the same `spec` is held with it: the longest of
         their rows, with this failure, becomes that of all, and the others are due `APART` seconds after it. Attempts
         that were under way when it was held count once. When one of them is graded, those held with it are due at once.

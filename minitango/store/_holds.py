@@ -1,6 +1,6 @@
 """Jobs that failed uncharged: what the SQLite store remembers of them, and who waits with whom.
 
-What becomes of one is decided in `job.after_hold`; here is what that has to know, durable in the job's own row.
+What becomes of one is decided in `retry.after_hold`; here is what that has to know, durable in the job's own row.
 """
 
 from __future__ import annotations
@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import Final
 
 from minitango.errors import Reach, reach_of
-from minitango.job import APART, Failure, Hold, Job, Next, after_hold
+from minitango.job import Failure, Job
+from minitango.retry import APART, Hold, Next, after_hold
 from minitango.store import _rows as rows
 from minitango.store._database import Transaction
 

@@ -16,22 +16,8 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from minitango.job import (
-    MOST_BACKOFF,
-    Ack,
-    Cancelled,
-    Fail,
-    Failure,
-    Finish,
-    Job,
-    JobSpec,
-    Lease,
-    Release,
-    State,
-    after_failure,
-    after_interruption,
-    work_key,
-)
+from minitango.job import Ack, Cancelled, Fail, Failure, Finish, Job, JobSpec, Lease, Release, State, work_key
+from minitango.retry import MOST_BACKOFF, after_failure, after_interruption
 from minitango.store import Exchanged, Submitted
 from minitango.store import _holds as holds
 from minitango.store import _rows as rows

@@ -16,17 +16,9 @@ from typing import Protocol
 import pytest
 from msgspec import structs
 
-from minitango import job as job_module
+from minitango import retry as retry_module
 from minitango.errors import ConfigError, JobNotFound, StoreError
 from minitango.job import (
-    APART,
-    HELD_FOR,
-    HOLD_BASE,
-    LATE_AFTER,
-    MAX_ATTEMPTS,
-    MAX_HELD,
-    MAX_SOLO_DEATHS,
-    MOST_BACKOFF,
     SOLO_AFTER,
     TRANSITIONS,
     Ack,
@@ -48,6 +40,16 @@ from minitango.job import (
     Trust,
     Usage,
     work_key,
+)
+from minitango.retry import (
+    APART,
+    HELD_FOR,
+    HOLD_BASE,
+    LATE_AFTER,
+    MAX_ATTEMPTS,
+    MAX_HELD,
+    MAX_SOLO_DEATHS,
+    MOST_BACKOFF,
 )
 from minitango.store import Query, Store
 from minitango.store.sqlite import SqliteStore
@@ -576,7 +578,7 @@ def test_a_failure_is_charged_and_comes_back_later_each_time(store: Store, clock
         assert job.due is not None
         delays.append(job.due - clock.time)
         clock.advance(delays[-1])
-    assert delays == [job_module.backoff(n) for n in range(1, MAX_ATTEMPTS)]
+    assert delays == [retry_module.backoff(n) for n in range(1, MAX_ATTEMPTS)]
     (lease,) = claim(store)
     job = settle(store, Fail(lease, FAILURE))
     assert (job.state, job.failures, job.failure, job.due) == (State.DEAD, MAX_ATTEMPTS, FAILURE, None)
