@@ -22,7 +22,6 @@ from minitango.cli.settings import (
 )
 from minitango.cli.settings_file import KEYS
 from minitango.cli.streams import out, tell
-from minitango.sandbox.docker import DEFAULT_IMAGE
 from minitango.statedir import locate
 from minitango.text import one_line
 
@@ -65,6 +64,8 @@ def explain(flags: Mapping[str, Any], environ: Mapping[str, str]) -> list[Settin
     url, folder = locate(settings.store, settings.state)
     place = of_place(found)
     told = [_of_place(found, place, "store", url), _of_place(found, place, "state", str(folder))]
+    from minitango.sandbox.docker import DEFAULT_IMAGE
+
     defaults: dict[str, str | int] = {"sandbox": "auto", "image": DEFAULT_IMAGE, "workers": os.cpu_count() or 1}
     actual = {"sandbox": settings.sandbox, "image": settings.image, "workers": settings.workers}
     for key, default in defaults.items():
