@@ -439,7 +439,7 @@ def test_jobs_that_wait_for_an_image_keep_nobody_waiting(tmp_path: Path, workers
 
 @pytest.mark.usefixtures("quick_retries")
 def test_when_the_image_is_there_all_that_waited_are_graded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("minitango.job.HELD_FOR", 0.0)
+    monkeypatch.setattr("minitango.retry.HELD_FOR", 0.0)
     told: list[str] = []
     sandbox = Partial()
     with open_engine(
@@ -472,7 +472,7 @@ def test_jobs_that_make_the_sandbox_fail_keep_nobody_waiting(tmp_path: Path, wor
 @pytest.mark.usefixtures("quick_retries")
 def test_a_job_that_alone_never_gets_a_sandbox_is_not_graded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("minitango.breaker.backoff", lambda n, **_: 0.001)
-    monkeypatch.setattr("minitango.job.HELD_FOR", 0.2)
+    monkeypatch.setattr("minitango.retry.HELD_FOR", 0.2)
     with open_engine(tmp_path, scoring(0), sandbox=Partial(), workers=1) as engine:
         bad = engine.submit(submission("bad", b"bad"))
         eventually(lambda: bad.job().attempt > 0)
@@ -486,7 +486,7 @@ def test_a_job_that_alone_never_gets_a_sandbox_is_not_graded(tmp_path: Path, mon
 @pytest.mark.usefixtures("quick_retries")
 def test_a_sandbox_that_is_away_burns_no_job_however_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("minitango.breaker.backoff", lambda n, **_: 0.001)
-    monkeypatch.setattr("minitango.job.HELD_FOR", 0.0)
+    monkeypatch.setattr("minitango.retry.HELD_FOR", 0.0)
     sandbox = Scripted(None, None, *(away() for _ in range(60)))
     with open_engine(tmp_path, scoring(0), sandbox=sandbox, workers=2) as engine:
         handles = engine.submit_many(submission(f"s{n}") for n in range(6))
