@@ -13,7 +13,7 @@ from typing import Final
 from minitango.assignment import Submission
 from minitango.errors import EngineStopped, JobDead
 from minitango.job import Fail, Finish, Lease, Result, State, StepOutput
-from minitango.retry import after_failure
+from minitango.retry import Next, after_failure, backoff
 from minitango.runner import Runner
 from minitango.stopping import Stop
 
@@ -89,7 +89,6 @@ class Trial:
                 raise EngineStopped("the trial was ended before it had an answer")
             failures += ack.charge
             waits += not ack.charge
-            next_ = after_failure(failures if ack.charge else waits, retry=ack.retry)
-            over = next_.state is State.DEAD if ack.charge else waits >= _WAITS
-            if over or self._ended.wait(next_.delay):
+            next_ = after_failure(failures, retry=ack.retry) if ack.charge else Next(State.QUEUED, backoff(waits))
+            if next_.state is State.DEAD or waits >= _WAITS or self._ended.wait(next_.delay):
                 return ack

@@ -7,7 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from minitango import ConfigError, Engine, EngineStopped, JobDead, Outcome, SandboxFailed, State, SubmissionError
+from minitango import (
+    ConfigError,
+    Engine,
+    EngineStopped,
+    JobDead,
+    Outcome,
+    SandboxFailed,
+    SandboxUnavailable,
+    State,
+    SubmissionError,
+)
 from minitango.identity import holds_its_key
 from minitango.job import Failure, Job
 from minitango.retry import MAX_ATTEMPTS
@@ -55,6 +65,30 @@ def test_a_trial_that_fails_is_tried_as_often_as_a_job(
             assert (caught.value.id, caught.value.hint) == ("sandbox_failed", "mend it")
             assert trial.outputs() == []
     assert len(runs) == MAX_ATTEMPTS
+
+
+@pytest.mark.parametrize("comes", [True, False])
+def test_a_trial_waits_for_a_sandbox_longer_each_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, comes: bool
+) -> None:
+    """It is charged with nothing, so that a registry that is away for a moment ends no run."""
+    waits: list[int] = []
+    monkeypatch.setattr("minitango.trial.backoff", lambda n: waits.append(n) or 0.0)
+    runs = []
+
+    def inside(run: FakeRun) -> End:
+        runs.append(run)
+        if len(runs) < 9 or not comes:
+            raise SandboxUnavailable("it is away", hint="wait", id="sandbox_registry")
+        return scoring(7)(run)
+
+    with open_engine(tmp_path, inside) as engine, engine.trial(submission()) as trial:
+        if comes:
+            assert trial.result().score == 7
+        else:
+            with pytest.raises(JobDead, match="it is away"):
+                trial.result()
+    assert waits == list(range(1, 9 if comes else 11))
 
 
 def test_leaving_a_trial_ends_it(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def evidence(job: Job, store: History, settings: Settings) -> list[str]:
     points = f" {show.score(job.score, job.max_score)}" if job.score is not None else ""
     note = show.note(seen)
     lines = [f"{one_line(job.student, 60)}: {show.outcome(job)}{points}{f': {one_line(note, 300)}' if note else ''}"]
-    result = store.result(job.id)
+    result = show.result(store, job)
     if result is not None:
         lines += details.why(result, store.outputs(job.id), tests=_TESTS, lines=_LINES)
     elif job.failure is not None and job.failure.hint:

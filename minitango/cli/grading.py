@@ -11,6 +11,8 @@ from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from concurrent import futures
 from typing import Final
 
+from msgspec import structs
+
 from minitango.assignment import Assignment
 from minitango.cli import show, streams
 from minitango.cli.progress import Images, Progress, describe
@@ -114,7 +116,7 @@ class Batch:
             if isinstance(handle, JobHandle) and waiting.get(handle.id) is handle:
                 _raise_if_engine_died(handle)
                 del waiting[handle.id]
-                jobs[handle.id] = self._see(handle.id) or gone[handle.id]
+                jobs[handle.id] = self._see(handle.id) or _as_it_ended(gone[handle.id], handle)
                 if handle.id not in before:
                     shown.ended(jobs[handle.id])
                     if waiting and not paused and self._doubtful(doubt, jobs, before):
@@ -176,6 +178,25 @@ class Batch:
             self.engine.stop(grace=0)
 
 
+def _as_it_ended(seen: show.Seen, handle: JobHandle) -> show.Seen:
+    """A job that was pruned in the moment when it ended, of which its handle still has the result."""
+    if handle.cancelled() or handle.exception() is not None:
+        return seen
+    result = handle.result()
+    job = structs.replace(
+        seen.job,
+        state=State.DONE,
+        outcome=result.outcome,
+        score=result.score,
+        max_score=result.max_score,
+        trust=result.trust,
+        reason=result.reason,
+        wall=result.usage.wall,
+        warnings=len(result.warnings),
+    )
+    return show.Seen(job, result.warnings)
+
+
 def _raise_if_engine_died(handle: JobHandle) -> None:
     error = None if handle.cancelled() else handle.exception()
     if isinstance(error, EngineStopped):
@@ -185,7 +206,7 @@ def _raise_if_engine_died(handle: JobHandle) -> None:
 def mixture(store: History, jobs: Sequence[Job]) -> list[str]:
     """What to say where results that stand side by side come from more than one kind of sandbox, or from images that
     changed in between; nothing where they do not."""
-    results = [result for job in jobs if job.state is State.DONE and (result := store.result(job.id)) is not None]
+    results = [result for job in jobs if job.state is State.DONE and (result := show.result(store, job)) is not None]
     sandboxes = Counter(result.sandbox for result in results)
     images = Counter(", ".join(show.digest(step.image_digest) for step in result.steps) for result in results)
     if len(sandboxes) > 1:

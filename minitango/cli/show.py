@@ -14,7 +14,8 @@ from rich.cells import cell_len, set_cell_size
 
 from minitango.cli.records import Document, ErrorRecord, JobRecord
 from minitango.cli.streams import out
-from minitango.job import Job, Notice, State
+from minitango.errors import JobNotFound
+from minitango.job import Job, Notice, Result, State
 from minitango.store import History
 from minitango.text import human_seconds, one_line
 
@@ -30,10 +31,18 @@ class Seen(Struct, frozen=True):
     warnings: tuple[Notice, ...] = ()
 
 
+def result(store: History, job: Job) -> Result | None:
+    """The job's result; None where it has none, or where a prune removed it meanwhile."""
+    try:
+        return store.result(job.id)
+    except JobNotFound:
+        return None
+
+
 def see(store: History, job: Job) -> Seen:
     """The job with its warnings; the result is read only where there are some."""
-    result = store.result(job.id) if job.warnings else None
-    return Seen(job, result.warnings if result is not None else ())
+    found = result(store, job) if job.warnings else None
+    return Seen(job, found.warnings if found is not None else ())
 
 
 def number(value: float) -> str:

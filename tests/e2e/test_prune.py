@@ -147,6 +147,18 @@ def test_beside_a_running_engine(cli: CommandLine, hw: Path, handins: Path) -> N
     assert worker.poll() is None
 
 
+def test_beside_a_run_it_ends_no_run(cli: CommandLine, hw: Path, handins: Path) -> None:
+    """What was pruned as soon as it ended is in the run's table all the same."""
+    for name in ("ada", "bob", "eve"):
+        (handins / f"{name}.txt").write_text("wait 1")
+    process = cli.start("run", hw, handins, "--workers", "1", "--no-preflight", "--keep-going", "--json")
+    while process.poll() is None:
+        cli("prune", "--older-than", "0s", "--yes")
+    answer = cli.answer(process)
+    assert answer.code == 0, answer
+    assert [(job["state"], job["outcome"], job["score"]) for job in answer.jobs] == [("done", "graded", 0)] * 3
+
+
 def test_the_state_directory_is_closed_to_others(cli: CommandLine, hw: Path, handins: Path) -> None:
     old = os.umask(0o022)
     try:
