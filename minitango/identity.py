@@ -9,9 +9,7 @@ from msgspec import Struct
 from minitango import image_name
 from minitango.assignment import Submission
 from minitango.job import Job, State
-
-POISON = "poison"
-"""Id of the failure of a job that its engines died of."""
+from minitango.retry import POISON
 
 
 def grader(plan: str, kind: str, names: Sequence[str], images: Mapping[str, tuple[str, str]]) -> tuple[str, ...]:
@@ -70,5 +68,5 @@ def _handed_in(submission: Submission, inputs: str) -> tuple[str, str, str, str]
 def holds_its_key(job: Job) -> bool:
     """Whether submitting the same work again gives this job, as `Queue.submit` has it; `job` is its key's latest."""
     if job.state is State.DEAD:
-        return job.failure is not None and job.failure.id == POISON
+        return job.failure is not None and job.failure.id == POISON.id
     return job.state is State.DONE or (job.state in (State.QUEUED, State.RUNNING) and not job.cancel_requested)

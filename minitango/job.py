@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from enum import StrEnum
 from typing import Any, Final
 
@@ -230,6 +230,7 @@ class JobSpec(Struct, frozen=True, omit_defaults=True):
     rank: int = 0
     """Among equals in priority: lower first, then in order of submission."""
     lane: str = ""
+    """What a node must offer to be given it: as `lane_of` writes it."""
     labels: dict[str, str] = field(default_factory=dict)
     supersedes: str | None = None
     refs: tuple[str, ...] = ()
@@ -287,6 +288,16 @@ class Job(Struct, frozen=True, omit_defaults=True):
         return self.interruptions >= SOLO_AFTER
 
 
+def lane_of(needs: Iterable[str]) -> str:
+    """What a job needs of its node, as its lane: each once, in order, joined by commas."""
+    return ",".join(sorted(set(needs)))
+
+
+def serves(capabilities: Collection[str], lane: str) -> bool:
+    """Whether a node with these capabilities may be given a job of this lane."""
+    return not lane or all(need in capabilities for need in lane.split(","))
+
+
 def work_key(grader: Sequence[str], course: str, student: str, inputs: str) -> str:
     """The key of a job: equal for the same work. `grader` is all that decides on a grade but the hand-in, `inputs` the
     digest of the hand-in's bundle."""
@@ -322,6 +333,7 @@ class Lease(Struct, frozen=True):
     """Claimed to be run alone on its node."""
     submitted: float = 0.0
     """When the job was submitted, on the store's clock."""
+    course: str = ""
 
 
 class StepOutput(Struct, frozen=True):

@@ -6,7 +6,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from minitango.job import State
+from minitango.job import Failure, State
 
 MAX_ATTEMPTS: Final = 3
 """Infrastructure failures that a job may have before it is dead."""
@@ -27,6 +27,13 @@ HOLD_BASE: Final = 2.0
 is tried then."""
 APART: Final = MOST_BACKOFF / 2
 """Seconds for which one of those that wait together is tried alone, before the others are due as well."""
+
+POISON: Final = Failure(
+    "poison",
+    "three engines died while they ran this job alone",
+    "look at the hand-in, and at the machine's memory (dmesg); then: minitango jobs retry",
+)
+"""Why a job is dead that its engines died of."""
 
 
 class Next(Struct, frozen=True):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,10 +20,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from minitango.errors import Reach, reach_of
 from minitango.job import Ack, Cancelled, Fail, Failure, Finish, JobSpec, Lease, Outcome, Release, Result, State
+from minitango.store import Store, _redis_link
 from minitango.store._database import Transaction
 from minitango.store._history import SELECT
 from minitango.store._rows import Row
+from minitango.store.redis import RedisStore
 from minitango.store.sqlite import SqliteStore
+from tests import redis_server
 
 LEASE_FOR = 60.0
 FAILURE = Failure("x", "x")
@@ -58,7 +62,7 @@ class Model:
             "supersedes": holder["id"] if holder else None, "submitted": now, "started": None, "expires": None,
             "due": None, "ended": None, "ended_seq": None, "score": None, "token": None, "solo_lease": False,
             "story": [], "spec": spec.spec, "held": 0, "held_since": 0.0, "held_at": 0.0, "held_mark": 0,
-            "alone": False, "failed_of": None,
+            "alone": False, "failed_of": None, "lane": spec.lane, "node": None,
         }  # fmt: skip
         self.jobs.append(job)
         if spec.key:
@@ -143,7 +147,7 @@ class Model:
         job["failures"] += charged
         self.leave(job, "fail", "dead" if charged and job["failures"] == 3 else "queued", now, delay)
 
-    def claim(self, n: int, solo: bool, now: float) -> list[dict[str, Any]]:
+    def claim(self, n: int, solo: bool, now: float, offered: str, node: str) -> list[dict[str, Any]]:
         if n:
             for job in self.jobs:
                 if job["state"] == "queued" and job["due"] is not None and job["due"] <= now:
@@ -151,21 +155,25 @@ class Model:
         ready = [
             job
             for job in self.jobs
-            if job["state"] == "queued" and job["due"] is None and (job["interruptions"] >= 2) == solo
+            if job["state"] == "queued"
+            and job["due"] is None
+            and (job["interruptions"] >= 2) == solo
+            and all(need in offered for need in job["lane"].split(",") if need)
         ]
         ready.sort(key=lambda job: (max(0, job["held"] - 2), -job["priority"], job["rank"]))
         taken = ready[: min(n, 1) if solo else n]
         for job in taken:
             job.update(
-                state="running", attempt=job["attempt"] + 1, started=now, expires=now + LEASE_FOR, solo_lease=solo
-            )
+                state="running", attempt=job["attempt"] + 1, started=now, expires=now + LEASE_FOR, solo_lease=solo,
+                node=node,
+            )  # fmt: skip
         return taken
 
-    def interrupt(self, verb: str, now: float, lapsed_only: bool) -> list[str]:
+    def interrupt(self, verb: str, now: float, lapsed_only: bool, node: str | None = None) -> list[str]:
         taken = [
             job
             for job in self.jobs
-            if job["state"] == "running" and (not lapsed_only or job["expires"] < now)
+            if job["state"] == "running" and (not lapsed_only or job["expires"] < now) and node in (None, job["node"])
         ]  # fmt: skip
         if taken and not lapsed_only:
             for job in self.jobs:
@@ -184,14 +192,25 @@ class Model:
         return [job["id"] for job in taken]
 
 
+def sqlite_store(path: str | Path, clock: Callable[[], float]) -> Store:
+    return SqliteStore(path, clock=clock)
+
+
+def redis_store(path: str | Path, clock: Callable[[], float]) -> Store:
+    return RedisStore(redis_server.shared().url(), clock=clock)
+
+
 class StoreMachine(RuleBasedStateMachine):
     """Does the same to a store and to the model."""
 
-    make: ClassVar[type[SqliteStore]] = SqliteStore
+    make: ClassVar[Callable[[str | Path, Callable[[], float]], Store]] = staticmethod(sqlite_store)
+    """Opens the store in a folder, or on a server."""
 
     def __init__(self) -> None:
         super().__init__()
         self.folder = Path(tempfile.mkdtemp(prefix="minitango-model-"))
+        if self.make is redis_store:
+            redis_server.shared().client().flushall()
         self.now = 1000.0
         self.model = Model()
         self.leases: list[Lease] = []
@@ -199,7 +218,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @initialize()
     def open(self) -> None:
-        self.store = self.make(self.folder / "queue.db", clock=lambda: self.now)
+        self.store = self.make(self.folder / "queue.db", lambda: self.now)
 
     def teardown(self) -> None:
         if hasattr(self, "store"):
@@ -219,14 +238,22 @@ class StoreMachine(RuleBasedStateMachine):
         priority=st.integers(0, 1),
         rank=st.integers(0, 1),
         fresh=st.booleans(),
+        lane=st.sampled_from(["", "", "", "g", "g,l"]),
     )
-    def submit(self, keys: list[str | None], plan: str, priority: int, rank: int, fresh: bool) -> None:
-        specs = [JobSpec("hw", "ada", plan, "i", key=key, priority=priority, rank=rank) for key in keys]
+    def submit(self, keys: list[str | None], plan: str, priority: int, rank: int, fresh: bool, lane: str) -> None:
+        specs = [JobSpec("hw", "ada", plan, "i", key=key, priority=priority, rank=rank, lane=lane) for key in keys]
         for one, spec in zip(self.store.submit(specs, fresh=fresh), specs, strict=True):
             self.model.submit(one.id, one.created, spec, fresh, self.now)
 
-    @rule(data=st.data(), acks=st.integers(0, 3), claim=st.integers(0, 3), solo=st.booleans())
-    def exchange(self, data: st.DataObject, acks: int, claim: int, solo: bool) -> None:
+    @rule(
+        data=st.data(),
+        acks=st.integers(0, 3),
+        claim=st.integers(0, 3),
+        solo=st.booleans(),
+        offered=st.sampled_from(["", "g", "lg", "lg"]),
+        node=st.sampled_from("ab"),
+    )
+    def exchange(self, data: st.DataObject, acks: int, claim: int, solo: bool, offered: str, node: str) -> None:
         said: list[Ack] = []
         for _ in range(acks if self.leases else 0):
             lease = self.pick(data)
@@ -240,13 +267,15 @@ class StoreMachine(RuleBasedStateMachine):
                 "cancelled": Cancelled(lease),
             }
             said.append(kinds[data.draw(st.sampled_from(sorted(kinds)), label="ack")])
-        done = self.store.exchange(said, claim=claim, solo=solo, lease_for=LEASE_FOR)
+        done = self.store.exchange(
+            said, claim=claim, solo=solo, lease_for=LEASE_FOR, capabilities=tuple(offered), node=node
+        )
         taken = [self.model.ack(ack, self.now) for ack in said]
         assert done.refused == tuple(ack.lease for ack, ok in zip(said, taken, strict=True) if not ok)
         assert [job.id for job in done.settled] == [
             ack.lease.job for ack, ok in zip(said, taken, strict=True) if ok
         ]  # fmt: skip
-        claimed = self.model.claim(claim, solo, self.now)
+        claimed = self.model.claim(claim, solo, self.now, offered, node)
         assert [lease.job for lease in done.leases] == [job["id"] for job in claimed]
         known = {lease.token for lease in self.leases}
         for lease, job in zip(done.leases, claimed, strict=True):
@@ -271,13 +300,14 @@ class StoreMachine(RuleBasedStateMachine):
             self.now = max(self.now, min(expiries, default=self.now))
         assert [job.id for job in self.store.reap()] == self.model.interrupt("reap", self.now, lapsed_only=True)
 
-    @rule(crash=st.booleans())
-    def recover(self, crash: bool) -> None:
+    @rule(crash=st.booleans(), node=st.sampled_from([None, "a", "b"]))
+    def recover(self, crash: bool, node: str | None) -> None:
         """An engine starts: after another one closed its store, or without."""
         if crash:
             self.store.close()
             self.open()
-        assert [job.id for job in self.store.recover()] == self.model.interrupt("recover", self.now, lapsed_only=False)
+        recovered = [job.id for job in self.store.recover(node=node)]
+        assert recovered == self.model.interrupt("recover", self.now, lapsed_only=False, node=node)
 
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
@@ -332,14 +362,27 @@ SETTINGS = settings(
 )
 
 
-def test_the_store_does_what_the_model_says() -> None:
-    run_state_machine_as_test(StoreMachine, settings=SETTINGS)
+class RedisMachine(StoreMachine):
+    make = staticmethod(redis_store)
+
+
+def machine_of(kind: str) -> type[StoreMachine]:
+    if kind == "sqlite":
+        return StoreMachine
+    redis_server.need_redis()
+    return RedisMachine
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "redis"])
+def test_the_store_does_what_the_model_says(kind: str) -> None:
+    run_state_machine_as_test(machine_of(kind), settings=SETTINGS)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not os.environ.get("MINITANGO_LONG"), reason="the long form runs with MINITANGO_LONG=1")
-def test_the_store_does_what_the_model_says_for_long() -> None:
-    run_state_machine_as_test(StoreMachine, settings=settings(SETTINGS, max_examples=2000))
+@pytest.mark.parametrize("kind", ["sqlite", "redis"])
+def test_the_store_does_what_the_model_says_for_long(kind: str) -> None:
+    run_state_machine_as_test(machine_of(kind), settings=settings(SETTINGS, max_examples=2000))
 
 
 class FenceOnState(SqliteStore):
@@ -365,9 +408,42 @@ class LapsesAtTheThreshold(SqliteStore):
         return super().reap(now=(self.now() if now is None else now) + 1e-6)
 
 
-@pytest.mark.parametrize("mutant", [FenceOnState, FenceOnAttempt, LapsesAtTheThreshold])
-def test_the_model_has_teeth(mutant: type[SqliteStore]) -> None:
-    machine = type("MutantMachine", (StoreMachine,), {"make": mutant})
+class RedisFenceOnAttempt(RedisStore):
+    """A mutant: its script takes the number of the attempt for the token."""
+
+    fence = "job.token == token and job.attempt == attempt"
+    mutant = "job.attempt == attempt"
+
+    def __init__(self, *where: str, **options: Any) -> None:
+        super().__init__(*where, **options)
+        link, original = self._link, _redis_link._script
+        script = original("exchange")
+        assert self.fence in script
+        link._scripts["exchange"] = link._quick.register_script(script.replace(self.fence, self.mutant))
+
+
+class RedisFenceOnState(RedisFenceOnAttempt):
+    """A mutant: any lease of a running job will do."""
+
+    mutant = "job.state == 'running'"
+
+
+@pytest.mark.parametrize(
+    "mutant", [FenceOnState, FenceOnAttempt, LapsesAtTheThreshold, RedisFenceOnState, RedisFenceOnAttempt]
+)
+def test_the_model_has_teeth(mutant: type[SqliteStore | RedisStore]) -> None:
+    of_redis = issubclass(mutant, RedisStore)
+    if of_redis:
+        redis_server.need_redis()
+
+    def make(path: Path, clock: Callable[[], float]) -> Store:
+        if of_redis:
+            redis_server.shared().client().flushall() if not path.exists() else None
+            path.touch()
+            return mutant(redis_server.shared().url(), clock=clock)
+        return mutant(str(path), clock=clock)
+
+    machine = type("MutantMachine", (StoreMachine,), {"make": staticmethod(make)})
     # Each is found within some dozens of runs; what it looked like at its smallest is of no interest.
     hunt = settings(SETTINGS, max_examples=1000, phases=[Phase.generate], derandomize=True, report_multiple_bugs=False)
     with pytest.raises(AssertionError):

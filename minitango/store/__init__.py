@@ -3,10 +3,12 @@ holds every store to it.
 
 Rules that hold for every verb:
 
-- When a verb returns, what it did is durable (it survives `kill -9` and loss of power), whole, and seen by
-  every process. When it raises, nothing of it happened.
+- When a verb returns, what it did is durable (it survives `kill -9` and loss of power; with Redis, as far as the
+  server is told to keep it), whole, and seen by every process. When it raises, nothing of it happened; where a network
+  is between, `store_unreachable` can also mean that it is not known, and to say the same again is safe.
 - A store object is one queue: every verb sees the jobs of its queue only. Ids, `ended_seq` and `referenced` are
-  store-wide.
+  of the whole place: the SQLite file, which has its blobs beside it, or the one queue on a Redis server, which has its
+  own.
 - A store may be used from any thread. Any number of processes may submit to one store and watch it.
 - Time is a parameter: `now` is seconds since the epoch; None asks the store's own clock (the host's for
   SQLite, `TIME` for Redis).
@@ -18,7 +20,7 @@ Rules that hold for every verb:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -63,6 +65,11 @@ class Query(Struct, frozen=True):
 class Queue(Protocol):
     """The verbs that move jobs."""
 
+    @property
+    def shared(self) -> bool:
+        """Whether several engines may grade this queue at once: then a lease is what tells who is alive."""
+        ...
+
     def now(self) -> float:
         """The store's clock: seconds since the epoch."""
         ...
@@ -85,6 +92,7 @@ class Queue(Protocol):
         claim: int = 0,
         solo: bool = False,
         node: str = "",
+        capabilities: Collection[str] = (),
         lease_for: float = 60.0,
         now: float | None = None,
     ) -> Exchanged:
@@ -106,9 +114,9 @@ class Queue(Protocol):
         where the image is what is missing, only by one of the same `spec`. `others` are queued jobs that are held for
         everybody's sandbox and not `alone`.
 
-        Then claims, of queued and due jobs (a due time beyond any back-off, left by a clock that was set back, has
-        come): those held often after all others (`Hold.late`), then higher priority first, then lower rank, then
-        order of submission.
+        Then claims, of queued and due jobs that need no more than these `capabilities` (`job.serves`; a due time beyond
+        any back-off, left by a clock that was set back, has come): those held often after all others (`Hold.late`),
+        then higher priority first, then lower rank, then order of submission.
         Each becomes running with attempt + 1, a token never used before and an expiry `lease_for` seconds
         away. Jobs that are to be run alone (`Job.solo`) are left unless `solo` is True, which claims at most
         one job, and only such a job. The cost of a claim does not grow with the length of the queue, nor with
@@ -129,8 +137,9 @@ class Queue(Protocol):
         """
         ...
 
-    def recover(self, *, now: float | None = None) -> list[Job]:
-        """Take back every running job, whatever its expiry: the caller has proven that no engine holds them.
+    def recover(self, *, node: str | None = None, now: float | None = None) -> list[Job]:
+        """Take back every running job, whatever its expiry: the caller has proven that no engine holds them. With
+        `node`, those that were claimed under that name.
 
         As `reap`, otherwise. Both return the jobs that they took back, as they are now, in order of submission.
         """
@@ -231,8 +240,9 @@ class Upkeep(Protocol):
     def shrink(self) -> int:
         """Give the room of what was forgotten back to the disk, so that nothing of it can be read there any more.
 
-        Returns the bytes that were freed. Other processes' verbs wait meanwhile, so it is not for beside an engine;
-        nothing that is in the store changes. StoreFull where there is no room to do it in: then nothing happened.
+        Returns the bytes that were freed, as far as that is known. Other processes' verbs wait meanwhile, so it is not
+        for beside an engine; nothing that is in the store changes. StoreFull where there is no room to do it in: then
+        nothing happened.
         """
         ...
 
@@ -285,14 +295,32 @@ def sqlite_version() -> tuple[str, bool]:
 
 
 def open_store(url: str, *, queue: str = "default") -> Store:
-    """Open the store that `url` names: `sqlite:///relative.db`, `sqlite:////absolute.db`, or a bare path.
+    """Open the store that `url` names: `sqlite:///relative.db`, `sqlite:////absolute.db`, a bare path, or
+    `redis://HOST:PORT/DB?queue=NAME` (also `rediss://` and `unix:///SOCKET`).
 
     Creates the file, and its folder (mode 0700), where they are missing. Raises StoreError where that
     cannot be, StoreTooNew where a later version wrote it, ConfigError where the URL is not understood.
     """
+    if is_redis(url):
+        try:
+            from minitango.store.redis import RedisStore
+        except ModuleNotFoundError as error:
+            if error.name != "redis":
+                raise
+            raise ConfigError(
+                "a store on Redis needs the package redis, which is not installed",
+                hint="pip install 'minitango[redis]'",
+                id="redis_missing",
+            ) from error
+        return RedisStore(url, queue=queue)
     from minitango.store.sqlite import SqliteStore
 
     return SqliteStore(_path(url), queue=queue)
+
+
+def is_redis(url: str) -> bool:
+    """Whether a store URL names a Redis server."""
+    return url.partition("://")[0] in ("redis", "rediss", "unix") and "://" in url
 
 
 def _path(url: str) -> Path:
@@ -310,6 +338,6 @@ def _path(url: str) -> Path:
         return Path(rest[1:])
     raise ConfigError(
         f"the store URL {url!r} has an unknown scheme {scheme!r}",
-        hint="use sqlite:///PATH",
+        hint="use sqlite:///PATH or redis://HOST/DB?queue=NAME",
         id="store_url",
     )

@@ -43,6 +43,11 @@ def new_token() -> str:
     return secrets.token_hex(16)
 
 
+def is_id(text: str) -> bool:
+    """Whether an id could be this."""
+    return len(text) == ID_LENGTH and all(letter in _CROCKFORD for letter in text)
+
+
 def is_prefix(text: str) -> bool:
     """Whether an id could begin like this."""
     return 4 <= len(text) < ID_LENGTH and all(letter in _CROCKFORD for letter in text)
@@ -90,8 +95,9 @@ def attempt_of(job: str, row: Row) -> Attempt:
 
 
 def lease_of(row: Row) -> Lease:
-    """From: id, attempt, token, expires, spec, inputs, assignment, student, solo_lease, three more, submitted."""
-    return Lease(*(*row[:8], bool(row[8]), row[12]))
+    """From: id, attempt, token, expires, spec, inputs, assignment, student, solo_lease, submitted, course, and more."""
+    job, attempt, token, expires, spec, inputs, assignment, student, solo, submitted, course = row[:11]
+    return Lease(job, attempt, token, expires, spec, inputs, assignment, student, bool(solo), submitted, course)
 
 
 def result_of(data: bytes) -> Result:

@@ -124,7 +124,18 @@ _HOLDS: Final = (
     """,
 )
 
-MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (_FIRST, _HOLDS)
+_SEVERAL: Final = (
+    # What a node must offer decides who may claim a job: each lane is a queue of its own to the index.
+    "CREATE TABLE lanes (queue TEXT NOT NULL, lane TEXT NOT NULL, PRIMARY KEY (queue, lane)) WITHOUT ROWID",
+    "INSERT INTO lanes SELECT DISTINCT queue, lane FROM jobs",
+    "DROP INDEX jobs_ready",
+    """
+    CREATE INDEX jobs_ready ON jobs (queue, solo, lane, late, priority DESC, rank, seq)
+    WHERE state = 'queued' AND due IS NULL
+    """,
+)
+
+MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (_FIRST, _HOLDS, _SEVERAL)
 """Statements that lead from version n to n + 1. Each tuple is applied in one transaction."""
 
 FORGET: Final = (

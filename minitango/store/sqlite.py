@@ -8,7 +8,7 @@ is written down.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -16,8 +16,8 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from minitango.job import Ack, Cancelled, Fail, Failure, Finish, Job, JobSpec, Lease, Release, State, work_key
-from minitango.retry import MOST_BACKOFF, after_failure, after_interruption
+from minitango.job import Ack, Cancelled, Fail, Failure, Finish, Job, JobSpec, Lease, Release, State, serves, work_key
+from minitango.retry import MOST_BACKOFF, POISON, after_failure, after_interruption
 from minitango.store import Exchanged, Submitted
 from minitango.store import _holds as holds
 from minitango.store import _rows as rows
@@ -28,12 +28,6 @@ from minitango.store._schema import FORGET
 
 FORGET_BATCH: Final = 500
 """Jobs forgotten in one transaction: others need not wait long for their turn."""
-
-_POISON: Final = Failure(
-    "poison",
-    "three engines died while they ran this job alone",
-    "look at the hand-in, and at the machine's memory (dmesg); then: minitango jobs retry",
-)
 
 _INSERT_JOB: Final = """
     INSERT INTO jobs (id, queue, state, priority, rank, lane, due_since, submitted, assignment, student, course,
@@ -61,11 +55,15 @@ _CLAIM: Final = """
     UPDATE jobs SET state = 'running', attempt = attempt + 1, token = new_token(), node = ?, started = ?,
                     expires = ?, solo_lease = solo
     WHERE seq IN (
-        SELECT seq FROM jobs INDEXED BY jobs_ready
-        WHERE queue = ? AND solo = ? AND state = 'queued' AND due IS NULL
+        SELECT seq FROM (%s) ORDER BY late, priority DESC, rank, seq LIMIT ?)
+    RETURNING id, attempt, token, expires, spec, inputs, assignment, student, solo_lease, submitted, course,
+              seq, priority, rank, late
+"""
+_FIRST_OF_LANE: Final = """
+    SELECT * FROM (
+        SELECT seq, late, priority, rank FROM jobs INDEXED BY jobs_ready
+        WHERE queue = ? AND solo = ? AND lane = ? AND state = 'queued' AND due IS NULL
         ORDER BY late, priority DESC, rank, seq LIMIT ?)
-    RETURNING id, attempt, token, expires, spec, inputs, assignment, student, solo_lease, seq, priority, rank,
-              submitted, late
 """
 _LEAVE: Final = """
     UPDATE jobs SET state = ?, due = ?, due_since = ?, solo = ?, failures = ?, interruptions = ?, solo_deaths = ?,
@@ -74,7 +72,7 @@ _LEAVE: Final = """
     WHERE seq = ?
 """
 _FENCE: Final = "id = ? AND queue = ? AND attempt = ? AND token = ?"
-_RUNNING: Final = "INDEXED BY jobs_running WHERE queue = ? AND state = 'running'"
+_RUNNING: Final = "INDEXED BY jobs_running WHERE queue = :queue AND state = 'running'"
 
 
 class SqliteStore(SqliteHistory):
@@ -86,6 +84,8 @@ class SqliteStore(SqliteHistory):
     Raises StoreError (ids store_path, store_readonly, store_corrupt, store_busy, store_io, sqlite_too_old),
     StoreFull or StoreTooNew, from here and from every verb.
     """
+
+    shared = False
 
     def __init__(self, path: str | Path, *, queue: str = "default", clock: Callable[[], float] = time.time) -> None:
         super().__init__(Database(path, queue, clock), queue)
@@ -111,7 +111,7 @@ class SqliteStore(SqliteHistory):
             if latest is not None:
                 holder, state, going = latest[0], State(latest[1]), bool(latest[2])
                 failure = rows.failure_of(latest[3])
-                kept = state is State.DONE or (failure is not None and failure.id == _POISON.id and state is State.DEAD)
+                kept = state is State.DONE or (failure is not None and failure.id == POISON.id and state is State.DEAD)
                 if (not state.terminal and not going) or (kept and not fresh):
                     return Submitted(holder, False, state)
                 supersedes = supersedes or holder
@@ -125,6 +125,7 @@ class SqliteStore(SqliteHistory):
             )  # fmt: skip
             written = cursor.rowcount
         seq = cursor.lastrowid
+        tx.execute("INSERT OR IGNORE INTO lanes (queue, lane) VALUES (?, ?)", (self.queue, spec.lane))
         digests = enumerate((spec.spec, spec.inputs, *spec.refs))
         tx.executemany(
             "INSERT INTO blob_refs (job, position, digest) VALUES (?, ?, ?)",
@@ -142,6 +143,7 @@ class SqliteStore(SqliteHistory):
         claim: int = 0,
         solo: bool = False,
         node: str = "",
+        capabilities: Collection[str] = (),
         lease_for: float = 60.0,
         now: float | None = None,
     ) -> Exchanged:
@@ -156,7 +158,7 @@ class SqliteStore(SqliteHistory):
                     refused.append(ack.lease)
                 else:
                     settled.append(self._settle(tx, row, ack))
-            leases = self._claim(tx, claim, solo, node, lease_for) if claim > 0 else ()
+            leases = self._claim(tx, claim, solo, node, capabilities, lease_for) if claim > 0 else ()
             return Exchanged(tuple(refused), tuple(settled), leases)
 
         return self._db.transact("exchange", body, now)
@@ -244,7 +246,7 @@ class SqliteStore(SqliteHistory):
         job = replace(job, interruptions=job.interruptions + 1, solo_deaths=job.solo_deaths + row[WIDTH])
         after = after_interruption(job.solo_deaths, died=True, interruptions=job.interruptions)
         if after.state is State.DEAD:
-            job = replace(job, failure=_POISON)
+            job = replace(job, failure=POISON)
         return self._leave(tx, job, verb, after.state, delay=after.delay)
 
     def _leave(
@@ -281,14 +283,23 @@ class SqliteStore(SqliteHistory):
         )  # fmt: skip
         return job
 
-    def _claim(self, tx: Transaction, n: int, solo: bool, node: str, lease_for: float) -> tuple[Lease, ...]:
+    def _claim(
+        self, tx: Transaction, n: int, solo: bool, node: str, capabilities: Collection[str], lease_for: float
+    ) -> tuple[Lease, ...]:
         tx.execute(_PROMOTE, {"queue": self.queue, "now": tx.now, "most": MOST_BACKOFF + 1})
-        claimed = tx.execute(_CLAIM, (node, tx.now, tx.now + lease_for, self.queue, solo, 1 if solo else n)).fetchall()
+        most = 1 if solo else n
+        lanes = [lane for (lane,) in tx.execute("SELECT lane FROM lanes WHERE queue = ?", (self.queue,))]
+        served = [lane for lane in lanes if serves(capabilities, lane)]
+        if not served:
+            return ()
+        first = " UNION ALL ".join([_FIRST_OF_LANE] * len(served))
+        places = [value for lane in served for value in (self.queue, solo, lane, most)]
+        claimed = tx.execute(_CLAIM % first, (node, tx.now, tx.now + lease_for, *places, most)).fetchall()
         # RETURNING promises no order.
-        claimed.sort(key=lambda row: (row[13], -row[10], row[11], row[9]))
+        claimed.sort(key=lambda row: (row[14], -row[12], row[13], row[11]))
         tx.executemany(
             "INSERT INTO attempts (job, number, node, started) VALUES (?, ?, ?, ?)",
-            [(row[9], row[1], node, tx.now) for row in claimed],
+            [(row[11], row[1], node, tx.now) for row in claimed],
         )
         tx.move(State.QUEUED, "claim", State.RUNNING, len(claimed))
         return tuple(map(rows.lease_of, claimed))
@@ -312,14 +323,18 @@ class SqliteStore(SqliteHistory):
 
     def reap(self, *, now: float | None = None) -> list[Job]:
         def body(tx: Transaction) -> list[Job]:
-            lapsed = tx.execute(f"{SELECT} {_RUNNING} AND expires < ? ORDER BY seq", (self.queue, tx.now)).fetchall()
+            lapsed = tx.execute(
+                f"{SELECT} {_RUNNING} AND expires < :now ORDER BY seq", {"queue": self.queue, "now": tx.now}
+            ).fetchall()
             return [self._interrupt(tx, row, "reap") for row in lapsed]
 
         return self._db.transact("reap", body, now)
 
-    def recover(self, *, now: float | None = None) -> list[Job]:
+    def recover(self, *, node: str | None = None, now: float | None = None) -> list[Job]:
         def body(tx: Transaction) -> list[Job]:
-            running = tx.execute(f"{SELECT} {_RUNNING} ORDER BY seq", (self.queue,)).fetchall()
+            whose = "AND (node = :node OR :node IS NULL)"
+            wanted = {"queue": self.queue, "node": node}
+            running = tx.execute(f"{SELECT} {_RUNNING} {whose} ORDER BY seq", wanted).fetchall()
             if running:
                 tx.execute(_CLEAR, (self.queue,))
             return [self._interrupt(tx, row, "recover") for row in running]

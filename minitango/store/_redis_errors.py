@@ -1,0 +1,65 @@
+"""Errors of Redis and of the way to it become ours, each with the next thing to do."""
+
+from __future__ import annotations
+
+import redis
+from redis import exceptions
+
+from minitango.errors import StoreError, StoreFull, StoreTooNew
+
+
+def from_redis(error: redis.RedisError | OSError, shown: str, *, unsure: str = "") -> StoreError:
+    """`shown` names the server; `unsure` says what is not known now."""
+    said = str(error)
+    word = said.split(" ", 1)[0]
+    if isinstance(error, exceptions.AuthenticationError | exceptions.NoPermissionError) or word in (
+        "NOAUTH",
+        "WRONGPASS",
+        "NOPERM",
+    ):
+        return StoreError(
+            f"Redis at {shown} does not let us in: {said}",
+            hint="name a user that may use all of minitango:*: redis://USER:PASSWORD@HOST",
+            id="store_auth",
+        )
+    if (
+        isinstance(error, exceptions.OutOfMemoryError)
+        or word == "OOM"
+        or "command not allowed when used memory" in said
+    ):
+        return StoreFull(
+            f"the memory of Redis at {shown} is full: nothing was written",
+            hint="raise its maxmemory, or make room: minitango prune --older-than 30d",
+        )
+    if word == "MISCONF":
+        return StoreFull(
+            f"Redis at {shown} takes no writes, as it cannot save them to its disk: {said}",
+            hint="make room on its disk, and look at its log",
+        )
+    if word == "TOONEW":
+        return StoreTooNew(
+            f"the queue on Redis at {shown} was written by a later minitango (store version {said.split()[-1]})",
+            hint="upgrade minitango here, or name another queue: ?queue=NAME",
+        )
+    if word in ("READONLY", "MASTERDOWN", "NOREPLICAS", "CLUSTERDOWN", "LOADING", "BUSY", "TRYAGAIN") or isinstance(
+        error,
+        exceptions.BusyLoadingError | exceptions.ReadOnlyError | exceptions.TryAgainError | exceptions.ClusterDownError,
+    ):
+        return StoreError(
+            f"Redis at {shown} cannot take this now: {said}{unsure}",
+            hint="wait for it, or look at its log",
+            id="store_busy",
+        )
+    if isinstance(error, redis.ConnectionError | redis.TimeoutError | OSError):
+        return StoreError(
+            f"Redis at {shown} does not answer: {said}{unsure}",
+            hint=f"is it running, and can it be reached from here? redis-cli -u {shown} ping",
+            id="store_unreachable",
+        )
+    if word == "WRONGTYPE" or "Error running script" in said or "user_script" in said:
+        return StoreError(
+            f"what Redis at {shown} holds below minitango: is not what a queue of ours is: {said}",
+            hint="name another queue with ?queue=NAME, or restore it from a backup",
+            id="store_corrupt",
+        )
+    return StoreError(f"Redis at {shown} refused: {said}", hint="look at its log", id="store_io")

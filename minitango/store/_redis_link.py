@@ -1,0 +1,298 @@
+"""The way to a queue on a Redis server: its connections, the scripts, and the channel on which changes are told.
+
+Knows the wire; what keys and replies mean is `redis.py`'s.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+import secrets
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, Final, cast
+
+import msgspec
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from minitango import retry
+from minitango.errors import StoreError, StoreTooNew
+from minitango.failpoint import failpoint
+from minitango.job import SOLO_AFTER
+from minitango.store._redis_errors import from_redis
+from minitango.store._redis_url import Place
+
+VERSION: Final = 1
+"""Of the keys and the scripts. A later one refuses to be read by this."""
+OLDEST: Final = (6, 0)
+ORDER_LENGTH: Final = 46
+"""Letters of a job's `order`: 16 for its priority, 16 for its rank, 14 for its number."""
+ANSWER: Final = 1.8
+"""Seconds in which a verb is answered, or raises: people wait for it."""
+PATIENCE: Final = 10.0
+"""Seconds for what the engine does by itself, and what may take a server long."""
+QUIET: Final = 0.02
+"""Seconds between two calls of a watcher: what happens meanwhile is told of at once, in one."""
+_LISTEN: Final = 0.5
+_CLOCK_GOOD_FOR: Final = 10.0
+
+Value = str | bytes | int | float
+
+_CONSTANTS: Final = {
+    "VERSION": VERSION,
+    "SOLO_AFTER": SOLO_AFTER,
+    "MAX_ATTEMPTS": retry.MAX_ATTEMPTS,
+    "MAX_INTERRUPTIONS": retry.MAX_INTERRUPTIONS,
+    "MOST_BACKOFF": retry.MOST_BACKOFF,
+    "MAX_SOLO_DEATHS": retry.MAX_SOLO_DEATHS,
+    "LATE_AFTER": retry.LATE_AFTER,
+    "MAX_HELD": retry.MAX_HELD,
+    "HELD_FOR": retry.HELD_FOR,
+    "HOLD_BASE": retry.HOLD_BASE,
+    "APART": retry.APART,
+    "ID_AT": 4 + ORDER_LENGTH + 1,
+    "PROMOTE": 2000,
+    "REPLY_KEPT": 900,
+}
+"""What the scripts know as C. PROMOTE bounds what one claim or reap looks at; REPLY_KEPT is seconds."""
+
+
+def _script(verb: str) -> str:
+    folder = importlib.resources.files("minitango.store") / "lua"
+    constants = ", ".join(f"{name} = {value!r}" for name, value in _CONSTANTS.items())
+    poison = msgspec.json.encode(retry.POISON).decode()
+    head = f"local C = {{ {constants}, POISON = [==[{poison}]==] }}\n"
+    return head + (folder / "common.lua").read_text() + (folder / f"{verb}.lua").read_text()
+
+
+class Link:
+    """Connections to one queue's server. Threads share it; a process that forks opens its own."""
+
+    def __init__(self, place: Place, queue: str) -> None:
+        """Connects, and looks at the server. StoreError, StoreTooNew."""
+        self.place = place
+        self.queue = queue
+        self.prefix = f"minitango:{{{queue}}}:"
+        self._scripts: dict[str, Any] = {}
+        self._watchers: list[Callable[[], None]] = []
+        self._closed = False
+        self._clock_offset = 0.0
+        self._clock_read = -_CLOCK_GOOD_FOR
+        self._quick = self._client(ANSWER)
+        self._steady = self._client(PATIENCE)
+        try:
+            self.info = self._look()
+        except BaseException:
+            self.close()
+            raise
+
+    def _client(self, timeout: float) -> redis.Redis:
+        try:
+            return redis.Redis.from_url(
+                self.place.server,
+                socket_timeout=timeout,
+                socket_connect_timeout=min(timeout, ANSWER),
+                retry=Retry(NoBackoff(), 0),  # what may be said twice is for us to say
+                protocol=2,
+                health_check_interval=0,
+                client_name="minitango",
+            )
+        except (ValueError, OSError) as error:
+            raise StoreError(
+                f"Redis at {self.place.shown} cannot be used: {error}", hint="correct the URL", id="store_unreachable"
+            ) from error
+
+    def _look(self) -> dict[str, Any]:
+        """What the server says of itself. It must be new enough, and its queue not too new."""
+        info: dict[str, Any] = self.call("open", lambda client: client.info())
+        version = tuple(int(part) for part in str(info.get("redis_version", "0")).split(".")[:2] if part.isdigit())
+        if version < OLDEST:
+            raise StoreError(
+                f"Redis {info.get('redis_version')} at {self.place.shown} is too old: minitango needs 6.0 or later",
+                hint="upgrade it (Redis 6 to 8, Valkey)",
+                id="redis_too_old",
+            )
+        wrote = self.call("open", lambda client: client.hget(self.key("meta"), "version"))
+        if wrote is None:
+            self.call("open", lambda client: client.hsetnx(self.key("meta"), "version", str(VERSION)))
+        elif int(wrote) > VERSION:
+            raise StoreTooNew(
+                f"the queue {self.queue!r} on Redis at {self.place.shown} was written by a later minitango "
+                f"(store version {int(wrote)}; this one knows {VERSION})",
+                hint="upgrade minitango here, or name another queue: ?queue=NAME",
+            )
+        return info
+
+    def key(self, name: str) -> str:
+        return self.prefix + name
+
+    # --- asking -----------------------------------------------------------------------------------
+
+    def call(self, verb: str, ask: Callable[[redis.Redis], Any], *, patient: bool = False) -> Any:
+        """What `ask` gets of a client. For what may be asked twice: it is where the connection had gone stale."""
+        deadline = time.monotonic() + (PATIENCE if patient else ANSWER)
+        while True:
+            if self._closed:
+                raise StoreError(f"the store on Redis at {self.place.shown} was closed", id="store_closed")
+            try:
+                return ask(self._steady if patient else self._quick)
+            except (redis.ConnectionError, redis.TimeoutError) as error:
+                if self._closed:
+                    continue
+                if isinstance(error, redis.TimeoutError) or time.monotonic() + 0.1 > deadline or _is_down(error):
+                    raise from_redis(error, self.place.shown) from error
+                time.sleep(0.05)
+            except (redis.RedisError, OSError) as error:
+                raise from_redis(error, self.place.shown) from error
+
+    def run(self, verb: str, arguments: Sequence[Value], *, patient: bool = False, repeats: bool = True) -> Any:
+        """Run a script. `repeats`: it may be run twice where no answer came; else StoreError says at once."""
+        script = self._scripts.get(verb)
+        if script is None:
+            script = self._scripts[verb] = self._quick.register_script(_script(verb))
+        failpoint(f"store.{verb}.before_commit")
+        keys = [self.key("meta")]
+
+        def ask(client: redis.Redis) -> Any:
+            return script(keys=keys, args=arguments, client=client)
+
+        answer = self.call(verb, ask, patient=patient) if repeats else self._once(ask, patient=patient)
+        failpoint(f"store.{verb}.after_commit")
+        return answer
+
+    def _once(self, ask: Callable[[redis.Redis], Any], *, patient: bool) -> Any:
+        if self._closed:
+            raise StoreError(f"the store on Redis at {self.place.shown} was closed", id="store_closed")
+        try:
+            return ask(self._steady if patient else self._quick)
+        except (redis.RedisError, OSError) as error:
+            raise from_redis(error, self.place.shown) from error
+
+    def answers(self) -> bool:
+        """Whether the server is there, now that something went wrong."""
+        try:
+            self._quick.ping()
+        except (redis.RedisError, OSError):
+            return False
+        return True
+
+    def rewrite_file(self) -> int:
+        """Have the append-only file written anew, and wait for it. Returns the bytes by which it shrank; 0 where there
+        is no such file, or where that is not for us to ask."""
+        before = self.call("shrink", lambda client: client.info("persistence"))
+        if not before.get("aof_enabled"):
+            return 0
+        with suppress(StoreError):  # one is under way, or not allowed
+            self.call("shrink", lambda client: client.bgrewriteaof())
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            after = self.call("shrink", lambda client: client.info("persistence"))
+            if not after.get("aof_rewrite_in_progress") and not after.get("aof_rewrite_scheduled"):
+                return max(0, int(before.get("aof_current_size", 0)) - int(after.get("aof_current_size", 0)))
+            time.sleep(0.02)
+        return 0
+
+    def pipeline(self, ask: Callable[[Any], None]) -> list[Any]:
+        """The replies to many reads, sent at once."""
+
+        def both(client: redis.Redis) -> list[Any]:
+            pipe = client.pipeline(transaction=False)
+            ask(pipe)
+            return pipe.execute()
+
+        return cast("list[Any]", self.call("read", both))
+
+    def now(self) -> float:
+        """The server's clock. It is asked now and then; between, our own runs on from there."""
+        if time.monotonic() - self._clock_read > _CLOCK_GOOD_FOR:
+            seconds, micros = self.call("now", lambda client: client.time())
+            self._clock_read = time.monotonic()
+            self._clock_offset = float(seconds) + float(micros) / 1e6 - self._clock_read
+        return time.monotonic() + self._clock_offset
+
+    # --- watching ---------------------------------------------------------------------------------
+
+    def watch(self, changed: Callable[[], None]) -> Callable[[], None]:
+        """Call `changed`, which must not raise, after each change of the queue, and each time after we were deaf."""
+        stopping = threading.Event()
+        bell = self.key(f"stop:{secrets.token_hex(8)}")
+        ears = self._subscribe(bell)
+
+        def listen() -> None:
+            nonlocal ears
+            while not stopping.is_set():
+                try:
+                    message = ears.get_message(timeout=_LISTEN)
+                    if message is None or message["type"] != "message" or stopping.is_set():
+                        continue
+                    changed()
+                    stopping.wait(QUIET)
+                    more = False
+                    while ears.get_message(timeout=0) is not None:
+                        more = True
+                    if more and not stopping.is_set():
+                        changed()
+                except (redis.RedisError, OSError):
+                    _quietly(ears.close)
+                    if stopping.wait(0.2):
+                        return
+                    with suppress(StoreError):
+                        ears = self._subscribe(bell)
+                        changed()  # something may have been missed
+            _quietly(ears.close)
+
+        thread = threading.Thread(target=listen, name="minitango-watch", daemon=True)
+        thread.start()
+
+        def stop() -> None:
+            stopping.set()
+            with suppress(ValueError):
+                self._watchers.remove(stop)
+            with suppress(redis.RedisError, OSError):  # else it looks by itself, soon
+                self._quick.publish(bell, "")
+            if thread is not threading.current_thread():
+                thread.join()
+
+        self._watchers.append(stop)
+        return stop
+
+    def _subscribe(self, bell: str) -> Any:
+        """Listening, for sure: what is told from now on is heard."""
+
+        def ask(client: redis.Redis) -> Any:
+            ears = client.pubsub()  # type: ignore[no-untyped-call]
+            try:
+                ears.subscribe(self.key("changed"), bell)
+                heard = [ears.get_message(timeout=ANSWER) for _ in range(2)]
+            except BaseException:
+                _quietly(ears.close)
+                raise
+            if None in heard:
+                _quietly(ears.close)
+                raise redis.TimeoutError("no answer to SUBSCRIBE")
+            return ears
+
+        return self.call("watch", ask)
+
+    def close(self) -> None:
+        """Stop the watchers and let the connections go. Idempotent."""
+        while self._watchers:
+            self._watchers[-1]()
+        self._closed = True
+        for client in (self._quick, self._steady):
+            client.close()
+            client.connection_pool.disconnect()
+
+
+def _is_down(error: BaseException) -> bool:
+    """Whether nobody is there at all: waiting some milliseconds does not help."""
+    cause = error.__cause__ or error.__context__
+    return isinstance(cause, ConnectionRefusedError | FileNotFoundError)
+
+
+def _quietly(close: Callable[[], None]) -> None:
+    with suppress(redis.RedisError, OSError, ValueError):
+        close()

@@ -1,0 +1,148 @@
+"""Hashes of the Redis store <-> the records of `job.py`. What comes from a server is hostile until it is read here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from minitango.errors import ConfigError, StoreError
+from minitango.job import Attempt, Job, JobSpec, Lease, StepOutput
+from minitango.store import _rows as rows
+
+_TOP: Final = 1 << 63
+_FLOATS: Final = ("submitted", "due", "started", "expires", "ended", "score", "max_score", "wall")
+_INTS: Final = (
+    "seq", "priority", "rank", "attempt", "failures", "interruptions", "solo_deaths", "ended_seq", "warnings",
+)  # fmt: skip
+_labels: Final = msgspec.json.Decoder(dict[str, str])
+
+Raw = Mapping[bytes, bytes]
+
+
+def job_of(raw: Raw) -> Job:
+    """The job that a `j:` hash holds. StoreError `record_damaged`."""
+    values: dict[str, Any] = {}
+    try:
+        for name in Job.__struct_fields__:
+            found = raw.get(name.encode())
+            if found is None:
+                continue
+            text = found.decode()
+            if name in _FLOATS:
+                values[name] = float(text)
+            elif name in _INTS:
+                values[name] = int(text)
+            elif name == "labels":
+                values[name] = _labels.decode(found)
+            elif name == "cancel_requested":
+                values[name] = text == "1"
+            elif name == "failure":
+                values[name] = rows.failure_of(text)
+            else:
+                values[name] = text
+        return msgspec.convert(values, Job)
+    except (ValueError, TypeError, msgspec.MsgspecError) as error:
+        name = raw.get(b"id", b"?").decode("utf-8", "replace")
+        raise damaged(f"job {name}", error) from error
+
+
+def from_flat(flat: Sequence[bytes]) -> dict[bytes, bytes]:
+    """A hash, from its fields and values in turns."""
+    return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+def lease_of(row: Sequence[bytes]) -> Lease:
+    """From: id, attempt, token, expires, spec, inputs, assignment, student, solo, submitted, course."""
+    try:
+        job, attempt, token, expires, spec, inputs, assignment, student, solo, submitted, course = (
+            item.decode() for item in row
+        )
+        whose = (spec, inputs, assignment, student, solo == "1", float(submitted), course)
+        return Lease(job, int(attempt), token, float(expires), *whose)
+    except ValueError as error:
+        raise damaged("a lease", error) from error
+
+
+def submit_arguments(id: str, spec: JobSpec, queue: str) -> list[str | bytes]:
+    """One job for submit.lua. ConfigError `not_storable`."""
+    for name, number in (("priority", spec.priority), ("rank", spec.rank)):
+        if not -_TOP < number < _TOP:
+            raise ConfigError(
+                f"{name} {number} cannot be stored", hint="integers must have 64 bits at most", id="not_storable"
+            )
+    order = f"{_TOP - 1 - spec.priority:016x}{_TOP + spec.rank:016x}"
+    return [
+        id, order, text(spec.lane), text(spec.assignment), text(spec.student), text(spec.course), text(spec.title),
+        text(spec.spec), text(spec.inputs), maybe(spec.key), str(spec.priority), str(spec.rank), maybe(spec.supersedes),
+        rows.to_text(spec.labels) or "", "", " ".join((spec.spec, spec.inputs, *spec.refs)), queue,
+    ]  # fmt: skip
+
+
+def maybe(value: str | None) -> str:
+    """An argument that tells None from empty."""
+    return "" if value is None else "=" + text(value)
+
+
+def text(value: str) -> str:
+    """Text that can be sent. ConfigError `not_storable`."""
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(
+            f"a value cannot be stored: {error}", hint="text must be Unicode", id="not_storable"
+        ) from error
+    return value
+
+
+def number(value: float | None) -> str:
+    return "" if value is None else repr(float(value))
+
+
+def spec_of(raw: Raw) -> JobSpec:
+    job = job_of(raw)
+    refs = tuple(raw.get(b"refs", b"").decode("ascii", "replace").split())
+    return rows.spec_of(job, refs[2:])
+
+
+def attempts_of(job: str, raw: Raw) -> list[Attempt]:
+    """From an `a:` hash."""
+    try:
+        found: dict[int, dict[str, str]] = {}
+        for key, value in raw.items():
+            at, _, name = key.decode().partition(":")
+            found.setdefault(int(at), {})[name] = value.decode()
+        return [
+            Attempt(
+                job,
+                at,
+                one["node"],
+                float(one["started"]),
+                float(one["ended"]) if "ended" in one else None,
+                one.get("by"),
+                rows.failure_of(one.get("failure")),
+            )
+            for at, one in sorted(found.items())
+        ]
+    except (ValueError, KeyError) as error:
+        raise damaged(f"the attempts of job {job}", error) from error
+
+
+def outputs_of(job: str, items: Sequence[bytes]) -> list[StepOutput]:
+    """From an `o:` list."""
+    try:
+        return [
+            StepOutput(items[at].decode(), items[at + 1], items[at + 2], int(items[at + 3]))
+            for at in range(0, len(items), 4)
+        ]
+    except (ValueError, IndexError) as error:
+        raise damaged(f"the outputs of job {job}", error) from error
+
+
+def damaged(what: str, error: Exception) -> StoreError:
+    return StoreError(
+        f"the record of {what} in the store is damaged: {error}",
+        hint="restore the server's data from a backup",
+        id="record_damaged",
+    )

@@ -1,0 +1,169 @@
+-- What every script of the Redis store begins with. A line before it, written by `_redis_link.py`, sets C: the constants
+-- of `retry.py` and `job.py`, so that each is decided in one place.
+--
+-- KEYS[1] is <queue>meta, where <queue> is "minitango:{NAME}:". All other keys begin like it, so a queue is one slot of
+-- a cluster. "j:" and so on stand for <queue>j: below.
+--
+--   meta          hash   version; seq and ended_seq: the last numbers given; n:STATE: how many jobs are in it
+--   j:ID          hash   one job: the fields of `job.Job` that are set, and
+--                        order (its place among equals of a lane), refs (digests, by blanks), due_since, token,
+--                        solo_lease, callback, failure_id and reach (of failure), held... (`retry.Hold`), late
+--   a:ID          hash   its attempts: N:node, N:started, N:ended, N:by, N:failure
+--   r:ID          string its result, JSON
+--   o:ID          list   what its steps printed: step, head, tail, elided, and so on
+--   jobs          zset   every job, by seq
+--   ids           zset   every job's id, all with score 0: to find one by its beginning
+--   of:a:NAME     zset   the jobs of an assignment, by seq;   of:s:NAME  of a student
+--   keys          hash   idempotency key -> its latest job;   key:KEY  zset  its jobs by seq, once there are two
+--   refs          hash   blob -> how often jobs name it
+--   lanes         set    lanes that ever had a job
+--   ready:LANE    zset   queued and due, all with score 0: late, order, id in one word, so that the first is the next
+--   alone:LANE    zset   the same, of jobs that are to be run alone
+--   due           zset   queued and not yet due, by due time
+--   solo          zset   queued, to be run alone: by due_since
+--   spec:DIGEST   set    queued jobs of one assignment
+--   held:DIGEST   zset   those of them that are held, by how often, then seq
+--   others        set    queued jobs that are held for want of any sandbox, and not `alone`
+--   running       zset   running, by expiry;   cancels  set  those of them whose cancel was requested
+--   ended         zset   ended, by ended_seq
+--   outbox        zset   ended jobs whose callback is to be delivered, by when it is due;   cb:ID  hash  tries, error
+--   nodes         hash   node -> JSON;   seen  zset  node -> when it was last heard of;   drain  set  to take no more
+--   last:CLIENT   hash   the last exchange of a client and its reply, for a while: asked again, it answers the same
+--
+-- A change is told on the channel <queue>changed. Numbers that are times travel as text, since Redis cuts them.
+
+local P = string.sub(KEYS[1], 1, -5)
+local call = redis.call
+
+local found = call('HGET', KEYS[1], 'version')
+if found and tonumber(found) > C.VERSION then
+  return redis.error_reply('TOONEW ' .. found)
+end
+
+local function num(x) return string.format('%.17g', x) end
+
+local function clock(given)
+  if given ~= '' then return tonumber(given) end
+  local t = call('TIME')
+  return tonumber(t[1]) + tonumber(t[2]) / 1000000
+end
+
+local function tell() call('PUBLISH', P .. 'changed', '') end
+
+local function as_table(flat)
+  local t = {}
+  for i = 1, #flat, 2 do t[flat[i]] = flat[i + 1] end
+  return t
+end
+
+local function load(id)
+  local job = as_table(call('HGETALL', P .. 'j:' .. id))
+  if job.id == nil then return nil end
+  return job
+end
+
+-- Take changes into a job, in memory and in its hash; false: the field goes.
+local function write(job, changes)
+  local set, gone = {}, {}
+  for field, value in pairs(changes) do
+    if value == false then
+      job[field] = nil
+      gone[#gone + 1] = field
+    else
+      job[field] = value
+      set[#set + 1] = field
+      set[#set + 1] = value
+    end
+  end
+  if #set > 0 then call('HSET', P .. 'j:' .. job.id, unpack(set)) end
+  if #gone > 0 then call('HDEL', P .. 'j:' .. job.id, unpack(gone)) end
+end
+
+local function is_solo(job) return tonumber(job.interruptions or 0) >= C.SOLO_AFTER end
+local function place(job) return string.format('%04x', math.min(tonumber(job.late or 0), 65535)) .. job.order .. job.id end
+local function shelf(job) return P .. (is_solo(job) and 'alone:' or 'ready:') .. job.lane end
+
+-- Put a queued job into the indexes of queued jobs; `unshelve`, with the same values in it, takes it out.
+local function shelve(job)
+  if job.due then call('ZADD', P .. 'due', job.due, job.id) else call('ZADD', shelf(job), 0, place(job)) end
+  call('SADD', P .. 'spec:' .. job.spec, job.id)
+  if is_solo(job) then call('ZADD', P .. 'solo', job.due_since, job.id) end
+  local held = tonumber(job.held or 0)
+  if held > 0 then
+    call('ZADD', P .. 'held:' .. job.spec, num(math.min(held, 4095) * 1099511627776 + tonumber(job.seq)), job.id)
+    if job.held_alone ~= '1' and job.failure and job.reach == 'sandbox' then call('SADD', P .. 'others', job.id) end
+  end
+end
+
+local function unshelve(job)
+  if job.due then call('ZREM', P .. 'due', job.id) else call('ZREM', shelf(job), place(job)) end
+  call('SREM', P .. 'spec:' .. job.spec, job.id)
+  if is_solo(job) then call('ZREM', P .. 'solo', job.id) end
+  if tonumber(job.held or 0) > 0 then
+    call('ZREM', P .. 'held:' .. job.spec, job.id)
+    call('SREM', P .. 'others', job.id)
+  end
+end
+
+local function count(source, target)
+  if source then call('HINCRBY', KEYS[1], 'n:' .. source, -1) end
+  if target then call('HINCRBY', KEYS[1], 'n:' .. target, 1) end
+end
+
+local ENDED = { done = true, dead = true, cancelled = true }
+
+-- A queued or running job leaves its state by a verb; `failure` (JSON) is its attempt's.
+local function leave(job, verb, target, now, delay, failure)
+  if job.state == 'queued' then
+    unshelve(job)
+  else
+    local n = job.attempt
+    call('HSET', P .. 'a:' .. job.id, n .. ':ended', num(now), n .. ':by', verb)
+    if failure then call('HSET', P .. 'a:' .. job.id, n .. ':failure', failure) end
+    call('ZREM', P .. 'running', job.id)
+    if job.cancel_requested then call('SREM', P .. 'cancels', job.id) end
+  end
+  count(job.state, target)
+  local changes = { state = target, due = false, due_since = num(now + delay), expires = false, token = false, solo_lease = false }
+  if ENDED[target] then
+    changes.ended = num(now)
+    changes.ended_seq = call('HINCRBY', KEYS[1], 'ended_seq', 1)
+    call('ZADD', P .. 'ended', changes.ended_seq, job.id)
+    if job.callback then call('ZADD', P .. 'outbox', num(now), job.id) end
+  elseif delay > 0 then
+    changes.due = num(now + delay)
+  end
+  write(job, changes)
+  if target == 'queued' then shelve(job) end
+end
+
+local function backoff(n, base, most) return math.min(most, base * 2 ^ math.min(math.max(n, 1) - 1, 32)) end
+
+-- Take a running job back from an engine that died: `retry.after_interruption`.
+local function interrupt(job, verb, now)
+  if job.cancel_requested then return leave(job, 'cancelled', 'cancelled', now, 0) end
+  local interruptions = tonumber(job.interruptions or 0) + 1
+  local deaths = tonumber(job.solo_deaths or 0) + (job.solo_lease and 1 or 0)
+  write(job, { interruptions = tostring(interruptions), solo_deaths = tostring(deaths) })
+  if deaths >= C.MAX_SOLO_DEATHS or (deaths > 0 and interruptions >= C.MAX_INTERRUPTIONS) then
+    write(job, { failure = C.POISON, failure_id = 'poison', reach = false })
+    return leave(job, verb, 'dead', now, 0)
+  end
+  leave(job, verb, 'queued', now, deaths > 0 and backoff(deaths, 2, C.MOST_BACKOFF) or 0)
+end
+
+-- The job, if this attempt is its current one.
+local function current(id, attempt, token)
+  local job = load(id)
+  if job and job.token == token and job.attempt == attempt then return job end
+  return nil
+end
+
+local function flat(job)
+  local out = {}
+  for field, value in pairs(job) do
+    out[#out + 1] = field
+    out[#out + 1] = tostring(value)
+  end
+  return out
+end

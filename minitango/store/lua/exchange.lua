@@ -1,0 +1,214 @@
+-- Record what became of attempts, and claim (`Queue.exchange`).
+-- Writes meta j: a: r: o: keys key: ready: alone: due solo spec: held: others running cancels ended outbox last:
+-- ARGV: now, client, request, claim, solo, node, lease_for, number of capabilities, they, `claim` new tokens,
+-- then for each ack: kind, job, attempt, token, and what `settle` reads.
+-- Replies: {numbers of refused acks}, {settled jobs}, {leases, each 11 values}.
+local now = clock(ARGV[1])
+local slot, request = P .. 'last:' .. ARGV[2], ARGV[3]
+if call('HGET', slot, 'request') == request then return cmsgpack.unpack(call('HGET', slot, 'reply')) end
+local wanted, solo, node, lease_for = tonumber(ARGV[4]), ARGV[5] == '1', ARGV[6], tonumber(ARGV[7])
+local at = 8
+local function take()
+  at = at + 1
+  return ARGV[at - 1]
+end
+local offered = {}
+for _ = 1, tonumber(take()) do offered[take()] = true end
+local tokens = at
+at = at + wanted
+
+-- Whether a job was graded that was claimed since `since` and ended after number `mark`: of this assignment, where it is
+-- about its image.
+local function graded(job, reach, mark, since)
+  local from = '(' .. mark
+  while true do
+    local ids = call('ZRANGEBYSCORE', P .. 'ended', from, '+inf', 'LIMIT', 0, 100)
+    if #ids == 0 then return false end
+    for _, id in ipairs(ids) do
+      local j = call('HMGET', P .. 'j:' .. id, 'state', 'started', 'spec', 'ended_seq')
+      if j[1] == 'done' and tonumber(j[2]) >= since and (reach ~= 'image' or j[3] == job.spec) then return true end
+      from = '(' .. j[4]
+    end
+  end
+end
+
+-- Count an uncharged failure, and have those wait that it concerns: `_holds.hold` and `retry.after_hold`.
+-- Returns state, delay, charged.
+local function hold(job, reach)
+  local together = reach ~= 'sandbox'
+  local h = { times = tonumber(job.held or 0), since = job.held_since, alone = job.held_alone == '1', at = job.held_at, mark = job.held_mark }
+  local joins
+  local mate_id = together and call('ZREVRANGE', P .. 'held:' .. job.spec, 0, 0)[1]
+  if mate_id then
+    local mate = load(mate_id)
+    local due = tonumber(mate.due)
+    if job.started and tonumber(mate.held_at) >= tonumber(job.started) and due and due > now then joins = due end
+    if joins or tonumber(mate.held) > h.times then
+      h = { times = tonumber(mate.held), since = mate.held_since, alone = mate.held_alone == '1', at = mate.held_at, mark = mate.held_mark }
+    end
+  end
+  if not joins then
+    h.alone = h.alone or (h.times > 0 and graded(job, reach, h.mark, tonumber(h.at)))
+    if h.times == 0 then h.since = num(now) end
+    h.times, h.at, h.mark = h.times + 1, num(now), call('HGET', KEYS[1], 'ended_seq') or '0'
+  end
+  local row = {
+    held = tostring(h.times), held_since = h.since, held_alone = h.alone and '1' or false, held_at = h.at, held_mark = h.mark,
+    late = tostring(math.max(0, h.times - C.LATE_AFTER + 1)),
+  }
+  write(job, row)
+  local others = not together and h.alone and call('SCARD', P .. 'others') > 0
+  local delay = backoff(h.times, C.HOLD_BASE, together and C.MOST_BACKOFF - C.APART or C.MOST_BACKOFF)
+  local state, charged = 'queued', 0
+  if h.alone and h.times > C.MAX_HELD and now - tonumber(h.since) > C.HELD_FOR and not others then
+    charged = 1
+    if tonumber(job.failures or 0) + 1 >= C.MAX_ATTEMPTS then state = 'dead' end
+  end
+  if joins then
+    delay = joins - now
+  elseif together then
+    local due = now + delay + C.APART
+    for _, id in ipairs(call('SMEMBERS', P .. 'spec:' .. job.spec)) do
+      local mate = load(id)
+      unshelve(mate)
+      row.due = num(math.max(tonumber(mate.due or 0), due))
+      row.due_since = num(math.max(tonumber(mate.due_since), due))
+      write(mate, row)
+      shelve(mate)
+    end
+  end
+  return state, delay, charged
+end
+
+-- A running job was graded: those that waited with it are due.
+local function release_mates(job)
+  if tonumber(job.held or 0) == 0 then return end
+  for _, id in ipairs(call('ZRANGE', P .. 'held:' .. job.spec, 0, -1)) do
+    local mate = load(id)
+    if tonumber(mate.held_at) == tonumber(job.held_at) then
+      unshelve(mate)
+      write(mate, { held = false, held_alone = false, late = false, due = false, due_since = num(math.min(tonumber(mate.due_since), now)) })
+      shelve(mate)
+    end
+  end
+end
+
+-- Give a job the key of the work that was done, where that is other than what was submitted. A key is its latest job's.
+local function rekey(job, new)
+  local old = job.key
+  if not old or old == new then return end
+  write(job, { key = new })
+  call('ZREM', P .. 'key:' .. old, job.id)
+  if call('HGET', P .. 'keys', old) == job.id then
+    local heir = call('ZREVRANGE', P .. 'key:' .. old, 0, 0)[1]
+    if heir then call('HSET', P .. 'keys', old, heir) else call('HDEL', P .. 'keys', old) end
+  end
+  local holder = call('HGET', P .. 'keys', new)
+  if holder and call('EXISTS', P .. 'key:' .. new) == 0 then
+    call('ZADD', P .. 'key:' .. new, call('HGET', P .. 'j:' .. holder, 'seq'), holder)
+  end
+  if holder or call('EXISTS', P .. 'key:' .. new) == 1 then call('ZADD', P .. 'key:' .. new, job.seq, job.id) end
+  if not holder or tonumber(call('HGET', P .. 'j:' .. holder, 'seq')) < tonumber(job.seq) then call('HSET', P .. 'keys', new, job.id) end
+end
+
+local function settle(kind, job)
+  if kind == 'finish' then
+    local result, key = take(), take()
+    local changes = { failure = false, failure_id = false, reach = false }
+    for _, field in ipairs({ 'outcome', 'score', 'max_score', 'trust', 'reason', 'wall', 'warnings' }) do
+      local value = take()
+      changes[field] = value ~= '' and value
+    end
+    local outputs = {}
+    for _ = 1, tonumber(take()) * 4 do outputs[#outputs + 1] = take() end
+    if not job then return end
+    release_mates(job)
+    call('SET', P .. 'r:' .. job.id, result)
+    for i = 1, #outputs, 4 do call('RPUSH', P .. 'o:' .. job.id, outputs[i], outputs[i + 1], outputs[i + 2], outputs[i + 3]) end
+    write(job, changes)
+    if key ~= '' then rekey(job, key) end
+    return leave(job, 'finish', 'done', now, 0)
+  end
+  if kind == 'fail' then
+    local retry, charge, failure, id, reach = take() == '1', take() == '1', take(), take(), take()
+    if not job then return end
+    if job.cancel_requested then return leave(job, 'cancelled', 'cancelled', now, 0, failure) end
+    local state, delay, charged
+    if charge then
+      if tonumber(job.held or 0) > 0 then write(job, { held = false, held_alone = false, late = false }) end
+      local failures = tonumber(job.failures or 0) + 1
+      local over = not retry or failures >= C.MAX_ATTEMPTS
+      state, delay, charged = over and 'dead' or 'queued', over and 0 or backoff(failures, 1, C.MOST_BACKOFF), 1
+    else
+      state, delay, charged = hold(job, reach)
+    end
+    write(job, { failures = tostring(tonumber(job.failures or 0) + charged), failure = failure, failure_id = id, reach = reach })
+    return leave(job, 'fail', state, now, delay, failure)
+  end
+  if not job then return end
+  if kind == 'cancelled' or job.cancel_requested then return leave(job, 'cancelled', 'cancelled', now, 0) end
+  leave(job, 'release', 'queued', now, 0)
+end
+
+local refused, settled, number = {}, {}, 0
+while at <= #ARGV do
+  local kind, id, attempt, token = take(), take(), take(), take()
+  local job = current(id, attempt, token)
+  settle(kind, job)
+  if job then settled[#settled + 1] = flat(job) else refused[#refused + 1] = number end
+  number = number + 1
+end
+
+-- Those whose time has come are ready; so are those whose due time a clock gave that was set back since.
+local function promote(low, high)
+  for _, id in ipairs(call('ZRANGEBYSCORE', P .. 'due', low, high, 'LIMIT', 0, C.PROMOTE)) do
+    local j = as_table({ 'id', id })
+    local got = call('HMGET', P .. 'j:' .. id, 'order', 'lane', 'late', 'interruptions')
+    j.order, j.lane, j.late, j.interruptions = got[1], got[2], got[3] or nil, got[4] or nil
+    call('ZREM', P .. 'due', id)
+    call('HDEL', P .. 'j:' .. id, 'due')
+    call('ZADD', shelf(j), 0, place(j))
+  end
+end
+
+local leases = {}
+if wanted > 0 then
+  promote('-inf', num(now))
+  promote('(' .. num(now + C.MOST_BACKOFF + 1), '+inf')
+  local places = {}
+  for _, lane in ipairs(call('SMEMBERS', P .. 'lanes')) do
+    local served = true
+    for need in string.gmatch(lane, '[^,]+') do served = served and offered[need] end
+    if served then
+      for _, member in ipairs(call('ZRANGE', P .. (solo and 'alone:' or 'ready:') .. lane, 0, wanted - 1)) do
+        places[#places + 1] = member
+      end
+    end
+  end
+  table.sort(places)
+  for i = 1, math.min(#places, solo and 1 or wanted) do
+    local job = load(string.sub(places[i], C.ID_AT))
+    unshelve(job)
+    local attempt, token = tostring(tonumber(job.attempt or 0) + 1), ARGV[tokens + i - 1]
+    local expires = num(now + lease_for)
+    write(job, {
+      state = 'running', attempt = attempt, token = token, node = node, started = num(now), expires = expires,
+      solo_lease = is_solo(job) and '1' or false,
+    })
+    call('HSET', P .. 'a:' .. job.id, attempt .. ':node', node, attempt .. ':started', num(now))
+    call('ZADD', P .. 'running', expires, job.id)
+    count('queued', 'running')
+    leases[i] = {
+      job.id, attempt, token, expires, job.spec, job.inputs, job.assignment, job.student, job.solo_lease or '',
+      job.submitted, job.course or '',
+    }
+  end
+end
+
+local reply = { refused, settled, leases }
+if #leases > 0 or number > 0 then
+  call('HSET', slot, 'request', request, 'reply', cmsgpack.pack(reply))
+  call('EXPIRE', slot, C.REPLY_KEPT)
+  tell()
+end
+return reply

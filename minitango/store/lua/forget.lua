@@ -1,0 +1,27 @@
+-- Delete ended jobs with all that was recorded of them (`Upkeep.forget`).
+-- Writes meta j: a: r: o: jobs ids of:a: of:s: keys key: refs ended outbox cb:
+-- ARGV: the jobs. Replies: how many there were.
+local gone = 0
+for _, id in ipairs(ARGV) do
+  local job = load(id)
+  if job and ENDED[job.state] then
+    call('DEL', P .. 'j:' .. id, P .. 'a:' .. id, P .. 'r:' .. id, P .. 'o:' .. id, P .. 'cb:' .. id)
+    call('ZREM', P .. 'jobs', id)
+    call('ZREM', P .. 'ids', id)
+    call('ZREM', P .. 'of:a:' .. job.assignment, id)
+    call('ZREM', P .. 'of:s:' .. job.student, id)
+    call('ZREM', P .. 'ended', id)
+    call('ZREM', P .. 'outbox', id)
+    if job.key then
+      call('ZREM', P .. 'key:' .. job.key, id)
+      if call('HGET', P .. 'keys', job.key) == id then call('HDEL', P .. 'keys', job.key) end
+    end
+    for digest in string.gmatch(job.refs, '%S+') do
+      if call('HINCRBY', P .. 'refs', digest, -1) <= 0 then call('HDEL', P .. 'refs', digest) end
+    end
+    count(job.state, nil)
+    gone = gone + 1
+  end
+end
+if gone > 0 then tell() end
+return gone

@@ -1,0 +1,27 @@
+-- Take running jobs back from engines that are gone (`Queue.reap`, `Queue.recover`).
+-- Writes meta j: a: ready: alone: due solo spec: held: others running cancels ended outbox
+-- ARGV: now, verb, node ('' or '=' and its name). Replies: the jobs that were taken back, as they are now.
+local now, verb = clock(ARGV[1]), ARGV[2]
+local ids
+if verb == 'reap' then
+  ids = call('ZRANGEBYSCORE', P .. 'running', '-inf', '(' .. num(now), 'LIMIT', 0, C.PROMOTE)
+else
+  ids = call('ZRANGE', P .. 'running', 0, -1)
+end
+local jobs = {}
+for _, id in ipairs(ids) do
+  local job = load(id)
+  if ARGV[3] == '' or job.node == string.sub(ARGV[3], 2) then jobs[#jobs + 1] = job end
+end
+if #jobs == 0 then return {} end
+table.sort(jobs, function(a, b) return tonumber(a.seq) < tonumber(b.seq) end)
+if verb == 'recover' then
+  for _, id in ipairs(call('ZRANGE', P .. 'solo', 0, -1)) do call('HDEL', P .. 'j:' .. id, 'solo_deaths') end
+end
+local out = {}
+for i, job in ipairs(jobs) do
+  interrupt(job, verb, now)
+  out[i] = flat(job)
+end
+tell()
+return out

@@ -1,0 +1,102 @@
+-- Queue jobs, all or none (`Queue.submit`).
+-- Writes meta j: jobs ids of:a: of:s: keys key: refs lanes ready: spec:
+-- ARGV: now, fresh, again (the same was sent before, and no answer came), then for each job 17 values, as below.
+-- Replies: for each job its id, 1 where it is new, its state; or {'taken', N}: the N-th id is another job's.
+local now = clock(ARGV[1])
+local fresh, again = ARGV[2] == '1', ARGV[3] == '1'
+local WIDTH = 17
+local n = (#ARGV - 3) / WIDTH
+
+for i = 0, n - 1 do
+  if call('EXISTS', P .. 'j:' .. ARGV[4 + i * WIDTH]) == 1 then
+    if not again then return { 'taken', tostring(i + 1) } end
+    -- It was done, then: say what became of each.
+    local out = {}
+    for k = 0, n - 1 do
+      local id, made = ARGV[4 + k * WIDTH], '1'
+      local state = call('HGET', P .. 'j:' .. id, 'state')
+      if not state then
+        made = '0'
+        id = call('HGET', P .. 'keys', string.sub(ARGV[4 + k * WIDTH + 9], 2)) or ''
+        state = call('HGET', P .. 'j:' .. id, 'state') or 'queued'
+      end
+      out[#out + 1] = id
+      out[#out + 1] = made
+      out[#out + 1] = state
+    end
+    return out
+  end
+end
+
+local out, told = {}, false
+for i = 0, n - 1 do
+  local at = 4 + i * WIDTH
+  local id, order, lane, assignment, student = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
+  local course, title, spec, inputs, key = ARGV[at + 5], ARGV[at + 6], ARGV[at + 7], ARGV[at + 8], ARGV[at + 9]
+  local priority, rank, supersedes, labels = ARGV[at + 10], ARGV[at + 11], ARGV[at + 12], ARGV[at + 13]
+  local callback, refs, queue = ARGV[at + 14], ARGV[at + 15], ARGV[at + 16]
+  local holder
+  if key ~= '' then -- '=' and the key
+    key = string.sub(key, 2)
+    holder = call('HGET', P .. 'keys', key)
+  end
+  local kept_by
+  if holder then
+    local h = call('HMGET', P .. 'j:' .. holder, 'state', 'cancel_requested', 'failure_id')
+    local kept = h[1] == 'done' or (h[1] == 'dead' and h[3] == 'poison')
+    if ((h[1] == 'queued' or h[1] == 'running') and not h[2]) or (kept and not fresh) then
+      kept_by = h[1]
+    elseif supersedes == '' then
+      supersedes = '=' .. holder
+    end
+  end
+  if kept_by then
+    out[#out + 1] = holder
+    out[#out + 1] = '0'
+    out[#out + 1] = kept_by
+  else
+    local seq = call('HINCRBY', KEYS[1], 'seq', 1)
+    local fields = {
+      'id', id, 'seq', seq, 'state', 'queued', 'queue', queue, 'order', order .. string.format('%014x', seq), 'lane', lane,
+      'assignment', assignment, 'student', student, 'spec', spec, 'inputs', inputs, 'refs', refs,
+      'submitted', num(now), 'due_since', num(now),
+    }
+    local function add(field, value, unless)
+      if value ~= unless then
+        fields[#fields + 1] = field
+        fields[#fields + 1] = value
+      end
+    end
+    add('course', course, '')
+    add('title', title, '')
+    add('priority', priority, '0')
+    add('rank', rank, '0')
+    add('labels', labels, '')
+    add('callback', callback, '')
+    if supersedes ~= '' then add('supersedes', string.sub(supersedes, 2), nil) end
+    if key ~= '' then add('key', key, nil) end
+    call('HSET', P .. 'j:' .. id, unpack(fields))
+    call('ZADD', P .. 'jobs', seq, id)
+    call('ZADD', P .. 'ids', 0, id)
+    call('ZADD', P .. 'of:a:' .. assignment, seq, id)
+    call('ZADD', P .. 'of:s:' .. student, seq, id)
+    if ARGV[at + 9] ~= '' then
+      if holder and call('EXISTS', P .. 'key:' .. key) == 0 then
+        call('ZADD', P .. 'key:' .. key, call('HGET', P .. 'j:' .. holder, 'seq'), holder)
+      end
+      if holder or call('EXISTS', P .. 'key:' .. key) == 1 then call('ZADD', P .. 'key:' .. key, seq, id) end
+      call('HSET', P .. 'keys', key, id)
+    end
+    for digest in string.gmatch(refs, '%S+') do call('HINCRBY', P .. 'refs', digest, 1) end
+    call('SADD', P .. 'lanes', lane)
+    call('ZADD', P .. 'ready:' .. lane, 0, '0000' .. order .. string.format('%014x', seq) .. id)
+    call('SADD', P .. 'spec:' .. spec, id)
+    count(nil, 'queued')
+    told = true
+    out[#out + 1] = id
+    out[#out + 1] = '1'
+    out[#out + 1] = 'queued'
+  end
+end
+if told then tell() end
+return out

@@ -1,0 +1,275 @@
+"""The store on a Redis server: one queue that several machines share.
+
+Each verb that moves jobs is one script (`lua/`), so it is whole or did not happen. What becomes of a job is decided
+there by the rules of `retry.py`, with its constants; the same tests hold this store and the SQLite one to them.
+
+What is durable is the server's to say: with `appendonly yes` what was accepted survives the death of the server, with
+`appendfsync always` the loss of power, too.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
+from itertools import islice
+from typing import Any, Final
+
+from minitango.errors import ConfigError, StoreError, reach_of
+from minitango.job import Ack, Cancelled, Fail, Finish, Job, JobSpec, Lease, Release, State, work_key
+from minitango.store import Exchanged, Submitted
+from minitango.store import _redis_rows as redis_rows
+from minitango.store import _rows as rows
+from minitango.store._history import not_found
+from minitango.store._redis_history import RedisHistory
+from minitango.store._redis_link import Link, Value
+from minitango.store._redis_url import check_queue, parse
+
+FORGET_BATCH: Final = 200
+"""Jobs forgotten in one script: the server serves others between."""
+_MAX_CLAIM: Final = 10_000
+_MANY: Final = 1000
+"""Jobs in one submission from which on the server may take longer over it."""
+_UNSURE: Final = "; it is not known whether this was accepted: submit it again, the same work is one job"
+
+
+class RedisStore(RedisHistory):
+    """`Store` on a Redis server (6 to 8, or Valkey). Threads may share it; a process that forks opens its own.
+
+    One store object is one queue: the name in the URL, else `queue`. `clock` tells the time wherever `now` is None;
+    without it the server's own does.
+
+    Raises StoreError (ids store_unreachable, store_auth, store_busy, store_corrupt, redis_too_old, redis_evicts,
+    redis_not_durable), StoreFull or StoreTooNew, from here and from every verb. A verb that raises
+    `store_unreachable` did not happen, as far as that can be known: where it may have, its message says so.
+    """
+
+    shared = True
+
+    def __init__(self, url: str, *, queue: str = "default", clock: Callable[[], float] | None = None) -> None:
+        place = parse(url)
+        if place.queue and queue not in ("default", place.queue):
+            raise ConfigError(
+                f"the queue is {queue!r}, and the store URL names {place.queue!r}",
+                hint="name it in one place",
+                id="store_url",
+            )
+        super().__init__(Link(place, check_queue(place.queue or queue)))
+        self._clock = clock
+        self._client = secrets.token_hex(8)
+        self._exchanging = threading.Lock()
+        self._unanswered: tuple[list[Value], list[Ack]] | None = None
+        """An exchange that was sent and not answered: it may have been done."""
+
+    def __repr__(self) -> str:
+        return f"RedisStore({self._link.place.shown!r}, queue={self.queue!r})"
+
+    # --- Queue ------------------------------------------------------------------------------------
+
+    def now(self) -> float:
+        return self._clock() if self._clock is not None else self._link.now()
+
+    def _at(self, now: float | None) -> str:
+        """The time for a script; empty: the server's."""
+        if now is None and self._clock is not None:
+            now = self._clock()
+        return redis_rows.number(now)
+
+    def submit(self, specs: Sequence[JobSpec], *, fresh: bool = False, now: float | None = None) -> list[Submitted]:
+        if not specs:
+            return []
+        ids = self._draw(len(specs), set())
+        again = False
+        for attempt in (1, 2):
+            while True:
+                arguments: list[Value] = [self._at(now), "1" if fresh else "0", "1" if again else "0"]
+                for new, spec in zip(ids, specs, strict=True):
+                    arguments += redis_rows.submit_arguments(new, spec, self.queue)
+                try:
+                    reply = self._link.run("submit", arguments, patient=len(specs) > _MANY, repeats=False)
+                except StoreError as error:
+                    if error.id != "store_unreachable":
+                        raise
+                    if attempt == 2 or not self._link.answers():
+                        error.message += _UNSURE
+                        raise
+                    again = True
+                    break
+                if reply[0] != b"taken":
+                    return [
+                        Submitted(reply[at].decode(), reply[at + 1] == b"1", State(reply[at + 2].decode()))
+                        for at in range(0, len(reply), 3)
+                    ]
+                place = int(reply[1]) - 1  # one in 2**50 for each job in the queue
+                (ids[place],) = self._draw(1, set(ids))
+        raise AssertionError("not reached")
+
+    def _draw(self, n: int, taken: set[str]) -> list[str]:
+        """New ids, other than these."""
+        drawn: dict[str, None] = {}
+        while len(drawn) < n:
+            new = rows.new_id()
+            if new not in taken:
+                drawn[new] = None
+        return list(drawn)
+
+    def exchange(
+        self,
+        acks: Sequence[Ack] = (),
+        *,
+        claim: int = 0,
+        solo: bool = False,
+        node: str = "",
+        capabilities: Collection[str] = (),
+        lease_for: float = 60.0,
+        now: float | None = None,
+    ) -> Exchanged:
+        with self._exchanging:
+            before = Exchanged()
+            said: list[Ack] = []
+            if self._unanswered is not None:
+                # First what became of it: its words may be recorded, and jobs claimed for us.
+                arguments, said = self._unanswered
+                before = self._exchanged(self._link.run("exchange", arguments, patient=True), said)
+                self._unanswered = None
+                claim = max(0, claim - len(before.leases))
+            again = [ack for ack in acks if not any(ack is other for other in said)]
+            if not again and claim <= 0:
+                return before
+            claim = min(max(claim, 0), _MAX_CLAIM)
+            offered = sorted(set(capabilities))
+            arguments = [
+                self._at(now), self._client, secrets.token_hex(8), str(claim), "1" if solo else "0",
+                redis_rows.text(node), repr(float(lease_for)), str(len(offered)), *offered,
+                *(rows.new_token() for _ in range(claim)),
+            ]  # fmt: skip
+            for ack in again:
+                arguments += _said(ack)
+            try:
+                reply = self._link.run("exchange", arguments, patient=True)
+            except StoreError as error:
+                if error.id == "store_unreachable":
+                    self._unanswered = arguments, again
+                raise
+            after = self._exchanged(reply, again)
+            return Exchanged(
+                before.refused + after.refused, before.settled + after.settled, before.leases + after.leases
+            )
+
+    def _exchanged(self, reply: Any, acks: Sequence[Ack]) -> Exchanged:
+        refused, settled, leases = reply
+        return Exchanged(
+            tuple(acks[int(at)].lease for at in refused),
+            tuple(redis_rows.job_of(redis_rows.from_flat(flat)) for flat in settled),
+            tuple(redis_rows.lease_of(row) for row in leases),
+        )
+
+    def extend(
+        self, leases: Sequence[Lease], *, lease_for: float = 60.0, now: float | None = None
+    ) -> tuple[Lease, ...]:
+        if not leases:
+            return ()
+        arguments: list[Value] = [self._at(now), repr(float(lease_for))]
+        for lease in leases:
+            arguments += [lease.job, str(lease.attempt), lease.token]
+        lost = self._link.run("extend", arguments, patient=True)
+        return tuple(leases[int(at)] for at in lost)
+
+    def reap(self, *, now: float | None = None) -> list[Job]:
+        return self._take_back([self._at(now), "reap", ""])
+
+    def recover(self, *, node: str | None = None, now: float | None = None) -> list[Job]:
+        return self._take_back([self._at(now), "recover", redis_rows.maybe(node)])
+
+    def _take_back(self, arguments: Sequence[Value]) -> list[Job]:
+        reply = self._link.run("reap", arguments, patient=True)
+        return [redis_rows.job_of(redis_rows.from_flat(flat)) for flat in reply]
+
+    def cancel(self, id: str, *, now: float | None = None) -> Job:
+        flat = self._link.run("cancel", [self._at(now), id]) if rows.is_id(id) else []
+        if not flat:
+            raise not_found(id)
+        return redis_rows.job_of(redis_rows.from_flat(flat))
+
+    def cancel_requested(self) -> list[str]:
+        ids = self._link.call("read", lambda client: client.smembers(self._key("cancels")))
+        raws = self._read(sorted(ids)) if ids else []
+        return [raw[b"id"].decode() for raw in sorted(raws, key=lambda raw: int(raw[b"seq"]))]
+
+    def next_due(self) -> float | None:
+        found = self._link.call("read", lambda client: client.zrange(self._key("due"), 0, 0, withscores=True))
+        return float(found[0][1]) if found else None
+
+    def solo_since(self) -> float | None:
+        found = self._link.call("read", lambda client: client.zrange(self._key("solo"), 0, 0, withscores=True))
+        return float(found[0][1]) if found else None
+
+    def counts(self) -> Mapping[State, int]:
+        names = [f"n:{state.value}" for state in State]
+        found = self._link.call("read", lambda client: client.hmget(self._key("meta"), names))
+        return {state: int(n or 0) for state, n in zip(State, found, strict=True)}
+
+    def watch(self, changed: Callable[[], None]) -> Callable[[], None]:
+        return self._link.watch(changed)
+
+    # --- Upkeep -----------------------------------------------------------------------------------
+
+    def forget(self, ids: Iterable[str]) -> int:
+        waiting = (one for one in ids if rows.is_id(one))
+        forgotten = 0
+        while batch := list(islice(waiting, FORGET_BATCH)):
+            forgotten += int(self._link.run("forget", batch, patient=True))
+        return forgotten
+
+    def referenced(self, digests: Iterable[str], *, without: Iterable[str] = ()) -> set[str]:
+        asked = list(dict.fromkeys(digests))
+        less: dict[str, int] = {}
+        for raw in self._read([one.encode() for one in dict.fromkeys(without) if rows.is_id(one)]):
+            for digest in raw.get(b"refs", b"").decode("ascii", "replace").split():
+                less[digest] = less.get(digest, 0) + 1
+        needed: set[str] = set()
+        for start in range(0, len(asked), 1000):
+            batch = asked[start : start + 1000]
+            named = self._link.pipeline(partial(_named, self._key("refs"), batch))[0]
+            needed |= {digest for digest, n in zip(batch, named, strict=True) if int(n or 0) > less.get(digest, 0)}
+        return needed
+
+    def shrink(self) -> int:
+        """Memory is free as soon as jobs are forgotten; what is left of them is in the server's append-only file."""
+        return self._link.rewrite_file()
+
+    def close(self) -> None:
+        self._link.close()
+
+
+def _named(key: str, digests: Sequence[str], pipe: Any) -> None:
+    pipe.hmget(key, digests)
+
+
+def _said(ack: Ack) -> list[Value]:
+    """An ack for exchange.lua."""
+    lease = ack.lease
+    whose: list[Value] = [lease.job, str(lease.attempt), lease.token]
+    match ack:
+        case Finish():
+            result = ack.result
+            key = work_key(ack.grader, lease.course, lease.student, lease.inputs) if ack.grader else ""
+            said: list[Value] = [
+                "finish", *whose, rows.to_json(result), key, result.outcome.value, redis_rows.number(result.score),
+                redis_rows.number(result.max_score), result.trust.value, rows.clean_text(result.reason),
+                redis_rows.number(result.usage.wall), str(len(result.warnings)), str(len(ack.outputs)),
+            ]  # fmt: skip
+            for output in ack.outputs:
+                said += [rows.clean_text(output.step), output.head, output.tail, str(output.elided)]
+            return said
+        case Fail():
+            failure = ack.failure
+            return [
+                "fail", *whose, "1" if ack.retry else "0", "1" if ack.charge else "0", rows.to_json(failure),
+                rows.clean_text(failure.id), reach_of(failure.id),
+            ]  # fmt: skip
+        case Release():
+            return ["release", *whose]
+        case Cancelled():
+            return ["cancelled", *whose]
