@@ -70,6 +70,11 @@ class Queue(Protocol):
         """Whether several engines may grade this queue at once: then a lease is what tells who is alive."""
         ...
 
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What of this place weakens what is promised here, for people."""
+        ...
+
     def now(self) -> float:
         """The store's clock: seconds since the epoch."""
         ...

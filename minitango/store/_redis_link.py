@@ -9,7 +9,7 @@ import importlib.resources
 import secrets
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final, cast
 
@@ -19,7 +19,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from minitango import retry
-from minitango.errors import StoreError, StoreTooNew
+from minitango.errors import StoreError, StoreFull, StoreTooNew
 from minitango.failpoint import failpoint
 from minitango.job import SOLO_AFTER
 from minitango.store._redis_errors import from_redis
@@ -38,6 +38,9 @@ QUIET: Final = 0.02
 """Seconds between two calls of a watcher: what happens meanwhile is told of at once, in one."""
 _LISTEN: Final = 0.5
 _CLOCK_GOOD_FOR: Final = 10.0
+_MEMORY_GOOD_FOR: Final = 2.0
+_FULL_AT: Final = 0.9
+"""Of its maxmemory: beyond, nothing new is accepted."""
 
 Value = str | bytes | int | float
 
@@ -83,8 +86,12 @@ class Link:
         self._clock_read = -_CLOCK_GOOD_FOR
         self._quick = self._client(ANSWER)
         self._steady = self._client(PATIENCE)
+        self._memory_read = -_MEMORY_GOOD_FOR
+        self._memory_full = False
+        self.remarks: tuple[str, ...] = ()
+        """What the server is told that weakens what a store promises."""
         try:
-            self.info = self._look()
+            self._look()
         except BaseException:
             self.close()
             raise
@@ -105,8 +112,8 @@ class Link:
                 f"Redis at {self.place.shown} cannot be used: {error}", hint="correct the URL", id="store_unreachable"
             ) from error
 
-    def _look(self) -> dict[str, Any]:
-        """What the server says of itself. It must be new enough, and its queue not too new."""
+    def _look(self) -> None:
+        """Look at the server: it must be new enough, keep what it is given, and its queue not be too new."""
         info: dict[str, Any] = self.call("open", lambda client: client.info())
         version = tuple(int(part) for part in str(info.get("redis_version", "0")).split(".")[:2] if part.isdigit())
         if version < OLDEST:
@@ -124,7 +131,37 @@ class Link:
                 f"(store version {int(wrote)}; this one knows {VERSION})",
                 hint="upgrade minitango here, or name another queue: ?queue=NAME",
             )
-        return info
+        if self.place.durability != "any":
+            self._check_durability(info)
+
+    def _check_durability(self, info: Mapping[str, Any]) -> None:
+        shown, policy = self.place.shown, str(info.get("maxmemory_policy", "noeviction"))
+        if policy.startswith("allkeys") and int(info.get("maxmemory", 0)):
+            raise StoreError(
+                f"Redis at {shown} throws jobs away when its memory is full (maxmemory-policy {policy})",
+                hint=f"redis-cli -u {shown} config set maxmemory-policy noeviction, and the same in its redis.conf",
+                id="redis_evicts",
+            )
+        if not info.get("aof_enabled"):
+            lost = f"Redis at {shown} loses what it accepted when it dies (appendonly no)"
+            hint = f"redis-cli -u {shown} config set appendonly yes, and the same in its redis.conf"
+            if self.place.durability == "require":
+                raise StoreError(lost, hint=hint, id="redis_not_durable")
+            self.remarks = (f"{lost}; next: {hint}",)
+
+    def check_room(self) -> None:
+        """Refuse new work while the server has less memory left than what is under way may need. StoreFull."""
+        if time.monotonic() - self._memory_read > _MEMORY_GOOD_FOR:
+            memory = self.call("memory", lambda client: client.info("memory"))
+            self._memory_read = time.monotonic()
+            most = int(memory.get("maxmemory", 0))
+            self._memory_full = bool(most) and int(memory.get("used_memory", 0)) > most * _FULL_AT
+        if self._memory_full:
+            raise StoreFull(
+                f"the memory of Redis at {self.place.shown} is nearly full: what is left is for the results of what is "
+                "queued",
+                hint="raise its maxmemory, or make room: minitango prune --older-than 30d",
+            )
 
     def key(self, name: str) -> str:
         return self.prefix + name
@@ -171,14 +208,6 @@ class Link:
         except (redis.RedisError, OSError) as error:
             raise from_redis(error, self.place.shown) from error
 
-    def answers(self) -> bool:
-        """Whether the server is there, now that something went wrong."""
-        try:
-            self._quick.ping()
-        except (redis.RedisError, OSError):
-            return False
-        return True
-
     def rewrite_file(self) -> int:
         """Have the append-only file written anew, and wait for it. Returns the bytes by which it shrank; 0 where there
         is no such file, or where that is not for us to ask."""
@@ -219,12 +248,15 @@ class Link:
         """Call `changed`, which must not raise, after each change of the queue, and each time after we were deaf."""
         stopping = threading.Event()
         bell = self.key(f"stop:{secrets.token_hex(8)}")
-        ears = self._subscribe(bell)
+        first = self._subscribe(bell)
 
         def listen() -> None:
-            nonlocal ears
+            ears: Any = first
             while not stopping.is_set():
                 try:
+                    if ears is None:
+                        ears = self._subscribe(bell)
+                        changed()  # something may have been missed
                     message = ears.get_message(timeout=_LISTEN)
                     if message is None or message["type"] != "message" or stopping.is_set():
                         continue
@@ -235,14 +267,13 @@ class Link:
                         more = True
                     if more and not stopping.is_set():
                         changed()
-                except (redis.RedisError, OSError):
-                    _quietly(ears.close)
-                    if stopping.wait(0.2):
-                        return
-                    with suppress(StoreError):
-                        ears = self._subscribe(bell)
-                        changed()  # something may have been missed
-            _quietly(ears.close)
+                except (redis.RedisError, OSError, StoreError):
+                    if ears is not None:
+                        _quietly(ears.close)
+                    ears = None
+                    stopping.wait(0.2)
+            if ears is not None:
+                _quietly(ears.close)
 
         thread = threading.Thread(target=listen, name="minitango-watch", daemon=True)
         thread.start()

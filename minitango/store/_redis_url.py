@@ -33,12 +33,14 @@ class Place(Struct, frozen=True):
 def parse(url: str) -> Place:
     """Read `redis://[user:password@]host[:port][/db]`, `rediss://...` or `unix:///path`, with `?queue=NAME`,
     `durability=warn|require|any` and `db=N` where wanted. ConfigError `store_url`."""
+    if "#" in url:
+        raise _refuse(url, "it has a '#': write %23 in a password")
     try:
         parts = urlsplit(url)
-        port = parts.port
         pairs = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
-    except ValueError as error:
-        raise _refuse(url, str(error)) from error
+        port = parts.port
+    except ValueError:  # which may quote a password
+        raise _refuse(url, "its host, port or parameters cannot be read") from None
     asked = dict(pairs)
     if len(asked) != len(pairs):
         raise _refuse(url, "it names something twice")
@@ -52,8 +54,6 @@ def parse(url: str) -> Place:
             raise _refuse(
                 url, f"it has an unknown parameter {name!r}: there are queue, durability, {', '.join(_PASSED_ON)}"
             )
-    if parts.fragment:
-        raise _refuse(url, "it has a '#': write %23 in a password")
     if parts.scheme == "unix":
         if not parts.path.strip("/"):
             raise _refuse(url, "it names no socket")

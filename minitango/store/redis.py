@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import secrets
 import threading
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import islice
@@ -29,6 +30,8 @@ from minitango.store._redis_url import check_queue, parse
 FORGET_BATCH: Final = 200
 """Jobs forgotten in one script: the server serves others between."""
 _MAX_CLAIM: Final = 10_000
+_SOON: Final = 0.5
+"""Seconds within which a submission that was not answered is sent again: people wait for no more than 2."""
 _MANY: Final = 1000
 """Jobs in one submission from which on the server may take longer over it."""
 _UNSURE: Final = "; it is not known whether this was accepted: submit it again, the same work is one job"
@@ -56,6 +59,7 @@ class RedisStore(RedisHistory):
                 id="store_url",
             )
         super().__init__(Link(place, check_queue(place.queue or queue)))
+        self.remarks = self._link.remarks
         self._clock = clock
         self._client = secrets.token_hex(8)
         self._exchanging = threading.Lock()
@@ -79,31 +83,32 @@ class RedisStore(RedisHistory):
     def submit(self, specs: Sequence[JobSpec], *, fresh: bool = False, now: float | None = None) -> list[Submitted]:
         if not specs:
             return []
+        self._link.check_room()
         ids = self._draw(len(specs), set())
+        deadline = time.monotonic() + _SOON
         again = False
-        for attempt in (1, 2):
-            while True:
-                arguments: list[Value] = [self._at(now), "1" if fresh else "0", "1" if again else "0"]
-                for new, spec in zip(ids, specs, strict=True):
-                    arguments += redis_rows.submit_arguments(new, spec, self.queue)
-                try:
-                    reply = self._link.run("submit", arguments, patient=len(specs) > _MANY, repeats=False)
-                except StoreError as error:
-                    if error.id != "store_unreachable":
-                        raise
-                    if attempt == 2 or not self._link.answers():
-                        error.message += _UNSURE
-                        raise
-                    again = True
-                    break
-                if reply[0] != b"taken":
-                    return [
-                        Submitted(reply[at].decode(), reply[at + 1] == b"1", State(reply[at + 2].decode()))
-                        for at in range(0, len(reply), 3)
-                    ]
-                place = int(reply[1]) - 1  # one in 2**50 for each job in the queue
-                (ids[place],) = self._draw(1, set(ids))
-        raise AssertionError("not reached")
+        while True:
+            arguments: list[Value] = [self._at(now), "1" if fresh else "0", "1" if again else "0"]
+            for new, spec in zip(ids, specs, strict=True):
+                arguments += redis_rows.submit_arguments(new, spec, self.queue)
+            try:
+                reply = self._link.run("submit", arguments, patient=len(specs) > _MANY, repeats=False)
+            except StoreError as error:
+                if error.id != "store_unreachable":
+                    raise
+                if time.monotonic() > deadline:
+                    error.message += _UNSURE
+                    raise
+                again = True  # the connection may have gone stale: the same ids, so that it is done once
+                time.sleep(0.05)
+                continue
+            if reply[0] != b"taken":
+                return [
+                    Submitted(reply[at].decode(), reply[at + 1] == b"1", State(reply[at + 2].decode()))
+                    for at in range(0, len(reply), 3)
+                ]
+            place = int(reply[1]) - 1  # one in 2**50 for each job in the queue
+            (ids[place],) = self._draw(1, set(ids))
 
     def _draw(self, n: int, taken: set[str]) -> list[str]:
         """New ids, other than these."""

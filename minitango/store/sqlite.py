@@ -86,6 +86,7 @@ class SqliteStore(SqliteHistory):
     """
 
     shared = False
+    remarks = ()
 
     def __init__(self, path: str | Path, *, queue: str = "default", clock: Callable[[], float] = time.time) -> None:
         super().__init__(Database(path, queue, clock), queue)

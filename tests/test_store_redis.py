@@ -1,0 +1,411 @@
+"""What only the Redis store has: a server that may be away, slow, full, careless or somebody else's."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from minitango.errors import ConfigError, MinitangoError, StoreError, StoreFull, StoreTooNew
+from minitango.job import Fail, Failure, Finish, JobSpec, Outcome, Result, State
+from minitango.store import _redis_link, open_store
+from minitango.store._redis_url import parse
+from minitango.store.redis import RedisStore
+from tests import redis_server
+from tests.redis_server import Server
+from tests.support import eventually
+
+RESULT = Result(Outcome.GRADED, 1.0, 1.0)
+
+
+def spec(student: str = "ada", **more: Any) -> JobSpec:
+    return JobSpec("hw", student, "s" * 64, "i" * 64, **more)
+
+
+@pytest.fixture
+def server() -> Server:
+    redis_server.need_redis()
+    shared = redis_server.shared()
+    shared.client().flushall()
+    return shared
+
+
+@pytest.fixture
+def store(server: Server) -> Iterator[RedisStore]:
+    opened = RedisStore(server.url())
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def own() -> Iterator[Server]:
+    """A server that this test may hurt."""
+    redis_server.need_redis()
+    made = Server()
+    yield made
+    made.remove()
+
+
+def refused(action: Any) -> StoreError:
+    with pytest.raises(StoreError) as caught:
+        action()
+    assert caught.value.hint
+    return caught.value
+
+
+# --- URLs --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("url", "server", "queue"),
+    [
+        ("redis://h", "redis://h", ""),
+        ("redis://h:7000/2?queue=cs101", "redis://h:7000/2", "cs101"),
+        ("unix:///run/redis.sock?db=3&queue=a.b-c_d", "unix:///run/redis.sock?db=3", "a.b-c_d"),
+        ("rediss://u:p%40@h:1/0?ssl_ca_certs=%2Fca.pem", "rediss://u:p%40@h:1/0?ssl_ca_certs=%2Fca.pem", ""),
+        ("redis://[::1]:7000/0", "redis://[::1]:7000/0", ""),
+    ],
+)
+def test_a_url_is_read(url: str, server: str, queue: str) -> None:
+    place = parse(url)
+    assert (place.server, place.queue) == (server, queue)
+    assert "p%40" not in place.shown
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("redis://", "names no host"),
+        ("unix://", "names no socket"),
+        ("redis://h/x", "no database"),
+        ("redis://h:port/0", "[Pp]ort"),
+        ("redis://h/0?queue=a&queue=b", "twice"),
+        ("redis://h/0?socket_timeout=1", "unknown parameter 'socket_timeout'"),
+        ("redis://h/0?durability=some", "durability"),
+        ("redis://:se#cret@h/0", "'#'"),
+    ],
+)
+def test_a_url_that_cannot_be_used_says_why_and_tells_no_secret(url: str, why: str) -> None:
+    with pytest.raises(ConfigError, match=why) as caught:
+        open_store(url)
+    assert caught.value.id == "store_url"
+    assert "cret" not in str(caught.value)
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("name", ["", "a b", "{x}", "-x", "a/b", "x" * 65, "é"])
+def test_a_queues_name_is_checked(server: Server, name: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        RedisStore(server.url(), queue=name)
+    assert caught.value.id == "queue_name"
+
+
+def test_a_queue_is_named_once(server: Server) -> None:
+    with pytest.raises(ConfigError, match=r"'two'.*'one'"):
+        RedisStore(server.url("one"), queue="two")
+    store = open_store(server.url("one"), queue="one")
+    store.submit([spec()])
+    store.close()
+    assert {key.split(b":")[1] for key in server.client().scan_iter()} == {b"{one}"}, "one slot of a cluster"
+
+
+def test_without_the_package_it_says_what_to_install() -> None:
+    code = (
+        "import sys; sys.modules['redis'] = None; from minitango.store import open_store\n"
+        "from minitango import ConfigError\n"
+        "try: open_store('redis://h')\n"
+        "except ConfigError as error: print(error.id); print(error.hint)"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.splitlines() == ["redis_missing", "pip install 'minitango[redis]'"]
+
+
+# --- a server that cannot be used -----------------------------------------------------------------
+
+
+def test_nobody_there_is_told_at_once() -> None:
+    begun = time.monotonic()
+    error = refused(lambda: RedisStore(f"redis://127.0.0.1:{redis_server.free_port()}"))
+    assert error.id == "store_unreachable"
+    assert "redis-cli" in error.hint
+    assert time.monotonic() - begun < 2
+    assert refused(lambda: RedisStore("unix:///nowhere/redis.sock")).id == "store_unreachable"
+
+
+def test_a_password_is_needed_and_is_never_shown(own: Server) -> None:
+    own.client().config_set("requirepass", "s3cret")
+    error = refused(lambda: RedisStore(own.url(tcp=True)))
+    assert error.id == "store_auth"
+    wrong = refused(lambda: RedisStore(f"redis://:wr0ng@127.0.0.1:{own.port}/0"))
+    assert wrong.id == "store_auth"
+    assert "wr0ng" not in str(wrong) + wrong.hint
+    store = RedisStore(f"redis://:s3cret@127.0.0.1:{own.port}/0")
+    assert store.submit([spec()])
+    assert "s3cret" not in repr(store)
+    own.process and own.process.kill()
+    error = refused(lambda: store.submit([spec()]))
+    assert "s3cret" not in str(error) + error.hint
+    store.close()
+
+
+def test_a_server_that_throws_jobs_away_is_refused(own: Server) -> None:
+    own.client().config_set("maxmemory", "100mb")
+    own.client().config_set("maxmemory-policy", "allkeys-lru")
+    error = refused(lambda: RedisStore(own.url()))
+    assert error.id == "redis_evicts"
+    assert "noeviction" in error.hint
+    RedisStore(own.url() + "?durability=any").close()
+    own.client().config_set("maxmemory-policy", "volatile-lru")
+    RedisStore(own.url()).close()
+
+
+def test_a_server_that_keeps_nothing_is_told_of_or_refused(own: Server) -> None:
+    own.client().config_set("appendonly", "no")
+    store = RedisStore(own.url())
+    (remark,) = store.remarks
+    assert "appendonly" in remark
+    store.close()
+    assert refused(lambda: RedisStore(own.url() + "?durability=require")).id == "redis_not_durable"
+    careless = RedisStore(own.url() + "?durability=any")
+    assert careless.remarks == ()
+    careless.close()
+    own.client().config_set("appendonly", "yes")
+    sure = RedisStore(own.url() + "?durability=require")
+    assert sure.remarks == ()
+    sure.close()
+
+
+def test_a_full_server_accepts_nothing_more_but_takes_results(own: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_redis_link, "_MEMORY_GOOD_FOR", 0.0)
+    store = RedisStore(own.url())
+    store.submit([spec(str(n)) for n in range(3)])
+    (lease,) = store.exchange(claim=1).leases
+    client = own.client()
+    used = int(client.info("memory")["used_memory"])
+    client.config_set("maxmemory", int(used / 0.95))
+    with pytest.raises(StoreFull, match="nearly full") as caught:
+        store.submit([spec("more")])
+    assert caught.value.id == "store_full"
+    assert store.exchange([Finish(lease, RESULT)]).settled[0].state is State.DONE
+    client.config_set("maxmemory", 1 << 20)
+    monkeypatch.setattr(_redis_link, "_FULL_AT", 100.0)
+    with pytest.raises(StoreFull, match="memory"):
+        store.submit([spec("more")])
+    assert store.counts() == {**dict.fromkeys(State, 0), State.QUEUED: 2, State.DONE: 1}
+    client.config_set("maxmemory", 0)
+    assert store.submit([spec("more")]), "and goes on by itself"
+    store.close()
+
+
+def test_a_replica_takes_no_writes_and_it_is_said(own: Server) -> None:
+    store = RedisStore(own.url())
+    own.client().replicaof("127.0.0.1", str(redis_server.free_port()))
+    error = refused(lambda: store.submit([spec()]))
+    assert error.id == "store_busy"
+    own.client().replicaof("no", "one")
+    assert store.submit([spec()])
+    store.close()
+
+
+def test_a_queue_of_a_later_version_is_left_alone(server: Server, store: RedisStore) -> None:
+    server.client().hset("minitango:{default}:meta", "version", "99")
+    for action in (lambda: RedisStore(server.url()), lambda: store.submit([spec()]), lambda: store.exchange(claim=1)):
+        error = refused(action)
+        assert isinstance(error, StoreTooNew), "also one that was open when it came"
+        assert "99" in str(error)
+
+
+def test_an_old_server_is_refused(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_redis_link, "OLDEST", (99, 0))
+    assert refused(lambda: RedisStore(server.url())).id == "redis_too_old"
+
+
+def test_keys_that_are_not_ours_are_told_of(server: Server, store: RedisStore) -> None:
+    server.client().set("minitango:{default}:jobs", "something else")
+    assert refused(lambda: store.submit([spec()])).id == "store_corrupt"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("seq", "x"), ("state", "odd"), ("labels", "[1"), ("failure", "{"), ("student", b"\xff")]
+)
+def test_a_record_is_hostile_until_it_is_read(server: Server, store: RedisStore, field: str, value: Any) -> None:
+    (one,) = store.submit([spec()])
+    server.client().hset(f"minitango:{{default}}:j:{one.id}", field, value)
+    for action in (lambda: store.get(one.id), lambda: store.list()):
+        with pytest.raises(MinitangoError) as caught:
+            action()
+        assert caught.value.id == "record_damaged"
+
+
+def test_nothing_is_ever_a_pickle(server: Server, store: RedisStore) -> None:
+    (lease,) = [store.submit([spec()]), store.exchange(claim=1).leases][1]
+    server.client().set(f"minitango:{{default}}:r:{lease.job}", b"\x80\x04\x95.")
+    with pytest.raises(StoreError) as caught:
+        store.result(lease.job)
+    assert caught.value.id == "record_damaged"
+
+
+# --- a server that goes away ----------------------------------------------------------------------
+
+
+def test_submit_fails_soon_while_the_server_hangs_and_goes_on_after(own: Server) -> None:
+    store = RedisStore(own.url())
+    own.freeze()
+    begun = time.monotonic()
+    error = refused(lambda: store.submit([spec(key="k")]))
+    took = time.monotonic() - begun
+    assert error.id == "store_unreachable"
+    assert took < 4, "2 s, and what a machine under load adds"
+    own.thaw()
+    (again,) = store.submit([spec(key="k")])
+    eventually(lambda: store.counts()[State.QUEUED] == 1)
+    assert store.get(again.id).state is State.QUEUED
+    store.close()
+
+
+def test_a_server_that_was_restarted_is_found_again(own: Server) -> None:
+    store = RedisStore(own.url())
+    submitted = [one.id for one in store.submit([spec(str(n)) for n in range(50)])]
+    changes: list[float] = []
+    stop = store.watch(lambda: changes.append(time.monotonic()))
+    (lease,) = store.exchange(claim=1).leases
+    time.sleep(1.2)  # appendfsync everysec
+    own.kill()
+    assert refused(lambda: store.submit([spec()])).id == "store_unreachable"
+    own.start()
+    assert store.exchange([Finish(lease, RESULT)]).settled[0].id == lease.job
+    assert [job.id for job in store.list()] == submitted, "nothing that was accepted is lost"
+    changes.clear()
+    other = RedisStore(own.url())
+
+    def heard() -> bool:
+        other.submit([spec()])
+        return bool(changes)
+
+    eventually(heard, "the watch is deaf after a restart")
+    stop()
+    store.close()
+    other.close()
+
+
+def test_an_exchange_whose_answer_was_lost_is_done_once(store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.submit([spec(str(n)) for n in range(5)])
+    first = store.exchange(claim=2).leases
+    call, left = store._link.call, [1]
+
+    def lose(verb: str, ask: Any, **options: Any) -> Any:
+        answer = call(verb, ask, **options)
+        if left:
+            left.pop()
+            raise StoreError("the answer was lost", hint="look", id="store_unreachable")
+        return answer
+
+    monkeypatch.setattr(store._link, "call", lose)
+    acks = [Finish(first[0], RESULT), Fail(first[1], Failure("x", "x"))]
+    assert refused(lambda: store.exchange(acks, claim=2)).id == "store_unreachable"
+    more = store.exchange([*acks, Finish(first[0], RESULT)], claim=2)
+    assert [job.id for job in more.settled] == [first[0].job, first[1].job], "the answer that was lost"
+    assert more.refused == (first[0],), "and what is said anew is stale"
+    assert len(more.leases) == 2, "those that were claimed are not lost"
+    assert store.get(first[1].job).failures == 1
+    assert store.counts()[State.RUNNING] == 2
+    assert store.extend(more.leases) == ()
+
+
+def test_a_submission_whose_answer_was_lost_is_done_once(store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    (kept,) = store.submit([spec("kept", key="k")])
+    once, left = store._link._once, [1]
+
+    def lose(ask: Any, **options: Any) -> Any:
+        answer = once(ask, **options)
+        if left:
+            left.pop()
+            raise StoreError("the answer was lost", id="store_unreachable")
+        return answer
+
+    monkeypatch.setattr(store._link, "_once", lose)
+    one, held, two = store.submit([spec("a"), spec("kept", key="k"), spec("b", key="l")])
+    assert (one.created, held.created, two.created) == (True, False, True)
+    assert held.id == kept.id
+    assert [job.student for job in store.list()] == ["kept", "a", "b"]
+
+
+def test_what_is_not_known_is_said(own: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = RedisStore(own.url())
+    store.submit([spec()])
+    own.freeze()
+    begun = time.monotonic()
+    error = refused(lambda: store.submit([spec()]))
+    assert time.monotonic() - begun < 4
+    assert "not known" in str(error)
+    own.thaw()
+    store.close()
+
+
+# --- what it costs --------------------------------------------------------------------------------
+
+
+def test_a_claim_costs_the_same_however_many_are_queued(server: Server, store: RedisStore) -> None:
+    """By the commands that the server ran, which is what a claim costs."""
+
+    def commands() -> int:
+        return sum(int(entry["calls"]) for entry in server.client().info("commandstats").values())
+
+    costs = []
+    for n in (10, 3000):
+        store.submit([spec(str(k)) for k in range(n)])
+        for _ in range(2):
+            before = commands()
+            store.exchange(claim=4)
+            cost = commands() - before
+        costs.append(cost)
+    assert costs[1] <= costs[0] + 4
+
+
+def test_no_reply_of_the_engine_is_unbounded_and_no_keys(server: Server, store: RedisStore) -> None:
+    text = "".join(_redis_link._script(verb) for verb in ("submit", "exchange", "extend", "cancel"))
+    assert "KEYS'" not in text.replace("KEYS[1]", "")
+    assert "'SCAN'" not in text
+
+
+def test_an_idle_watch_asks_nothing(server: Server, store: RedisStore) -> None:
+    stop = store.watch(lambda: None)
+    before = int(server.client().info("stats")["total_commands_processed"])
+    time.sleep(1.5)
+    after = int(server.client().info("stats")["total_commands_processed"])
+    assert after - before <= 4
+    stop()
+
+
+def test_what_is_forgotten_leaves_no_key(server: Server, store: RedisStore) -> None:
+    empty = set(server.client().scan_iter())
+    store.submit([spec(str(n), key=f"k{n % 3}", lane="g" if n % 2 else "") for n in range(9)], fresh=True)
+    while leases := store.exchange(claim=9, capabilities=["g"]).leases:
+        store.exchange([Finish(lease, RESULT) for lease in leases])
+    assert store.forget([job.id for job in store.list()]) == store.last_ended()
+    left = {key for key in server.client().scan_iter() if b"last:" not in key} - empty
+    assert left == {b"minitango:{default}:lanes"}
+    for state in State:
+        assert store.counts()[state] == 0
+
+
+def test_threads_share_a_store(store: RedisStore) -> None:
+    def work(n: int) -> None:
+        for k in range(20):
+            store.submit([spec(f"{n}-{k}")])
+            for lease in store.exchange(claim=1).leases:
+                store.exchange([Finish(lease, RESULT)])
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    while leases := store.exchange(claim=9).leases:
+        store.exchange([Finish(lease, RESULT) for lease in leases])
+    assert store.counts()[State.DONE] == 120
