@@ -176,6 +176,8 @@ class Link:
                 raise StoreError(f"the store on Redis at {self.place.shown} was closed", id="store_closed")
             try:
                 return ask(self._steady if patient else self._quick)
+            except redis.AuthenticationError as error:
+                raise from_redis(error, self.place.shown) from error
             except (redis.ConnectionError, redis.TimeoutError) as error:
                 if self._closed:
                     continue
