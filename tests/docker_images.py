@@ -47,7 +47,7 @@ def python_image() -> str:
     named = os.environ.get("MINITANGO_TEST_IMAGE")
     ours = not named and can_make()
     name = PYTHON if ours else named or FROM_REGISTRY
-    with client(url, timeout=300) as engine, FileLock(_cache() / "image.lock"):
+    with client(url, timeout=300) as engine, FileLock(cache() / "image.lock"):
         if any(name in image["RepoTags"] for image in engine.api.images(name)):
             return name
         if ours:
@@ -165,14 +165,14 @@ def prepare() -> None:
     """Make the archive of PYTHON, and the busybox from it, where they are wanted, possible and not there yet."""
     if os.environ.get("MINITANGO_TEST_IMAGE") or not can_make() or _archive().exists():
         return
-    with FileLock(_cache() / "make.lock"):
+    with FileLock(cache() / "make.lock"):
         if not _archive().exists():
             print("Making the image of the Docker tests (once, about half a minute)...", file=sys.stderr, flush=True)
             _make()
 
 
 def _make() -> None:
-    with tempfile.TemporaryDirectory(dir=_cache()) as folder:
+    with tempfile.TemporaryDirectory(dir=cache()) as folder:
         root, layer, archive = Path(folder, "root"), Path(folder, "layer.tar"), Path(folder, "archive.tar")
         _do("debootstrap", "--variant=minbase", f"--include={PACKAGES}", SUITE, str(root))
         _do(
@@ -202,15 +202,15 @@ def _do(*command: str) -> None:
 
 
 def _archive() -> Path:
-    return _cache() / f"python-{RECIPE}.tar"
+    return cache() / f"python-{RECIPE}.tar"
 
 
 def _busybox() -> Path:
-    return _cache() / f"busybox-{RECIPE}"
+    return cache() / f"busybox-{RECIPE}"
 
 
-def _cache() -> Path:
-    """Beside the environment that runs this, where it can be written."""
+def cache() -> Path:
+    """A folder for what is made once: beside the environment that runs this, where that can be written."""
     place = Path(sys.prefix, ".cache")
     if sys.prefix == sys.base_prefix or not os.access(sys.prefix, os.W_OK):
         place = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "minitango/images")

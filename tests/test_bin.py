@@ -1,4 +1,7 @@
-"""The scripts of `bin/` on a small checkout of their own: real environments, a local package index, no network."""
+"""The scripts of `bin/` on a small checkout of their own: real environments, a local package index, no network.
+
+The environment that most tests start from is a copy of one that was made, where it would be made.
+"""
 
 import contextlib
 import hashlib
@@ -61,6 +64,13 @@ case "$*" in
 esac
 exec "{python}" "$@"
 """
+# What takes long is the pip in an environment, which is the same in all.
+COPIES = """#!/bin/sh
+if [ "$*" = "-m venv $3" ]; then
+    exec cp -a "{made}/." "$3"
+fi
+exec "{python}" "$@"
+"""
 
 
 def script(path, text):
@@ -85,7 +95,8 @@ def write_wheel(directory, version):
 class Checkout:
     """A checkout of our scripts around a stub of the command line that says how it was started."""
 
-    def __init__(self, base):
+    def __init__(self, base, made=None):
+        """`made`: an environment as Python makes it, to be copied in place of making another."""
         self.base = base
         self.root = base / "a check out"
         shutil.copytree(BIN, self.root / "bin", ignore=shutil.ignore_patterns("__pycache__"))
@@ -106,10 +117,13 @@ class Checkout:
         (self.root / "tests").mkdir()
         (self.root / "tests/docker_engine.py").write_text(ENGINE)
         script(self.tools / "apt-get", f'#!/bin/sh\necho "$@" >>"{base}/apt-get.log"\nexit 1\n')
+        self.python = sys.executable
+        if made:
+            self.python = str(script(base / "python", COPIES.format(made=made, python=sys.executable)))
         self.env = {
             "PATH": f"{self.tools}:{os.environ['PATH']}",
             "HOME": str(base / "home"),
-            "MINITANGO_PYTHON": sys.executable,
+            "MINITANGO_PYTHON": self.python,
             "PIP_CONFIG_FILE": os.devnull,
             "PIP_NO_INDEX": "1",
             "PIP_FIND_LINKS": str(wheels),
@@ -151,9 +165,16 @@ def ready(tmp_path_factory):
     return checkout
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    made = tmp_path_factory.mktemp("made") / "env"
+    subprocess.run([sys.executable, "-m", "venv", made], check=True)
+    return made
+
+
 @pytest.fixture
-def checkout(tmp_path):
-    return Checkout(tmp_path)
+def checkout(tmp_path, made):
+    return Checkout(tmp_path, made)
 
 
 def test_the_second_use_is_quiet_and_has_the_dependencies(ready):
@@ -301,7 +322,7 @@ def test_a_python_that_is_too_old_is_named(checkout):
     assert not checkout.venv.exists()
 
     # A newer one under its own name is found behind an old default.
-    script(checkout.tools / "python3.12", f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    script(checkout.tools / "python3.12", f'#!/bin/sh\nexec "{checkout.python}" "$@"\n')
     assert json.loads(checkout.run(MINITANGO_PYTHON="").out)["probe"] == "1.0"
 
 

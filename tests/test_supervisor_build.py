@@ -1,8 +1,15 @@
-"""The supervisor's binaries are those of its source, byte for byte, and are shipped so."""
+"""The supervisor's binaries are those of its source, byte for byte, and are shipped so.
+
+What the compiler makes of one source is kept beside the environment, as the compiler's first run takes long. Where
+CI=true it is made anew.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import importlib.metadata
 import importlib.util
+import json
 import os
 import shutil
 import stat
@@ -11,7 +18,9 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from filelock import FileLock
 
+from tests import docker_images
 from tests import supervised as sup
 from tests.supervised import Line, in_bubblewrap, run
 from tests.support import PATIENCE, make_package, need_bubblewrap
@@ -36,6 +45,20 @@ def need_compiler() -> None:
         pytest.skip("ziglang is not installed (try: pip install ziglang==0.13.0)")
 
 
+def compiled(machine: str, home: Path, more: tuple[str, ...] = ()) -> Path:
+    """What the compiler makes of the source in `home`, now or once before."""
+    need_compiler()
+    how = (ROOT / "bin" / "_supervisor.py").read_text()
+    asked = json.dumps([importlib.metadata.version("ziglang"), machine, how, build.manifest(home)["sources"], more])
+    kept = docker_images.cache() / f"supervise-{hashlib.sha256(asked.encode()).hexdigest()[:16]}"
+    with FileLock(f"{kept}.lock"):
+        if not kept.exists() or os.environ.get("CI") == "true":
+            made = kept.with_suffix(".made")
+            build.compile_for(machine, made, home=home, more=more)
+            made.replace(kept)
+    return kept
+
+
 def copy_home(to: Path) -> Path:
     shutil.copytree(build.HOME, to)
     return to
@@ -43,10 +66,7 @@ def copy_home(to: Path) -> Path:
 
 @pytest.mark.parametrize("machine", build.MACHINES)
 def test_a_build_from_another_place_gives_the_same_bytes(machine: str, tmp_path: Path) -> None:
-    need_compiler()
-    home = copy_home(tmp_path / "somewhere else" / "supervisor")
-    made = tmp_path / "made"
-    build.compile_for(machine, made, home=home)
+    made = compiled(machine, copy_home(tmp_path / "somewhere else" / "supervisor"))
     assert made.read_bytes() == (build.HOME / f"supervise-{machine}").read_bytes(), "run bin/build-supervisor"
 
 
@@ -130,11 +150,9 @@ def test_a_package_with_another_source_is_refused(checkout: Path, target: str) -
 
 def test_where_nobody_takes_its_output_for_long_it_leaves(tmp_path: Path) -> None:
     """The same source with less patience than its 60 s."""
-    need_compiler()
     need_bubblewrap()
     tmp_path.chmod(0o755)
-    impatient = tmp_path / "supervise"
-    build.compile_for(os.uname().machine, impatient, more=["-DPATIENCE=SECOND"])
+    impatient = shutil.copy(compiled(os.uname().machine, build.HOME, ("-DPATIENCE=SECOND",)), tmp_path / "supervise")
     with Line(in_bubblewrap(binary=impatient)) as line:
         line.hello()
         pid1 = line.pid1()

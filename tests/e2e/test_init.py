@@ -6,17 +6,14 @@ import json
 import os
 import shutil
 import stat
-import subprocess
-import sys
 import tarfile
-import zipfile
 from pathlib import Path
 
 import pytest
 
 from minitango import Assignment
-from minitango.cli.init import KINDS, SCAFFOLDS
-from tests.e2e.conftest import ROOT, CommandLine
+from minitango.cli.init import KINDS
+from tests.e2e.conftest import CommandLine
 
 TOOLS = {"c": ("gcc", "make"), "autolab": ("make",), "gradescope": ("bash",)}
 
@@ -130,14 +127,3 @@ def test_what_is_executable_and_what_is_packed(cli: CommandLine) -> None:
     with tarfile.open(cli.folder / "lab" / "autograder" / "autograde.tar") as packed:
         assert sorted(packed.getnames()) == ["src", "src/driver.py"]
         assert {(member.uid, member.mtime) for member in packed} == {(0, 0)}
-
-
-def test_the_wheel_has_all_templates(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    (wheel,) = tmp_path.glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        packed = {name for name in archive.namelist() if name.startswith("minitango/scaffolds/")}
-    there = {path for path in SCAFFOLDS.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
-    assert packed == {f"minitango/scaffolds/{path.relative_to(SCAFFOLDS)}" for path in there}
