@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from minitango import Assignment, Engine, Limits, Step, Submission
+from minitango import Assignment, Engine, Limits, SandboxUnavailable, Step, Submission
 from minitango.sandbox import End
 from minitango.testing import FakeRun
 
@@ -85,15 +86,22 @@ def need_bubblewrap() -> None:
 
     import pytest
 
-    from minitango import SandboxUnavailable
+    error = _bubblewrap_trouble()
+    if error is not None:
+        if os.environ.get("CI") == "true":
+            raise error
+        pytest.skip(f"bubblewrap: {error} (try: {error.hint})")
+
+
+@functools.cache
+def _bubblewrap_trouble() -> SandboxUnavailable | None:
     from minitango.sandbox import open_sandbox
 
     try:
         open_sandbox("bubblewrap").close()
     except SandboxUnavailable as error:
-        if os.environ.get("CI") == "true":
-            raise
-        pytest.skip(f"bubblewrap: {error} (try: {error.hint})")
+        return error
+    return None
 
 
 def make_package(root: Path, *targets: str) -> subprocess.CompletedProcess[str]:

@@ -2,9 +2,9 @@
 
     python -m tests.e2e.restart_child STATE JOBS SANDBOX WORKERS [IMAGE [SECONDS]]
 
-Submits JOBS hand-ins (the same ones each time: the second start finds them), grades until all have ended, says `all
-ended` and leaves. SANDBOX: `fake` takes 20 ms a job; `bubblewrap` and `docker` are the real ones, in
-which a job takes SECONDS.
+Says `open`, submits JOBS hand-ins (the same ones each time: the second start finds them), says `queued`, grades until
+all have ended, says `all ended` and leaves. SANDBOX: `fake` takes 20 ms a job; `bubblewrap` and `docker` are the real
+ones, in which a job takes SECONDS.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ def main(state: str, jobs: int, sandbox: str, workers: int, image: str = "", sec
         handles = engine.submit_many(
             Submission(assignment, student=f"s{n}", files={"answer": b"%d" % n}) for n in range(jobs)
         )
+        print("queued", flush=True)
         for handle in handles:
             handle.exception()
     print("all ended", flush=True)
