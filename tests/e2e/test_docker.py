@@ -58,7 +58,8 @@ BAD = {
     "fills memory": "score 4; exec python3 -c 'x = bytearray(1 << 30)'",
     "fills memory and goes on": "python3 -c 'x = bytearray(1 << 30)'; score 4",
     "floods": "score 4; yes",
-    "forks without end": "f() { f | f & }; f; exec sleep 1000",
+    # the first shell forks once, before there are others: it must not be the one that cannot
+    "forks without end": "f() { f | f & }; f & exec sleep 1000",
     "leaves a daemon that holds its output": "(trap '' TERM HUP; setsid sleep 1000) & score 4",
     "fills the disk": "cat /dev/zero > big; score 4",
     "no report": "true",
