@@ -64,6 +64,33 @@ def test_a_grade_of_before_clears_the_grader_and_is_no_evidence() -> None:
     assert suspicion([ZERO] * 5, [job(score=0.5)], enough=5) is None
 
 
+HUNG = job(Outcome.TIME_LIMIT, reason="step 'grade' took longer than 60 s")
+
+
+@pytest.mark.parametrize(
+    ("ended", "enough", "count"),
+    [
+        ([HUNG] * 3, 5, 3),
+        ([CANCELLED, *[HUNG] * 4], 5, 4),
+        ([HUNG] * 2, 5, 0),
+        ([HUNG] * 2, 2, 2),
+        ([HUNG, HUNG, ZERO], 5, 0),
+        ([HUNG, HUNG, job(Outcome.TIME_LIMIT, reason="step 'run' took longer than 60 s")], 5, 0),
+        ([NOTHING] * 4, 5, 0),
+    ],
+)
+def test_three_that_hang_without_a_word_are_enough(ended: list[Job], enough: int, count: int) -> None:
+    found = suspicion(ended, enough=enough, silent=lambda job: True)
+    assert (found.count if found else 0) == count
+
+
+def test_who_prints_before_it_hangs_is_more_likely_a_student() -> None:
+    asked = iter([True, True, False])
+    assert suspicion([HUNG] * 3, enough=5, silent=lambda job: next(asked)) is None
+    assert suspicion([HUNG] * 5, enough=5, silent=lambda job: False)
+    assert suspicion([HUNG] * 3, [job(score=1.0)], enough=5, silent=lambda job: True) is None
+
+
 def test_who_is_suspected() -> None:
     assert Suspicion(5, ZERO).whose == "probably your grader, not your students"
     assert Suspicion(5, dead()).whose == "probably the assignment or this machine, not your students"

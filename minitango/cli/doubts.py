@@ -14,6 +14,7 @@ from minitango.cli import details, show
 from minitango.cli.settings import Settings
 from minitango.cli.streams import as_called, program, tell, write
 from minitango.cli.suspicion import ALIKE, Suspicion, full_marks, suspicion
+from minitango.errors import JobNotFound
 from minitango.job import Job, State
 from minitango.store import History
 from minitango.text import one_line
@@ -23,11 +24,23 @@ _LINES: Final = 5
 """How much is shown of the one that stands for all."""
 
 
-def tell_of(found: Suspicion, store: History, settings: Settings, *, say: Callable[[str], None]) -> None:
-    """Who is suspected, and why; `say` prints a line."""
-    say(f"the first {found.count} hand-ins ended alike, and earned nothing: {found.whose}")
+def tell_of(
+    found: Suspicion, store: History, settings: Settings, *, say: Callable[[str], None], name: str = ""
+) -> None:
+    """Who is suspected, and why; `say` prints a line. `name`: the assignment's, where there may be several."""
+    of = f"{name}: " if name else ""
+    say(f"{of}the first {found.count} hand-ins ended alike, and earned nothing: {found.whose}")
     for line in evidence(found.job, store, settings):
         say(line)
+
+
+def silent(store: History, job: Job) -> bool:
+    """Whether the last step that was begun printed nothing."""
+    try:
+        outputs = store.outputs(job.id)
+    except JobNotFound:  # pruned meanwhile: nobody knows
+        return False
+    return bool(outputs) and not outputs[-1].head
 
 
 def evidence(job: Job, store: History, settings: Settings) -> list[str]:

@@ -15,7 +15,7 @@ from msgspec import Struct
 from minitango import archive, statedir
 from minitango.assignment import Assignment, Sample, Submission
 from minitango.cli import details, show, verdict
-from minitango.cli.doubts import evidence, on_your_own
+from minitango.cli.doubts import evidence, on_your_own, silent
 from minitango.cli.grading import Batch
 from minitango.cli.progress import Progress
 from minitango.cli.settings import Settings
@@ -132,24 +132,31 @@ def try_handins(
     """Grade up to three of these hand-ins (by their numbers), each alone, until one clears the grader.
 
     They are jobs as any other, and count. `ids` is told of them. The grader is cleared by a score, by a limit that was
-    passed, by its own word that the hand-in is at fault, and by two without a score for different reasons.
+    passed, by its own word that the hand-in is at fault, and by two without a score for different reasons. A time limit
+    that was passed without a word does not clear it; then the others are graded at once, for each may take as long.
     """
     mark = Mark(batch, assignment, None)
     done: list[Alone] = []
     if mark.is_there() and not fresh:
         return Tried()
-    for number in spread(numbers):
-        (handle,) = batch.engine.submit_many([submissions[number]], fresh=fresh)
-        ids.add(handle.id)
-        who = one_line(submissions[number].student, 60)
-        with _said_if_slow(f"{who} is graded first, alone, before the others are queued", shown.say, quiet=quiet):
-            (seen,) = batch.wait([handle], shown)
-        done.append(Alone(number, handle, seen))
-        if seen.job.state is State.DEAD:
-            break
-        if seen.job.outcome is Outcome.GRADED:
+    left = list(spread(numbers))
+    while left:
+        turn = left if done and _hung(batch, done[-1].seen) else left[:1]
+        left = left[len(turn) :]
+        handles = batch.engine.submit_many([submissions[number] for number in turn], fresh=fresh)
+        ids.update(handle.id for handle in handles)
+        who = _names([submissions[number].student for number in turn])
+        how = "is graded first, alone," if len(turn) == 1 else "are graded"
+        with _said_if_slow(f"{who} {how} before the others are queued", shown.say, quiet=quiet):
+            got = batch.wait(handles, shown)
+        done += [Alone(*each) for each in zip(turn, handles, got, strict=True)]
+        if any(seen.job.outcome is Outcome.GRADED for seen in got):
             mark.set()
-        if _clears(seen) or not alike([each.seen.job for each in done]):
+        if any(_clears(batch, seen) for seen in got):
+            return Tried(done)
+        if any(seen.job.state is State.DEAD for seen in got):
+            break
+        if not alike([each.seen.job for each in done]):
             return Tried(done)
     if len(done) == len(numbers):
         return Tried(done)  # nobody is left to be spared
@@ -163,23 +170,36 @@ def spread(numbers: Sequence[int]) -> Sequence[int]:
     return [numbers[0], numbers[len(numbers) // 2], numbers[-1]]
 
 
-def _clears(seen: Seen) -> bool:
-    """Whether this one, which is not dead, says by itself that the grader works."""
+def _clears(batch: Batch, seen: Seen) -> bool:
+    """Whether this one says by itself that the grader works."""
+    if seen.job.state is not State.DONE or _hung(batch, seen):
+        return False
     return seen.job.outcome is not Outcome.NO_SCORE or any(notice.id == _NOT_GRADABLE for notice in seen.warnings)
 
 
+def _hung(batch: Batch, seen: Seen) -> bool:
+    """Whether it took all its time without a word."""
+    return seen.job.outcome is Outcome.TIME_LIMIT and silent(batch.engine.store, seen.job)
+
+
+def _names(students: Sequence[str]) -> str:
+    *first, last = (one_line(student, 60) for student in students)
+    return f"{', '.join(first)} and {last}" if first else last
+
+
 def _at_fault(batch: Batch, done: Sequence[Alone], total: int, place: Path, settings: Settings) -> GraderSuspected:
-    """Those that are `done` had no score for one reason; or the last of them is dead, whatever the others had."""
-    last = done[-1].seen
+    """Those that are `done` had no score for one reason; or one of them is dead, whatever the others had."""
+    last = next((each.seen for each in done if each.seen.job.state is State.DEAD), done[-1].seen)
     for line in evidence(last.job, batch.engine.store, settings):
         tell(line)
-    who = [one_line(each.seen.job.student, 60) for each in done]
     why = one_line(show.note(last), 300)
     if last.job.state is State.DEAD:
-        which = f"{who[-1]}, graded alone before the others, could not be graded: {why}"
+        which = f"{_names([last.job.student])}, graded alone before the others, could not be graded: {why}"
         blamed = "the assignment or this machine"
     else:
-        which = f"{', '.join(who[:-1])} and {who[-1]}, each graded alone, got no score for the same reason: {why}"
+        who = _names([each.seen.job.student for each in done])
+        how = "graded before the others" if _hung(batch, last) else "each graded alone"
+        which = f"{who}, {how}, got no score for the same reason: {why}"
         blamed = "your grader"
     others = show.plural(total - len(done), "other hand-in")
     return GraderSuspected(

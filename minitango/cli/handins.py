@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from msgspec import Struct
 
@@ -13,6 +14,7 @@ from minitango.cli import show
 from minitango.cli.records import ErrorRecord, Refusal
 from minitango.cli.streams import as_called, tell
 from minitango.errors import ConfigError, SubmissionError
+from minitango.job import Job
 from minitango.text import one_line
 
 
@@ -24,21 +26,38 @@ class Refused(Struct, frozen=True):
     error: SubmissionError
 
 
+ORIGIN: Final = "origin"
+"""The label of a job that says where its assignment was: an absolute path."""
+
+
+def origin(job: Job) -> Path | None:
+    """Where the assignment was when this was submitted; None where that is not known."""
+    path = job.labels.get(ORIGIN)
+    return Path(path) if path else None
+
+
 def gather(
-    assignment: Assignment, paths: Sequence[Path], student: str | None
+    assignment: Assignment, place: Path, paths: Sequence[Path], student: str | None
 ) -> tuple[list[Submission], list[Refused]]:
-    """The hand-ins that can be taken, and those that cannot. NothingToGrade where there is none at all."""
+    """The hand-ins that can be taken, and those that cannot. NothingToGrade where there is none at all.
+
+    `place`: the assignment, as it was named. It is noted in the jobs, for people, and is no part of what makes two
+    submissions the same work.
+    """
+    labels = {ORIGIN: str(place.absolute())}
     if student is not None:
         if len(paths) != 1:
             raise ConfigError(
                 "--student goes with one PATH", hint="name one hand-in, or leave --student out", id="usage"
             )
-        return [Submission(assignment, student=student, files=paths[0], title=paths[0].name)], []
+        return [Submission(assignment, student=student, files=paths[0], title=paths[0].name, labels=labels)], []
     taken: list[Submission] = []
     refused: list[Refused] = []
     for handin in find_handins(paths):
         try:
-            submission = Submission(assignment, student=handin.student, files=handin.path, title=handin.title)
+            submission = Submission(
+                assignment, student=handin.student, files=handin.path, title=handin.title, labels=labels
+            )
             submission.bundle()
         except SubmissionError as error:
             refused.append(Refused(handin.student, handin.title, error))

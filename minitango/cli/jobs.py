@@ -186,12 +186,20 @@ def _print_outputs(outputs: Sequence[StepOutput], skip: int) -> None:
 
 
 @jobs.command("cancel")
-@click.argument("ids", nargs=-1, required=True, metavar="ID...")
+@click.argument("ids", nargs=-1, metavar="[ID]...")
+@click.option("--assignment", metavar="NAME", help="All of this assignment that are queued.")
 @state_options
-def cancel(ids: tuple[str, ...], **where: object) -> int:
+def cancel(ids: tuple[str, ...], assignment: str | None, **where: object) -> int:
     """Cancel jobs: a queued one at once, a running one as soon as its sandbox is gone."""
+    if not ids and assignment is None:
+        raise ConfigError("no job was named", hint="minitango jobs cancel ID, or --assignment NAME", id="usage")
     with _settings(where).open_existing() as engine:
         found = [_find(engine, given).id for given in ids]  # all or none
+        if assignment is not None:
+            queued = engine.jobs(Query(states=(State.QUEUED,), assignment=assignment))
+            if not queued:
+                tell(f"no job of assignment {one_line(assignment, 200)!r} is queued")
+            found += [job.id for job in queued if job.id not in found]
         for job in map(engine.cancel, found):
             state = "is being cancelled" if job.state is State.RUNNING else f"is {job.state}"
             out(f"{job.id} {state}")

@@ -62,7 +62,7 @@ def run(
     settings = settings.of([loaded])
     if not paths:
         raise NothingToGrade("no hand-ins were named", hint=f"minitango run {assignment} PATH-TO-HANDINS")
-    submissions, refused = handins.gather(loaded, paths, student)
+    submissions, refused = handins.gather(loaded, assignment, paths, student)
     how = How(
         settings,
         assignment,

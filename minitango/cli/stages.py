@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -131,7 +132,10 @@ def _follow(
     warned = False
 
     def suspect(ended: Sequence[Job]) -> Suspicion | None:
-        return suspicion([*tried, *ended], before, enough=ENOUGH) if careful else None
+        if not careful:
+            return None
+        silent = functools.partial(doubts.silent, batch.engine.store)
+        return suspicion([*tried, *ended], before, enough=ENOUGH, silent=silent)
 
     def doubt(ended: Sequence[Job]) -> bool:
         nonlocal warned

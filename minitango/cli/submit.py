@@ -36,7 +36,8 @@ def submit(
 ) -> int:
     """Queue hand-ins and return; each PATH as in `run`. Prints a job id and a student on each line.
 
-    They are durable, and their files fixed, when this returns. `minitango worker` grades them.
+    They are durable, and their files fixed, when this returns. `minitango worker` grades them, and says where the
+    first ones speak against the grader.
     """
     settings = resolve(**where)  # type: ignore[arg-type]
     loaded = load(assignment, image=settings.image, no_setup=no_setup)
@@ -48,7 +49,7 @@ def submit(
         )
     if not paths:
         raise NothingToGrade("no hand-ins were named", hint=f"minitango submit {assignment} PATH-TO-HANDINS")
-    submissions, refused = gather(loaded, paths, student)
+    submissions, refused = gather(loaded, assignment, paths, student)
     with settings.open(workers=0) as engine:
         handles = engine.submit_many(submissions, fresh=fresh)
         jobs = [show.see(engine.store, handle.job()) for handle in handles]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from msgspec import Struct
@@ -12,6 +12,8 @@ from minitango.job import Job, Outcome, State
 
 ENOUGH: Final = 5
 """Hand-ins that have to end alike before a run is paused."""
+HANGING: Final = 3
+"""As many are enough where each took all its time without a word: every further one costs as much again."""
 ALIKE: Final = 3
 """Hand-ins that have to end alike before it is said of a run that is over."""
 
@@ -35,18 +37,32 @@ class Suspicion(Struct, frozen=True):
         return "probably your grader, not your students"
 
 
-def suspicion(ended: Sequence[Job], before: Sequence[Job] = (), *, enough: int) -> Suspicion | None:
+def suspicion(
+    ended: Sequence[Job],
+    before: Sequence[Job] = (),
+    *,
+    enough: int,
+    silent: Callable[[Job], bool] = lambda job: False,
+) -> Suspicion | None:
     """What speaks against the grader: at least `enough` jobs ended, all for the same reason, and none earned anything.
+    HANGING are enough where all passed the time limit and were `silent` in the step that did.
 
     `before`: jobs of the same assignment that ended in earlier runs. They are not counted, but one of them that earned
-    something clears the grader. Jobs that were cancelled say nothing.
+    something clears the grader. Jobs that were cancelled say nothing. `silent` is asked only where it matters.
     """
     said = [job for job in ended if job.state is not State.CANCELLED]
-    if len(said) < enough or not alike(said) or not all(map(earned_nothing, said)):
+    if len(said) < min(enough, HANGING) or not alike(said) or not all(map(earned_nothing, said)):
         return None
-    if any(job.state is State.DONE and not earned_nothing(job) for job in before):
+    if any(map(clears, before)):
+        return None
+    if len(said) < enough and not all(job.outcome is Outcome.TIME_LIMIT and silent(job) for job in said):
         return None
     return Suspicion(len(said), said[0])
+
+
+def clears(job: Job) -> bool:
+    """Whether this one alone shows that its grader can give points."""
+    return job.state is State.DONE and not earned_nothing(job)
 
 
 def alike(ended: Sequence[Job]) -> bool:

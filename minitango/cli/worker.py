@@ -13,6 +13,7 @@ from minitango.cli.grading import warn_of_weak_limits
 from minitango.cli.progress import Images, describe, summary
 from minitango.cli.settings import grading_options, resolve, state_options
 from minitango.cli.streams import drop_lost_terminal, tell
+from minitango.cli.watching import Watch
 from minitango.engine import GRACE, Engine, Event
 from minitango.job import State
 from minitango.text import one_line
@@ -37,13 +38,14 @@ def worker(grace: float, quiet: bool, verbose: bool, **where: object) -> int:
     """Grade what is queued, and what comes, until SIGTERM or Ctrl-C.
 
     At the first signal nothing more is begun and running jobs get the grace; at the second they go back to the queue
-    at once. Nothing is lost either way.
+    at once. Nothing is lost either way. Where the first hand-ins of an assignment all fail in the same way, it says so.
     """
     settings = resolve(**where)  # type: ignore[arg-type]
     received: list[int] = []
     ending: queue.SimpleQueue[None] = queue.SimpleQueue()  # unlike an Event, safe in signal handlers
     opened: list[Engine] = []
     images = Images(quiet=quiet)
+    watch = Watch(settings)
 
     def say(event: Event) -> None:
         if event.kind == "crashed":
@@ -51,8 +53,11 @@ def worker(grace: float, quiet: bool, verbose: bool, **where: object) -> int:
         text = images.line(event.message) if event.kind == "image" else describe(event)
         if not text and not quiet:
             text = _line(event, opened)
-        if text:
-            tell(f"{time.strftime('%H:%M:%S')} {text}")
+        lines = [text] if text else []
+        if opened and event.job is not None and event.kind in ("done", "dead"):
+            lines += watch.ended(opened[0].store, event.job)
+        for line in lines:
+            tell(f"{time.strftime('%H:%M:%S')} {line}")
 
     engine = settings.open(on_event=say, paused=True)
     opened.append(engine)

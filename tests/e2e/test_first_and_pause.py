@@ -373,6 +373,131 @@ def test_a_run_that_joins_another_only_warns(cli: CommandLine, hw: Path, many: P
     assert cli.answer(worker).code == 0
 
 
+HANGS = """
+[ "$(cat answer.txt)" = talk ] && echo "case 1"
+sleep 30
+"""
+
+
+def test_a_grader_that_hangs_is_paused_after_three(cli: CommandLine, many: Path) -> None:
+    hw = write_assignment(cli.folder / "hw", TOML.replace('wall = "30s"', 'wall = "1s"'), HANGS)
+    answer = cli("run", hw, many, *WITH_ONE)
+    assert answer.code == 4, answer
+    done = count(cli, State.DONE)
+    assert done in (3, 4), "the third, and what had begun before it was noticed"
+    assert f"the first {done} hand-ins ended alike, and earned nothing: probably your grader" in answer.err
+    assert "ended by its wall limit; it printed nothing" in answer.err
+    assert {job.outcome for job in queue(cli) if job.state is State.DONE} == {"time_limit"}
+
+
+def test_three_that_hang_stop_the_run_before_the_others_are_queued(cli: CommandLine, many: Path) -> None:
+    """Each costs the whole limit: the second and the third are graded at once."""
+    hw = write_assignment(cli.folder / "hw", TOML.replace('wall = "30s"', 'wall = "3s"'), HANGS)
+    answer = cli("run", hw, many, "--workers", "2")
+    assert answer.code == 4, answer
+    reason = "step 'grade' took longer than 3 s"
+    assert f"s0, s5 and s9, graded before the others, got no score for the same reason: {reason}" in answer.err
+    assert "s5 and s9 are graded before the others are queued (--no-preflight: all at once)" in answer.err
+    assert "probably your grader, not your students; 7 other hand-ins not queued" in answer.err
+    first, second, third = queue(cli)
+    assert first.ended is not None
+    assert second.ended is not None
+    assert third.started is not None
+    assert first.ended <= third.started < second.ended
+
+
+@pytest.mark.parametrize("talks", ["s0", "s7"])
+def test_who_does_not_hang_or_does_so_aloud_clears_the_grader(cli: CommandLine, many: Path, talks: str) -> None:
+    hw = write_assignment(cli.folder / "hw", TOML.replace('wall = "30s"', 'wall = "1s"'), HANGS)
+    (many / f"{talks}.txt").write_text("talk")
+    for n in range(1, 5):
+        (many / f"s{n}.txt").unlink()
+    answer = cli("run", hw, many, "--keep-going", "--workers", "2")
+    assert answer.code == 0, answer
+    assert count(cli, State.DONE) == 6
+
+
+def test_programs_that_print_before_they_hang_may_be_the_students_own(cli: CommandLine, many: Path) -> None:
+    hw = write_assignment(cli.folder / "hw", TOML.replace('wall = "30s"', 'wall = "0.5s"'), HANGS)
+    for path in many.iterdir():
+        path.write_text("talk")
+    answer = cli("run", hw, many, *WITH_ONE)
+    assert answer.code == 4, answer
+    assert count(cli, State.DONE) >= 5
+
+
+def test_hand_ins_that_cannot_be_graded_are_paused_as_well(cli: CommandLine, many: Path) -> None:
+    hw = write_assignment(cli.folder / "hw", TOML.replace("8MiB", "1MiB"))
+    for path in many.iterdir():
+        path.write_bytes(os.urandom(3 << 20))
+    answer = cli("run", hw, many, *WITH_ONE)
+    assert answer.code == 4, answer
+    dead = count(cli, State.DEAD)
+    assert 5 <= dead <= 7
+    assert count(cli, State.CANCELLED) == 10 - dead
+    alike = f"the first {dead} hand-ins ended alike, and earned nothing: probably the assignment or this machine"
+    assert alike in answer.err
+
+
+# --- the worker -------------------------------------------------------------------------------
+
+
+def worked(cli: CommandLine, jobs: int, *words: str) -> str:
+    """What a worker says until so many jobs have ended."""
+    number = len(cli._started)
+    worker = cli.start("worker", "--workers", "1", *words)
+    eventually(lambda: sum(job.state.terminal for job in queue(cli)) == jobs, "the worker does not get on")
+    worker.send_signal(signal.SIGTERM)
+    assert cli.answer(worker).code == 0
+    return (cli.folder / f"err{number}").read_text()
+
+
+def test_a_worker_says_once_of_each_assignment_that_its_grader_may_be_broken(
+    cli: CommandLine, hw: Path, many: Path
+) -> None:
+    (hw / "grade.sh").write_text(BROKEN)
+    other = write_assignment(cli.folder / "other", TOML.replace('"hw"', '"other"'))
+    good = cli.folder / "good"
+    good.mkdir()
+    for n in range(6):
+        (good / f"t{n}.txt").write_text("ok" if n == 4 else "no")
+    assert cli("submit", hw, many).code == 0
+    assert cli("submit", other, good).code == 0
+    said = worked(cli, 16, "--quiet")
+    assert said.count("ended alike, and earned nothing") == 1
+    assert "hw: the first 5 hand-ins ended alike, and earned nothing: probably your grader, not your students" in said
+    assert "s0: graded 0/10: the last step ended with exit status 1: \\x1b[2Jno such file" in said
+    assert "\x1b" not in said
+    assert "hand-ins of it queued: the worker goes on with them" in said
+    cancel = "next: minitango jobs cancel --assignment hw; correct it, and try it: minitango run"
+    assert f"{cancel} {hw} MY-SOLUTION --student me --fresh; then submit them again" in said
+    assert count(cli, State.DONE) == 16, "it goes on"
+
+
+def test_a_worker_hears_a_student_once_and_an_earlier_grade(cli: CommandLine, hw: Path, many: Path) -> None:
+    one = cli.folder / "one.txt"
+    for n in range(6):
+        one.write_text(f"no {n}")
+        assert cli("submit", hw, one, "--student", "zoe").code == 0
+    assert "earned nothing" not in worked(cli, 6)
+    one.write_text("ok")
+    assert cli("submit", hw, one, "--student", "yan").code == 0
+    assert "earned nothing" not in worked(cli, 7)
+    assert cli("submit", hw, many).code == 0
+    assert "earned nothing" not in worked(cli, 17)
+
+
+def test_what_is_queued_of_an_assignment_can_be_cancelled_together(cli: CommandLine, hw: Path, handins: Path) -> None:
+    other = write_assignment(cli.folder / "other", TOML.replace('"hw"', '"other"'))
+    assert cli("submit", hw, handins).code == 0
+    assert cli("submit", other, handins).code == 0
+    assert "error[usage]" in cli("jobs", "cancel").err
+    assert "no job of assignment 'no' is queued" in cli("jobs", "cancel", "--assignment", "no").err
+    answer = cli("jobs", "cancel", "--assignment", "hw", queue(cli)[0].id)
+    assert answer.out.count("is cancelled") == 3
+    assert [job.state for job in queue(cli)] == ["cancelled"] * 3 + ["queued"] * 3
+
+
 # --- the question -----------------------------------------------------------------------------
 
 
