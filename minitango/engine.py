@@ -315,9 +315,12 @@ class Engine:
         done: Iterator[Any] = futures.as_completed(list(handles), timeout)
         return done
 
-    def cancel(self, id: str) -> Job:
-        """Cancel a job: a queued one ends at once, a running one as soon as its sandbox is gone. JobNotFound."""
-        job = self.store.cancel(id)
+    def cancel(self, id: str, *, reason: str = "") -> Job:
+        """Cancel a job: a queued one ends at once, a running one as soon as its sandbox is gone. JobNotFound.
+
+        `reason` is kept with it, for who asks later why it was not graded.
+        """
+        job = self.store.cancel(id, reason=reason)
         self._handles.settle(job)
         if self._pool is not None:
             self._pool.wake(changed=True)

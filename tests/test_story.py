@@ -25,7 +25,13 @@ def job(**changes: object) -> Job:
     return Job(**{**values, **changes})  # type: ignore[arg-type]
 
 
-def graded(tmp_path: Path, body: dict[str, object], usage: Usage = Usage(), **end: object) -> story.Story:
+def graded(
+    tmp_path: Path,
+    body: dict[str, object],
+    usage: Usage = Usage(),
+    labels: dict[str, str] | None = None,
+    **end: object,
+) -> story.Story:
     def inside(run: FakeRun) -> End:
         run.print(b"hello\n")
         report(run, body)
@@ -33,7 +39,7 @@ def graded(tmp_path: Path, body: dict[str, object], usage: Usage = Usage(), **en
 
     hw = assignment(steps=(Step(command=("sh", "grade.sh\x1b"), limits=LIMITS),))
     with open_engine(tmp_path, inside) as engine:
-        handle = engine.submit(submission(of=hw))
+        handle = engine.submit(submission(of=hw, labels=labels or {}))
         handle.result(PATIENCE)
         return story.of(engine, handle.job(), " --state here")
 
@@ -75,6 +81,8 @@ def test_what_has_not_ended_yet() -> None:
     assert texts(runs, [Attempt("j1", 1, "here", 101)], 111)[-1] == "attempt 1 is running for 10 s"
     gone = job(state=State.CANCELLED, submitted=100.0, ended=130.0)
     assert texts(gone, [], 999) == ["submitted", "cancelled, queued for 30 s"]
+    paused = job(state=State.CANCELLED, submitted=100.0, ended=130.0, reason="the run was paused\x1b")
+    assert texts(paused, [], 999)[-1] == r"cancelled, queued for 30 s: the run was paused\x1b"
 
 
 def test_a_clock_that_was_set_back_makes_no_negative_durations() -> None:
@@ -129,6 +137,17 @@ def test_the_whole_story(tmp_path: Path) -> None:
     assert body["inputs"] == {"path": str(path), "files": [{"path": "answer.py", "size": 9}], "trouble": ""}
     assert [event["what"] for event in body["timeline"]] == ["submitted", "began", "ended"]
     assert body["next"] == list(told.next)
+    assert body["origin"] == ""
+    assert "its assignment:" not in text
+
+
+def test_where_the_assignment_was_makes_the_commands_whole(tmp_path: Path) -> None:
+    told = graded(tmp_path, {"score": 4}, labels={"origin": "/my course/hw"})
+    own = "On a solution of your own: minitango run '/my course/hw' MY-SOLUTION --student me --fresh --state here"
+    text = "\n".join(story.lines(told))
+    assert f"{own} (or, where it has samples: minitango check '/my course/hw')" in text
+    assert "its assignment: /my course/hw" in text
+    assert story.record(told).origin == "/my course/hw"
 
 
 def test_full_marks_ask_nothing(tmp_path: Path) -> None:

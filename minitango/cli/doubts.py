@@ -61,8 +61,16 @@ def evidence(job: Job, store: History, settings: Settings) -> list[str]:
 def on_your_own(place: Path | None, flags: str) -> str:
     """The command that shows whether a grader works, also where there are no samples; `place`: the assignment's, where
     it is known."""
-    where = "ASSIGNMENT" if place is None else shlex.quote(str(place))
-    return f"minitango run {where} MY-SOLUTION --student me --fresh{flags}"
+    return f"minitango run {_word(place)} MY-SOLUTION --student me --fresh{flags}"
+
+
+def on_samples(place: Path | None) -> str:
+    """The command that tries a grader on its samples."""
+    return f"minitango check {_word(place)}"
+
+
+def _word(place: Path | None) -> str:
+    return "ASSIGNMENT" if place is None else shlex.quote(str(place))
 
 
 def tell_where_to_look(
@@ -76,8 +84,7 @@ def tell_where_to_look(
     look = f"{program()} jobs show {asked[0].id}{settings.flags}" if asked else ""
     if found is not None:
         tell(f"all {found.count} hand-ins ended alike: {found.whose}")
-        check = f"minitango check {shlex.quote(str(assignment))}"
-        own = as_called(check if samples else on_your_own(assignment, settings.flags))
+        own = as_called(on_samples(assignment) if samples else on_your_own(assignment, settings.flags))
         tell(f"  next: {look}, and on a solution of your own: {own}")
     elif asked and table:
         tell(f"see why: {look} (ids: {program()} jobs{settings.flags})")

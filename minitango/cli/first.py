@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import shlex
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from msgspec import Struct
 from minitango import archive, statedir
 from minitango.assignment import Assignment, Sample, Submission
 from minitango.cli import details, show, verdict
-from minitango.cli.doubts import evidence, on_your_own, silent
+from minitango.cli.doubts import evidence, on_samples, on_your_own, silent
 from minitango.cli.grading import Batch
 from minitango.cli.progress import Progress
 from minitango.cli.settings import Settings
@@ -111,7 +110,7 @@ def try_sample(batch: Batch, assignment: Assignment, sample: Sample, place: Path
         note = f" ({result.reason})" if result.reason and result.reason not in wrong else ""
         raise SampleMissed(
             f"{place}: the sample {name} was to get {verdict.expected(sample)}: {wrong}{note}; nothing was queued",
-            hint=f"correct the grader, until {_check(place)} is content; {_ALL_THE_SAME}",
+            hint=f"correct the grader, until {on_samples(place)} is content; {_ALL_THE_SAME}",
         )
     mark.set()
 
@@ -206,10 +205,6 @@ def _at_fault(batch: Batch, done: Sequence[Alone], total: int, place: Path, sett
         f"{which}; probably {blamed}, not your students; {others} not queued",
         hint=f"correct it, and try it: {on_your_own(place, settings.flags)}; {_ALL_THE_SAME}",
     )
-
-
-def _check(place: Path) -> str:
-    return f"minitango check {shlex.quote(str(place))}"
 
 
 @contextlib.contextmanager

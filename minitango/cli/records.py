@@ -142,6 +142,8 @@ class StoryRecord(JobRecord, frozen=True):
     timeline: tuple[Event, ...]
     steps: tuple[StepRecord, ...]
     inputs: InputsRecord
+    origin: str
+    """Where its assignment was when it was submitted; empty: not known."""
     next: tuple[str, ...]
     """What to do, in words with a command in them."""
 

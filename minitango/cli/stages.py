@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 from msgspec import Struct
 
@@ -21,6 +22,13 @@ from minitango.errors import GraderSuspected, SampleMissed
 from minitango.handle import JobHandle
 from minitango.identity import Found
 from minitango.job import Job, Outcome, State
+
+_PAUSED: Final = (
+    "the run that queued it was paused and left, as its first {count} hand-ins ended alike and earned nothing; "
+    "the same run command queues it anew"
+)
+_OUTDATED: Final = "the assignment, or what it is graded in, changed before it was graded; it was queued anew"
+"""Why a job was cancelled."""
 
 
 class How(Struct, frozen=True):
@@ -117,7 +125,7 @@ def _set_aside(batch: Batch, outdated: Sequence[Job]) -> None:
     """Cancel what waits to be graded by a grader that is no more. Not where somebody else may be grading by it."""
     if outdated and not batch.joined:
         for job in outdated:
-            batch.engine.cancel(job.id)
+            batch.engine.cancel(job.id, reason=_OUTDATED)
         queued = f"{show.plural(len(outdated), 'hand-in')} {'was' if len(outdated) == 1 else 'were'} queued"
         tell(f"{queued} before the assignment, or what it is graded in, changed: queued anew")
 
@@ -162,7 +170,8 @@ def _follow(
         if not how.ask or not doubts.go_on():
             # nor is a run of something else in this state to grade them: the same command queues them anew
             left = [handle.id for handle in waiting if handle.id not in seen]
-            seen |= {id_: show.see(batch.engine.store, batch.engine.cancel(id_)) for id_ in left}
+            why = _PAUSED.format(count=found.count)
+            seen |= {id_: show.see(batch.engine.store, batch.engine.cancel(id_, reason=why)) for id_ in left}
             return Graded([seen[handle.id] for handle in handles], range(len(handles)), suspicion=found)
         careful = False
         batch.engine.resume()

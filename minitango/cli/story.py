@@ -11,6 +11,7 @@ from msgspec import Struct, structs
 from minitango import archive, statedir
 from minitango.assignment import Plan, PlanStep
 from minitango.cli import details, doubts, show
+from minitango.cli.handins import origin
 from minitango.cli.records import Event, FileRecord, InputsRecord, StepRecord, StoryRecord
 from minitango.cli.show import Seen
 from minitango.cli.streams import as_called
@@ -106,7 +107,8 @@ def _events(job: Job, attempts: Sequence[Attempt], now: float) -> Iterator[Event
             yield Event(job.due, "due", "to be tried again", max(0.0, job.due - now))
     elif job.ended is not None and not attempts:
         waited = max(0.0, job.ended - since)
-        yield Event(job.ended, "cancelled", f"{job.state}, queued for {human_seconds(waited)}", waited)
+        why = f": {one_line(job.reason, 300)}" if job.reason else ""
+        yield Event(job.ended, "cancelled", f"{job.state}, queued for {human_seconds(waited)}{why}", waited)
 
 
 def _next(job: Job, result: Result | None, outputs: Sequence[StepOutput], flags: str, *, alone: bool) -> Iterator[str]:
@@ -118,7 +120,7 @@ def _next(job: Job, result: Result | None, outputs: Sequence[StepOutput], flags:
         hint = f" ({failure.hint})" if failure and failure.hint else ""
         yield f"next: mend the cause{hint}, then: minitango jobs retry {job.id}{flags}"
     elif job.state is State.CANCELLED:
-        yield f"next: to grade it all the same: minitango jobs retry {job.id}{flags}"
+        yield f"next: to grade it by the assignment as it was then: minitango jobs retry {job.id}{flags}"
     elif alone:
         yield f"next: no engine runs here: minitango worker{flags}"
     elif not job.state.terminal:
@@ -126,8 +128,9 @@ def _next(job: Job, result: Result | None, outputs: Sequence[StepOutput], flags:
     if job.state is State.DONE and any(output.head for output in outputs):
         yield f"its output: {logs}"
     if result is not None and not _full(result):
-        samples = "or, where it has samples: minitango check ASSIGNMENT"
-        yield f"is it the grader? On a solution of your own: {doubts.on_your_own(None, flags)} ({samples})"
+        place = origin(job)
+        samples = f"or, where it has samples: {doubts.on_samples(place)}"
+        yield f"is it the grader? On a solution of your own: {doubts.on_your_own(place, flags)} ({samples})"
 
 
 def _full(result: Result) -> bool:
@@ -157,7 +160,8 @@ def lines(told: Story, *, all_tests: bool = False) -> list[str]:
             text += ["", "tests", *(f"  {line}" for line in _tests(result, all_tests=all_tests))]
         if result.feedback:
             text += ["", "feedback", *(f"  {line}" for line in for_terminal(result.feedback).splitlines())]
-    text += ["", *_kept(told)]
+    place = origin(job)
+    text += ["", *_kept(told), *([f"its assignment: {one_line(str(place), 300)}"] if place is not None else [])]
     text += [as_called(line) for line in told.next]
     return text
 
@@ -240,5 +244,6 @@ def record(told: Story) -> StoryRecord:
         inputs=InputsRecord(
             told.inputs.path, tuple(FileRecord(path, size) for path, size in told.inputs.files), told.inputs.trouble
         ),
+        origin=str(origin(told.job) or ""),
         next=tuple(as_called(line) for line in told.next),
     )

@@ -150,9 +150,10 @@ class Queue(Protocol):
         """
         ...
 
-    def cancel(self, id: str, *, now: float | None = None) -> Job:
+    def cancel(self, id: str, *, reason: str = "", now: float | None = None) -> Job:
         """A queued job ends cancelled; a running one gets `cancel_requested`; an ended one stays as it is.
 
+        `reason` becomes `Job.reason`, and stays that unless the job is graded after all; the first cancel's counts.
         Returns the job as it is now. Unknown id: JobNotFound.
         """
         ...

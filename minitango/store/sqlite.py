@@ -342,17 +342,18 @@ class SqliteStore(SqliteHistory):
 
         return self._db.transact("recover", body, now)
 
-    def cancel(self, id: str, *, now: float | None = None) -> Job:
+    def cancel(self, id: str, *, reason: str = "", now: float | None = None) -> Job:
         def body(tx: Transaction) -> Job:
             row = tx.execute(f"{SELECT} WHERE id = ? AND queue = ?", (id, self.queue)).fetchone()
             if row is None:
                 raise not_found(id)
             job = rows.job_of(row)
             if job.state is State.QUEUED:
-                return self._leave(tx, job, "cancel", State.CANCELLED)
+                return self._leave(tx, replace(job, reason=rows.clean_text(reason)), "cancel", State.CANCELLED)
             if job.state is State.RUNNING and not job.cancel_requested:
-                tx.execute("UPDATE jobs SET cancel_requested = 1 WHERE seq = ?", (job.seq,))
-                return replace(job, cancel_requested=True)
+                job = replace(job, cancel_requested=True, reason=rows.clean_text(reason))
+                tx.execute("UPDATE jobs SET cancel_requested = 1, reason = ? WHERE seq = ?", (job.reason, job.seq))
+                return job
             return job
 
         return self._db.transact("cancel", body, now)

@@ -1234,6 +1234,32 @@ def test_cancel_asks_a_running_job_to_end(store: Store) -> None:
     assert store.extend([lease]) == (), "its lease stands until the sandbox is gone"
 
 
+@pytest.mark.parametrize("end", ["queued", "cancelled", "fail", "release", "recover"])
+def test_why_it_was_cancelled_is_kept(store: Store, end: str) -> None:
+    if end == "queued":
+        (job_id,) = submit(store)
+        assert store.cancel(job_id, reason="paused\ud800").reason == "paused?"
+    else:
+        lease = running(store)
+        job_id = lease.job
+        assert store.cancel(job_id, reason="paused\ud800").reason == "paused?"
+        assert store.cancel(job_id, reason="another").reason == "paused?"
+        if end == "recover":
+            store.recover()
+        else:
+            settle(store, {"cancelled": Cancelled(lease), "fail": Fail(lease, FAILURE), "release": Release(lease)}[end])
+    assert store.cancel(job_id, reason="another").reason == "paused?"
+    found = store.get(job_id)
+    assert (found.state, found.reason) == (State.CANCELLED, "paused?")
+
+
+def test_a_result_that_won_the_race_has_its_own_reason(store: Store) -> None:
+    lease = running(store)
+    store.cancel(lease.job, reason="paused")
+    settle(store, Finish(lease, Result(Outcome.NO_SCORE, reason="no report")))
+    assert store.get(lease.job).reason == "no report"
+
+
 @pytest.mark.parametrize("state", [State.DONE, State.DEAD, State.CANCELLED])
 def test_cancel_leaves_an_ended_job_as_it_is(store: Store, state: State) -> None:
     job_id = in_state(store, state)

@@ -421,12 +421,14 @@ def test_jobs_listed_shown_and_retried(cli: CommandLine, hw: Path, handins: Path
     assert re.search(r" of 30 s, cpu .*, memory .* of 64 MiB, printed 11 B of 64 KiB", story)
     assert "command: sh grade.sh" in story
     assert f"its hand-in: 1 file, 3 B (answer.txt), packed in {cli.folder}/here/blobs/" in story
-    assert "check ASSIGNMENT" not in story
-    assert "check ASSIGNMENT" in cli("jobs", "show", queue(cli, "here")["eve"].id, *where).out
+    assert "minitango check" not in story
+    told = cli("jobs", "show", queue(cli, "here")["eve"].id, *where).out
+    assert f"minitango check {cli.folder / 'hw'})" in told
+    assert f"its assignment: {cli.folder / 'hw'}" in told
     assert f"its output: minitango jobs logs {ada.id} --state here" in story
     assert cli("jobs", "logs", ada.id, *where).out == "grading ok\n"
     (shown,) = cli("jobs", "show", ada.id, "--json", *where).jobs
-    assert set(shown) == JOB_KEYS | {"result", "history", "timeline", "steps", "inputs", "next"}
+    assert set(shown) == JOB_KEYS | {"result", "history", "timeline", "steps", "inputs", "origin", "next"}
     assert shown["result"]["outcome"] == "graded"
     assert [event["what"] for event in shown["timeline"]] == ["submitted", "began", "ended"]
     assert shown["steps"][0]["limits"]["wall"] == 30.0

@@ -324,6 +324,10 @@ def test_what_was_left_by_a_pause_is_no_other_runs_to_grade(
     done = few(cli)
     other = write_assignment(tmp_path / "other", TOML.replace('"hw"', '"other"'))
     assert cli("run", other, many, "--no-preflight", "--keep-going").code == 0
+    left = next(job for job in queue(cli) if job.state is State.CANCELLED)
+    why = f"the run that queued it was paused and left, as its first {done} hand-ins ended alike and earned nothing"
+    assert left.reason.startswith(why)
+    assert why in cli("jobs", "show", left.id).out
     states = sorted(job.state for job in queue(cli) if job.assignment == "hw")
     assert states == ["cancelled"] * (10 - done) + ["done"] * done
 
@@ -342,6 +346,14 @@ def test_a_grader_that_was_corrected_grades_all_anew(cli: CommandLine, hw: Path,
     assert answer.out.splitlines()[-1] == "hw: 10 hand-ins: 10 graded. Trust: shared."
     assert sorted(job.state for job in queue(cli)) == ["cancelled"] * left + ["done"] * (done + 10)
     assert {job.attempt for job in queue(cli) if job.state is State.CANCELLED} == {0}
+
+
+def test_what_was_queued_for_an_assignment_that_changed_says_so(cli: CommandLine, hw: Path, handins: Path) -> None:
+    assert cli("submit", hw, handins).code == 0
+    (hw / "grade.sh").write_text(f"{GRADE}# changed\n")
+    assert cli("run", hw, handins).code == 0
+    (why,) = {job.reason for job in queue(cli) if job.state is State.CANCELLED}
+    assert why.startswith("the assignment, or what it is graded in, changed before it was graded")
 
 
 def test_what_is_running_may_clear_the_grader(cli: CommandLine, hw: Path, many: Path) -> None:
