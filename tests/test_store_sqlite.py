@@ -21,7 +21,20 @@ import pytest
 from msgspec import structs
 
 from minitango.errors import StoreError, StoreFull, StoreTooNew
-from minitango.job import TRANSITIONS, Cancelled, Fail, Failure, Finish, JobSpec, Lease, Outcome, Release, Result, State
+from minitango.job import (
+    TRANSITIONS,
+    Cancelled,
+    Fail,
+    Failure,
+    Finish,
+    JobSpec,
+    Lease,
+    Outcome,
+    Release,
+    Result,
+    State,
+    StepOutput,
+)
 from minitango.store import Query, _database, _schema, open_store, sqlite
 from minitango.store.sqlite import SqliteStore
 
@@ -719,3 +732,57 @@ def test_a_watch_survives_an_error_and_tells_that_it_may_have_missed_something(
     assert called.wait(10)
     stop()
     other.close()
+
+
+# --- what was forgotten ------------------------------------------------------------------------
+
+
+def lived(store: SqliteStore, students: list[str]) -> None:
+    """Jobs that wait, fail, are put back and are graded, so that their rows move in the file and grow over pages."""
+    store.submit(
+        [
+            JobSpec(
+                "hw", student, "s" * 64, f"{n:064}", key=f"k{n}", title=f"{student}.zip", labels={"of": student * 50}
+            )
+            for n, student in enumerate(students)
+        ]
+    )
+    for attempt in range(4):
+        leases = store.exchange(claim=1000, now=1e9 + 1000 * attempt).leases
+        acks: list[Fail | Release | Finish] = []
+        for n, lease in enumerate(leases):
+            name = lease.student
+            result = Result(Outcome.GRADED, 1, 1, feedback=f"for {name} " * 900 * (n % 3))
+            outputs = (StepOutput("run", f"{name} says ".encode() * 3000 * (n % 2)),)
+            words = [Fail(lease, Failure("x", f"of {name} " * 100)), Release(lease), Finish(lease, result, outputs)]
+            acks.append(words[2 if attempt == 3 else n % 3])
+        store.exchange(acks, now=1e9 + 1000 * attempt + 1)
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_nothing_of_what_was_forgotten_is_in_the_files(store: SqliteStore, path: Path, beside: bool) -> None:
+    """Beside an engine too, which holds the file open, and whose log it is as well."""
+    lived(store, ["victim" if n % 7 == 3 else f"student{n}" for n in range(200)])
+    theirs = [job.id for job in store.list(Query(student="victim"))]
+    pruner = SqliteStore(path) if beside else store
+    assert pruner.forget(theirs) == len(theirs) == 29
+    held = b"".join(file.read_bytes() for file in path.parent.iterdir())
+    assert b"victim" not in held
+    assert b" says student198 says" in held
+    assert [job.student for job in store.list()].count("victim") == 0
+    pruner.close()
+
+
+def test_who_reads_meanwhile_keeps_nobody_from_forgetting(
+    store: SqliteStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_database, "LOG_PATIENCE", 0.05)
+    lived(store, ["victim", "other"])
+    reader = sqlite3.connect(path, isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM jobs").fetchall()
+    assert store.forget([store.list()[0].id]) == 1
+    assert not store._db.empty_log()
+    reader.close()
+    assert store._db.empty_log()
+    assert b"victim" not in b"".join(file.read_bytes() for file in path.parent.iterdir())

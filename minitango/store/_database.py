@@ -28,6 +28,8 @@ OLDEST_SQLITE: Final = (3, 35, 0)
 """The first library with RETURNING."""
 BUSY_TIMEOUT: Final = 60.0
 """Seconds to wait for another process's transaction, which takes milliseconds."""
+LOG_PATIENCE: Final = 2.0
+"""Seconds for which a log is tried to be emptied while others read from it."""
 WATCH_INTERVAL: Final = 0.07
 """Seconds. Under the 100 ms that are promised; what a poll costs is waking up (its query takes 2 us)."""
 SMALLEST_PAGE: Final = 512
@@ -135,6 +137,7 @@ class Database:
             try:
                 connection.execute("PRAGMA synchronous = FULL")
                 connection.execute("PRAGMA trusted_schema = OFF")
+                connection.execute("PRAGMA secure_delete = ON")  # always: what an UPDATE moved leaves traces, too
                 connection.execute("PRAGMA cache_size = -16000")
                 connection.execute(f"PRAGMA journal_size_limit = {64 << 20}")
                 connection.create_function("new_token", 0, new_token)
@@ -182,6 +185,20 @@ class Database:
             raise from_sqlite(error, self.path) from error
         except (UnicodeEncodeError, OverflowError):
             return []  # what cannot be stored is not there
+
+    def empty_log(self) -> bool:
+        """Write the log into the file and cut it off, so that what was overwritten is in neither. Others may be reading
+        from it, so this is tried for a while; False: in vain."""
+        deadline = time.monotonic() + LOG_PATIENCE
+        try:
+            with self._write_lock:
+                while self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
+                    if time.monotonic() > deadline:
+                        return False
+                    time.sleep(random.uniform(0.001, 0.01))  # noqa: S311 - no secret
+        except sqlite3.Error as error:
+            raise from_sqlite(error, self.path) from error
+        return True
 
     def shrink(self) -> int:
         """Write the file anew without its free pages, and the log away. Returns the bytes that were freed."""

@@ -394,6 +394,8 @@ class SqliteStore(SqliteHistory):
         forgotten = 0
         while batch := list(islice(waiting, FORGET_BATCH)):
             forgotten += self._db.transact("forget", partial(self._forget, batch))
+        if forgotten:
+            self._db.empty_log()
         return forgotten
 
     def _forget(self, ids: Sequence[str], tx: Transaction) -> int:
