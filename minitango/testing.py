@@ -156,7 +156,10 @@ class FakeSandbox:
 
     def find_image(self, image: str, folder: Sequence[File] = ()) -> str:
         """The digest of what there is; empty where `prepare` would have to make it."""
-        return "" if folder or self._images is None else self._images.get(image, "")
+        if folder and self._images is not None:
+            built = f"sha256:{hashlib.sha256(pack(folder)).hexdigest()}"
+            return built if built in self._prepared.values() else ""
+        return "" if self._images is None else self._images.get(image, "")
 
     def orphans(self) -> int:
         """None: nothing outlives its process."""

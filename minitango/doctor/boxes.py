@@ -10,12 +10,13 @@ from typing import Final
 
 from msgspec import to_builtins
 
-from minitango import image_name, statedir
+from minitango import archive, image_name, statedir
+from minitango.assignment import Plan
 from minitango.blobs import Blobs
 from minitango.doctor import Check, Patient
 from minitango.errors import MinitangoError
 from minitango.runner import Runner
-from minitango.sandbox import Survey, Surveyed, open_sandbox, survey
+from minitango.sandbox import Sandbox, Survey, Surveyed, open_sandbox, survey
 from minitango.sandbox.docker import DEFAULT_IMAGE
 from minitango.text import one_line
 
@@ -39,7 +40,7 @@ def look(patient: Patient) -> Iterator[Check]:
         yield _images_there(kinds[found.chosen], [patient.image, *names])
     yield _orphans(found.kinds, patient)
     if patient.assignment is not None:
-        yield _preflight(patient, found, kinds)
+        yield _preflight(patient, found)
 
 
 def _images(patient: Patient) -> list[str]:
@@ -113,30 +114,38 @@ def _boxes(count: int) -> str:
     return "1 box" if count == 1 else f"{count} boxes"
 
 
-def _preflight(patient: Patient, found: Survey, kinds: dict[str, Surveyed]) -> Check:
+def _preflight(patient: Patient, found: Survey) -> Check:
     """Whether the assignment's commands are there. What would have to be fetched or built is, where `fix` is."""
     assert patient.assignment is not None
     name = one_line(patient.assignment.name, 80)
     if not found.chosen:
         return Check("assignment", "failed", f"{name} cannot be tried without a sandbox", "see above")
-    images = kinds[found.chosen].images
-    absent = [
-        step.image or DEFAULT_IMAGE
-        for step in patient.assignment.steps
-        if found.chosen == "docker" and not images.get(step.image or patient.image)
-    ]
-    if absent and not patient.fix:
-        text = f"{name} was not tried: {one_line(absent[0], 100)} would have to be pulled or built first"
-        return Check("assignment", "warning", text, "the same command with --fix does so")
     wanted = found.chosen + (f"+{found.url}" if found.url else "")
     try:
         with tempfile.TemporaryDirectory(prefix="minitango-doctor-") as private:
             blobs = Blobs(Path(private) / "blobs")
+            packed = patient.assignment.pack(blobs)
             sandbox = open_sandbox(wanted, state=private, image=patient.image)
             try:
-                Runner(sandbox, blobs).preflight(patient.assignment.pack(blobs).digest)
+                absent = "" if patient.fix else _absent(sandbox, packed.plan, blobs)
+                if absent:
+                    text = f"{name} was not tried: {one_line(absent, 100)} would have to be pulled or built first"
+                    return Check("assignment", "warning", text, "the same command with --fix does so")
+                Runner(sandbox, blobs).preflight(packed.digest)
             finally:
                 sandbox.close()
     except MinitangoError as error:
         return Check("assignment", "failed", error.message, error.hint, facts={"error": error.id})
     return Check("assignment", "ok", f"{name} can be graded in {found.chosen}: its commands are there")
+
+
+def _absent(sandbox: Sandbox, plan: Plan, blobs: Blobs) -> str:
+    """The first image of the plan that a run would have to fetch or build; empty where there is none. One that is built
+    from a folder is known by the folder's files, as they are now."""
+    if not sandbox.default_image:
+        return ""
+    for step in plan.steps:
+        folder = archive.unpack(blobs.get(step.image_files)) if step.image_files else ()
+        if not sandbox.find_image(step.image, folder):
+            return step.image or sandbox.default_image
+    return ""

@@ -10,7 +10,7 @@ import pytest
 
 from minitango.job import State
 from minitango.store import open_store
-from tests.docker_engine import need_docker
+from tests.docker_engine import client, need_docker
 from tests.docker_images import python_image
 from tests.e2e.conftest import CommandLine, eventually
 
@@ -136,3 +136,26 @@ def test_with_docker(cli: CommandLine, hw: Path, handins: Path) -> None:
     before = snapshot(cli.folder)
     assert checks(cli, **docker)["images"]["facts"]["images"].keys() >= {"python:3.12-slim"}
     assert snapshot(cli.folder) == before
+
+
+def test_an_image_that_is_built_from_a_folder_is_known_by_its_files(cli: CommandLine, hw: Path, handins: Path) -> None:
+    docker = {"DOCKER_HOST": need_docker(), "MINITANGO_SANDBOX": "docker"}
+    toml = (hw / "assignment.toml").read_text()
+    (hw / "assignment.toml").write_text(toml.replace("[[step]]", '[[step]]\nimage = "docker/"'))
+    (hw / "docker").mkdir()
+    dockerfile = hw / "docker" / "Dockerfile"
+    dockerfile.write_text(f"FROM {python_image()}\nENV MT_DOCTOR={cli.folder}\n")
+    unbuilt = checks(cli, hw, **docker)["assignment"]
+    assert (unbuilt["verdict"], unbuilt["next"]) == ("warning", "the same command with --fix does so")
+    assert "docker/ would have to be pulled or built first" in unbuilt["text"]
+    try:
+        assert checks(cli, hw, "--fix", **docker)["assignment"]["verdict"] == "ok"
+        built = checks(cli, hw, **docker)["assignment"]
+        assert (built["verdict"], built["text"]) == ("ok", "hw can be graded in docker: its commands are there")
+        dockerfile.write_text(dockerfile.read_text() + "ENV CHANGED=1\n")
+        assert checks(cli, hw, **docker)["assignment"]["verdict"] == "warning"
+    finally:
+        with client(docker["DOCKER_HOST"]) as connected:
+            for image in connected.api.images(filters={"label": "minitango.build"}):
+                if any("MT_DOCTOR" in each for each in connected.api.inspect_image(image["Id"])["Config"]["Env"]):
+                    connected.api.remove_image(image["Id"], force=True)
