@@ -6,6 +6,7 @@ tell those of the others.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
 from typing import Final
@@ -16,6 +17,8 @@ from minitango.job import Job, Outcome, Result, State, StepOutput, TestResult
 from minitango.text import for_markdown, human_size, markdown_block
 
 VISIBLE: Final = "visible"
+_HANDED_IN: Final = "Handed in: "
+_PAGE: Final = re.compile(rf"# [^\n]*\n\n## [^\n]*\n\n{_HANDED_IN}")
 
 _WHY: Final = {
     Outcome.NO_SCORE: "the grader could give no score",
@@ -83,11 +86,16 @@ def page(student: str, handins: Sequence[HandIn]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def is_page(text: str) -> bool:
+    """Whether this is what `page` wrote, by its first lines."""
+    return _PAGE.match(text) is not None
+
+
 def _section(handin: HandIn) -> list[str]:
     job = handin.job
     when = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(job.submitted))
     name = job.title.replace("\\", "/").rstrip("/").rpartition("/")[2]  # where it lay on our disk is nobody's business
-    lines = [f"## {for_markdown(job.assignment)}", "", f"Handed in: {for_markdown(name) or 'yes'}, {when}", ""]
+    lines = [f"## {for_markdown(job.assignment)}", "", f"{_HANDED_IN}{for_markdown(name) or 'yes'}, {when}", ""]
     if job.state is not State.DONE or handin.result is None:
         waiting = not job.state.terminal
         return [*lines, "It waits to be graded." if waiting else "It is not graded, for no fault of yours."]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from minitango.job import Notice, StepOutput, StepReport
 from minitango.results import Report
+from minitango.results.points import tally
 from minitango.sandbox import End
 from minitango.text import ending, one_line
 
@@ -26,12 +27,7 @@ def remark(report: Report, most: float | None, steps: Sequence[StepReport], outp
     if bad:
         step, output = bad[0]
         return f"step {step.name!r} {ending(step.exit_status, step.signal)}{_last_line(output)}"
-    scored = [test for test in report.tests if test.score is not None or test.status is not None]
-    failed = sum(
-        test.status == "failed" or (test.status is None and (test.score or 0.0) < (test.max_score or 0.0))
-        for test in scored
-    )
-    return f"{failed} of {len(scored)} tests failed" if failed else ""
+    return tally(report.tests)
 
 
 def _ended_badly(step: StepReport) -> bool:

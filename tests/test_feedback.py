@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minitango.feedback import HandIn, page, student_view
+from minitango.feedback import HandIn, is_page, page, student_view
 from minitango.job import (
     Failure,
     Job,
@@ -111,6 +111,14 @@ def test_what_could_not_be_graded_is_nobodys_fault() -> None:
     assert "It waits to be graded." in text
     assert "secret" not in text
     assert "0" not in text.replace("1970-01-01 00:00:00", "")
+
+
+@given(st.text(max_size=200), st.text(max_size=200))
+def test_a_page_is_known_by_its_beginning(student: str, assignment: str) -> None:
+    text = page(student, [HandIn(job(assignment=assignment), result())])
+    assert is_page(text[:4096])
+    assert not is_page("\n" + text)
+    assert not is_page(text.replace("Handed in", "Written"))
 
 
 @given(st.text(max_size=60), st.text(max_size=60))

@@ -57,6 +57,28 @@ def test_columns_are_aligned_by_what_a_terminal_shows() -> None:
     assert lines == ["student    score", "日本           7", "new\\nline  10/10"]
 
 
+def test_a_long_name_does_not_make_every_line_as_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [["x" * 200, "7", "fine"], ["ada", "10", "n" * 50]]
+    head, long, short = show.table(["student", "score", "note"], rows).splitlines()
+    assert long == f"{'x' * 200}      7  fine"
+    assert short == f"ada{' ' * 57}     10  {'n' * 50}"
+    assert head == f"student{' ' * 53}  score  note"
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((110, 24)))
+    _, long, short = show.table(["student", "score", "note"], rows).splitlines()
+    assert long == f"{'x' * 50}…      7  fine", "the name is cut before the note is"
+    assert short.endswith("n" * 50)
+
+
+def test_where_not_even_the_fixed_columns_fit_lines_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((30, 24)))
+    head = ["job", "student", "outcome", "note"]
+    text = show.table(head, [["j" * 10, "x" * 50, "time_limit", "n" * 50]], fixed=("job", "outcome"))
+    assert [cell_len(line) for line in text.splitlines()] == [30, 30]
+    assert text.splitlines()[1] == f"{'j' * 10}  {'x' * 11}…  tim…"
+
+
 @pytest.mark.parametrize("columns", [60, 80, 110])
 def test_a_table_fits_the_terminal(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)

@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from minitango.cli import show
 from minitango.job import Limits, Result, StepOutput, StepReport, TestResult
+from minitango.results.points import failed, partly, tally
 from minitango.text import for_terminal, human_seconds, human_size, one_line, signal_name
 
 LINES: Final = 15
@@ -98,11 +99,9 @@ def test(found: TestResult) -> list[str]:
     return [first, *(f"          {line}" for line in for_terminal(found.output).splitlines()[:TEST_LINES])]
 
 
-def failed(found: TestResult) -> bool:
-    """Whether a test says that it failed, or earned less than it could."""
-    if found.status is not None:
-        return found.status == "failed"
-    return found.score is not None and found.max_score is not None and found.score < found.max_score
+def lost(found: TestResult) -> bool:
+    """Whether a test failed, or earned less than it could: those are shown first."""
+    return failed(found) or partly(found)
 
 
 def why(result: Result, outputs: Sequence[StepOutput], *, tests: int | None = None, lines: int = LINES) -> list[str]:
@@ -111,9 +110,9 @@ def why(result: Result, outputs: Sequence[StepOutput], *, tests: int | None = No
     At most so many tests (None: all), and so many lines of each step.
     """
     said = []
-    bad = [found for found in result.tests if failed(found)]
+    bad = [found for found in result.tests if lost(found)]
     if bad:
-        said.append(f"{len(bad)} of {show.plural(len(result.tests), 'test')} failed")
+        said.append(tally(result.tests))
         said += [f"  {line}" for found in bad[:tests] for line in test(found)]
         said += ["  ..."] if tests is not None and len(bad) > tests else []
     if result.feedback:

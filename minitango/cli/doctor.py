@@ -12,16 +12,30 @@ import click
 from minitango.cli import show
 from minitango.cli.config import explain, unknown_variables
 from minitango.cli.records import Checkup
-from minitango.cli.settings import ANY_PATH, grading_options, load, resolve, setup_option, state_options
+from minitango.cli.settings import (
+    ANY_PATH,
+    Settings,
+    grading_options,
+    load,
+    resolve,
+    setup_option,
+    state_options,
+    variable,
+)
 from minitango.cli.streams import as_called, out
 from minitango.doctor import Check, Patient, examine
-from minitango.errors import MinitangoError
+from minitango.errors import ConfigError, MinitangoError
+from minitango.sandbox import kind_of
 from minitango.statedir import locate
 from minitango.text import one_line
 
 FAILED: Final = 3
 _WORDS: Final = {"ok": "ok", "warning": "warning", "failed": "FAILED"}
 _WIDE: Final = 1000
+_OF_VARIABLES: Final = {"workers": "workers", "image_name": "image", "sandbox_name": "sandbox"}
+"""Ids of errors, and the setting whose variable may be at fault."""
+_ANY: Final = "bubblewrap"
+"""What `kind_of` is to take for `auto`, so that it asks no Docker engine: only the name is looked at."""
 
 
 @click.command(short_help="Look whether all is here that grading needs, and say what to do where it is not.")
@@ -37,7 +51,7 @@ def doctor(assignment: Path | None, fix: bool, as_json: bool, no_setup: bool, **
     With ASSIGNMENT also whether its commands are there. Changes nothing without --fix, and does not disturb an engine
     that runs. Exits 3 if something fails that grading needs.
     """
-    settings = resolve(**where)
+    settings, unusable_settings, environ = _resolved(where)
     url, state = locate(settings.store, settings.state)
     checks: list[Check] = []
 
@@ -46,7 +60,10 @@ def doctor(assignment: Path | None, fix: bool, as_json: bool, no_setup: bool, **
         if not as_json:
             out("\n".join(_lines(check)))
 
-    say(_settings(where))
+    for check in unusable_settings:
+        say(check)
+    if not unusable_settings:
+        say(_settings(where, environ))
     loaded = None
     unusable: Check | None = None
     if assignment is not None:
@@ -68,11 +85,31 @@ def doctor(assignment: Path | None, fix: bool, as_json: bool, no_setup: bool, **
     return FAILED if failed else 0
 
 
-def _settings(where: dict[str, Any]) -> Check:
-    told = explain(where, os.environ)
+def _resolved(where: dict[str, Any]) -> tuple[Settings, list[Check], dict[str, str]]:
+    """The settings without those variables that cannot be used, a check for each of these, and the variables that are
+    left. ConfigError for what was typed, or stands in a file: the mistake is at hand there."""
+    environ = dict(os.environ)
+    checks: list[Check] = []
+    while True:
+        try:
+            settings = resolve(**where, environ=environ)
+            kind_of(settings.sandbox, last=_ANY)
+            return settings, checks, environ
+        except ConfigError as error:
+            key = _OF_VARIABLES.get(error.id, "")
+            name = variable(key)
+            if where.get(key) is not None or not environ.get(name):
+                raise
+            hint = f"correct it ({error.hint}), or: unset {name}"
+            checks.append(Check("settings", "failed", f"{name}: {error.message}", hint, facts={"error": error.id}))
+            del environ[name]
+
+
+def _settings(where: dict[str, Any], environ: dict[str, str]) -> Check:
+    told = explain(where, environ)
     text = ", ".join(f"{each.key} {each.value} ({each.place})" for each in told if each.place) or "all by default"
     facts = {each.key: each.value for each in told}
-    strange = unknown_variables(os.environ)
+    strange = unknown_variables(environ)
     if strange:
         (name, near), *_ = strange.items()
         hint = f"did you mean {near}?" if near else f"unset {name}"

@@ -6,6 +6,7 @@ import difflib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 import click
 
@@ -16,12 +17,14 @@ from minitango.cli.settings import ANY_PATH, resolve, state_options
 from minitango.cli.streams import out_bytes, program, tell
 from minitango.engine import Engine
 from minitango.errors import ConfigError
-from minitango.feedback import HandIn, page
+from minitango.feedback import HandIn, is_page, page
 from minitango.job import State
 from minitango.store import Query
 from minitango.text import file_name, one_line
 
 FORMATS = ("csv", "json", "junit")
+_BEGINNING: Final = 4096
+"""Characters of a file by which feedback is known."""
 
 
 @click.command(short_help="Print the grades as CSV, JSON or JUnit XML, or write feedback for students.")
@@ -81,6 +84,7 @@ def _encoded(entries: Sequence[Entry], form: str, *, excel: bool) -> bytes:
 def _write_feedback(engine: Engine, entries: Sequence[Entry], folder: Path) -> None:
     """A file a student, each written whole."""
     make_folder(folder, "--feedback DIR")
+    _refuse_foreign(folder)
     students: dict[str, list[Entry]] = {}
     for entry in entries:
         students.setdefault(entry.job.student, []).append(entry)
@@ -89,6 +93,32 @@ def _write_feedback(engine: Engine, entries: Sequence[Entry], folder: Path) -> N
         text = page(student, handins).encode("utf-8", "replace")
         write_whole(folder / f"{file_name(student)}.md", text, "--feedback DIR")
     tell(f"feedback for {show.plural(len(students), 'student')} in {one_line(str(folder), 300)}")
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """ConfigError where the folder holds files that are not feedback of an earlier export: it may be that of the
+    hand-ins, which feedback would lie between, or replace. Hidden files are nobody's."""
+    try:
+        foreign = sorted(path.name for path in folder.iterdir() if path.name[:1] != "." and not _is_ours(path))
+    except OSError as error:
+        raise ConfigError(
+            f"the folder {folder} cannot be read: {error.strerror or error}",
+            hint="choose another --feedback DIR",
+            id="output",
+        ) from error
+    if foreign:
+        raise ConfigError(
+            f"{folder} holds {one_line(foreign[0], 80)}{' and more' if len(foreign) > 1 else ''}, which is no feedback",
+            hint="name a new folder, or one that only --feedback wrote to",
+            id="output",
+        )
+
+
+def _is_ours(path: Path) -> bool:
+    if path.suffix != ".md" or not path.is_file():
+        return False
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return is_page(file.read(_BEGINNING))
 
 
 def _tell_none(engine: Engine, assignment: str | None, student: str | None) -> None:

@@ -227,9 +227,9 @@ def resolve(
 
     place = of_place(found)
     where = place.values if place is not None else {}
-    for key in ("store", "state"):
+    for key, what in (("store", "a place"), ("state", "a place"), ("sandbox", "a sandbox"), ("image", "an image")):
         if flags[key] == "":
-            raise ConfigError(f"--{key} is empty", hint=f"name a place, or leave --{key} out", id="usage")
+            raise ConfigError(f"--{key} is empty", hint=f"name {what}, or leave --{key} out", id="usage")
     chosen_store, chosen_state = where.get("store"), where.get("state")
     if chosen_store is None:
         chosen_store, chosen_state = chosen_state or DEFAULT_STATE, None

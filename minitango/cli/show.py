@@ -24,6 +24,10 @@ MAX_CELL: Final = 400
 """Characters of a cell, also where the table is not cut to a terminal."""
 
 
+MAX_PADDING: Final = 60
+"""Columns that a cell is padded to where nothing is cut: one long name does not make every line as long."""
+
+
 class Seen(Struct, frozen=True):
     """A job, with what its result warns of."""
 
@@ -81,39 +85,60 @@ def seconds(job: Job) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, fixed: Sequence[str] = ()) -> str:
-    """Aligned columns. On a terminal they are cut to fit, the last one first; elsewhere nothing is.
+    """Aligned columns. On a terminal they are cut to fit, those that are very wide first; elsewhere nothing is, and a
+    very wide cell moves the rest of its own line alone.
 
-    `fixed` columns are never cut; those that hold numbers are aligned to the right.
+    `fixed` columns are never cut, unless the terminal cannot hold even those; those that hold numbers are aligned to
+    the right.
     """
     lines = [list(head), *([one_line(cell, MAX_CELL) for cell in row] for row in rows)]
     widths = [max(cell_len(line[n]) for line in lines) for n in range(len(head))]
+    flexible = [n for n, name in enumerate(head) if name not in fixed]
+    room: int | None = None
     if sys.stdout.isatty():
-        _fit(widths, [n for n, name in enumerate(head) if name not in fixed])
-    return "\n".join(
-        "  ".join(
-            _cell(cell, width, right=name in _NUMBERS) for name, cell, width in zip(head, line, widths, strict=True)
-        ).rstrip()
-        for line in lines
-    )
+        room = shutil.get_terminal_size().columns
+        _fit(widths, flexible, room)
+    else:
+        for n in flexible:
+            widths[n] = min(widths[n], MAX_PADDING)
+    return "\n".join(_line(head, line, widths, room) for line in lines)
+
+
+def _line(head: Sequence[str], cells: Sequence[str], widths: Sequence[int], room: int | None) -> str:
+    """`room`: the terminal's columns; None: there is no terminal, and nothing is cut."""
+    text = "  ".join(
+        _cell(cell, width, right=name in _NUMBERS, cut=room is not None)
+        for name, cell, width in zip(head, cells, widths, strict=True)
+    ).rstrip()
+    return text if room is None or cell_len(text) <= room else set_cell_size(text, room - 1) + "…"
 
 
 _NUMBERS: Final = frozenset({"score", "time", "attempt", "expected", "got"})
 
 
-def _fit(widths: list[int], flexible: Sequence[int]) -> None:
-    """Make columns narrower until the terminal holds them, as far as that can be."""
-    excess = sum(widths) + 2 * (len(widths) - 1) - shutil.get_terminal_size().columns
+def _fit(widths: list[int], flexible: Sequence[int], room: int) -> None:
+    """Make columns narrower until so many columns of a terminal hold them, as far as that can be."""
+    excess = sum(widths) + 2 * (len(widths) - 1) - room
     last = len(widths) - 1
     others = sorted((n for n in flexible if n != last), key=lambda n: -widths[n])
-    steps = [(last, 40), *((n, 20) for n in others), (last, 24), *((n, 12) for n in others), (last, 12)]
+    steps = [
+        *((n, 40) for n in others),
+        (last, 40),
+        *((n, 20) for n in others),
+        (last, 24),
+        *((n, 12) for n in others),
+        (last, 12),
+    ]
     for n, least in steps:
         cut = max(0, min(excess, widths[n] - least))
         widths[n] -= cut
         excess -= cut
 
 
-def _cell(text: str, width: int, *, right: bool) -> str:
+def _cell(text: str, width: int, *, right: bool, cut: bool) -> str:
     gap = width - cell_len(text)
+    if gap < 0 and not cut:
+        return text
     if gap < 0:
         return set_cell_size(text, width - 1) + "…"
     return " " * gap + text if right else text + " " * gap

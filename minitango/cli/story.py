@@ -195,8 +195,8 @@ def _planned(plan: Plan | None) -> dict[str, PlanStep]:
 
 def _tests(result: Result, *, all_tests: bool) -> list[str]:
     """Those that failed first."""
-    failed = [test for test in result.tests if details.failed(test)]
-    others = [test for test in result.tests if not details.failed(test)]
+    failed = [test for test in result.tests if details.lost(test)]
+    others = [test for test in result.tests if not details.lost(test)]
     if all_tests:
         return [line for test in (*failed, *others) for line in details.test(test)]
     shown = failed[:MOST_TESTS]

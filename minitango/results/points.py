@@ -1,8 +1,9 @@
-"""Scores as numbers: their bounds, and what is above a maximum."""
+"""Scores as numbers: their bounds, what is above a maximum, and how many tests earned less than they could."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Final
 
 from minitango.job import Notice, TestResult
@@ -38,3 +39,33 @@ def tests_above(tests: tuple[TestResult, ...]) -> list[Notice]:
         return []
     more = f", and {len(above) - 1} more" if len(above) > 1 else ""
     return [Notice("test_above_max", f"a test is above its own maximum: {above[0]}{more}")]
+
+
+def failed(test: TestResult) -> bool:
+    """Whether a test says that it failed, or earned nothing of what it could."""
+    if test.status is not None:
+        return test.status == "failed"
+    return _short(test) and (test.score or 0.0) <= 0
+
+
+def partly(test: TestResult) -> bool:
+    """Whether a test that does not say how it ended earned some of its points, and not all."""
+    return test.status is None and _short(test) and not failed(test)
+
+
+def _short(test: TestResult) -> bool:
+    return test.score is not None and test.max_score is not None and test.score < test.max_score
+
+
+def tally(tests: Sequence[TestResult]) -> str:
+    """`2 of 5 tests failed, 1 earned part of its points`; empty where all went well. Tests that say neither a score nor
+    a status are not counted."""
+    said = [test for test in tests if test.score is not None or test.status is not None]
+    bad, part = sum(map(failed, said)), sum(map(partly, said))
+    word = "test" if len(said) == 1 else "tests"
+    earned = f"earned part of {'its' if part == 1 else 'their'} points"
+    if bad and part:
+        return f"{bad} of {len(said)} {word} failed, {part} {earned}"
+    if part:
+        return f"{part} of {len(said)} {word} {earned}"
+    return f"{bad} of {len(said)} {word} failed" if bad else ""

@@ -105,7 +105,40 @@ def test_an_assignment_that_cannot_be_graded(cli: CommandLine, hw: Path) -> None
 
 def test_settings_that_cannot_be_used_are_refused(cli: CommandLine) -> None:
     assert "error[sandbox_name]" in cli("doctor", "--sandbox", "nonsense").err
-    assert "error[workers]" in cli("doctor", env={"MINITANGO_WORKERS": "many"}).err
+    assert "error[image_name]" in cli("doctor", "--image", "gcc 14", env={"MINITANGO_IMAGE": "gcc 14"}).err
+    assert "error[usage]: --image is empty" in cli("doctor", "--image", "").err
+    (cli.folder / "minitango.toml").write_text("workers = 0\n")
+    assert "error[workers]" in cli("doctor").err
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "id"),
+    [
+        ("MINITANGO_WORKERS", "many", "workers"),
+        ("MINITANGO_WORKERS", "0", "workers"),
+        ("MINITANGO_IMAGE", "gcc 14", "image_name"),
+        ("MINITANGO_SANDBOX", "nonsense", "sandbox_name"),
+    ],
+)
+def test_a_variable_that_cannot_be_used_fails_and_the_others_are_looked_at(
+    cli: CommandLine, name: str, value: str, id: str
+) -> None:
+    found = checks(cli, code=3, **{name: value})
+    assert (found["settings"]["verdict"], found["settings"]["facts"]) == ("failed", {"error": id})
+    assert found["settings"]["text"].startswith(f"{name}: ")
+    assert found["settings"]["next"].endswith(f"or: unset {name}")
+    assert found["sandbox"]["verdict"] == "ok"
+    text = cli("doctor", env={name: value}).out
+    assert text.startswith(f"FAILED   settings     {name}: ")
+    assert "1 check failed" in text.splitlines()[-1]
+
+
+def test_two_variables_that_cannot_be_used(cli: CommandLine) -> None:
+    text = cli("doctor", env={"MINITANGO_WORKERS": "many", "MINITANGO_IMAGE": "gcc 14"}).out
+    assert [line.split()[2] for line in text.splitlines() if "settings" in line] == [
+        "MINITANGO_WORKERS:",
+        "MINITANGO_IMAGE:",
+    ]
 
 
 def test_what_dead_engines_left_goes_with_fix_alone(cli: CommandLine, hw: Path, handins: Path) -> None:

@@ -115,5 +115,27 @@ def test_feedback_has_nothing_that_is_hidden(cli: CommandLine) -> None:
         text = path.read_text()
         for secret in ("secret", "6", "/job", str(cli.folder)):
             assert secret not in text.replace("2026", "").split("Handed in")[1].split("\n", 1)[1], text
+    (folder / ".DS_Store").write_text("of somebody's desktop")
     shown = json.loads(cli("export", "--feedback", "feedback", "--format", "json").out)
     assert [job["score"] for job in shown["jobs"]] == [6.0, 6.0]
+
+
+@pytest.mark.parametrize(
+    "name", ["answer.c", "eve.md", "README.md", "folder.md/"], ids=["source", "essay", "readme", "folder"]
+)
+def test_feedback_does_not_lie_among_other_files(cli: CommandLine, hw: Path, handins: Path, name: str) -> None:
+    assert cli("run", hw, handins / "ada.txt").code == 0
+    assert cli("export", "--feedback", "feedback").code == 0
+    other = cli.folder / "feedback" / name
+    if name.endswith("/"):
+        other.mkdir()
+    else:
+        other.write_text("# My essay\n\n## How it began\n\nIt was a dark and stormy night.\n")
+    before = (cli.folder / "feedback" / "ada.md").stat().st_mtime_ns
+    answer = cli("export", "--feedback", "feedback")
+    assert answer.code == 2, answer
+    assert f"error[output]: feedback holds {name.rstrip('/')}, which is no feedback" in answer.err
+    assert "next: name a new folder, or one that only --feedback wrote to" in answer.err
+    assert (cli.folder / "feedback" / "ada.md").stat().st_mtime_ns == before
+    refused = cli("export", "--feedback", handins)
+    assert f"{handins} holds ada.txt and more, which is no feedback" in refused.err
