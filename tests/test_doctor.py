@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from minitango import statedir
+from minitango import Step, statedir
 from minitango.doctor import CHECKS, Check, Patient, boxes, examine, machine, queue
 from minitango.errors import SandboxUnavailable, StoreError, StoreTooNew
 from minitango.job import State
@@ -83,6 +83,8 @@ server:/home /home nfs4 rw 0 0
 /dev/sdb1 /home/local xfs rw 0 0
 host:/x /mnt/with\\040blank fuse.sshfs rw 0 0
 tmpfs /run tmpfs rw 0 0
+/dev/sdc1 /mnt/twice ext4 rw 0 0
+server:/over /mnt/twice nfs rw 0 0
 """
 
 
@@ -94,6 +96,7 @@ tmpfs /run tmpfs rw 0 0
         ("/home/local/x", "xfs", False),
         ("/homework", "ext4", False),
         ("/mnt/with blank/x", "fuse.sshfs", True),
+        ("/mnt/twice/x", "nfs", True),
     ],
 )
 def test_which_file_system_a_path_is_on(path: str, kind: str, network: bool) -> None:
@@ -124,6 +127,37 @@ def test_room_on_the_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, free:
     found = of(machine.place(tmp_path))["disk"]
     assert found.verdict == verdict
     assert ("minitango prune" in found.next) is (verdict != "ok")
+
+
+@pytest.mark.parametrize(
+    ("files", "left", "flags", "verdict", "words"),
+    [
+        (10**6, 99, 0, "failed", "room for 99 files on the disk of "),
+        (10**6, 100, 0, "ok", "10 GiB free"),
+        (0, 0, 0, "ok", "10 GiB free"),
+        (10**6, 10**6, os.ST_RDONLY, "failed", " is on a disk that is read-only"),
+    ],
+    ids=["few", "enough", "not-counted", "read-only"],
+)
+def test_what_else_a_disk_may_lack(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, files: int, left: int, flags: int, verdict: str, words: str
+) -> None:
+    room = (10 << 30) // 4096
+    values = (4096, 4096, 1 << 30, room, room, files, left, left, flags, 255)
+    monkeypatch.setattr(os, "statvfs", lambda path: os.statvfs_result(values))
+    found = of(machine.place(tmp_path))["disk"]
+    assert (found.verdict, words in found.text) == (verdict, True), found
+    assert bool(found.next) is (verdict == "failed")
+
+
+def test_a_state_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    found = of(machine.place(tmp_path))["state"]
+    assert (found.verdict, found.text) == ("failed", f"{tmp_path} cannot be written by this user")
+    assert found.next.startswith("chown -R $USER ")
+    found = of(machine.place(tmp_path / "new"))["state"]
+    assert (found.verdict, "cannot be made" in found.text) == ("failed", True)
 
 
 # --- the store --------------------------------------------------------------------------------
@@ -211,6 +245,37 @@ def test_a_check_that_takes_too_long_is_given_up(tmp_path: Path, monkeypatch: py
     check = queue._store(patient(tmp_path), found, None)
     assert check.verdict == "warning"
     assert "quick_check" in check.next
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdict", "words"),
+    [
+        ({"journal": "delete"}, "warning", "its journal is delete, not WAL"),
+        ({"journal": "delete", "version": 0}, "ok", "sound"),
+        ({"bytes": 100 << 20, "free": 60 << 20}, "warning", "60 MiB of it hold nothing"),
+        ({"bytes": 100 << 20, "free": 40 << 20}, "ok", "sound"),
+        ({"bytes": 10 << 20, "free": 9 << 20}, "ok", "sound"),
+        ({"current": False}, "ok", "sound; of an earlier version, which the next engine brings up to date"),
+        ({"trouble": "page 3 is lost\x1b"}, "failed", r"is damaged: page 3 is lost\x1b"),
+    ],
+)
+def test_what_a_look_at_the_store_comes_to(
+    tmp_path: Path, changes: dict[str, object], verdict: str, words: str
+) -> None:
+    graded(tmp_path, "ada")
+    health = inspect_store(f"sqlite:///{tmp_path}/queue.db", now=NOW)
+    assert health is not None
+    found = queue._store(patient(tmp_path), msgspec.structs.replace(health, **changes), None)
+    assert found.verdict == verdict
+    assert found.text.endswith(words)
+    assert bool(found.next) is (verdict != "ok")
+
+
+def test_a_clock_that_cannot_be_right_without_a_queue(tmp_path: Path) -> None:
+    found = looked(tmp_path, 1e9)["clock"]
+    assert (found.verdict, found.next) == ("warning", "set this machine's clock (timedatectl)")
+    assert "which cannot be" in found.text
+    assert looked(tmp_path, NOW)["clock"].verdict == "ok"
 
 
 def test_times_of_the_future(tmp_path: Path) -> None:
@@ -324,11 +389,42 @@ def test_images_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert (found.verdict, found.next) == ("warning", "docker pull gcc:14")
 
 
+def test_only_images_names_are_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not folders, and nothing that a damaged note has."""
+    asked: list[tuple[str, ...]] = []
+
+    def fake(name: str, *, images: list[str], **_: object) -> Survey:
+        asked.append(tuple(images))
+        return Survey((DOCKER, BWRAP), "", "nothing works")
+
+    monkeypatch.setattr(boxes, "survey", fake)
+    pair = ("sha256:a", "sha256:a")
+    statedir.introduce(tmp_path, "docker", {"gcc:14": pair, "gcc 15": pair, "": pair})
+    steps = tuple(Step(command=("x",), image=image) for image in ("docker/", "gcc:14", "", "python:3.12"))
+    found = of(boxes.look(patient(tmp_path, assignment=assignment(steps=steps))))
+    assert asked == [("gcc:14", "python:3.12")]
+    assert (found["assignment"].verdict, found["assignment"].next) == ("failed", "see above")
+
+
+def test_who_asks_for_a_kind_that_does_not_work_is_told_of_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(boxes, "survey", lambda *a, **k: Survey((NO_DOCKER, BWRAP), "", "docker is asked for"))
+    found = of(boxes.look(patient(tmp_path, sandbox="docker")))["sandbox"]
+    assert found.next.endswith("from now on: --sandbox bubblewrap")
+    monkeypatch.setattr(boxes, "survey", lambda *a, **k: Survey((NO_DOCKER, NO_BWRAP), "", "nothing works"))
+    found = of(boxes.look(patient(tmp_path)))["sandbox"]
+    assert found.next == "for docker: start Docker; or for bubblewrap: apt-get install bubblewrap"
+
+
 def test_limits_that_do_not_hold_are_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weak = Surveyed("bubblewrap", Guarantees("none", notes=("memory does not hold", "and more")))
     monkeypatch.setattr(boxes, "survey", lambda *a, **k: Survey((NO_DOCKER, weak), "bubblewrap", "it is"))
     found = of(boxes.look(patient(tmp_path)))["bubblewrap"]
     assert (found.verdict, found.next, found.notes) == ("warning", "memory does not hold", ("and more",))
+    monkeypatch.setattr(boxes, "survey", lambda *a, **k: Survey((DOCKER, weak), "docker", "it is"))
+    found = of(boxes.look(patient(tmp_path)))["bubblewrap"]
+    assert (found.verdict, found.next) == ("ok", ""), "what is not used may be as weak as it is"
 
 
 def test_orphans_are_counted_and_removed_only_when_asked(tmp_path: Path) -> None:

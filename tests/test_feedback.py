@@ -75,6 +75,16 @@ def test_the_score_where_all_is_visible() -> None:
     assert "**Score: 3 of 4**" in page("ada", [HandIn(job(), result(tests=(SEEN,), score=3, max_score=4))])
 
 
+def test_what_a_test_that_is_visible_shows() -> None:
+    """All but its tags and data: whoever shows it elsewhere has to know what its texts are written in."""
+    seen = msgspec.structs.replace(SEEN, output_format="md", name_format="html")
+    view = student_view(result(tests=(seen,), feedback_format="md"))
+    assert view.tests == (msgspec.structs.replace(seen, tags=(), extra_data={}),)
+    assert (view.feedback, view.feedback_format) == ("well begun", "md")
+    hidden = student_view(result(tests=(seen,), feedback_format="md", visibility="hidden"))
+    assert (hidden.feedback, hidden.feedback_format) == ("", "text")
+
+
 def test_a_report_that_is_hidden_as_a_whole() -> None:
     found = result(tests=(SEEN, HIDDEN), visibility="hidden", stdout_visibility="visible")
     text = page("ada", [HandIn(job(), found, (StepOutput("run", b"stdout-secret"),))])

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from minitango import (
+    AssignmentError,
     ConfigError,
     Engine,
     EngineStopped,
@@ -67,6 +68,21 @@ def test_a_trial_that_fails_is_tried_as_often_as_a_job(
     assert len(runs) == MAX_ATTEMPTS
 
 
+def test_a_trial_that_cannot_do_better_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("minitango.retry.backoff", lambda n, **more: 0.0)
+    runs = []
+
+    def inside(run: FakeRun) -> End:
+        runs.append(run)
+        raise AssignmentError("make is not there", hint="install it", id="command")
+
+    with open_engine(tmp_path, inside) as engine, engine.trial(submission()) as trial:
+        with pytest.raises(JobDead, match="make is not there") as caught:
+            trial.result()
+        assert caught.value.id == "command"
+    assert len(runs) == 1
+
+
 @pytest.mark.parametrize("comes", [True, False])
 def test_a_trial_waits_for_a_sandbox_longer_each_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, comes: bool
@@ -89,6 +105,20 @@ def test_a_trial_waits_for_a_sandbox_longer_each_time(
             with pytest.raises(JobDead, match="it is away"):
                 trial.result()
     assert waits == list(range(1, 9 if comes else 11))
+
+
+def test_what_a_trial_waited_for_is_not_charged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("minitango.trial.backoff", lambda n: 0.0)
+    monkeypatch.setattr("minitango.retry.backoff", lambda n, **more: 0.0)
+    ends = [SandboxUnavailable("away"), *[SandboxFailed("it broke")] * (MAX_ATTEMPTS - 1)]
+
+    def inside(run: FakeRun) -> End:
+        if ends:
+            raise ends.pop(0)
+        return scoring(7)(run)
+
+    with open_engine(tmp_path, inside) as engine, engine.trial(submission()) as trial:
+        assert trial.result().score == 7
 
 
 def test_leaving_a_trial_ends_it(tmp_path: Path) -> None:
@@ -200,6 +230,17 @@ def test_what_submitting_would_give_is_found(tmp_path: Path) -> None:
         assert job is not None
         assert job.id == fresh.id
         assert engine.find([]).jobs == ()
+
+
+def test_what_another_grader_is_at_is_not_outdated(tmp_path: Path) -> None:
+    gate = Gate()
+    with open_engine(tmp_path, gate, workers=1) as engine:
+        handle = engine.submit(submission("ada"))
+        gate.wait_entered()
+        assert engine.find([submission("ada", of=assignment(max_score=20))]).outdated == ()
+        gate.open.set()
+        handle.result(PATIENCE)
+        assert engine.find([submission("ada", of=assignment(max_score=20))]).outdated == ()
 
 
 def test_what_waits_for_another_grader_is_outdated(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def _images(patient: Patient) -> list[str]:
     """The names of images that engines here used, and that the assignment names."""
     known = statedir.known_images(patient.state, "docker")
     steps = patient.assignment.steps if patient.assignment is not None else ()
-    named = [step.image for step in steps if step.image and not image_name.is_folder(step.image)]
+    named = [step.image for step in steps]  # a folder's name is no image's
     return [name for name in dict.fromkeys([*known, *named]) if name and not image_name.problem(name)]
 
 
