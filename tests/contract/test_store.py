@@ -921,6 +921,20 @@ def test_a_key_is_its_latest_jobs_whoever_finishes_last(store: Store) -> None:
     assert len({first, second, third, fourth}) == 4
 
 
+def test_a_key_that_is_left_goes_to_the_latest_of_those_that_had_it(store: Store) -> None:
+    """And of this queue alone, and to nobody where there is none."""
+    key = work_key(["docker"], "", "ada", "1" * 64)
+    made = []
+    for number in range(4):
+        made += submit(store, spec(key=key), fresh=True)
+        grader = ("bubblewrap",) if number == 3 else ()
+        settle(store, Finish(claim(store)[0], RESULT, grader=grader))
+    assert submit(store, spec(key=key)) == [made[2]]
+    (alone,) = submit(store, spec("bob", key="mine"))
+    settle(store, Finish(claim(store)[0], RESULT, grader=("bubblewrap",)))
+    assert submit(store, spec("bob", key="mine")) != [alone]
+
+
 def test_a_finish_by_a_grader_gives_no_key_to_a_job_without_one(store: Store) -> None:
     store.submit([spec("ada", key=None)])
     (lease,) = claim(store)

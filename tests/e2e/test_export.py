@@ -5,12 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import pty
+import subprocess
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
 
-from tests.e2e.conftest import CommandLine, write_assignment
+from tests.e2e.conftest import PATIENCE, TOML, CommandLine, environment, write_assignment
 
 pytestmark = pytest.mark.usefixtures("sandbox")
 
@@ -139,3 +142,46 @@ def test_feedback_does_not_lie_among_other_files(cli: CommandLine, hw: Path, han
     assert (cli.folder / "feedback" / "ada.md").stat().st_mtime_ns == before
     refused = cli("export", "--feedback", handins)
     assert f"{handins} holds ada.txt and more, which is no feedback" in refused.err
+
+
+def test_on_a_terminal_lines_end_as_a_terminal_has_them(cli: CommandLine, hw: Path, handins: Path) -> None:
+    assert cli("run", hw, handins).code == 0
+    assert "\r\n" in cli("export").out
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        cli.command("export"), cwd=cli.folder, env=environment(), stdin=subprocess.DEVNULL, stdout=theirs
+    )
+    os.close(theirs)
+    drawn = b""
+    try:
+        while data := os.read(ours, 65536):
+            drawn += data
+    except OSError:  # EIO: the other end was closed
+        pass
+    os.close(ours)
+    assert process.wait(PATIENCE) == 0
+    assert b"\r\n" in drawn
+    assert b"\r\r\n" not in drawn, "the terminal adds one of its own"
+
+
+def test_what_was_taken_back_stands_in_nobodys_way(cli: CommandLine, hw: Path, handins: Path) -> None:
+    assert cli("run", hw, handins).code == 0
+    (handins / "eve.txt").write_text("ok")
+    job = cli("submit", hw, handins / "eve.txt", "--json").jobs[0]
+    assert "1 student handed in again since, and that is queued" in cli("export").err
+    assert cli("jobs", "cancel", job["id"]).code == 0
+    assert cli("export").err == ""
+    assert cli("prune", "--older-than", "0s").code == 0
+    assert cli("export").err == "the queue is empty\n"
+
+
+def test_who_could_not_be_graded_is_told_of(cli: CommandLine, handins: Path) -> None:
+    hw = write_assignment(cli.folder / "hw", TOML.replace("8MiB", "1MiB"))
+    (handins / "ada.txt").write_bytes(os.urandom(3 << 20))
+    assert cli("run", hw, handins, "--no-preflight").code == 4
+    answer = cli("export", "--feedback", "feedback", "-o", "grades.csv")
+    assert "1 job of these could not be graded, and has no score: minitango jobs show " in answer.err
+    assert {row["student"]: row["score"] for row in rows((cli.folder / "grades.csv").read_text())} == {
+        "ada": "", "bob": "10", "eve": "0",
+    }  # fmt: skip
+    assert answer.out == ""
