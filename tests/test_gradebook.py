@@ -100,6 +100,20 @@ def test_students_of_two_courses_or_assignments_are_two() -> None:
     assert len(latest([job(1), job(2, course="b"), job(3, assignment="hw2")]).jobs) == 3
 
 
+def test_what_a_gradebook_needs_besides_is_in_json() -> None:
+    (found, without) = json.loads(as_json([Entry(job(course="cs1"), RESULT), Entry(WAITS)]))["jobs"]
+    keys = ("course", "percent", "cpu", "memory", "sandbox", "image_digest")
+    assert [found[key] for key in keys] == ["cs1", 87.5, 0.5, 1 << 20, "docker", "sha256:ab"]
+    assert [without[key] for key in keys] == ["", None, None, None, "", ""]
+    assert [each["id"] for each in found["warnings"]] == ["w"]
+
+
+def test_a_junit_case_names_its_assignment() -> None:
+    root = ET.fromstring(as_junit([Entry(job(assignment="a\x1b")), Entry(job(2, assignment="b"))]))
+    assert [(suite.get("name"), suite[0].get("classname")) for suite in root] == [(r"a\x1b",) * 2, ("b",) * 2]
+    assert [case.get("time") for case in root.iter("testcase")] == ["1.235", "1.235"]
+
+
 def test_junit_tells_a_student_from_us() -> None:
     root = ET.fromstring(as_junit([Entry(job(student="\x1b&<")), Entry(DEAD), Entry(SLOW), Entry(WAITS)]))
     (suite,) = root
