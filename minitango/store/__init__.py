@@ -231,8 +231,9 @@ class Upkeep(Protocol):
     def forget(self, ids: Iterable[str]) -> int:
         """Delete these jobs, if they have ended, with all that was recorded of them. Returns how many.
 
-        What was theirs is overwritten: nothing of it can be read in the store's files when this returns, or, where
-        another process was reading just then, as soon as its log is used anew.
+        What was theirs is overwritten in files of the store's own: nothing of it can be read there when this returns,
+        or, where another process was reading just then, as soon as the log is used anew. What a server has written to
+        its files goes with `shrink`.
 
         Many are deleted batch by batch, each whole and durable: others take their turns between, and where this
         raises, earlier batches are gone.

@@ -191,8 +191,9 @@ class RedisStore(RedisHistory):
         reply = self._link.run("reap", arguments, patient=True)
         return [redis_rows.job_of(redis_rows.from_flat(flat)) for flat in reply]
 
-    def cancel(self, id: str, *, now: float | None = None) -> Job:
-        flat = self._link.run("cancel", [self._at(now), id]) if rows.is_id(id) else []
+    def cancel(self, id: str, *, reason: str = "", now: float | None = None) -> Job:
+        why = rows.clean_text(reason)
+        flat = self._link.run("cancel", [self._at(now), id, why]) if rows.is_id(id) else []
         if not flat:
             raise not_found(id)
         return redis_rows.job_of(redis_rows.from_flat(flat))
