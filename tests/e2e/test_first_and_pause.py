@@ -451,6 +451,23 @@ def test_hand_ins_that_cannot_be_graded_are_paused_as_well(cli: CommandLine, man
     assert alike in answer.err
 
 
+def test_a_run_that_joins_another_tries_nothing_and_takes_nothing_back(
+    cli: CommandLine, hw: Path, sampled: Path, handins: Path
+) -> None:
+    """Another process grades: neither its sandbox nor what it has queued are ours."""
+    (handins / "ada.txt").write_text("wait 3")
+    worker = cli.start("worker", "--workers", "1")
+    assert cli("submit", hw, handins).code == 0
+    eventually(lambda: count(cli, State.RUNNING) == 1, "the worker does not start")
+    (sampled / "grade.sh").write_text(f"{GRADE}# changed\n")
+    answer = cli("run", hw, handins, "--json")
+    assert answer.code == 0, answer
+    assert not (cli.folder / ".minitango" / "tried.json").exists()
+    assert sorted(job.state for job in queue(cli)) == ["done"] * 6, "those of before the change, too"
+    worker.send_signal(signal.SIGTERM)
+    assert cli.answer(worker).code == 0
+
+
 # --- the worker -------------------------------------------------------------------------------
 
 
