@@ -193,7 +193,6 @@ def test_the_scoreboard_is_the_leaderboard_by_column():
         (b'{"scores": {"a": null}}', "no problem has a score"),
         (b'{"scores": {"a": 1e10}}', "1e+10 is out of range"),
         (b'{"scores": {"a": NaN}}', "NaN is no number"),
-        (b'{"scores": {"a": 1, "a": 100}}', 'the key "a" stands twice'),
         (b'{"scores": {"a\\u0000": 1}}', "a string holds a NUL"),
         (b'{"scores": {"\xff": 1}}', "not UTF-8"),
         (b'\xef\xbb\xbf{"scores": {"a": 1}}', "it begins with a byte order mark"),
@@ -214,15 +213,34 @@ def test_a_string_that_autolabs_quoting_breaks_is_refused_with_a_word_on_it(line
     assert "Autolab puts quotes around every word before a colon, even in a string" in why_not(line)
 
 
-def test_a_name_that_is_not_declared_is_refused_and_the_others_may_be_missing():
+def test_a_name_that_is_not_declared_counts_nothing_and_the_others_keep_their_scores():
+    read = grade(b'{"scores": {"Correctness": 20, "Style": 1}, "scoreboard": [21]}', problems=PROBLEMS)
+    assert (read.score, read.max_score, [test.name for test in read.tests]) == (20.0, 60.0, ["Correctness"])
+    assert read.leaderboard == ()
+    assert ids(read) == ["problem_unknown"]
+    said = 'Problems "Style" found in autograder result, but not defined by assessment: they count nothing'
+    assert read.warnings[0].message == f"{said}, and the scoreboard was left out"
+    odd = grade(b'{"scores": {"Correctness": 20, "Style": [], "a\\u001b": 1}}', problems=PROBLEMS)
+    assert (odd.score, odd.warnings[0].message.split(" found")[0]) == (20.0, r'Problems "Style, a\x1b"')
+    missing = grade(b'{"scores": {"Correctness": 20}}', problems=PROBLEMS)
+    assert (missing.score, missing.max_score, len(missing.tests)) == (20.0, 60.0, 1)
+
+
+def test_a_report_on_no_problem_that_is_declared_is_refused_with_autolabs_reason():
     assert (
-        why_not(b'{"scores": {"Correctness": 20, "Style": 1}}', problems=PROBLEMS)
+        why_not(b'{"scores": {"correctness": 20}}', problems=PROBLEMS)
         == "An error occurred while parsing the autoresult: "
-        'Problems "Style" found in autograder result, but not defined by assessment'
+        'Problems "correctness" found in autograder result, but not defined by assessment'
     )
-    assert "correctness" in why_not(b'{"scores": {"correctness": 20}}', problems=PROBLEMS)
-    read = grade(b'{"scores": {"Correctness": 20}}', problems=PROBLEMS)
-    assert (read.score, read.max_score, len(read.tests)) == (20.0, 60.0, 1)
+    assert "no problem has a score" in why_not(b'{"scores": {"Correctness": null, "Style": 1}}', problems=PROBLEMS)
+
+
+def test_of_a_key_that_stands_twice_the_last_value_counts_as_in_ruby():
+    read = grade(b'{"scores": {"a": 1, "b": 2, "a": 100}}')
+    assert (read.score, [(test.name, test.score) for test in read.tests]) == (102.0, [("a", 100.0), ("b", 2.0)])
+    assert ids(read) == ["key_twice"]
+    assert '"a" stands twice' in read.warnings[0].message
+    assert grade(b'{"scores": {"a": 1}, "scores": {"a": 5}}').score == 5.0
 
 
 def test_the_assignments_maximum_stands_above_that_of_the_problems():

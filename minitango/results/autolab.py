@@ -35,9 +35,11 @@ def read(evidence: Evidence) -> Report:
     """The sum of the problems' scores, or None with the reason. Never raises, whatever was printed.
 
     The last line that is not blank must be a scores line, whole; how the step ended is only a warning, as on Autolab. A
-    problem's score may be above its own maximum, or below 0; a total below 0 is 0. Where problems are declared, every
-    name must be one of theirs, and those that are not named count 0. The maximum is the assignment's, else the sum of
-    the problems' if each has one. A total above it without `bonus` is no score.
+    problem's score may be above its own maximum, or below 0; a total below 0 is 0. Of a key that stands twice the last
+    value counts, as Ruby's reader has it. Where problems are declared, those that are not named count 0, and a name
+    that is none of theirs counts nothing: Autolab saves the others' scores and then stops, before it has taken the
+    scoreboard. Where it has none of theirs, there is no score. The maximum is the assignment's, else the sum of the
+    problems' if each has one. A total above it without `bonus` is no score.
     """
     printed = evidence.ending.rstrip(BLANK)
     start = printed.rfind(b"\n") + 1
@@ -50,10 +52,8 @@ def read(evidence: Evidence) -> Report:
     if not evidence.whole and not start:
         return Report(None, most, "no scores line: the last line is longer than what is kept of the output")
     try:
-        scores, scoreboard = _autoresult(line)
-        maxima = dict(evidence.problems)
-        problems = tuple(_problem(name, value, maxima.get(name)) for name, value in scores.items())
-        _check_names(problems, evidence)
+        scores, scoreboard = _autoresult(line, warnings)
+        problems, unknown = _problems(scores, evidence)
     except Refused as refused:
         reason = f"An error occurred while parsing the autoresult: {refused}"
         if _SCORES_LINE.search(before):
@@ -63,6 +63,10 @@ def read(evidence: Evidence) -> Report:
     if evidence.signal is not None or evidence.exit_status != 0:
         how = ending(evidence.exit_status, evidence.signal)
         warnings.append(Notice("grader_exit", f"the last step printed a scores line, but {how}"))
+    if unknown:
+        left = "" if scoreboard is None else ", and the scoreboard was left out"
+        warnings.append(Notice("problem_unknown", f"{_not_defined(unknown)}: they count nothing{left}"))
+        scoreboard = None
     tests, before = _presentation(before, evidence.whole, warnings)
     if not evidence.whole:
         before = evidence.output[: -len(evidence.ending)] + _ELIDED + before
@@ -96,11 +100,12 @@ def _maximum(evidence: Evidence) -> float | None:
 # --- the scores line -------------------------------------------------------------------------------
 
 
-def _autoresult(line: bytes) -> tuple[dict[str, Any], Any]:
+def _autoresult(line: bytes, warnings: list[Notice]) -> tuple[dict[str, Any], Any]:
     """The scores by problem, and the scoreboard as it stands."""
     quoted = _BARE_KEY.sub(rb'"\1":', line)
+    repeated: list[str] = []
     try:
-        value = parse(quoted, mark=False)
+        value = parse(quoted, mark=False, repeated=repeated)
     except Refused as refused:
         if quoted != line and _is_json(line):
             broken = next(_BARE_KEY.finditer(line))[0]
@@ -120,8 +125,9 @@ def _autoresult(line: bytes) -> tuple[dict[str, Any], Any]:
         raise Refused("Empty autoresult string")
     if len(scores) > MAX_ITEMS:
         raise Refused(f"scores: {len(scores):,} problems, at most {MAX_ITEMS:,}")
-    if all(score is None for score in scores.values()):
-        raise Refused("scores: no problem has a score")
+    if repeated:
+        text = f'the key "{one_line(repeated[0], 40)}" stands twice in the scores line, and the last value counts'
+        warnings.append(Notice("key_twice", text))
     return scores, value.get("scoreboard")
 
 
@@ -146,14 +152,21 @@ def _problem(name: str, value: Any, most: float | None) -> TestResult:
     return TestResult(name=name, score=None if value is None else float(value), max_score=most)
 
 
-def _check_names(problems: tuple[TestResult, ...], evidence: Evidence) -> None:
-    if not evidence.problems:
-        return
-    declared = {name for name, _ in evidence.problems}
-    unknown = [one_line(problem.name, 40) for problem in problems if problem.name not in declared]
-    if unknown:
-        names = ", ".join(unknown[:3]) + (", ..." if len(unknown) > 3 else "")
-        raise Refused(f'Problems "{names}" found in autograder result, but not defined by assessment')
+def _problems(scores: dict[str, Any], evidence: Evidence) -> tuple[tuple[TestResult, ...], list[str]]:
+    """The problems, and the names that are none of those that are declared. Refused where nothing is scored."""
+    maxima = dict(evidence.problems)
+    unknown = [name for name in scores if maxima and name not in maxima]
+    if len(unknown) == len(scores):
+        raise Refused(_not_defined(unknown))
+    known = {name: value for name, value in scores.items() if not maxima or name in maxima}
+    if all(value is None for value in known.values()):
+        raise Refused("scores: no problem has a score")
+    return tuple(_problem(name, value, maxima.get(name)) for name, value in known.items()), unknown
+
+
+def _not_defined(names: list[str]) -> str:
+    listed = ", ".join(one_line(name, 40) for name in names[:3]) + (", ..." if len(names) > 3 else "")
+    return f'Problems "{listed}" found in autograder result, but not defined by assessment'
 
 
 def _leaderboard(scoreboard: Any, warnings: list[Notice]) -> tuple[LeaderboardEntry, ...]:

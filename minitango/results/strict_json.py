@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from functools import partial
 from typing import Any, Final, NoReturn
 
 from minitango.text import one_line
@@ -32,12 +33,13 @@ class Refused(ValueError):
     """The document is not taken; the message says why, in one line that is safe to show."""
 
 
-def parse(data: bytes, *, mark: bool = True) -> Any:
+def parse(data: bytes, *, mark: bool = True, repeated: list[str] | None = None) -> Any:
     """The value of a JSON document in UTF-8. Before it may be a byte order mark, unless `mark` is False.
 
     Refused: what is no JSON; nesting beyond MAX_DEPTH; more than MAX_VALUES values, or MAX_KEYS keys in one object; a
     key twice in one object; NaN, Infinity and numbers that a double cannot hold. Strings may still hold NUL
-    or lone surrogates: see `check_text`.
+    or lone surrogates: see `check_text`. With a list for `repeated`, a key that stands twice is noted there, and its
+    last value counts.
     """
     if data.startswith(b"\xef\xbb\xbf"):
         if not mark:
@@ -48,10 +50,9 @@ def parse(data: bytes, *, mark: bool = True) -> Any:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise Refused(f"not UTF-8 at byte {error.start}") from None
+    made = partial(_object, repeated=repeated)
     try:
-        return json.loads(
-            text, object_pairs_hook=_object, parse_int=_int, parse_float=_float, parse_constant=_no_constant
-        )
+        return json.loads(text, object_pairs_hook=made, parse_int=_int, parse_float=_float, parse_constant=_no_constant)
     except json.JSONDecodeError as error:
         near = one_line(text[max(0, error.pos - NEAR) : error.pos + NEAR].strip(), 3 * NEAR)
         where = f"not JSON at line {error.lineno}, column {error.colno}"
@@ -100,14 +101,16 @@ def _check_size(data: bytes) -> None:
         raise Refused(f"it is nested deeper than {MAX_DEPTH} levels, or its brackets are not closed")
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _object(pairs: list[tuple[str, Any]], *, repeated: list[str] | None) -> dict[str, Any]:
     if len(pairs) > MAX_KEYS:
         raise Refused(f"an object holds more than {MAX_KEYS:,} keys")
     found = dict(pairs)
     if len(found) != len(pairs):
         seen: set[str] = set()
         for key, _ in pairs:
-            if key in seen:
+            if key in seen and repeated is not None:
+                repeated.append(key)
+            elif key in seen:
                 raise Refused(f'the key "{one_line(key, 40)}" stands twice in one object')
             seen.add(key)
     return found
