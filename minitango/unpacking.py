@@ -14,7 +14,8 @@ import stat
 import unicodedata
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Final, Protocol
 
 from minitango.archive import (
@@ -35,6 +36,8 @@ from minitango.text import one_line
 BLOCK: Final = 512
 MAX_STREAMS: Final = 256
 """Compressed streams in a row in one file; each costs a copy of what follows it."""
+MAX_MEMBERS: Final = 200_000
+"""Files in a zip of many trees."""
 _PIECE: Final = 256 << 10
 _REPACK: Final = "pack it again, as a plain zip or tar.gz of regular files"
 
@@ -66,6 +69,40 @@ def unpacked(data: bytes, bounds: Bounds) -> tuple[File, ...]:
     if not grown.files:
         raise ArchiveError("the archive holds no file", hint="hand it in again", id="archive_empty")
     return tuple(sorted(grown.files, key=lambda file: file.path))
+
+
+class Members:
+    """A zip on disk that holds many trees. Each is read alone, so that one that is not to be taken spoils no other.
+
+    `names` are those of its files, as they stand there, the first MAX_MEMBERS. ArchiveError: it is no zip that can be
+    read, or holds more.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            with zipfile.ZipFile(path) as archive:
+                found = [info for info in archive.infolist() if not info.orig_filename.endswith("/")]
+        except Exception as error:  # as below
+            raise _damaged(error) from error
+        if len(found) > MAX_MEMBERS:
+            raise too_many("members", MAX_MEMBERS)
+        self.names = tuple(info.orig_filename for info in found)
+
+    def read(self, wanted: Mapping[str, str], bounds: Bounds) -> tuple[File, ...]:
+        """The members that are named, each under the path that it is to have, in order of path. ArchiveError as
+        `archive.read_archive`."""
+        try:
+            with zipfile.ZipFile(self._path) as archive:
+                members = [info for info in archive.infolist() if info.orig_filename in wanted]
+                grown = _Tree(bounds, packed=sum(info.compress_size for info in members))
+                for info in members:
+                    _read_zip_member(archive, info, grown, wanted[info.orig_filename])
+        except ArchiveError:
+            raise
+        except Exception as error:  # as below
+            raise _damaged(error) from error
+        return tuple(sorted(grown.files, key=lambda file: file.path))
 
 
 class _Tree:
@@ -159,15 +196,14 @@ def _read_zip(data: bytes, grown: _Tree) -> None:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             for info in archive.infolist():
-                _read_zip_member(archive, info, grown)
+                _read_zip_member(archive, info, grown, info.orig_filename)  # `filename` is cut at the first NUL
     except ArchiveError:
         raise
     except Exception as error:  # zipfile lets nearly any exception through when it is fed garbage
         raise _damaged(error) from error
 
 
-def _read_zip_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, grown: _Tree) -> None:
-    name = info.orig_filename  # `filename` is cut at the first NUL
+def _read_zip_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, grown: _Tree, name: str) -> None:
     mode = info.external_attr >> 16
     path = grown.enter(name)
     if path is None:

@@ -36,6 +36,7 @@ FLOORS = [
     {"store", "sandbox", "results", "assignment"},
     {"runner", "layout", "preflight", "remarks"},
     {"engine", "pool", "handle", "identity", "trial", "statedir", "testing", "doctor"},
+    {"exchange"},
     {"", "cli"},
 ]
 SIDE_BY_SIDE = {"store", "sandbox", "results", "assignment"}

@@ -7,7 +7,7 @@ import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 MAX_STUDENT: Final = 200
 """Characters in a student's id."""
 
+Files = str | Path | Mapping[str, bytes] | Callable[[Bounds], tuple[File, ...]]
+"""What a hand-in's files may be given as."""
+
 _NO_HANDIN: Final = re.compile(r"\.|README|submission_metadata\.yml\Z", re.IGNORECASE)
 """Hidden ones, notes, and what Gradescope puts beside the submissions that it exports."""
 _CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
@@ -38,13 +41,13 @@ def printable(name: str) -> str:
 class Submission(Struct, frozen=True):
     """One hand-in. SubmissionError for a student's id, or anything else, that cannot be kept.
 
-    `files` is a file, a folder or an archive on disk, or a mapping of paths to bytes, which stands for a folder.
-    The disk is read by `bundle`, not before.
+    `files` is a file, a folder or an archive on disk, or a mapping of paths to bytes, which stands for a folder; or a
+    function that reads them, within bounds, each time it is asked. The disk is read by `bundle`, not before.
     """
 
     assignment: Assignment
     student: str
-    files: str | Path | Mapping[str, bytes]
+    files: Files
     title: str = ""
     """What the hand-in is called; by default its file's name."""
     course: str = ""
@@ -62,7 +65,7 @@ class Submission(Struct, frozen=True):
                 raise _bad(what, text, f"is longer than {MAX_STUDENT} characters")
             if _CONTROL.search(text):
                 raise _bad(what, text, "has control characters")
-        if not isinstance(self.files, (str, Path, Mapping)):
+        if not isinstance(self.files, (str, Path, Mapping)) and not callable(self.files):
             raise _bad("files", self.files, "is neither a path nor a mapping of paths to bytes")
         if isinstance(self.priority, bool) or not isinstance(self.priority, int) or abs(self.priority) > 1 << 31:
             raise _bad("the priority", self.priority, "is not a whole number of at most 32 bits")
@@ -100,11 +103,13 @@ class Submission(Struct, frozen=True):
         return archive.tree(files)
 
     def _place(self) -> str:
-        return "the hand-in" if isinstance(self.files, Mapping) else shown(Path(self.files).name)
+        return shown(Path(self.files).name) if isinstance(self.files, (str, Path)) else "the hand-in"
 
     def _read(self, bounds: Bounds) -> tuple[File, ...]:
         if isinstance(self.files, Mapping):
             files = _from_mapping(self.files, bounds)
+        elif callable(self.files):
+            files = archive.tree(self.files(bounds))
         else:
             path = Path(self.files)
             if _is_folder(path):
@@ -125,10 +130,10 @@ class Submission(Struct, frozen=True):
         return is_archive_name(name) and not is_archive_name(self.assignment.submission.path)
 
 
-def _title(files: str | Path | Mapping[str, bytes]) -> str:
+def _title(files: Files) -> str:
     if isinstance(files, (str, Path)):
         return Path(files).name
-    return str(next(iter(files))) if len(files) == 1 else ""
+    return str(next(iter(files))) if isinstance(files, Mapping) and len(files) == 1 else ""
 
 
 def _is_folder(path: Path) -> bool:
@@ -233,7 +238,12 @@ def _below(path: Path) -> list[Path]:
     except OSError as error:
         text = f"the folder {str(path)!r} cannot be read: {error.strerror}"
         raise SubmissionError(text, hint=f"ls -ld '{path}'", id="submission_unreadable") from error
-    return [path / name for name in sorted(names, key=_natural) if not (_NO_HANDIN.match(name) or is_ignored(name))]
+    return [path / name for name in sorted(names, key=natural) if not is_no_handin(name)]
+
+
+def is_no_handin(name: str) -> bool:
+    """Whether an entry of a folder of hand-ins is none: hidden, notes, litter."""
+    return bool(_NO_HANDIN.match(name)) or is_ignored(name)
 
 
 def _titles(paths: Sequence[Path]) -> list[str]:
@@ -273,7 +283,7 @@ def _shortened(student: str, name: str) -> str:
     return f"{student[: MAX_STUDENT - len(mark) - 1]}~{mark}"
 
 
-def _natural(name: str) -> list[tuple[int, int, str]]:
+def natural(name: str) -> list[tuple[int, int, str]]:
     """A key that sorts numbers in a name by their value."""
     parts = re.split(r"([0-9]{1,18})", name)
     key = [(0, int(part), "") if n % 2 else (1, 0, part.casefold()) for n, part in enumerate(parts) if part]

@@ -57,7 +57,8 @@ def export(
     if excel and form not in (None, "csv"):
         raise ConfigError("--excel goes with --format csv", hint="leave one of them out", id="usage")
     with settings.open_existing() as engine:
-        found = engine.jobs(Query(assignment=assignment, student=student))
+        everybody = gradebook.of_everybody(engine.jobs(Query(assignment=assignment)))
+        found = [job for job in everybody if student in (None, job.student)]
         chosen = gradebook.latest(found) if latest else gradebook.Latest(tuple(found), ())
         entries = [Entry(job, engine.store.result(job.id)) for job in chosen.jobs]
         if not found:
@@ -147,7 +148,7 @@ def _tell_of_others(entries: Sequence[Entry], chosen: gradebook.Latest, flags: s
             "are not graded yet, and have no score",
         ),
     ):
-        jobs = [entry.job for entry in entries if entry.job.state in states]
+        jobs = list({entry.job.id: entry.job for entry in entries if entry.job.state in states}.values())
         if jobs:
             words = f"{show.plural(len(jobs), 'job')} of these {one if len(jobs) == 1 else several}"
             tell(f"{words}: {program()} jobs show {jobs[0].id}{flags}")

@@ -15,6 +15,7 @@ from msgspec import Struct, structs
 from minitango.cli import show
 from minitango.cli.records import GradeRecord, Grades
 from minitango.cli.show import Seen
+from minitango.exchange import members
 from minitango.job import Job, Outcome, Result, State
 from minitango.text import for_csv, for_junit
 
@@ -62,6 +63,15 @@ def latest(jobs: Iterable[Job]) -> Latest:
     chosen = sorted((graded.get(key, job) for key, job in newest.items()), key=lambda job: job.seq)
     overtaken = [job for key, job in newest.items() if key in graded and graded[key] is not job]
     return Latest(tuple(chosen), tuple(overtaken))
+
+
+def of_everybody(jobs: Iterable[Job]) -> list[Job]:
+    """The jobs; one that several handed in together stands there for each of them, in that one's name."""
+    return [
+        job if member == job.student else structs.replace(job, student=member)
+        for job in jobs
+        for member in members(job.labels, job.student)
+    ]
 
 
 def iso(when: float | None) -> str:

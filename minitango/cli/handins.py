@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
+import click
 from msgspec import Struct
 
 from minitango.assignment import Assignment, Submission, find_handins
+from minitango.assignment.submission import Files
 from minitango.cli import show
 from minitango.cli.records import ErrorRecord, Refusal
 from minitango.cli.streams import as_called, tell
 from minitango.errors import ConfigError, SubmissionError
+from minitango.exchange import Export, Wish, read_export
 from minitango.job import Job
 from minitango.text import one_line
+
+Command = TypeVar("Command", bound=Callable[..., object])
 
 
 class Refused(Struct, frozen=True):
@@ -36,34 +41,91 @@ def origin(job: Job) -> Path | None:
     return Path(path) if path else None
 
 
+class How(Struct, frozen=True):
+    """How paths are taken for hand-ins."""
+
+    student: str | None = None
+    """Whose the one path is."""
+    plain: bool = False
+    """No path is taken for another platform's export."""
+    all_versions: bool = False
+    """Of an export, not only each student's latest version."""
+
+
+def handin_options(command: Command) -> Command:
+    """The options of commands that take hand-ins: the fields of `How`."""
+    for option in (
+        click.option(
+            "--all-versions", is_flag=True, help="Of another platform's export, not only the latest versions."
+        ),
+        click.option("--plain", is_flag=True, help="Take no PATH for another platform's export."),
+        click.option("--student", metavar="NAME", help="PATH is this student's one hand-in (a folder too)."),
+    ):
+        command = option(command)
+    return command
+
+
 def gather(
-    assignment: Assignment, place: Path, paths: Sequence[Path], student: str | None
+    assignment: Assignment, place: Path, paths: Sequence[Path], how: How
 ) -> tuple[list[Submission], list[Refused]]:
     """The hand-ins that can be taken, and those that cannot. NothingToGrade where there is none at all.
 
-    `place`: the assignment, as it was named. It is noted in the jobs, for people, and is no part of what makes two
-    submissions the same work.
+    Of each path that is taken for another platform's export, stderr says so. `place`: the assignment, as it was named.
+    It is noted in the jobs, for people, and is no part of what makes two submissions the same work.
     """
     labels = {ORIGIN: str(place.absolute())}
-    if student is not None:
+    if how.student is not None:
         if len(paths) != 1:
             raise ConfigError(
                 "--student goes with one PATH", hint="name one hand-in, or leave --student out", id="usage"
             )
-        return [Submission(assignment, student=student, files=paths[0], title=paths[0].name, labels=labels)], []
-    taken: list[Submission] = []
-    refused: list[Refused] = []
-    for handin in find_handins(paths):
+        return [Submission(assignment, student=how.student, files=paths[0], title=paths[0].name, labels=labels)], []
+    found = _Found(assignment, labels)
+    rule = assignment.submission
+    wish = Wish(all_versions=how.all_versions, expected=(rule.path or rule.name).rpartition("/")[2])
+    plain: list[Path] = []
+    for path in paths:
+        export = None if how.plain else read_export(path, wish)
+        if export is None:
+            plain.append(path)
+            continue
+        _tell_export(path, export)
+        found.refused += [Refused(each.student, each.title, each.error) for each in export.unclear]
+        for one in export.handed:
+            found.take(one.student, one.title, export.files(one), one.labels)
+    if plain or not (found.taken or found.refused):
+        for handin in find_handins(plain or paths):
+            found.take(handin.student, handin.title, handin.path)
+    return found.taken, found.refused
+
+
+class _Found:
+    """The hand-ins so far."""
+
+    def __init__(self, assignment: Assignment, labels: Mapping[str, str]) -> None:
+        self._assignment = assignment
+        self._labels = labels
+        self.taken: list[Submission] = []
+        self.refused: list[Refused] = []
+
+    def take(self, student: str, title: str, files: Files, labels: Mapping[str, str] = {}) -> None:
         try:
             submission = Submission(
-                assignment, student=handin.student, files=handin.path, title=handin.title, labels=labels
+                self._assignment, student=student, files=files, title=title, labels={**self._labels, **labels}
             )
             submission.bundle()
         except SubmissionError as error:
-            refused.append(Refused(handin.student, handin.title, error))
+            self.refused.append(Refused(student, title, error))
         else:
-            taken.append(submission)
-    return taken, refused
+            self.taken.append(submission)
+
+
+def _tell_export(path: Path, export: Export) -> None:
+    number = len(export.handed)
+    said = f"{one_line(str(path), 200)}: taken for {export.what}: {show.plural(number, 'submission')}"
+    if export.older:
+        said += f"; {show.plural(export.older, 'older version')} left out (--all-versions grades them, too)"
+    tell(said)
 
 
 def tell_refused(refused: Sequence[Refused]) -> None:

@@ -11,7 +11,7 @@ import click
 from minitango.assignment import Assignment
 from minitango.cli import doubts, handins, show
 from minitango.cli.grading import Batch, mixture, terminated_like_ctrl_c, warn_of_weak_limits
-from minitango.cli.handins import Refused
+from minitango.cli.handins import Refused, handin_options
 from minitango.cli.records import Run
 from minitango.cli.settings import ANY_PATH, Settings, grading_options, load, resolve, setup_option, state_options
 from minitango.cli.show import Seen
@@ -28,13 +28,13 @@ NOT_GRADED = 4
 @click.command(short_help="Grade hand-ins now, and go on where an earlier run stopped.")
 @click.argument("assignment", type=ANY_PATH)
 @click.argument("paths", nargs=-1, type=ANY_PATH, metavar="PATH...")
-@click.option("--student", metavar="NAME", help="PATH is this student's one hand-in (a folder too).")
 @click.option("--fresh", is_flag=True, help="Grade anew what was graded before.")
 @click.option("--no-preflight", is_flag=True, help="Queue all at once; try no sample or hand-in first.")
 @click.option("--keep-going", is_flag=True, help="Go on where the first hand-ins speak against the grader.")
 @click.option("--json", "as_json", is_flag=True, help="Print the jobs as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 @click.option("-v", "--verbose", is_flag=True, help="Say which limits hold here, and how.")
+@handin_options
 @setup_option
 @state_options
 @grading_options
@@ -42,6 +42,8 @@ def run(
     assignment: Path,
     paths: tuple[Path, ...],
     student: str | None,
+    plain: bool,
+    all_versions: bool,
     fresh: bool,
     no_preflight: bool,
     keep_going: bool,
@@ -62,7 +64,7 @@ def run(
     settings = settings.of([loaded])
     if not paths:
         raise NothingToGrade("no hand-ins were named", hint=f"minitango run {assignment} PATH-TO-HANDINS")
-    submissions, refused = handins.gather(loaded, assignment, paths, student)
+    submissions, refused = handins.gather(loaded, assignment, paths, handins.How(student, plain, all_versions))
     how = How(
         settings,
         assignment,

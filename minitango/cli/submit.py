@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from minitango.cli import show
-from minitango.cli.handins import gather, tell_graded_before, tell_refused
+from minitango.cli.handins import How, gather, handin_options, tell_graded_before, tell_refused
 from minitango.cli.records import Jobs
 from minitango.cli.run import NOT_GRADED
 from minitango.cli.settings import ANY_PATH, image_option, load, resolve, setup_option, state_options
@@ -19,9 +19,9 @@ from minitango.text import one_line
 @click.command(short_help="Queue hand-ins and return; a worker grades them.")
 @click.argument("assignment", type=ANY_PATH)
 @click.argument("paths", nargs=-1, type=ANY_PATH, metavar="PATH...")
-@click.option("--student", metavar="NAME", help="PATH is this student's one hand-in (a folder too).")
 @click.option("--fresh", is_flag=True, help="Grade anew what was graded before.")
 @click.option("--json", "as_json", is_flag=True, help="Print the jobs as JSON.")
+@handin_options
 @setup_option
 @image_option
 @state_options
@@ -29,6 +29,8 @@ def submit(
     assignment: Path,
     paths: tuple[Path, ...],
     student: str | None,
+    plain: bool,
+    all_versions: bool,
     fresh: bool,
     as_json: bool,
     no_setup: bool,
@@ -49,7 +51,7 @@ def submit(
         )
     if not paths:
         raise NothingToGrade("no hand-ins were named", hint=f"minitango submit {assignment} PATH-TO-HANDINS")
-    submissions, refused = gather(loaded, assignment, paths, student)
+    submissions, refused = gather(loaded, assignment, paths, How(student, plain, all_versions))
     with settings.open(workers=0) as engine:
         handles = engine.submit_many(submissions, fresh=fresh)
         jobs = [show.see(engine.store, handle.job()) for handle in handles]

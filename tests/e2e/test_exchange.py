@@ -1,0 +1,122 @@
+"""Other platforms' exports as they come, through the real command line."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import Answer, CommandLine
+from tests.e2e.test_bad_input import refused
+from tests.test_exchange import METADATA, Tree, folder, zipped
+
+pytestmark = pytest.mark.usefixtures("sandbox")
+
+PLATFORMS: dict[str, tuple[Tree, str, dict[str, float]]] = {
+    "autolab": (
+        {
+            "ada@school.edu_1_answer.txt": "no",
+            "ada@school.edu_2_answer.txt": "ok",
+            "bob@school.edu_1_answer.txt": "no",
+        },
+        "taken for an Autolab export: 2 submissions; 1 older version left out (--all-versions grades them, too)",
+        {"ada@school.edu": 10, "bob@school.edu": 0},
+    ),
+    "autolab-folder": (
+        {"ada@school.edu/1_answer.txt": "no", "ada@school.edu/2_answer.txt": "ok", "bob@school.edu/1_answer.txt": "no"},
+        "taken for an Autolab export: 2 submissions; 1 older version left out (--all-versions grades them, too)",
+        {"ada@school.edu": 10, "bob@school.edu": 0},
+    ),
+    "gradescope": (
+        {
+            "assignment_7_export/submission_metadata.yml": METADATA,
+            "assignment_7_export/submission_101/answer.txt": "ok",
+            "assignment_7_export/submission_102/answer.txt": "no",
+        },
+        "taken for a Gradescope export: 2 submissions\n",
+        {"0017": 10, "bob@school.edu": 0},
+    ),
+    "canvas": (
+        {"lovelaceada_34_208490284_answer.txt": "ok", "bob_LATE_35_208490286_answer-1.txt": "no"},
+        "taken for a Canvas export: 2 submissions\n",
+        {"34": 10, "35": 0},
+    ),
+    "moodle": (
+        {
+            "Ada Lovelace_10321_assignsubmission_file/answer.txt": "ok",
+            "Bob_10322_assignsubmission_file/mine.txt": "no",
+        },
+        "taken for a Moodle export: 2 submissions\n",
+        {"Ada Lovelace": 10, "Bob": 0},
+    ),
+}
+
+
+def scores(answer: Answer) -> dict[str, float]:
+    return {job["student"]: job["score"] for job in answer.jobs}
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_an_export_is_graded_as_it_comes(platform: str, cli: CommandLine, hw: Path, tmp_path: Path) -> None:
+    tree, said, expected = PLATFORMS[platform]
+    answer = cli("run", hw, zipped(tmp_path, tree), "--json")
+    assert answer.code == 0, answer
+    assert f"export.zip: {said}" in answer.err
+    assert scores(answer) == expected
+    again = cli("run", hw, folder(tmp_path, tree), "--json")  # unpacked, it is the same work
+    assert "2 of 2 hand-ins graded before" in again.err, again
+    assert [job["id"] for job in again.jobs] == [job["id"] for job in answer.jobs]
+
+
+def test_all_versions_are_graded_where_that_is_asked_for(cli: CommandLine, hw: Path, tmp_path: Path) -> None:
+    answer = cli("run", hw, zipped(tmp_path, PLATFORMS["autolab"][0]), "--all-versions", "--json")
+    assert [(job["student"], job["score"]) for job in answer.jobs] == [
+        ("ada@school.edu", 0), ("ada@school.edu", 10), ("bob@school.edu", 0),
+    ]  # fmt: skip
+    assert "ada@school.edu handed in 2 times: each is graded" in answer.err
+
+
+def test_plain_takes_each_entry_for_a_hand_in(cli: CommandLine, hw: Path, tmp_path: Path) -> None:
+    answer = cli("submit", hw, folder(tmp_path, PLATFORMS["autolab"][0]), "--plain", "--json")
+    assert "taken for" not in answer.err
+    assert [job["student"] for job in answer.jobs] == [
+        "ada@school.edu_1_answer", "ada@school.edu_2_answer", "bob@school.edu_1_answer",
+    ]  # fmt: skip
+
+
+def test_with_a_name_a_path_is_that_students(cli: CommandLine, hw: Path, tmp_path: Path) -> None:
+    tree = {"ada@school.edu_1_answer.txt": "no"}
+    answer = cli("submit", hw, zipped(tmp_path, tree), "--student", "ada", "--json")
+    assert [job["student"] for job in answer.jobs] == ["ada"]
+
+
+def test_what_does_not_say_whose_it_is_is_listed_as_refused(cli: CommandLine, hw: Path, tmp_path: Path) -> None:
+    tree = {**PLATFORMS["canvas"][0], "answer.txt": "ok"}
+    answer = cli("run", hw, folder(tmp_path, tree))
+    assert answer.code == 4, answer
+    assert "refused[export_name]: answer.txt: answer.txt: the name does not say whose it is" in answer.err
+    assert "  next: download them again, or grade this one alone with --student NAME" in answer.err
+    assert "1 REFUSED" in answer.out
+
+
+def test_an_export_that_cannot_be_read_is_one_error(cli: CommandLine, hw: Path, tmp_path: Path) -> None:
+    place = folder(tmp_path, {"submission_metadata.yml": "- {", "submission_1/answer.txt": "ok"})
+    refused(cli("run", hw, place), 2, "export", "submission_metadata.yml: not YAML at line", "--plain")
+    assert cli("submit", hw, place, "--plain").code == 0
+
+
+def test_everybody_of_a_group_gets_its_grade(cli: CommandLine, hw: Path, tmp_path: Path) -> None:
+    assert cli("run", hw, zipped(tmp_path, PLATFORMS["gradescope"][0])).code == 0
+
+    def rows(*words: str) -> list[tuple[str, str, str]]:
+        found = csv.DictReader(io.StringIO(cli("export", *words).out))
+        return [(row["student"], row["score"], row["title"]) for row in found]
+
+    theirs = [("bob@school.edu", "0", "submission_102"), ("Eve", "0", "submission_102")]
+    assert rows() == [("0017", "10", "submission_101"), *theirs]
+    assert rows("--student", "Eve") == theirs[1:]
+    assert cli("export", "--feedback", tmp_path / "feedback").code == 0
+    pages = sorted(path.name for path in (tmp_path / "feedback").iterdir())
+    assert [page.partition("~")[0].removesuffix(".md") for page in pages] == ["0017", "Eve", "bob@school.edu"]
