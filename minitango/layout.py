@@ -77,6 +77,7 @@ def box_spec(
         workdir=layout.work,
         limits=limits or step.limits,
         network=step.network,
+        root=step.root is True,
         image=image,
         bundle=bundle,
         token=token,

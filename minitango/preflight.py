@@ -135,9 +135,34 @@ class Preflight:
                 "in an assignment.toml",
                 id="setup_needed",
             )
+        if not digest and (step.root or not step.command):
+            what = "to be root in its container" if step.root else "what its image runs by itself"
+            raise AssignmentError(
+                f"it needs {what}, and this sandbox has no images",
+                file=plan.name,
+                key=f"step {step.name}",
+                hint="--sandbox docker",
+                id="image_needed",
+            )
         if digest and not folder:
             self._on_image(step.image, digest)
         return digest
+
+
+def command_of(sandbox: Sandbox, step: PlanStep, image: str) -> tuple[str, ...]:
+    """What a step runs: its own command, or what its image runs by itself. `image`: what that was prepared to.
+
+    AssignmentError where there is neither.
+    """
+    command = step.command or sandbox.image_command(image)
+    if not command:
+        raise AssignmentError(
+            f"no command is named, and {place(step, image, sandbox.default_image)} has no entrypoint of its own",
+            key=f"step {step.name}.command",
+            hint="name one: for PrairieLearn, entrypoint in info.json",
+            id="command",
+        )
+    return command
 
 
 def check_command(sandbox: Sandbox, plan: Plan, number: int, bundle: Sequence[File], image: str) -> None:
@@ -148,7 +173,7 @@ def check_command(sandbox: Sandbox, plan: Plan, number: int, bundle: Sequence[Fi
     """
     step = plan.steps[number]
     key = f"step {step.name}.command"
-    program = step.command[0]
+    program = command_of(sandbox, step, image)[0]
     if step.provided:
         path = program.removeprefix(f"{layout_of(plan).work}/").removeprefix("./")
         programs = _interpreters(path, bundle, plan.name, key)
@@ -192,7 +217,7 @@ def check_command(sandbox: Sandbox, plan: Plan, number: int, bundle: Sequence[Fi
 
 def brought_by_submission(step: PlanStep) -> bool:
     """Whether the command is a path in the working directory that only the hand-in can provide."""
-    program = step.command[0]
+    program = step.command[0] if step.command else ""
     return step.submission and not step.provided and "/" in program and not program.startswith("/")
 
 

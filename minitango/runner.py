@@ -40,7 +40,7 @@ from minitango.job import (
 )
 from minitango.layout import COLLECTED, SUBMISSION, box_spec, environment, hand_in, is_handed_in, layout_of
 from minitango.output import HeadTail
-from minitango.preflight import TRANSIENT, Preflight, brought_by_submission, exec_hint
+from minitango.preflight import TRANSIENT, Preflight, brought_by_submission, command_of, exec_hint
 from minitango.remarks import notices, remark
 from minitango.results import MAX_REPORT, Evidence, Report, reader, report_files
 from minitango.sandbox import Box, Bundle, CollectBounds, Collected, End, Sandbox
@@ -199,7 +199,8 @@ class Runner:
             stop.attach(box)
             self._fill(attempt, box, number, step, submission, own)
             kept = HeadTail()
-            end = box.run(step.command, env=environment(plan, number), output=_tee(kept, step.name, attempt.sink))
+            command = command_of(self._sandbox, step, image)
+            end = box.run(command, env=environment(plan, number), output=_tee(kept, step.name, attempt.sink))
             stop.attach(None)
             if end.cancelled or stop.why is not None:
                 raise _Stopped
@@ -229,7 +230,7 @@ class Runner:
             )
         )
         attempt.notices.extend(notices(step.name, end))
-        self._judge(attempt.plan, step, end, image, submission)
+        self._judge(attempt.plan, step, end, image, submission, command[0])
         if not last:
             attempt.collected.extend(
                 File(f"{step.name}/{file.path}", file.data, file.executable) for file in left.files
@@ -271,18 +272,20 @@ class Runner:
                 files = [File(file.path, file.data) for file in files]
             box.put(COLLECTED, files)
 
-    def _judge(self, plan: Plan, step: PlanStep, end: End, image: str, submission: Sequence[File]) -> None:
+    def _judge(
+        self, plan: Plan, step: PlanStep, end: End, image: str, submission: Sequence[File], program: str
+    ) -> None:
         """Raise where this step's end is the job's end."""
         name, limits = step.name, step.limits
         if end.exec_error is not None:
-            what = f"{step.command[0]} in step {name!r} could not be executed: {os.strerror(end.exec_error)}"
+            what = f"{program} in step {name!r} could not be executed: {os.strerror(end.exec_error)}"
             if end.exec_error in TRANSIENT:
                 raise SandboxFailed(f"the command {what}", id="sandbox_exec")
             if brought_by_submission(step):
                 absent = end.exec_error in (errno.ENOENT, errno.ENOTDIR)
-                if absent and not is_handed_in(plan, submission, step.command[0]):
+                if absent and not is_handed_in(plan, submission, program):
                     neither = "neither the assignment's files nor the hand-in has it"
-                    raise _Ended(Outcome.NO_SCORE, f"there is no {step.command[0]}: {neither}")
+                    raise _Ended(Outcome.NO_SCORE, f"there is no {program}: {neither}")
                 raise _Ended(Outcome.NO_SCORE, f"the hand-in's {what}")
             raise AssignmentError(
                 f"the command {what}", key=f"step {name}.command", hint=exec_hint(end.exec_error, image), id="command"

@@ -115,14 +115,22 @@ class FakeSandbox:
     """A `Sandbox` whose commands are one function. No isolation at all: for trusted test code only.
 
     `images` are the digests of the images that there are, by name; without it, it is a sandbox that has none.
+    `commands` has what images run by themselves, by digest.
     """
 
     name = "fake"
     default_image = ""
 
-    def __init__(self, inside: Inside | None = None, *, images: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        inside: Inside | None = None,
+        *,
+        images: Mapping[str, str] | None = None,
+        commands: Mapping[str, tuple[str, ...]] = {},
+    ) -> None:
         self._inside = inside or (lambda run: End(exit_status=0))
         self._images = images
+        self._commands = commands
         self._prepared: dict[str, str] = {}
         self.opened = 0
 
@@ -145,6 +153,10 @@ class FakeSandbox:
     def image_digest(self, image: str) -> str:
         """The digest of what was prepared; empty where it was not."""
         return self._prepared.get(image, "")
+
+    def image_command(self, digest: str) -> tuple[str, ...]:
+        """What `commands` has for this image's digest; empty for none."""
+        return self._commands.get(digest, ())
 
     def open(self, spec: BoxSpec) -> FakeBox:
         """A box, counted in `opened`."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import UNSET
 
 from minitango import Assignment, AssignmentError, Submission
 from minitango.archive import File, unpack
@@ -432,7 +433,7 @@ def test_what_a_question_takes_of_its_course(tmp_path: Path, blobs: Blobs) -> No
 @pytest.mark.parametrize(
     ("info", "id"),
     [
-        (options(entrypoint=""), "missing_key"),
+        (options(entrypoint="", image=""), "missing_key"),
         (options(entrypoint="'open"), "missing_key"),
         (options(entrypoint="/grade/tests/none.sh"), "file_missing"),
         (options(timeout="soon"), "json"),
@@ -448,13 +449,26 @@ def test_a_question_that_cannot_be_used(info: dict[str, Any], id: str, tmp_path:
 
 
 @pytest.mark.parametrize("image", ["prairielearn/grader-python", "docker.io/prairielearn/grader-c:latest"])
-def test_graders_that_change_users_are_refused_rather_than_give_everybody_nothing(image: str, tmp_path: Path) -> None:
-    for entrypoint in ("", "/python_autograder/run.sh"):
-        with pytest.raises(AssignmentError, match="changes users") as caught:
-            Assignment.load(question(tmp_path / "fib", options(image=image, entrypoint=entrypoint)))
-        assert caught.value.id == "layout"
+def test_graders_that_change_users_are_root_in_their_container_and_that_is_said(
+    image: str, tmp_path: Path, blobs: Blobs
+) -> None:
+    made = Assignment.load(question(tmp_path / "fib", options(image=image, entrypoint="")))
+    (step,) = plan_of(made, blobs).steps
+    assert (step.root, step.command, step.image, step.provided) == (True, (), image, False)
+    assert any("it is root inside of its container" in line for line in made.taken)
     write(tmp_path / "fib", {"assignment.toml": 'layout = "prairielearn"\n[[step]]\ncommand = ["sh", "mine.sh"]\n'})
-    assert Assignment.load(tmp_path / "fib").steps[0].command == ("sh", "mine.sh")
+    mine = Assignment.load(tmp_path / "fib")
+    assert (mine.steps[0].command, mine.steps[0].root) == (("sh", "mine.sh"), False)
+    assert plan_of(mine, blobs).steps[0].root is UNSET
+    write(tmp_path / "fib", {"assignment.toml": 'layout = "prairielearn"\n[[step]]\nroot = false\n'})
+    assert Assignment.load(tmp_path / "fib").steps[0].root is False
+
+
+def test_an_entrypoint_that_is_not_named_is_the_images_own(tmp_path: Path, blobs: Blobs) -> None:
+    made = Assignment.load(question(tmp_path / "fib", options(image="school/grader", entrypoint="")))
+    (step,) = plan_of(made, blobs).steps
+    assert (step.command, step.root) == ((), UNSET)
+    assert not any("root inside" in line for line in made.taken)
 
 
 def test_a_question_may_open_the_network(tmp_path: Path) -> None:

@@ -109,6 +109,7 @@ def _of(adopted: Adopted, said: dict[str, Any], *, root: Path) -> Assignment:
         command=adopted.command,
         image=adopted.image,
         limits=adopted.limits,
+        root=adopted.root,
         network=adopted.network,
         env=adopted.env,
     )

@@ -120,7 +120,10 @@ def _check_step(step: Step, root: Path, layout: str, key: Key, places: Places) -
     if step.network not in ("none", "open"):
         text = f"{step.network!r} is neither none nor open"
         raise places.error((*key, "network"), text, 'use "none" (localhost only) or "open"')
-    _check_command(step.command, (*key, "command"), places)
+    if not isinstance(step.root, bool):
+        raise places.error((*key, "root"), f"is {step.root!r}, not true or false", "root = true")
+    if step.command or layout != "prairielearn":  # whose questions may leave it to their image
+        _check_command(step.command, (*key, "command"), places)
     for name, example in (("files", 'files = ["grader/"]'), ("collect", 'collect = ["out/"]')):
         patterns = getattr(step, name)
         if not _is_words(patterns):

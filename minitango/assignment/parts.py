@@ -36,6 +36,8 @@ class Step(Struct, frozen=True):
     working directory. `grader` or `tests/*.json`: what is named goes there under its own path."""
     submission: bool = True
     """Whether this step sees the submission."""
+    root: bool = False
+    """Whether it is root inside of its container, which it takes to change users while it grades. Only on Docker."""
     collect: tuple[str, ...] = ()
     """Patterns of files in the working directory that later steps get to see."""
     network: Literal["none", "open"] = "none"

@@ -31,6 +31,7 @@ class PlanStep(Struct, frozen=True):
 
     name: str
     command: tuple[str, ...]
+    """Empty: what its image runs by itself."""
     image: str = ""
     image_files: str | UnsetType = UNSET
     """Digest of the folder that `image` is, as `archive.pack` has it. Unset where it is a name: then it is not written,
@@ -46,6 +47,8 @@ class PlanStep(Struct, frozen=True):
     """Whether the command's first word is one of the instructor's files."""
     setup: bool | UnsetType = UNSET
     """Whether the image has what a set-up script made, so that nothing else will do. Unset: it has not."""
+    root: bool | UnsetType = UNSET
+    """Whether it is root in its container. Unset: it is not."""
 
 
 class Plan(Struct, frozen=True):
@@ -190,6 +193,7 @@ def _pack(assignment: Assignment, blobs: Blobs) -> Packed:
                 limits=_canonical(step.limits),
                 env=step.env,
                 provided="/" in program and os.path.normpath(program) in paths,
+                root=step.root or UNSET,
             )
         )
     return _put(_plan(assignment, steps), bundles, blobs)
@@ -203,7 +207,7 @@ def _pack_adopted(assignment: Assignment, blobs: Blobs) -> Packed:
     (step,) = assignment.steps
     bundles: dict[str, bytes] = {}
     image_files = _bundled(adopted.image_files, bundles)
-    program = adopted.command[0]
+    program = adopted.command[0] if adopted.command else ""
     one = PlanStep(
         name=step.name,
         command=adopted.command,
@@ -216,6 +220,7 @@ def _pack_adopted(assignment: Assignment, blobs: Blobs) -> Packed:
         provided="/" in program
         and os.path.normpath(program.removeprefix(f"{adopted.home}/")) in {file.path for file in adopted.files},
         setup=bool(image_files) or UNSET,
+        root=step.root or UNSET,
     )
     plan = _plan(assignment, [one])
     plan = structs.replace(plan, layout=assignment.layout, problems=assignment.problems or UNSET)

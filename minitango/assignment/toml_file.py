@@ -201,6 +201,7 @@ _STEP: Final[dict[str, Convert]] = {
     "command": Reader.command,
     "files": Reader.strings,
     "submission": Reader.boolean,
+    "root": Reader.boolean,
     "collect": Reader.strings,
     "network": Reader.network,
     "limits": Reader.limits,

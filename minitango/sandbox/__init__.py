@@ -59,6 +59,9 @@ class BoxSpec(Struct, frozen=True):
     image: str = ""
     bundle: Bundle | None = None
     """Is there when the box is open, as if it had been `put`."""
+    root: bool = False
+    """The job is root in its box, with what it takes to become another user there (CHOWN, DAC_OVERRIDE, FOWNER, SETUID,
+    SETGID, KILL), and with no more: no new privileges, the same filter, limits and read-only system as any job."""
     token: str = ""
     """Names the attempt, so that a leftover can be told and swept."""
 
@@ -204,6 +207,12 @@ class Sandbox(Protocol):
         never raises."""
         ...
 
+    def image_command(self, digest: str) -> tuple[str, ...]:
+        """What an image runs where nothing else is named: its entrypoint, with its command's words as arguments. Empty
+        where it names none, and where the sandbox has no images. `digest` is what `prepare` gave. SandboxUnavailable
+        `sandbox_image_gone`."""
+        ...
+
     def find_image(self, image: str, folder: Sequence[File] = ()) -> str:
         """The digest of what `prepare` would find here without fetching or building anything; empty where it would
         have to, and where the sandbox has no images. Changes nothing. ConfigError `image_name`."""
@@ -213,7 +222,7 @@ class Sandbox(Protocol):
         """A fresh box, never used before, ready to run. SandboxUnavailable where no box comes up here any more,
         SandboxFailed where it was this one alone; ConfigError `disk_too_small` where its bundle does not fit;
         ValueError for a spec that no box can have (mounts that overlap the
-        system's, a working directory that is not a writable mount)."""
+        system's, a working directory that is not a writable mount; root, where the sandbox has no images)."""
         ...
 
     def sweep(self) -> int:

@@ -47,6 +47,8 @@ _ETC: Final = {
     "group": "root:x:0:\n" + "".join(f"job:x:{uid}:\n" for uid in UIDS),
     "hosts": "127.0.0.1 localhost job\n::1 localhost\n",
 }
+_USERS: Final = ("passwd", "group")
+"""A job that is root changes to users of its image: there, these stay the image's."""
 
 
 class _Config(Struct):
@@ -59,6 +61,10 @@ class _Inspected(Struct):
 
 class _Made(Struct):
     id: str = msgspec.field(name="Id")
+
+
+def _etc(root: bool) -> dict[str, str]:
+    return {name: text for name, text in _ETC.items() if not (root and name in _USERS)}
 
 
 def machine_of(architecture: str) -> str:
@@ -110,7 +116,8 @@ class Carrier:
         self._lock = threading.Lock()
         self.making = ""
         """The name of the container of which an image is being made."""
-        self._images: dict[tuple[str, str], str] = {}
+        self._images: dict[tuple[str, bool, str], str] = {}
+        """What was made of an image, for jobs that are root or not, with a bundle or without."""
         self._plain: list[str] = []
         """Images that were made to be built on."""
         self._bundles: dict[str, float] = {}
@@ -123,12 +130,15 @@ class Carrier:
         except OSError as error:
             raise _no_room(owner, error) from error
 
-    def binds(self, network: Literal["none", "open"], bundle: Bundle | None) -> list[tuple[str, str]]:
-        """What to mount into a container, read-only: (path on the host, path inside). Good for `_KEPT` seconds."""
+    def binds(
+        self, network: Literal["none", "open"], bundle: Bundle | None, *, root: bool = False
+    ) -> list[tuple[str, str]]:
+        """What to mount into a container, read-only: (path on the host, path inside). Good for `_KEPT` seconds. `root`:
+        that is who its job is."""
         if not self.mounts:
             return []
         home = self._owner.home
-        names = [name for name in _ETC if network == "none" or name != "hosts"]
+        names = [name for name in _etc(root) if network == "none" or name != "hosts"]
         found = [(str(home / "bin"), HOME), *((str(home / name), f"/etc/{name}") for name in names)]
         if bundle is not None:
             found.append((str(self._laid_out(bundle)), BUNDLE))
@@ -155,17 +165,18 @@ class Carrier:
     def _bundle_folder(self, digest: str) -> Path:
         return self._owner.home / f"bundle-{_short(digest)}"
 
-    def image(self, digest: str, bundle: Bundle | None) -> str:
+    def image(self, digest: str, bundle: Bundle | None, *, root: bool = False) -> str:
         """What to make a container of, where this image is asked for. Missing where it is not there any more."""
         if self.mounts:
             return digest
-        key = (digest, bundle.digest if bundle is not None else "")
+        plain = (digest, root, "")
+        key = (digest, root, bundle.digest if bundle is not None else "")
         with self._lock:
             if key not in self._images:
-                if (digest, "") not in self._images:
-                    self._images[digest, ""] = self._derive(digest, self._own_files())
+                if plain not in self._images:
+                    self._images[plain] = self._derive(digest, self._own_files(root))
                 if bundle is not None:
-                    base = self._images[digest, ""]
+                    base = self._images[plain]
                     files = {f"root{BUNDLE}/{file.path}": _content(file) for file in bundle.files}
                     self._images[key] = self._derive(base, files or {f"root{BUNDLE}/.empty": (0o644, b"")})
             return self._images[key]
@@ -176,9 +187,9 @@ class Carrier:
             for key in [key for key in self._images if key[0] == digest]:
                 del self._images[key]
 
-    def _own_files(self) -> dict[str, tuple[int, bytes]]:
+    def _own_files(self, root: bool) -> dict[str, tuple[int, bytes]]:
         files = {f"root{HOME}/supervise": (0o755, self._program)}
-        return files | {f"root/etc/{name}": (0o644, text.encode()) for name, text in _ETC.items()}
+        return files | {f"root/etc/{name}": (0o644, text.encode()) for name, text in _etc(root).items()}
 
     def _derive(self, base: str, files: dict[str, tuple[int, bytes]]) -> str:
         """An image of `base` with these files below `root/` in it. Missing where that is not there any more."""

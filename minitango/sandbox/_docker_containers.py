@@ -154,14 +154,14 @@ class Containers:
         for last in (False, True):
             image = ""
             try:
-                image = self._carrier.image(digest, spec.bundle)
+                image = self._carrier.image(digest, spec.bundle, root=spec.root)
                 config = container(
                     spec,
                     self.features,
                     image=image,
-                    binds=self._carrier.binds(spec.network, spec.bundle),
+                    binds=self._carrier.binds(spec.network, spec.bundle, root=spec.root),
                     volumes=volumes,
-                    uid=next(self._uids),
+                    uid=0 if spec.root else next(self._uids),
                     labels={**self._owner.labels(), TOKEN: spec.token},
                 )
                 made = self._engine.ask(partial(_create, config=config, name=name), _Created, again=False)

@@ -37,6 +37,8 @@ _ALSO: Final = {"amd64": "386"}
 
 class _Config(Struct):
     env: list[str] | None = msgspec.field(default=None, name="Env")
+    entrypoint: list[str] | None = msgspec.field(default=None, name="Entrypoint")
+    command: list[str] | None = msgspec.field(default=None, name="Cmd")
     volumes: dict[str, Any] | None = msgspec.field(default=None, name="Volumes")
 
 
@@ -60,6 +62,7 @@ class _Image(Struct, frozen=True):
     system: str
     environment: dict[str, str]
     volumes: tuple[str, ...]
+    command: tuple[str, ...]
 
 
 class Images:
@@ -115,6 +118,10 @@ class Images:
     def environment(self, digest: str) -> dict[str, str]:
         """The image's own variables. SandboxUnavailable `sandbox_image_gone` where it is not there any more."""
         return dict(self._known(digest).environment)
+
+    def command(self, digest: str) -> tuple[str, ...]:
+        """See `Sandbox.image_command`."""
+        return self._known(digest).command
 
     def volumes(self, digest: str) -> tuple[str, ...]:
         """The directories that the image declares to be volumes: each would be a disk of its own. As `environment`."""
@@ -215,9 +222,16 @@ class Images:
             one_line(found.system, 40),
             _environment(config.env or []),
             _volumes(config.volumes or {}),
+            _command([*(config.entrypoint or []), *(config.command or [])]),
         )
         self._images[digest] = image
         return image
+
+
+def _command(words: Sequence[str]) -> tuple[str, ...]:
+    """The words, where a process can be given them."""
+    usable = len(words) <= _MAX_VARIABLES and sum(map(len, words)) <= _MAX_ENVIRONMENT
+    return tuple(words) if usable and not any(map(_UNUSABLE.search, words)) and any(words[:1]) else ()
 
 
 def _volumes(declared: Iterable[str]) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """What a container looks like: a `BoxSpec` as Docker's API takes it. Nothing of a submission is in it.
 
-Root in it is the supervisor alone, with the three capabilities that it needs to become the job's user and to kill it.
+Root in it is the supervisor alone, with the three capabilities that it needs to become the job's user and to kill it;
+and the job, with those that it takes to change users, where its step asks for that.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ SUPERVISOR: Final = f"{HOME}/supervise"
 BUNDLE: Final = f"{HOME}/bundle"
 """Where a step's bundle is, for the supervisor to copy it."""
 
+AS_ROOT: Final = ("CHOWN", "DAC_OVERRIDE", "FOWNER")
+"""What a job that is root has besides what the supervisor has."""
 IDLE: Final = 600
 """Seconds after which a supervisor to which nobody speaks leaves."""
 _ROOM: Final = 8 << 20
@@ -68,7 +71,7 @@ def container(
         "ReadonlyRootfs": True,
         "Privileged": False,
         "CapDrop": ["ALL"],
-        "CapAdd": ["SETUID", "SETGID", "KILL"],
+        "CapAdd": ["SETUID", "SETGID", "KILL", *(AS_ROOT if spec.root else ())],
         "SecurityOpt": ["no-new-privileges"],
         "IpcMode": "private",
         "ShmSize": _sizes(spec)["/dev/shm"],  # noqa: S108
@@ -91,7 +94,7 @@ def container(
     return {
         "Image": image,
         "Entrypoint": [SUPERVISOR],
-        "Cmd": [str(uid), str(uid), str(IDLE), *mounts],
+        "Cmd": [str(uid), str(uid), str(IDLE), *(["root"] if spec.root else []), *mounts],
         "User": "0:0",
         "WorkingDir": "/",
         "Hostname": "job",

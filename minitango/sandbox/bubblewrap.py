@@ -66,12 +66,18 @@ class BubblewrapSandbox:
         """Empty: a box has the host's own programs, whatever image is asked for."""
         return ""
 
+    def image_command(self, digest: str) -> tuple[str, ...]:
+        """Empty: there are none."""
+        return ()
+
     def find_image(self, image: str, folder: Sequence[File] = ()) -> str:
         """Empty: there are none."""
         return ""
 
     def open(self, spec: BoxSpec) -> Box:
         """See `Sandbox.open`. ValueError for a spec that no box can have."""
+        if spec.root:
+            raise ValueError("no job is root here: a box has the host's own users")
         try:
             return self._box(spec)
         except SandboxFailed as error:

@@ -64,6 +64,10 @@ class DockerSandbox:
         """See `Sandbox.prepare`."""
         return self._set_up().images.prepare(image, folder)
 
+    def image_command(self, digest: str) -> tuple[str, ...]:
+        """See `Sandbox.image_command`."""
+        return self._set_up().images.command(digest) if digest else ()
+
     def find_image(self, image: str, folder: Sequence[File] = ()) -> str:
         """See `Sandbox.find_image`."""
         return self._set_up().images.find(image, folder)

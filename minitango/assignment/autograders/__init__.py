@@ -51,6 +51,7 @@ class Adopted(Struct, frozen=True):
     layout: str
     name: str
     command: tuple[str, ...]
+    """Empty: what its image runs by itself."""
     files: tuple[File, ...] = ()
     """What lies in the step's working directory, at its path there."""
     home: str = ""
@@ -64,6 +65,8 @@ class Adopted(Struct, frozen=True):
     image_files: tuple[File, ...] = ()
     """A Dockerfile and what it needs, where an image has to be built; `image` is then what it is called."""
     limits: Limits = Limits()
+    root: bool = False
+    """Whether it has to be root in its container."""
     network: Literal["none", "open"] = "none"
     env: dict[str, str] = field(default_factory=dict)
     taken: tuple[str, ...] = ()

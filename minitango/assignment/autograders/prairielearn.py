@@ -33,7 +33,8 @@ TIMEOUT: Final = 30.0
 LIMITS: Final = Limits(memory=2 << 30, pids=1024, disk=1 << 30)
 """PrairieLearn's own."""
 _OWN: Final = re.compile(r"(?:docker\.io/)?prairielearn/grader-[a-z0-9-]+")
-"""PrairieLearn's own graders: they change users while they grade, and give everybody 0 where they cannot."""
+"""PrairieLearn's own graders: they are root, and become another user for what the student wrote. Where they cannot,
+they give everybody 0. See graders/ of https://github.com/PrairieLearn/PrairieLearn."""
 _FOLDERS: Final = ("serverFilesCourse", "shared", "tests", "student")
 """They are always there."""
 _ELEMENTS: Final = {"pl-file-editor": "file-name", "pl-file-upload": "file-names"}
@@ -64,16 +65,9 @@ def adopt(source: Source, wish: Wish) -> Adopted:
     info = _read(source)
     options = info.external or _Options()
     image = wish.image or options.image
-    if not wish.command and _OWN.fullmatch(re.split("[:@]", options.image)[0]):
-        raise source.error(
-            f"{options.image} changes users while it grades, which no sandbox here allows: everybody would get 0",
-            "grade with tests and an entrypoint of your own, or name another image and command under [[step]]",
-            id="layout",
-            path=INFO,
-            key="externalGradingOptions.image",
-        )
+    root = not wish.command and bool(_OWN.fullmatch(re.split("[:@]", options.image)[0]))
     command = wish.command or _command(source, options)
-    program = command[0]
+    program = command[0] if command else ""
     shared = _of_the_course(source, options.server_files_course or [])
     files = [*source.below("tests"), *shared, *(_moved(file) for file in shared)]
     files += [File(f"{name}/.keep", b"") for name in _FOLDERS if not any(f.path.startswith(f"{name}/") for f in files)]
@@ -88,6 +82,8 @@ def adopt(source: Source, wish: Wish) -> Adopted:
     timeout = options.timeout if options.timeout is not None else TIMEOUT
     handins = _handins(source)
     taken = [f"in Docker its image is {image}" + ("" if wish.image else " (--image names another)")] if image else []
+    if root:
+        taken.append("it is root inside of its container, as that image changes users while it grades (docs/trust.md)")
     if len(handins) == 1:
         taken.append(f"a hand-in of one file becomes {handins[0]}, which question.html asks for")
     return Adopted(
@@ -100,6 +96,7 @@ def adopt(source: Source, wish: Wish) -> Adopted:
         submission=SubmissionRule(name=handins[0] if len(handins) == 1 else ""),
         image=image,
         limits=msgspec.structs.replace(LIMITS, wall=timeout),
+        root=root,
         network="open" if options.enable_networking else "none",
         env={name: value for name, value in (options.environment or {}).items() if value is not None},
         taken=tuple(taken),
@@ -127,14 +124,17 @@ def _read(source: Source) -> _Info:
 
 
 def _command(source: Source, options: _Options) -> tuple[str, ...]:
+    """The entrypoint that is named; nothing where that is left to the image."""
     given = options.entrypoint
     try:
         words = shlex.split(given) if isinstance(given, str) else list(given)
     except ValueError:
         words = []
+    if not words and not given and options.image:
+        return ()
     if not words or "\0" in "".join(words):
         raise source.error(
-            "no entrypoint is named, and what the image itself would run is not known here",
+            "no entrypoint is named, and no image that would have one" if not given else "the entrypoint is no command",
             'name it: "entrypoint": "/grade/tests/run.sh"',
             id="missing_key",
             path=INFO,

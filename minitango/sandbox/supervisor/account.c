@@ -9,6 +9,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -101,7 +102,11 @@ static bool is_ours(const char *directory) {
 }
 
 static bool take_group(char place[PLACE], const char *directory) {
+    struct stat what;
     if (!is_ours(directory))
+        return false;
+    /* Where the groups of v1 are joined, one is a link, in a directory that root may write to. */
+    if (job_is_root && (lstat(directory, &what) < 0 || !S_ISDIR(what.st_mode)))
         return false;
     snprintf(place, PLACE, "%s", directory);
     return true;
@@ -282,15 +287,18 @@ static uint32_t interfaces(void) {
     return facts;
 }
 
-/* Keep what a supervisor needs, of what it was given. What it was given. */
+/* Keep what a supervisor needs, and what its job is to have, of what it was given. What it was given. */
 static uint64_t keep_capabilities(void) {
-    enum { NEEDED = 1 << CAP_SETUID | 1 << CAP_SETGID | 1 << CAP_KILL };
+    enum {
+        NEEDED = 1 << CAP_SETUID | 1 << CAP_SETGID | 1 << CAP_KILL,
+        AS_ROOT = NEEDED | 1 << CAP_CHOWN | 1 << CAP_DAC_OVERRIDE | 1 << CAP_FOWNER,
+    };
     struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
     struct __user_cap_data_struct sets[_LINUX_CAPABILITY_U32S_3] = {{0, 0, 0}};
     if (syscall(SYS_capget, &header, sets) < 0)
         return 0;
     uint64_t given = (uint64_t)sets[1].permitted << 32 | sets[0].permitted;
-    uint32_t kept = sets[0].permitted & NEEDED;
+    uint32_t kept = sets[0].permitted & (job_is_root ? AS_ROOT : NEEDED);
     sets[0] = (struct __user_cap_data_struct){kept, kept, 0};
     sets[1] = (struct __user_cap_data_struct){0, 0, 0};
     syscall(SYS_capset, &header, sets);

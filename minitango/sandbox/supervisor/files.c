@@ -20,6 +20,7 @@ enum {
     CREATE = O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC,
 };
 
+bool job_is_root;
 uid_t own_uid, job_uid;
 gid_t own_gid, job_gid;
 

@@ -102,13 +102,21 @@ static bool set_limits(const struct command *command) {
     return true;
 }
 
+/* All of them; of a job that is root, all but what pid 1 itself has kept: no exec gives it more, without new
+ * privileges. */
 static bool drop_capabilities(void) {
     struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
-    struct __user_cap_data_struct none[_LINUX_CAPABILITY_U32S_3] = {{0, 0, 0}};
+    struct __user_cap_data_struct left[_LINUX_CAPABILITY_U32S_3] = {{0, 0, 0}};
+    if (job_is_root && syscall(SYS_capget, &header, left) < 0)
+        return false;
+    for (size_t i = 0; i < sizeof left / sizeof *left; i++) {
+        left[i].effective = left[i].permitted;
+        left[i].inheritable = 0;
+    }
     /* A kernel that has no ambient set has nothing in it. */
     if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) < 0 && errno != EINVAL)
         return false;
-    return syscall(SYS_capset, &header, none) == 0;
+    return syscall(SYS_capset, &header, left) == 0;
 }
 
 /* On top of whatever filter the container has. */

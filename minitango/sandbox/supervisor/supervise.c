@@ -390,7 +390,8 @@ static void take_frame(char kind, struct reader *payload) {
 static void take_signals(void) {
     struct signalfd_siginfo got;
     while (read(signals, &got, sizeof got) == sizeof got)
-        if (got.ssi_signo == SIGTERM)
+        /* The engine's, from outside of this pid namespace. A job that is root may send one, too. */
+        if (got.ssi_signo == SIGTERM && got.ssi_code == SI_USER && got.ssi_pid == 0)
             leave(TERMINATED);
 }
 
@@ -511,7 +512,7 @@ int main(int argc, char **argv) {
     if (getpid() != 1)
         refuse("not pid 1", "it ends a job by killing every process that it can see");
     if (argc < 4)
-        refuse("usage", "supervise UID GID IDLE MOUNT...");
+        refuse("usage", "supervise UID GID IDLE [root] MOUNT...");
     for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
         if (fcntl(fd, F_SETFD, FD_CLOEXEC) < 0)
             _exit(UNFIT);
@@ -526,7 +527,10 @@ int main(int argc, char **argv) {
     /* Where this fails, it fails for the job as well, which says so. */
     if (job_uid != own_uid)
         setgroups(0, NULL);
-    for (int i = 4; i < argc; i++)
+    job_is_root = argc > 4 && strcmp(argv[4], "root") == 0;
+    if (job_is_root && (own_uid != 0 || job_uid != 0))
+        refuse("root", "that is who the job is to be, and who this is");
+    for (int i = job_is_root ? 5 : 4; i < argc; i++)
         if (!add_mount(argv[i]))
             refuse(argv[i], strerror(errno));
     fcntl(STDOUT_FILENO, F_SETFL, fcntl(STDOUT_FILENO, F_GETFL) | O_NONBLOCK);

@@ -96,6 +96,7 @@ pid_t start_job(const struct command *command, int *output, int *report);
 
 /* --- files.c --- */
 
+extern bool job_is_root; /* with capabilities, because that was asked for */
 extern uid_t own_uid, job_uid;
 extern gid_t own_gid, job_gid;
 
