@@ -20,7 +20,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from msgspec import Struct
 
@@ -43,6 +43,33 @@ class Pruned(Struct, frozen=True):
 
     count: int = 0
     bytes: int = 0
+
+
+class BlobStore(Protocol):
+    """Where blobs are. `Blobs` is one in a directory; each verb's promise is written there."""
+
+    @property
+    def root(self) -> Path:
+        """A directory of its own on this machine: the blobs, or a cache of them."""
+        ...
+
+    def path(self, digest: str) -> Path:
+        """Where on this machine a blob is, if it is there. ValueError for what is no digest."""
+        ...
+
+    def put(self, data: bytes) -> str: ...
+    def put_many(self, blobs: Iterable[bytes]) -> list[str]: ...
+    def get(self, digest: str) -> bytes: ...
+    def has(self, digest: str) -> bool: ...
+    def touch(self, digest: str) -> bool: ...
+    def prune(
+        self,
+        referenced: Callable[[list[str]], set[str]],
+        *,
+        older_than: float = 3600.0,
+        now: float | None = None,
+        dry_run: bool = False,
+    ) -> Pruned: ...
 
 
 class Blobs:

@@ -13,7 +13,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent import futures
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -22,15 +22,16 @@ from msgspec import Struct, structs
 
 from minitango import archive, identity, statedir
 from minitango.assignment import Submission
-from minitango.blobs import Blobs, Pruned
+from minitango.blobs import BlobStore, Pruned
 from minitango.errors import ConfigError, EngineStopped, JobNotFound, StoreError
 from minitango.handle import Handles, JobHandle
 from minitango.identity import Found
-from minitango.job import Job, JobSpec, Lease, Result, State, work_key
-from minitango.pool import EventKind, Pool
+from minitango.job import Job, JobSpec, Lease, Result, State, lane_of, work_key
+from minitango.node import Membership
+from minitango.pool import EventKind, Pool, taken_back
 from minitango.runner import Runner
 from minitango.sandbox import Sandbox, kind_of, open_sandbox
-from minitango.store import Query, Store, open_store
+from minitango.store import Query, Store, open_blobs, open_store
 from minitango.trial import Trial
 
 if TYPE_CHECKING:
@@ -65,7 +66,9 @@ class Engine:
     leaves the block); what is left stays in the store, and goes on when an engine is next opened there.
     """
 
-    def __init__(self, store: Store, blobs: Blobs, *, sandbox: Sandbox | None, sandbox_kind: str, state: Path) -> None:
+    def __init__(
+        self, store: Store, blobs: BlobStore, *, sandbox: Sandbox | None, sandbox_kind: str, state: Path
+    ) -> None:
         """Use `Engine.open`."""
         self.store = store
         self.blobs = blobs
@@ -98,14 +101,21 @@ class Engine:
         state: str | os.PathLike[str] | None = None,
         queue: str = "default",
         lease_for: float = LEASE_FOR,
+        name: str = "",
+        capabilities: Collection[str] = (),
+        blobs: str | os.PathLike[str] | None = None,
         on_event: Callable[[Event], None] | None = None,
         paused: bool = False,
     ) -> Engine:
         """Open the engine on a store, take back what an engine that died there left, and start grading.
 
-        `store` is a URL (`sqlite:///course/queue.db`) or a state directory (the queue is then its `queue.db`).
-        `state` holds blobs, lock and live output: the store's own folder unless given. `workers` consumers grade
-        at once, one a core unless given; 0 only submits and watches, for a process beside the one that grades.
+        `store` is a URL (`sqlite:///course/queue.db`, `redis://host/0?queue=cs101`) or a state directory (the queue is
+        then its `queue.db`). `state` holds blobs, lock and live output: the store's own folder unless given. Of engines
+        on one SQLite file one grades; on one Redis queue as many as you like, each with a state directory, and a `name`
+        if you care. `capabilities` are what this one offers to assignments that ask for it (`needs`). `blobs` is a
+        directory that all nodes share, for blobs that are to be there instead of where the store keeps them.
+        `workers` consumers grade at once, one a core unless given; 0 only submits and watches, for a process beside
+        the one that grades.
         `sandbox` is a name or an object, which is closed with the engine; `image` is for steps that name none, where
         the sandbox has images; None: there are no such steps, so none has to be there. `on_event`: as `subscribe`, but
         early enough to hear what was recovered, and how images are pulled. `paused`: begin no job before `resume`.
@@ -143,11 +153,16 @@ class Engine:
                 kind = (last if sandbox == "auto" else "") or kind_of(sandbox, last=last)
             else:
                 kind = sandbox.name
-            engine = cls(opened, Blobs(folder / "blobs"), sandbox=box, sandbox_kind=kind, state=folder)
+            files = open_blobs(opened, folder, None if blobs is None else Path(blobs).absolute())
+            engine = cls(opened, files, sandbox=box, sandbox_kind=kind, state=folder)
             engine._subscribers = subscribers
             undo.callback(opened.watch(engine._store_changed))
             if workers:
-                pool = engine._recover(workers, lease_for, paused=paused)
+                member = Membership.join(
+                    opened, folder, name=name, workers=workers, sandbox=kind, capabilities=capabilities
+                )
+                undo.callback(_quietly, member.leave)
+                pool = engine._recover(member, lease_for, paused=paused)
                 undo.callback(pool.stop, 0.0)
                 pool.start()
             engine._on_close.append(undo.pop_all().close)
@@ -158,6 +173,11 @@ class Engine:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         self.stop(grace=GRACE if kind is None else 0.0)
+
+    @property
+    def node(self) -> str:
+        """The name under which this engine grades; empty where it does not."""
+        return "" if self._pool is None else self._pool.node
 
     # --- submitting ---------------------------------------------------------------------------
 
@@ -200,6 +220,7 @@ class Engine:
                 course=submission.course,
                 title=submission.title,
                 priority=submission.priority,
+                lane=lane_of(submission.assignment.needs),
                 labels=dict(submission.labels),
                 refs=refs,
             )
@@ -405,18 +426,18 @@ class Engine:
 
     # --- told by the pool and the store (`pool.Observer`) ---------------------------------------
 
-    def _recover(self, workers: int, lease_for: float, *, paused: bool) -> Pool:
+    def _recover(self, member: Membership, lease_for: float, *, paused: bool) -> Pool:
         """Take back what a dead engine left, and make the pool."""
         assert self.sandbox is not None
         assert self._runner is not None
         swept = self.sandbox.sweep()
         if swept:
             log.info("removed %d sandboxes that a dead engine left", swept)
-        for job in self.store.recover():
-            kind: EventKind = {State.DEAD: "dead", State.CANCELLED: "cancelled"}.get(job.state, "recovered")  # type: ignore[assignment]
-            self.event(kind, job)
+        # Others that share the queue are alive; of this node there is no other while the directory is locked.
+        for job in self.store.recover(node=member.node.name if self.store.shared else None):
+            self.event(taken_back(job), job)
         self._pool = Pool(
-            self.store, self._runner, self, workers=workers, lease_for=lease_for, state=self.state, paused=paused
+            self.store, self._runner, self, member=member, lease_for=lease_for, state=self.state, paused=paused
         )
         return self._pool
 
@@ -494,6 +515,11 @@ class Engine:
             if not self._stopped:
                 raise
             raise EngineStopped("the engine was stopped meanwhile; what was accepted is safe in the store") from error
+
+
+def _quietly(leave: Callable[[], object]) -> None:
+    with contextlib.suppress(StoreError):  # what it would have told is told by our silence, later
+        leave()
 
 
 def _notify(subscribers: Sequence[Callable[[Event], None]], event: Event) -> None:

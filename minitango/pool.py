@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import queue
 import threading
 import time
@@ -22,6 +21,7 @@ from minitango.breaker import Breaker
 from minitango.errors import StoreError, reach_of
 from minitango.failpoint import failpoint
 from minitango.job import Ack, Fail, Failure, Finish, Job, Lease, Result, State
+from minitango.node import Membership
 from minitango.output import LiveOutput
 from minitango.runner import Runner
 from minitango.stopping import Stop
@@ -37,14 +37,18 @@ OVERDUE_GRACE: Final = 60.0
 """Seconds beyond its steps' wall limits after which an attempt is taken to hang."""
 HOPELESS: Final = frozenset({"store_corrupt", "store_too_new", "store_closed"})
 """Errors of the store that no waiting mends."""
-PASSING: Final = frozenset({"store_full", "store_busy"})
-"""Errors of the store that end when somebody makes room, or lets go: waited for as long as it takes."""
+PASSING: Final = frozenset({"store_full", "store_busy", "store_unreachable"})
+"""Errors of the store that end when somebody makes room, lets go or is back: waited for as long as it takes."""
 PATIENCE: Final = 30.0
 """Seconds for which any other trouble with the store is ridden out."""
 TELL_AGAIN: Final = 60.0
 """Seconds after which it is said again what an assignment waits for."""
 LINGER: Final = 6.0
 """Seconds in which what was put back must have ended; else its sandbox is taken from it."""
+REAP: Final = 2.0
+"""Seconds between two looks for jobs of engines that are gone, where a queue is shared."""
+SETTLE: Final = 10.0
+"""Seconds after the store was away in which nothing is taken from others: they could not speak to it either."""
 GIVE_UP: Final = 10.0
 """Seconds for which a stopping pool goes on trying to record into a store that fails."""
 
@@ -127,18 +131,20 @@ class Pool:
         runner: Runner,
         observer: Observer,
         *,
-        workers: int,
         lease_for: float,
         state: Path,
+        member: Membership,
         paused: bool = False,
     ) -> None:
         self._store = store
         self._runner = runner
         self._observer = observer
-        self._workers = workers
+        self._workers = member.node.slots
         self._lease_for = lease_for
         self._state = state
-        self._node = f"{os.uname().nodename}:{os.getpid()}" if hasattr(os, "uname") else f"pid:{os.getpid()}"
+        self._member = member
+        self._node = member.node.name
+        self._capabilities = member.node.capabilities
         self._acks: deque[tuple[Lease, Ack | None]] = deque()
         self._work: queue.SimpleQueue[_Running | None] = queue.SimpleQueue()
         self._running: dict[str, _Running] = {}
@@ -162,6 +168,7 @@ class Pool:
         self._next_due: float | None = None
         self._look_for_solo = 0.0
         self._extend_at = 0.0
+        self._reap_at = 0.0
         self._trouble_since: float | None = None
 
     def start(self) -> None:
@@ -187,6 +194,10 @@ class Pool:
         """Claim again."""
         self._paused = False
         self._bell.ring()
+
+    @property
+    def node(self) -> str:
+        return self._node
 
     @property
     def resting(self) -> bool:
@@ -306,6 +317,7 @@ class Pool:
         """Pass on what others changed, keep the leases, and end what hangs."""
         if self._releasing:
             self._release_all()
+        self._member.look(len(self._running), changed=self._changed, told=self._drained)
         if self._changed:
             self._changed = False
             try:
@@ -315,8 +327,8 @@ class Pool:
                 self._changed = True  # to be looked at again
                 raise
         if now >= self._extend_at:
-            self._extend_at = now + self._lease_for / 3
             lost = self._store.extend([r.lease for r in self._running.values()], lease_for=self._lease_for)
+            self._extend_at = now + self._lease_for / 3
             for lease in lost:
                 running_ = self._running.get(lease.token)
                 if running_ is not None:
@@ -324,6 +336,18 @@ class Pool:
         for running in self._running.values():
             if running.overdue(now):
                 running.stop.request("overdue")
+        if self._store.shared and now >= self._reap_at:  # after our own leases were extended
+            self._reap_at = now + REAP
+            for job in self._store.reap():
+                self._observer.settled(job, None)
+                self._observer.event(taken_back(job), job)
+
+    def _drained(self, on: bool) -> None:
+        if on:
+            text = f"the node {self._node} is drained: it begins no job; next: minitango nodes resume {self._node}"
+            self._observer.event("paused", None, text)
+        else:
+            self._observer.event("resumed", None, f"the node {self._node} takes jobs again")
 
     def _pass_cancels_on(self) -> None:
         if not self._running:
@@ -346,7 +370,7 @@ class Pool:
         out = Exchanged()
         if acks or claim:
             failpoint("engine.before_exchange")
-            out = self._store.exchange(acks, claim=claim, solo=solo, node=self._node, lease_for=self._lease_for)
+            out = self._claim(acks, claim, solo=solo)
             failpoint("engine.after_exchange")
         # committed: only now are the consumers' words taken from their list
         self._judged = 0
@@ -356,11 +380,21 @@ class Pool:
         self._admit(out.leases)
         self._tell(acks, out)
         if claim and not solo and not out.leases and not self._running:
-            quiet = self._store.exchange(claim=1, solo=True, node=self._node, lease_for=self._lease_for)
+            quiet = self._claim((), 1, solo=True)
             self._admit(quiet.leases)
         if handed and not self._running:
             self._observer.idle()
         self._next_due = self._store.next_due() if len(out.leases) < claim else None
+
+    def _claim(self, acks: Sequence[Ack], n: int, *, solo: bool) -> Exchanged:
+        return self._store.exchange(
+            acks,
+            claim=n,
+            solo=solo,
+            node=self._node,
+            capabilities=self._capabilities,
+            lease_for=self._lease_for,
+        )
 
     def _admit(self, leases: Sequence[Lease]) -> None:
         """Give new leases to consumers. First all of them, then the telling: a lease must not get lost on the way."""
@@ -387,7 +421,7 @@ class Pool:
 
     def _wanted(self, now: float, still: Sequence[_Running]) -> tuple[int, bool]:
         """How many jobs to claim, and whether it is the turn of one that must run alone."""
-        if self._stopping or any(running.lease.solo for running in still):
+        if self._stopping or self._member.draining or any(running.lease.solo for running in still):
             return 0, False
         room = self._workers - len(still)
         allowed = self._breaker.allowed(now, len(still))
@@ -436,12 +470,24 @@ class Pool:
     def _trouble_over(self) -> None:
         if self._trouble_since is not None:
             self._trouble_since = None
+            self._reap_at = time.monotonic() + SETTLE
             self._observer.event("resumed", None, "the store works again")
 
 
 def _said(failure: Failure) -> str:
     """What went wrong, and what a person can do about it."""
     return f"{failure.message}; next: {failure.hint}" if failure.hint else failure.message
+
+
+def taken_back(job: Job) -> EventKind:
+    """What became of a job that was taken from an engine that is gone."""
+    match job.state:
+        case State.DEAD:
+            return "dead"
+        case State.CANCELLED:
+            return "cancelled"
+        case _:
+            return "recovered"
 
 
 def _event_of(job: Job) -> EventKind:

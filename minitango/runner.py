@@ -15,13 +15,14 @@ from collections.abc import Callable, Sequence
 from minitango import archive
 from minitango.archive import File
 from minitango.assignment import Plan, PlanStep
-from minitango.blobs import Blobs
+from minitango.blobs import BlobStore
 from minitango.errors import (
     AssignmentError,
     ConfigError,
     MinitangoError,
     SandboxFailed,
     SandboxUnavailable,
+    StoreError,
 )
 from minitango.job import (
     Ack,
@@ -87,7 +88,7 @@ class Runner:
     def __init__(
         self,
         sandbox: Sandbox,
-        blobs: Blobs,
+        blobs: BlobStore,
         *,
         on_image: Callable[[str, str], None] = lambda name, digest: None,
         grader: Callable[[str, Plan], tuple[str, ...]] = lambda spec, plan: (),
@@ -121,6 +122,9 @@ class Runner:
             return Fail(lease, _failure(error), charge=False)
         except ConfigError as error:
             return Fail(lease, _failure(error), retry=False)
+        except StoreError as error:  # what is to be graded is on a server that is away
+            log.warning("job %s goes back: %s", lease.job, error)
+            return Release(lease)
         except MinitangoError as error:
             if stop.why == "release":  # the sandbox may have been closed over it
                 return Release(lease)

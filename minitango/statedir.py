@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +19,7 @@ _MAX_IMAGES: Final = 100
 _A_LOOK: Final = 0.04
 """Seconds that the lock may be held by somebody who only looks whether it is free."""
 _MAX_NOTE: Final = 256 << 10
+_ELSEWHERE: Final = "choose another --state DIR"
 _MAX_TRIED: Final = 200
 """Trials that are noted: the latest."""
 
@@ -136,7 +137,7 @@ def introduce(state: Path, sandbox: str, images: Images | None = None, *, image:
     except OSError as error:
         raise StoreError(
             f"{file} cannot be written: {error.strerror}",
-            hint="choose another --state DIR",
+            hint=_ELSEWHERE,
             id="state",
         ) from error
 
@@ -166,6 +167,22 @@ def known_images(state: Path, sandbox: str) -> Images:
 def _by_kind(note: dict[str, Any]) -> dict[str, Any]:
     images = note.get("images")
     return images if isinstance(images, dict) else {}
+
+
+def last_node(state: Path) -> dict[str, str]:
+    """What `note_node` noted here last."""
+    found = _read(state / "node.json")
+    return {key: value for key, value in found.items() if isinstance(value, str)} if isinstance(found, dict) else {}
+
+
+def note_node(state: Path, node: Mapping[str, str]) -> None:
+    """Note which node of its queue this directory is. StoreError."""
+    file = state / "node.json"
+    try:
+        file.with_suffix(".new").write_text(json.dumps(node))
+        file.with_suffix(".new").replace(file)
+    except OSError as error:
+        raise StoreError(f"{file} cannot be written: {error.strerror}", hint=_ELSEWHERE, id="state") from error
 
 
 def tried(state: Path) -> list[str]:

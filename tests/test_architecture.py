@@ -35,7 +35,7 @@ FLOORS = [
     },
     {"store", "sandbox", "results", "assignment"},
     {"runner", "layout", "preflight", "remarks"},
-    {"engine", "pool", "handle", "identity", "trial", "statedir", "testing", "doctor"},
+    {"engine", "pool", "node", "handle", "identity", "trial", "statedir", "testing", "doctor"},
     {"exchange"},
     {"", "cli"},
 ]

@@ -13,7 +13,7 @@ from minitango.assignment.checks import check
 from minitango.assignment.parts import Sample, Step, SubmissionRule
 from minitango.assignment.places import NOWHERE, Places
 from minitango.assignment.plan import PackCache, Packed
-from minitango.blobs import Blobs
+from minitango.blobs import BlobStore
 from minitango.job import Trust
 
 if TYPE_CHECKING:
@@ -44,6 +44,8 @@ class Assignment(Struct, frozen=True, dict=True):
     """The folder or archive with that autograder, relative to `root`; empty: `root` itself."""
     setup: bool = True
     """Whether that autograder's set-up script has to be run, if it has one."""
+    needs: tuple[str, ...] = ()
+    """What a node must offer to grade it (`Engine.open(capabilities=...)`): any labels, such as gpu."""
     problems: dict[str, float] = field(default_factory=dict)
     """Autolab's: each problem and its maximum. Empty: those that the report names."""
 
@@ -55,6 +57,7 @@ class Assignment(Struct, frozen=True, dict=True):
                 steps[n] = structs.replace(step, name=names[n])
         structs.force_setattr(self, "steps", tuple(steps))
         structs.force_setattr(self, "samples", tuple(self.samples))
+        structs.force_setattr(self, "needs", tuple(self.needs))
         structs.force_setattr(self, "root", Path(self.root))
 
     @cached_property
@@ -99,7 +102,7 @@ class Assignment(Struct, frozen=True, dict=True):
         separated = not last.submission and any(step.submission for step in earlier)
         return Trust.SEPARATED if separated else Trust.SHARED
 
-    def pack(self, blobs: Blobs) -> Packed:
+    def pack(self, blobs: BlobStore) -> Packed:
         """Put all that grading needs of this assignment into blobs: durable, and spared by a prune for its grace.
 
         Files are read again only when one of them changed on disk, so this is cheap to call for each submission.

@@ -17,7 +17,7 @@ from minitango import archive, image_name
 from minitango.archive import File
 from minitango.assignment.checks import image_folder
 from minitango.assignment.files import gather, sources
-from minitango.blobs import Blobs
+from minitango.blobs import BlobStore
 from minitango.errors import AssignmentError
 from minitango.job import SCHEMA, Limits, Trust
 
@@ -108,7 +108,7 @@ class PackCache:
         self._lock = threading.Lock()
         self._kept: dict[Path, tuple[_Signature, Packed]] = {}
 
-    def pack(self, assignment: Assignment, blobs: Blobs) -> Packed:
+    def pack(self, assignment: Assignment, blobs: BlobStore) -> Packed:
         """As `Assignment.pack`."""
         with self._lock:
             kept = self._kept.get(blobs.root)
@@ -161,7 +161,7 @@ def _is_fresh(signature: _Signature) -> bool:
     return any(abs(now - mtime) < _JUST_NOW for _, mtime, *_ in signature)
 
 
-def _pack(assignment: Assignment, blobs: Blobs) -> Packed:
+def _pack(assignment: Assignment, blobs: BlobStore) -> Packed:
     if assignment.layout:
         return _pack_adopted(assignment, blobs)
     rule = assignment.submission.path
@@ -199,7 +199,7 @@ def _pack(assignment: Assignment, blobs: Blobs) -> Packed:
     return _put(_plan(assignment, steps), bundles, blobs)
 
 
-def _pack_adopted(assignment: Assignment, blobs: Blobs) -> Packed:
+def _pack_adopted(assignment: Assignment, blobs: BlobStore) -> Packed:
     """The same of another platform's autograder."""
     from minitango.assignment import adopting
 
@@ -238,7 +238,7 @@ def _plan(assignment: Assignment, steps: Sequence[PlanStep]) -> Plan:
     )
 
 
-def _put(plan: Plan, bundles: dict[str, bytes], blobs: Blobs) -> Packed:
+def _put(plan: Plan, bundles: dict[str, bytes], blobs: BlobStore) -> Packed:
     *refs, digest = blobs.put_many([*bundles.values(), plan.encode()])
     return Packed(plan, digest, tuple(refs))
 

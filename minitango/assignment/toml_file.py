@@ -221,6 +221,7 @@ _ASSIGNMENT: Final[dict[str, Convert]] = {
     "layout": Reader.layout,
     "autograder": Reader.string,
     "setup": Reader.boolean,
+    "needs": Reader.strings,
     "problems": Reader.problems,
     "submission": Reader.rule,
     "step": Reader.steps,

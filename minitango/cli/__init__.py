@@ -22,6 +22,7 @@ from minitango.cli.doctor import doctor
 from minitango.cli.export import export
 from minitango.cli.init import init
 from minitango.cli.jobs import jobs
+from minitango.cli.nodes import nodes
 from minitango.cli.prune import prune
 from minitango.cli.run import run
 from minitango.cli.submit import submit
@@ -53,7 +54,7 @@ def cli() -> None:
     """
 
 
-for command in (init, run, check, submit, worker, jobs, export, prune, config, doctor):
+for command in (init, run, check, submit, worker, jobs, nodes, export, prune, config, doctor):
     cli.add_command(command)
 
 

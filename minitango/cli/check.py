@@ -67,10 +67,11 @@ def check(
                 f"{path} has no samples",
                 hint="add [[sample]] with a path and a score or outcome to its assignment.toml",
             )
+        settings.check_served(assignment)
     if junit is not None:
         _write_junit(junit, [])  # better to hear now that it cannot be written
     with tempfile.TemporaryDirectory(prefix="minitango-check-") as state:
-        private = Settings(state, None, settings.sandbox, settings.workers, image=settings.image).of(loaded)
+        private = structs.replace(settings, store=state, state=None, blobs=None, flags="", by_store=False).of(loaded)
         checked = _grade(private, loaded, quiet=quiet, verbose=verbose)
     if junit is not None:
         _write_junit(junit, checked)

@@ -16,6 +16,7 @@ from minitango.cli.settings import (
     grading_options,
     of_place,
     resolve,
+    shared_store,
     sources,
     state_options,
     variable,
@@ -23,6 +24,7 @@ from minitango.cli.settings import (
 from minitango.cli.settings_file import KEYS
 from minitango.cli.streams import out, tell
 from minitango.statedir import locate
+from minitango.store import shown
 from minitango.text import one_line
 
 _NO_SETTINGS: Final = frozenset(
@@ -59,15 +61,23 @@ def show_config(as_json: bool, **where: Any) -> int:
 
 def explain(flags: Mapping[str, Any], environ: Mapping[str, str]) -> list[Setting]:
     """Every setting, with what it comes to here. ConfigError where one cannot be used."""
-    settings = resolve(**{key: flags.get(key) for key in KEYS}, environ=environ)
+    settings = resolve(**{key: flags.get(key) or None for key in KEYS}, environ=environ)
     found = sources(flags, environ)
     url, folder = locate(settings.store, settings.state)
     place = of_place(found)
-    told = [_of_place(found, place, "store", url), _of_place(found, place, "state", str(folder))]
+    told = [_of_place(found, place, "store", shown(url)), _of_place(found, place, "state", str(folder))]
     from minitango.sandbox.docker import DEFAULT_IMAGE
 
-    defaults: dict[str, str | int] = {"sandbox": "auto", "image": DEFAULT_IMAGE, "workers": os.cpu_count() or 1}
-    actual = {"sandbox": settings.sandbox, "image": settings.image, "workers": settings.workers}
+    defaults: dict[str, str | int] = {
+        "blobs": "with the queue",
+        "sandbox": "auto",
+        "image": DEFAULT_IMAGE,
+        "workers": os.cpu_count() or 1,
+        "name": "made from the machine's",
+        "capabilities": "none",
+    }
+    actual = {key: getattr(settings, key) for key in defaults}
+    actual["capabilities"] = ", ".join(settings.capabilities)
     for key, default in defaults.items():
         saying = [source for source in found if source.has(key)]
         told.append(_setting(key, actual[key] or default, saying[:1], saying[1:]))
@@ -78,6 +88,9 @@ def _of_place(found: Sequence[Source], place: Source | None, key: str, value: st
     """--store and --state: what the source that decides on both does not name follows from what it does."""
     if place is None:
         return Setting(key, value, "default")
+    shared = shared_store(found, place) if key == "store" else None
+    if shared is not None:
+        return Setting(key, value, shared.kind, shared.place(key))
     named = place if place.has(key) else None
     other = "state" if key == "store" else "store"
     over = tuple(s.place(key) for s in found if s is not place and s.values.get(key))

@@ -41,9 +41,9 @@ def jobs(as_json: bool, **where: object) -> int | None:
 
 
 def _settings(where: dict[str, object]) -> Settings:
-    """--store and --state may stand before or after the verb."""
+    """--store, --state and --blobs may stand before or after the verb."""
     before: dict[str, object] = click.get_current_context().obj or {}
-    merged = {key: before.get(key) if where.get(key) is None else where[key] for key in ("store", "state")}
+    merged = {key: before.get(key) if where.get(key) is None else where[key] for key in ("store", "state", "blobs")}
     return resolve(**merged)  # type: ignore[arg-type]
 
 

@@ -244,6 +244,32 @@ class Checkup(Document, frozen=True, kw_only=True):
     checks: tuple[Check, ...]
 
 
+class NodeRecord(Struct, frozen=True):
+    """One engine that grades a queue."""
+
+    name: str
+    state: str
+    """ready, draining (it grades what it has), drained, or lost (not heard of)."""
+    running: int
+    slots: int
+    sandbox: str
+    capabilities: tuple[str, ...]
+    seen: float
+    """When it was last heard of, on the store's clock."""
+    silent: float
+    """Seconds since then."""
+    host: str
+    pid: int
+    version: str
+    started: float
+
+
+class NodeRecords(Document, frozen=True, kw_only=True):
+    """What `nodes list --json` prints."""
+
+    nodes: tuple[NodeRecord, ...]
+
+
 class Settings(Document, frozen=True, kw_only=True):
     """What `config show --json` prints."""
 

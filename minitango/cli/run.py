@@ -62,6 +62,7 @@ def run(
     settings = resolve(**where)  # type: ignore[arg-type]
     loaded = load(assignment, image=settings.image, no_setup=no_setup)
     settings = settings.of([loaded])
+    settings.check_served(loaded)
     if not paths:
         raise NothingToGrade("no hand-ins were named", hint=f"minitango run {assignment} PATH-TO-HANDINS")
     submissions, refused = handins.gather(loaded, assignment, paths, handins.How(student, plain, all_versions))

@@ -17,7 +17,9 @@ from minitango.cli.settings_file import KEYS, File, nearest
 from minitango.cli.streams import tell
 from minitango.engine import Engine, Event
 from minitango.errors import ConfigError, StoreError
+from minitango.node import check_label
 from minitango.statedir import default_image, locate, sandbox_kind
+from minitango.store import is_redis, shown
 from minitango.text import one_line
 
 DEFAULT_STATE: Final = ".minitango"
@@ -56,6 +58,12 @@ class Settings(Struct, frozen=True):
     """Of steps that name none; empty: the sandbox's own choice."""
     default_image: bool = True
     """Whether there may be steps that name none."""
+    blobs: str | None = None
+    """A directory that the queue's nodes share, for files; None: they are where the store has them."""
+    name: str = ""
+    """This node's, among those of a queue."""
+    capabilities: tuple[str, ...] = ()
+    """What this node offers to assignments that need it."""
 
     def open(
         self, *, workers: int | None = None, on_event: Callable[[Event], None] | None = None, paused: bool = False
@@ -69,6 +77,9 @@ class Settings(Struct, frozen=True):
                 sandbox=self.sandbox,
                 image=self.image if self.image or self.default_image else None,
                 state=self.state,
+                name=self.name,
+                capabilities=self.capabilities,
+                blobs=self.blobs,
                 on_event=on_event,
                 paused=paused,
             )
@@ -102,6 +113,17 @@ class Settings(Struct, frozen=True):
             id="engine_differs",
         )
 
+    def check_served(self, assignment: Assignment) -> None:
+        """ConfigError where an engine of these settings would leave this assignment's jobs to others."""
+        missing = [need for need in assignment.needs if need not in self.capabilities]
+        if missing:
+            raise ConfigError(
+                f"{assignment.name} needs a node that offers {', '.join(missing)}, and this one does not",
+                hint=f"if it does: {' '.join(f'--capability {need}' for need in assignment.needs)}; "
+                "else leave it to a worker that offers it: minitango submit",
+                id="capability",
+            )
+
     def _in_our_words(self, hint: str, *, of_state: bool = False) -> str:
         """A hint that speaks of --state, where it was --store that named the place."""
         if not self.by_store or (of_state and self.state is not None):
@@ -134,18 +156,25 @@ def _may_exist(path: Path) -> bool:
 
 
 def state_options(command: F) -> F:
-    """--store and --state."""
+    """--store, --state and --blobs."""
     state = click.option("--state", metavar="DIR", help=f"Where queue, files and lock are (default {DEFAULT_STATE}/).")
-    store = click.option("--store", metavar="URL", help="The queue, such as sqlite:///course/queue.db.")
-    return store(state(command))
+    store = click.option(
+        "--store", metavar="URL", help="The queue: sqlite:///course/queue.db, redis://HOST?queue=NAME."
+    )
+    blobs = click.option(
+        "--blobs", metavar="DIR", help="A folder that all nodes share, for files (default: the queue)."
+    )
+    return store(state(blobs(command)))
 
 
 def grading_options(command: F) -> F:
-    """--sandbox, --image and --workers."""
+    """--sandbox, --image, --workers and --capability."""
     count = click.IntRange(1, MAX_WORKERS)
     workers = click.option("--workers", type=count, metavar="N", help="Jobs at once (default: one a core).")
     sandbox = click.option("--sandbox", metavar="NAME", help="auto (default), docker, docker+URL or bubblewrap.")
-    return sandbox(image_option(workers(command)))
+    text = "What this machine offers to assignments that need it, such as gpu; repeatable."
+    capability = click.option("--capability", "capabilities", multiple=True, metavar="LABEL", help=text)
+    return sandbox(image_option(workers(capability(command))))
 
 
 def image_option(command: F) -> F:
@@ -178,13 +207,13 @@ class Source(Struct, frozen=True):
     file: File | None = None
 
     def has(self, key: str) -> bool:
-        return self.values.get(key) is not None
+        return self.values.get(key) not in (None, ())
 
     def place(self, key: str) -> str:
         """Where it names this key: `--state`, `MINITANGO_STATE`, `/course/minitango.toml:3`."""
         if self.file is not None:
             return self.file.place(key)
-        return f"--{key}" if self.kind == "flag" else variable(key)
+        return {"capabilities": "--capability"}.get(key, f"--{key}") if self.kind == "flag" else variable(key)
 
 
 def variable(key: str) -> str:
@@ -202,6 +231,15 @@ def sources(flags: Mapping[str, Any], environ: Mapping[str, str], folder: Path |
     ]
 
 
+def shared_store(found: Sequence[Source], place: Source | None) -> Source | None:
+    """The source that names a queue on Redis, where the one that decides names a state directory alone: on such a queue
+    that is a node's own, and a queue that others share is not left for one here by the way."""
+    if place is None or place.values.get("store"):
+        return None
+    weaker = next((source for source in found[found.index(place) + 1 :] if source.values.get("store")), None)
+    return weaker if weaker is not None and is_redis(weaker.values["store"]) else None
+
+
 def of_place(found: Sequence[Source]) -> Source | None:
     """The one that says where the queue is. It says so alone: --state is not to go with the store of a file further
     up. None: no source does."""
@@ -215,11 +253,17 @@ def resolve(
     sandbox: str | None = None,
     image: str | None = None,
     workers: int | None = None,
+    blobs: str | None = None,
+    name: str | None = None,
+    capabilities: Sequence[str] | None = None,
     environ: Mapping[str, str] | None = None,
     folder: Path | None = None,
 ) -> Settings:
     """Settings from flags (None: not given), the environment and the nearest configuration file."""
-    flags = {"store": store, "state": state, "sandbox": sandbox, "image": image, "workers": workers}
+    flags = {
+        "store": store, "state": state, "blobs": blobs, "sandbox": sandbox, "image": image, "workers": workers,
+        "name": name, "capabilities": capabilities or None,
+    }  # fmt: skip
     found = sources(flags, os.environ if environ is None else environ, folder)
 
     def pick(key: str) -> Any:
@@ -227,14 +271,21 @@ def resolve(
 
     place = of_place(found)
     where = place.values if place is not None else {}
-    for key, what in (("store", "a place"), ("state", "a place"), ("sandbox", "a sandbox"), ("image", "an image")):
+    named_as = (
+        ("store", "a place"), ("state", "a place"), ("blobs", "a place"), ("sandbox", "a sandbox"),
+        ("image", "an image"), ("name", "a node"),
+    )  # fmt: skip
+    for key, what in named_as:
         if flags[key] == "":
             raise ConfigError(f"--{key} is empty", hint=f"name {what}, or leave --{key} out", id="usage")
     chosen_store, chosen_state = where.get("store"), where.get("state")
+    elsewhere = shared_store(found, place)
+    if elsewhere is not None:
+        chosen_store = elsewhere.values["store"]
     if chosen_store is None:
         chosen_store, chosen_state = chosen_state or DEFAULT_STATE, None
     count = _number(pick("workers"))
-    named = [(f"--{key}", flags[key]) for key in ("store", "state") if flags[key]]
+    named = [(f"--{key}", shown(str(flags[key]))) for key in ("store", "state", "blobs") if flags[key]]
     return Settings(
         chosen_store,
         chosen_state,
@@ -243,6 +294,9 @@ def resolve(
         "".join(f" {flag} {shlex.quote(str(value))}" for flag, value in named),
         bool(where.get("store")),
         _image(pick("image")),
+        blobs=pick("blobs"),
+        name=pick("name") or "",
+        capabilities=_labels(pick("capabilities")),
     )
 
 
@@ -260,6 +314,12 @@ def _image(name: str | None) -> str:
         text = f"{name!r} is no image's name: {problem}"
         raise ConfigError(text, hint="--image python:3.12-slim, or a name like it", id="image_name")
     return name or ""
+
+
+def _labels(found: Any) -> tuple[str, ...]:
+    """From flags or a file, one by one; from a variable, by commas."""
+    labels = found.split(",") if isinstance(found, str) else found or ()
+    return tuple(check_label(label.strip(), "what a node offers") for label in labels)
 
 
 def _number(count: Any) -> int | None:

@@ -13,7 +13,16 @@ from msgspec import Struct
 from minitango.assignment.places import key_lines
 from minitango.errors import ConfigError
 
-KEYS: Final[Mapping[str, type]] = {"store": str, "state": str, "sandbox": str, "image": str, "workers": int}
+KEYS: Final[Mapping[str, type]] = {
+    "store": str,
+    "state": str,
+    "blobs": str,
+    "sandbox": str,
+    "image": str,
+    "workers": int,
+    "name": str,
+    "capabilities": list,
+}
 """Every setting, and its type in a file."""
 
 
@@ -69,17 +78,26 @@ def _checked(table: Any, path: Path) -> dict[str, Any]:
             near = difflib.get_close_matches(key, KEYS, 1)
             hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(KEYS)}"
             raise ConfigError(f"{path}: unknown key {key!r}", hint=hint, id="settings")
-        if not isinstance(value, KEYS[key]) or isinstance(value, bool):
+        if not _is(value, KEYS[key]):
             raise ConfigError(
-                f"{path}: {key} is {value!r}, which is not {'a number' if KEYS[key] is int else 'text'}",
+                f"{path}: {key} is {value!r}, which is not {_WORDS[KEYS[key]]}",
                 hint=f"correct {key} in {path.name}",
                 id="settings",
             )
     made = dict(table)
-    for key in ("state", "store"):
+    for key in ("state", "store", "blobs"):
         if key in made:
             made[key] = _below(path.parent, made[key])
     return made
+
+
+_WORDS: Final = {int: "a number", str: "text", list: "a list of texts"}
+
+
+def _is(value: Any, kind: type) -> bool:
+    if kind is list:
+        return isinstance(value, list) and all(isinstance(item, str) for item in value)
+    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def _below(folder: Path, place: str) -> str:

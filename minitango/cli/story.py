@@ -68,9 +68,17 @@ def of(engine: Engine, job: Job, flags: str) -> Story:
     except MinitangoError:
         plan = None
     events = tuple(_events(job, attempts, store.now()))
-    alone = not job.state.terminal and statedir.running(engine.state) is None
+    alone = not job.state.terminal and not is_graded(engine)
     following = tuple(_next(job, result, outputs, flags, alone=alone))
     return Story(job, result, attempts, outputs, plan, _inputs(engine, job), events, following)
+
+
+def is_graded(engine: Engine) -> bool:
+    """Whether an engine grades this queue now."""
+    if not engine.store.shared:
+        return statedir.running(engine.state) is not None
+    now = engine.store.now()
+    return any(now - node.seen < node.good_for for node in engine.store.nodes())
 
 
 def _inputs(engine: Engine, job: Job) -> Inputs:

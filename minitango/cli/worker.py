@@ -32,6 +32,7 @@ INTERRUPTED = 130
 )
 @click.option("-q", "--quiet", is_flag=True, help="Only what a person must hear of.")
 @click.option("-v", "--verbose", is_flag=True, help="Say which limits hold here, and how.")
+@click.option("--name", metavar="NAME", help="This node's name on its queue (default: made from the machine's).")
 @state_options
 @grading_options
 def worker(grace: float, quiet: bool, verbose: bool, **where: object) -> int:
@@ -81,7 +82,10 @@ def worker(grace: float, quiet: bool, verbose: bool, **where: object) -> int:
         if not quiet:
             assert engine.sandbox is not None
             waiting = show.plural(engine.store.counts()[State.QUEUED], "job")
-            tell(f"grading in {engine.state} with {engine.sandbox.name}; {waiting} queued")
+            where_ = f"as node {engine.node} " if engine.store.shared else ""
+            tell(f"grading in {engine.state} {where_}with {engine.sandbox.name}; {waiting} queued")
+            for text in engine.store.remarks:
+                tell(f"warning: {text}")
         ending.get()
         if received and not quiet and engine.store.counts()[State.RUNNING]:
             tell(f"stopping: running jobs get {grace:g} s (a second signal: at once)")

@@ -26,6 +26,7 @@ from typing import Protocol, runtime_checkable
 
 from msgspec import Struct
 
+from minitango.blobs import Blobs, BlobStore
 from minitango.errors import ConfigError
 from minitango.job import Ack, Attempt, Job, JobSpec, Lease, Result, State, StepOutput
 
@@ -225,6 +226,51 @@ class History(Protocol):
         ...
 
 
+class Node(Struct, frozen=True, omit_defaults=True):
+    """An engine that grades a queue, as it says of itself."""
+
+    name: str
+    instance: str
+    """Another one each time that it starts."""
+    host: str = ""
+    pid: int = 0
+    version: str = ""
+    slots: int = 1
+    """Jobs that it grades at once."""
+    running: int = 0
+    """Jobs that it grades now."""
+    sandbox: str = ""
+    capabilities: tuple[str, ...] = ()
+    started: float = 0.0
+    good_for: float = 60.0
+    """Seconds without a word after which it is taken to be gone."""
+    seen: float = 0.0
+    """When it was last heard of, on the store's clock. The store writes it."""
+    draining: bool = False
+    """Whether it is to take no more jobs. The store writes it."""
+
+
+class Nodes(Protocol):
+    """Who grades a queue."""
+
+    def beat(self, node: Node, *, now: float | None = None) -> bool:
+        """Note that this node is there, as it is now. Returns whether it is to take no more jobs."""
+        ...
+
+    def leave(self, name: str, instance: str | None = None) -> bool:
+        """Forget this node, if it is this instance; False: it is another one, or is not there. That it was drained is
+        not forgotten."""
+        ...
+
+    def drain(self, name: str, on: bool = True) -> bool:
+        """Have a node take no more jobs, now and after a restart, or take some again; False: it is not there."""
+        ...
+
+    def nodes(self) -> Sequence[Node]:
+        """All nodes that did not leave, by name, also those that have not been heard of for long."""
+        ...
+
+
 class Upkeep(Protocol):
     """Verbs that keep the store small."""
 
@@ -262,8 +308,8 @@ class Upkeep(Protocol):
 
 
 @runtime_checkable
-class Store(Queue, History, Upkeep, Protocol):
-    """A whole store. An outbox (callbacks) and nodes (several machines) will be protocols beside these."""
+class Store(Queue, History, Nodes, Upkeep, Protocol):
+    """A whole store."""
 
 
 class Health(Struct, frozen=True):
@@ -326,6 +372,30 @@ def open_store(url: str, *, queue: str = "default") -> Store:
     from minitango.store.sqlite import SqliteStore
 
     return SqliteStore(_path(url), queue=queue)
+
+
+def open_blobs(store: Store, folder: Path, directory: Path | None = None) -> BlobStore:
+    """The blobs of this store's jobs: in `directory`, which all its nodes must share, else where the store has its own.
+
+    For SQLite that is `folder`/blobs, beside it; for Redis the server, and `folder`/blobs keeps what is fetched.
+    """
+    if directory is not None:
+        return Blobs(directory)
+    if store.shared:
+        from minitango.store.redis import RedisStore
+
+        if isinstance(store, RedisStore):
+            return store.blobs(folder / "blobs")
+    return Blobs(folder / "blobs")
+
+
+def shown(url: str) -> str:
+    """A store's URL, or whatever else stands for it, without a password in it."""
+    before, separator, rest = url.partition("://")
+    user, at, _ = rest.partition("?")[0].rpartition("@")
+    if not separator or not at or ":" not in user:
+        return url
+    return f"{before}://{user.partition(':')[0]}:...@{rest[len(user) + 1 :]}"
 
 
 def is_redis(url: str) -> bool:

@@ -10,7 +10,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Any, Final, cast
 
 import msgspec
@@ -226,22 +226,23 @@ class Link:
             time.sleep(0.02)
         return 0
 
-    def pipeline(self, ask: Callable[[Any], None]) -> list[Any]:
-        """The replies to many reads, sent at once."""
+    def pipeline(self, ask: Callable[[Any], None], *, patient: bool = False) -> list[Any]:
+        """The replies to many requests that may be repeated, sent at once."""
 
         def both(client: redis.Redis) -> list[Any]:
             pipe = client.pipeline(transaction=False)
             ask(pipe)
             return pipe.execute()
 
-        return cast("list[Any]", self.call("read", both))
+        return cast("list[Any]", self.call("read", both, patient=patient))
 
     def now(self) -> float:
         """The server's clock. It is asked now and then; between, our own runs on from there."""
         if time.monotonic() - self._clock_read > _CLOCK_GOOD_FOR:
-            seconds, micros = self.call("now", lambda client: client.time())
+            with suppress(StoreError) if self._clock_offset else nullcontext():
+                seconds, micros = self.call("now", lambda client: client.time())
+                self._clock_offset = float(seconds) + float(micros) / 1e6 - time.monotonic()
             self._clock_read = time.monotonic()
-            self._clock_offset = float(seconds) + float(micros) / 1e6 - self._clock_read
         return time.monotonic() + self._clock_offset
 
     # --- watching ---------------------------------------------------------------------------------

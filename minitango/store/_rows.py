@@ -9,6 +9,7 @@ import msgspec
 
 from minitango.errors import StoreError
 from minitango.job import Attempt, Failure, Job, JobSpec, Lease, Outcome, Result, State, Trust
+from minitango.store import Node
 
 Row = tuple[Any, ...]
 
@@ -26,6 +27,7 @@ _TRUSTS: Final = {None: None} | {trust.value: trust for trust in Trust}
 _encoder: Final = msgspec.json.Encoder()
 _labels: Final = msgspec.json.Decoder(dict[str, str])
 _failure: Final = msgspec.json.Decoder(Failure)
+_node: Final = msgspec.json.Decoder(Node)
 _result: Final = msgspec.json.Decoder(Result)
 
 _CROCKFORD: Final = "0123456789abcdefghjkmnpqrstvwxyz"
@@ -105,6 +107,13 @@ def result_of(data: bytes) -> Result:
         return _result.decode(data)
     except msgspec.DecodeError as error:
         raise _damaged("a result", error) from error
+
+
+def node_of(record: str | bytes, seen: float, draining: bool) -> Node:
+    try:
+        return msgspec.structs.replace(_node.decode(record), seen=seen, draining=bool(draining))
+    except msgspec.DecodeError as error:
+        raise _damaged("a node", error) from error
 
 
 def to_json(value: object) -> bytes:

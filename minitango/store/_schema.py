@@ -133,6 +133,14 @@ _SEVERAL: Final = (
     CREATE INDEX jobs_ready ON jobs (queue, solo, lane, late, priority DESC, rank, seq)
     WHERE state = 'queued' AND due IS NULL
     """,
+    # Who grades here, as JSON, and when it was last heard of. A node that is to take no more is noted by its name.
+    """
+    CREATE TABLE nodes (
+        queue TEXT NOT NULL, name TEXT NOT NULL, record TEXT NOT NULL, seen REAL NOT NULL,
+        PRIMARY KEY (queue, name)
+    ) WITHOUT ROWID
+    """,
+    "CREATE TABLE drained (queue TEXT NOT NULL, name TEXT NOT NULL, PRIMARY KEY (queue, name)) WITHOUT ROWID",
 )
 
 MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (_FIRST, _HOLDS, _SEVERAL)

@@ -15,14 +15,16 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import Any, Final
 
 from minitango.errors import ConfigError, StoreError, reach_of
 from minitango.job import Ack, Cancelled, Fail, Finish, Job, JobSpec, Lease, Release, State, work_key
-from minitango.store import Exchanged, Submitted
+from minitango.store import Exchanged, Node, Submitted
 from minitango.store import _redis_rows as redis_rows
 from minitango.store import _rows as rows
 from minitango.store._history import not_found
+from minitango.store._redis_blobs import RedisBlobs
 from minitango.store._redis_history import RedisHistory
 from minitango.store._redis_link import Link, Value
 from minitango.store._redis_url import check_queue, parse
@@ -219,6 +221,31 @@ class RedisStore(RedisHistory):
     def watch(self, changed: Callable[[], None]) -> Callable[[], None]:
         return self._link.watch(changed)
 
+    # --- Nodes ------------------------------------------------------------------------------------
+
+    def beat(self, node: Node, *, now: float | None = None) -> bool:
+        record = rows.to_json(node)
+        return bool(self._link.run("nodes", [self._at(now), "beat", redis_rows.text(node.name), record], patient=True))
+
+    def leave(self, name: str, instance: str | None = None) -> bool:
+        return bool(self._link.run("nodes", [self._at(None), "leave", redis_rows.text(name), instance or ""]))
+
+    def drain(self, name: str, on: bool = True) -> bool:
+        return bool(self._link.run("nodes", [self._at(None), "drain", redis_rows.text(name), "1" if on else "0"]))
+
+    def nodes(self) -> list[Node]:
+        def ask(pipe: Any) -> None:
+            pipe.hgetall(self._key("nodes"))
+            pipe.zrange(self._key("seen"), 0, -1, withscores=True)
+            pipe.smembers(self._key("drain"))
+
+        records, seen, drained = self._link.pipeline(ask)
+        when = dict(seen)
+        return [
+            rows.node_of(record, float(when.get(name, 0.0)), name in drained)
+            for name, record in sorted(records.items())
+        ]
+
     # --- Upkeep -----------------------------------------------------------------------------------
 
     def forget(self, ids: Iterable[str]) -> int:
@@ -244,6 +271,10 @@ class RedisStore(RedisHistory):
     def shrink(self) -> int:
         """Memory is free as soon as jobs are forgotten; what is left of them is in the server's append-only file."""
         return self._link.rewrite_file()
+
+    def blobs(self, cache: Path) -> RedisBlobs:
+        """The blobs of this queue, which are on its server; `cache` is a directory for what is fetched."""
+        return RedisBlobs(self._link, cache)
 
     def close(self) -> None:
         self._link.close()

@@ -23,6 +23,7 @@ from minitango.store import _holds as holds
 from minitango.store import _rows as rows
 from minitango.store._database import Database, Transaction
 from minitango.store._history import SELECT, SqliteHistory, as_json, not_found
+from minitango.store._nodes import SqliteNodes
 from minitango.store._rows import WIDTH, Row
 from minitango.store._schema import FORGET
 
@@ -75,7 +76,7 @@ _FENCE: Final = "id = ? AND queue = ? AND attempt = ? AND token = ?"
 _RUNNING: Final = "INDEXED BY jobs_running WHERE queue = :queue AND state = 'running'"
 
 
-class SqliteStore(SqliteHistory):
+class SqliteStore(SqliteHistory, SqliteNodes):
     """`Store` in one SQLite file. Threads may share it; a process that forks opens its own.
 
     One store object is one queue of its file. The file and its folder are created where they are missing, for

@@ -52,7 +52,7 @@ from minitango.retry import (
     MAX_SOLO_DEATHS,
     MOST_BACKOFF,
 )
-from minitango.store import Query, Store
+from minitango.store import Node, Query, Store
 from minitango.store.redis import RedisStore
 from minitango.store.sqlite import SqliteStore
 from tests import redis_server
@@ -1348,6 +1348,51 @@ def test_what_waits_for_a_node_is_no_solo_claim_either(store: Store) -> None:
         store.recover()
     assert claim(store, solo=True) == []
     assert [lease.job for lease in claim(store, solo=True, capabilities=["gpu"])] == [job_id]
+
+
+def test_nodes_are_known_while_they_are_there(store: Store, clock: Clock) -> None:
+    node = Node("n1", "i1", host="h", pid=7, version="1", slots=4, sandbox="docker", capabilities=("gpu",), started=T0)
+    assert store.nodes() == []
+    assert store.beat(node) is False
+    assert list(store.nodes()) == [structs.replace(node, seen=T0)]
+    clock.advance(5)
+    store.beat(Node("n0", "x"))
+    store.beat(structs.replace(node, running=2))
+    assert [(one.name, one.running, one.seen) for one in store.nodes()] == [("n0", 0, T0 + 5), ("n1", 2, T0 + 5)]
+    assert store.leave("n1", "another instance") is False
+    assert store.leave("n0") is True
+    assert store.leave("n1", "i1") is True
+    assert store.leave("n1", "i1") is False
+    assert store.nodes() == []
+
+
+def test_a_node_is_drained_until_it_is_not(place: Backend) -> None:
+    store, other = place.open(), place.open("another")
+    node = Node("n1", "i1")
+    assert store.drain("n1") is False, "it is not there"
+    store.beat(node)
+    other.beat(node)
+    assert store.drain("n1") is True
+    assert store.drain("n1") is True
+    assert store.beat(node) is True
+    assert other.beat(node) is False, "another queue's node of the same name"
+    assert [one.draining for one in store.nodes()] == [True]
+    store.leave("n1")
+    assert store.beat(structs.replace(node, instance="i2")) is True, "also after a restart"
+    assert store.drain("n1", False) is True
+    assert store.beat(node) is False
+    assert [one.draining for one in store.nodes()] == [False]
+
+
+def test_a_drain_is_told_to_who_watches(place: Backend) -> None:
+    store, other = place.open(), place.open()
+    store.beat(Node("n1", "i1"))
+    called = threading.Event()
+    stop = store.watch(called.set)
+    called.clear()
+    other.drain("n1")
+    assert called.wait(10)
+    stop()
 
 
 def test_recovering_a_node_leaves_the_others_alone(store: Store) -> None:

@@ -1,0 +1,5 @@
+"""`python -m minitango`: the command line."""
+
+from minitango.cli import main
+
+main()

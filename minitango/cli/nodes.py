@@ -1,0 +1,158 @@
+"""`minitango nodes`: who grades this queue; have one take no more jobs, or some again; forget one that is gone."""
+
+from __future__ import annotations
+
+import click
+
+from minitango import statedir
+from minitango.cli import show
+from minitango.cli.records import NodeRecord, NodeRecords
+from minitango.cli.settings import Settings, resolve, state_options
+from minitango.cli.streams import out, tell
+from minitango.engine import Engine
+from minitango.errors import ConfigError
+from minitango.job import State
+from minitango.store import Node, Query
+from minitango.text import human_seconds, one_line
+
+
+@click.group(invoke_without_command=True, short_help="Look at who grades this queue: list, drain, resume, forget.")
+@click.option("--json", "as_json", is_flag=True, help="As of `nodes list`.")
+@state_options
+def nodes(as_json: bool, **where: object) -> int | None:
+    """Look at who grades this queue: `nodes list` (the default), drain, resume, forget."""
+    context = click.get_current_context()
+    context.obj = where
+    if context.invoked_subcommand is None:
+        return int(context.invoke(list_nodes, as_json=as_json))
+    if as_json:
+        raise ConfigError(
+            "--json stands after the verb", hint=f"minitango nodes {context.invoked_subcommand} --json", id="usage"
+        )
+    return None
+
+
+def _settings(where: dict[str, object]) -> Settings:
+    """--store, --state and --blobs may stand before or after the verb."""
+    before: dict[str, object] = click.get_current_context().obj or {}
+    merged = {key: before.get(key) if where.get(key) is None else where[key] for key in ("store", "state", "blobs")}
+    return resolve(**merged)  # type: ignore[arg-type]
+
+
+@nodes.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+@state_options
+def list_nodes(as_json: bool = False, **where: object) -> int:
+    """List the nodes of this queue, what each grades and offers, and when it was last heard of."""
+    settings = _settings(where)
+    with settings.open_existing() as engine:
+        now = engine.store.now()
+        running = engine.jobs(Query(states=(State.RUNNING,)))
+        found = [_record(engine, node, now, sum(job.node == node.name for job in running)) for node in _nodes(engine)]
+        queued = engine.store.counts()[State.QUEUED]
+    if as_json:
+        show.print_json(NodeRecords(nodes=tuple(found)))
+        return 0
+    if found:
+        titles = ["node", "state", "jobs", "sandbox", "offers", "heard of", "host"]
+        out(show.table(titles, [_row(node) for node in found], fixed=("node", "state")))
+    if not any(node.state in ("ready", "draining") for node in found):
+        tell(f"nobody grades here, and {show.plural(queued, 'job')} queued; next: minitango worker{settings.flags}")
+    return 0
+
+
+def _nodes(engine: Engine) -> list[Node]:
+    return list(engine.store.nodes())
+
+
+def _record(engine: Engine, node: Node, now: float, running: int) -> NodeRecord:
+    silent = max(0.0, now - node.seen)
+    # of a queue that is not shared the state directory's lock is the sign of life
+    alive = silent < node.good_for if engine.store.shared else statedir.running(engine.state) is not None
+    state = (
+        "lost" if not alive else "draining" if node.draining and running else "drained" if node.draining else "ready"
+    )
+    return NodeRecord(
+        name=node.name,
+        state=state,
+        running=running,
+        slots=node.slots,
+        sandbox=node.sandbox,
+        capabilities=node.capabilities,
+        seen=node.seen,
+        silent=silent,
+        host=node.host,
+        pid=node.pid,
+        version=node.version,
+        started=node.started,
+    )
+
+
+def _row(node: NodeRecord) -> list[str]:
+    return [
+        one_line(node.name, 64),
+        node.state,
+        f"{node.running}/{node.slots}",
+        one_line(node.sandbox, 20),
+        one_line(", ".join(node.capabilities) or "-", 60),
+        f"{human_seconds(node.silent)} ago",
+        f"{one_line(node.host, 40)}:{node.pid}",
+    ]
+
+
+@nodes.command()
+@click.argument("name")
+@state_options
+def drain(name: str, **where: object) -> int:
+    """Have a node begin no more jobs, now and after a restart; what it grades goes on to its end."""
+    return _tell_node(name, where, on=True)
+
+
+@nodes.command()
+@click.argument("name")
+@state_options
+def resume(name: str, **where: object) -> int:
+    """Have a node that was drained take jobs again."""
+    return _tell_node(name, where, on=False)
+
+
+def _tell_node(name: str, where: dict[str, object], *, on: bool) -> int:
+    settings = _settings(where)
+    with settings.open_existing() as engine:
+        if not engine.store.drain(name, on):
+            raise _unknown(engine, name, settings)
+    if on:
+        tell(f"{name} begins no more jobs; see: minitango nodes{settings.flags}")
+    else:
+        tell(f"{name} takes jobs again")
+    return 0
+
+
+@nodes.command()
+@click.argument("name")
+@state_options
+def forget(name: str, **where: object) -> int:
+    """Take a node that is gone off the list. Its jobs need no help: they go back when their leases lapse."""
+    settings = _settings(where)
+    with settings.open_existing() as engine:
+        node = next((node for node in engine.store.nodes() if node.name == name), None)
+        if node is None:
+            raise _unknown(engine, name, settings)
+        if _record(engine, node, engine.store.now(), 0).state != "lost":
+            raise ConfigError(
+                f"node {name} is alive",
+                hint=f"stop it first (process {node.pid} on {node.host}), or: minitango nodes drain {name}",
+                id="node_alive",
+            )
+        engine.store.drain(name, False)
+        engine.store.leave(name)
+    tell(f"{name} is off the list")
+    return 0
+
+
+def _unknown(engine: Engine, name: str, settings: Settings) -> ConfigError:
+    names = [node.name for node in engine.store.nodes()]
+    known = f"there are {', '.join(names)}" if names else "there is none yet"
+    return ConfigError(
+        f"no node is called {name!r}: {known}", hint=f"minitango nodes{settings.flags}", id="node_unknown"
+    )

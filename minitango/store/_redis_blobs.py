@@ -1,0 +1,186 @@
+"""Blobs on the Redis server of a queue, so that its nodes need no shared disk; and what each node keeps of them.
+
+A blob is stored once, in chunks. It is there for others when its last chunk is: chunks of a writer that died expire.
+What is fetched is kept in a directory of this machine, by its digest, and verified each time that it is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final
+
+from minitango.blobs import Blobs, Pruned
+from minitango.errors import BlobError, ConfigError, StoreError
+from minitango.store._redis_link import Link, Value
+
+CHUNK: Final = 512 << 10
+"""Bytes. A server that sends or takes one serves the others between."""
+MAX_BLOB: Final = 256 << 20
+"""Bytes of one blob: all of them are in the server's memory."""
+_UNSEALED: Final = 3600
+"""Seconds that chunks are kept whose blob is not complete."""
+_AT_ONCE: Final = 8
+"""Chunks in one request."""
+_KEPT: Final = 14 * 86400.0
+"""Seconds for which this machine keeps what it does not use."""
+_BATCH: Final = 200
+
+
+class RedisBlobs:
+    """`BlobStore` on the server of a queue, with a cache in a directory. Safe from any thread.
+
+    Raises StoreError, StoreFull as the store does, and BlobError.
+    """
+
+    def __init__(self, link: Link, cache: Path) -> None:
+        self._link = link
+        self._cache = Blobs(cache)
+
+    @property
+    def root(self) -> Path:
+        return self._cache.root
+
+    def path(self, digest: str) -> Path:
+        return self._cache.path(digest)
+
+    def put(self, data: bytes) -> str:
+        return self.put_many((data,))[0]
+
+    def put_many(self, blobs: Iterable[bytes]) -> list[str]:
+        """Keep these bytes, and return their digests in order: as safe as the server when it returns, each stored once.
+
+        ConfigError `blob_too_large`: more than MAX_BLOB. Then what came before it is kept, which harms nobody.
+        """
+        self._link.check_room()
+        digests: list[str] = []
+        seen: set[str] = set()
+        for data in blobs:
+            digest = hashlib.sha256(data).hexdigest()
+            digests.append(digest)
+            if digest not in seen and not self.touch(digest):
+                self._write(digest, data)
+            seen.add(digest)
+        return digests
+
+    def _write(self, digest: str, data: bytes) -> None:
+        if len(data) > MAX_BLOB:
+            raise ConfigError(
+                f"{len(data)} bytes are too many for a queue on Redis, which takes {MAX_BLOB >> 20} MiB at a time",
+                hint="keep such files in a directory that all nodes share: --blobs DIR",
+                id="blob_too_large",
+            )
+        chunks = max(1, -(-len(data) // CHUNK))
+        view = memoryview(data)
+        for _ in range(2):
+            for start in range(0, chunks, _AT_ONCE):
+
+                def ask(pipe: Any, start: int = start) -> None:
+                    for n in range(start, min(start + _AT_ONCE, chunks)):
+                        pipe.set(self._key(digest, n), bytes(view[n * CHUNK : (n + 1) * CHUNK]), ex=_UNSEALED)
+
+                self._link.pipeline(ask, patient=True)
+            sealed: Sequence[Value] = ["", "seal", digest, str(len(data)), str(chunks)]
+            if self._link.run("blobs", sealed, patient=True):
+                return
+        raise StoreError(f"the blob {digest} did not stay on the server", hint="look at its log", id="store_io")
+
+    def get(self, digest: str) -> bytes:
+        """The bytes of this digest, verified. BlobError `blob_missing` or `blob_corrupt`; ValueError: no digest."""
+        if self._cache.has(digest):
+            try:
+                data = self._cache.get(digest)
+            except BlobError:
+                pass  # it went, or was damaged, here: the server has it
+            else:
+                self._cache.touch(digest)
+                return data
+        data = b"".join(self._chunks(digest))
+        if hashlib.sha256(data).hexdigest() != digest:
+            raise BlobError(
+                f"the blob {digest} on {self._link.place.shown} is damaged ({len(data)} bytes)",
+                hint="restore the server's data from a backup",
+                id="blob_corrupt",
+            )
+        with suppress(StoreError):  # it is only kept to be had sooner
+            self._cache.put(data)
+        return data
+
+    def _chunks(self, digest: str) -> Iterator[bytes]:
+        self._cache.path(digest)  # ValueError
+        found = self._link.call("blob", lambda client: client.hmget(self._key(digest), "size", "chunks"), patient=True)
+        if not all(value is not None and value.isdigit() for value in found):
+            raise self._missing(digest)
+        size, chunks = map(int, found)
+        if size > MAX_BLOB or chunks > MAX_BLOB // CHUNK + 1:
+            raise self._missing(digest)
+        for start in range(0, chunks, _AT_ONCE):
+
+            def ask(pipe: Any, start: int = start) -> None:
+                for n in range(start, min(start + _AT_ONCE, chunks)):
+                    pipe.get(self._key(digest, n))
+
+            for chunk in self._link.pipeline(ask, patient=True):
+                if chunk is None:
+                    raise self._missing(digest)
+                yield chunk
+
+    def _missing(self, digest: str) -> BlobError:
+        return BlobError(
+            f"the blob {digest} is not on {self._link.place.shown}",
+            hint="restore the server's data from a backup, or submit the work again",
+            id="blob_missing",
+        )
+
+    def has(self, digest: str) -> bool:
+        return bool(self._link.call("blob", lambda client: client.exists(self._key(digest))))
+
+    def touch(self, digest: str) -> bool:
+        return bool(self._link.run("blobs", ["", "touch", digest]))
+
+    def prune(
+        self,
+        referenced: Callable[[list[str]], set[str]],
+        *,
+        older_than: float = 3600.0,
+        now: float | None = None,
+        dry_run: bool = False,
+    ) -> Pruned:
+        """As `Blobs.prune`; `now` is on the server's clock. Also empties this machine's cache of what was not used for
+        two weeks."""
+        before = (self._link.now() if now is None else now) - older_than
+        count = size = 0
+        for batch in self._old(before):
+            needed = referenced(batch)
+            unneeded = [digest for digest in batch if digest not in needed]
+            if dry_run:
+                sizes = [int(found or 0) for found in self._sizes(unneeded)]
+            else:
+                gone = self._link.run("blobs", ["", "drop", repr(before), *unneeded], patient=True) if unneeded else []
+                sizes = [int(found) for found in gone[1::2]]
+            count += len(sizes)
+            size += sum(sizes)
+        if not dry_run:
+            self._cache.prune(lambda digests: set(), older_than=_KEPT, now=max(time.time(), now or 0.0))
+        return Pruned(count, size)
+
+    def _old(self, before: float) -> Iterator[list[str]]:
+        key = self._link.key("blobs")
+        all_old = self._link.call("blob", lambda client: client.zrangebyscore(key, "-inf", f"({before!r}"))
+        waiting = iter(all_old)
+        while batch := [digest.decode("ascii", "replace") for digest in islice(waiting, _BATCH)]:
+            yield batch
+
+    def _sizes(self, digests: Sequence[str]) -> list[Any]:
+        def ask(pipe: Any) -> None:
+            for digest in digests:
+                pipe.hget(self._key(digest), "size")
+
+        return self._link.pipeline(ask) if digests else []
+
+    def _key(self, digest: str, chunk: int | None = None) -> str:
+        return self._link.key(f"b:{digest}" if chunk is None else f"b:{digest}:{chunk}")

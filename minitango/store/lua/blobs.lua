@@ -1,0 +1,43 @@
+-- Blobs (`BlobStore`), which are written chunk by chunk, each to expire, and are there once they are sealed.
+--
+--   blobs      zset    blob -> when it was last put or touched
+--   b:DIGEST   hash    size, chunks;   b:DIGEST:N  string  the N-th chunk, from 0
+--
+-- Writes blobs b: ; reads refs
+-- ARGV: now, verb, and: seal: digest, size, chunks; touch: digests; drop: before, digests.
+-- Replies: seal: 1, or 0 where a chunk is missing; touch: how many are there; drop: digests and sizes of what went.
+local now, verb = clock(ARGV[1]), ARGV[2]
+if verb == 'seal' then
+  local digest, size, chunks = ARGV[3], ARGV[4], tonumber(ARGV[5])
+  for n = 0, chunks - 1 do
+    if call('EXISTS', P .. 'b:' .. digest .. ':' .. n) == 0 then return 0 end
+  end
+  for n = 0, chunks - 1 do call('PERSIST', P .. 'b:' .. digest .. ':' .. n) end
+  call('HSET', P .. 'b:' .. digest, 'size', size, 'chunks', tostring(chunks))
+  call('ZADD', P .. 'blobs', num(now), digest)
+  return 1
+end
+if verb == 'touch' then
+  local there = 0
+  for i = 3, #ARGV do
+    if call('EXISTS', P .. 'b:' .. ARGV[i]) == 1 then
+      call('ZADD', P .. 'blobs', num(now), ARGV[i])
+      there = there + 1
+    end
+  end
+  return there
+end
+local gone = {}
+for i = 4, #ARGV do
+  local digest = ARGV[i]
+  local at = call('ZSCORE', P .. 'blobs', digest)
+  if at and tonumber(at) < tonumber(ARGV[3]) and not call('HGET', P .. 'refs', digest) then
+    local found = call('HMGET', P .. 'b:' .. digest, 'size', 'chunks')
+    for n = 0, tonumber(found[2] or 0) - 1 do call('UNLINK', P .. 'b:' .. digest .. ':' .. n) end
+    call('DEL', P .. 'b:' .. digest)
+    call('ZREM', P .. 'blobs', digest)
+    gone[#gone + 1] = digest
+    gone[#gone + 1] = found[1] or '0'
+  end
+end
+return gone
