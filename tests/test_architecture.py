@@ -37,7 +37,7 @@ FLOORS = [
     {"runner", "layout", "preflight", "remarks"},
     {"engine", "pool", "node", "handle", "identity", "trial", "statedir", "testing", "doctor"},
     {"exchange"},
-    {"", "cli"},
+    {"", "cli", "__main__"},
 ]
 SIDE_BY_SIDE = {"store", "sandbox", "results", "assignment"}
 FOREIGN_HOMES = {

@@ -69,10 +69,10 @@ def explain(flags: Mapping[str, Any], environ: Mapping[str, str]) -> list[Settin
     from minitango.sandbox.docker import DEFAULT_IMAGE
 
     defaults: dict[str, str | int] = {
-        "blobs": "with the queue",
         "sandbox": "auto",
         "image": DEFAULT_IMAGE,
         "workers": os.cpu_count() or 1,
+        "blobs": "with the queue",
         "name": "made from the machine's",
         "capabilities": "none",
     }

@@ -16,10 +16,10 @@ from minitango.errors import ConfigError
 KEYS: Final[Mapping[str, type]] = {
     "store": str,
     "state": str,
-    "blobs": str,
     "sandbox": str,
     "image": str,
     "workers": int,
+    "blobs": str,
     "name": str,
     "capabilities": list,
 }

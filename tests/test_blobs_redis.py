@@ -1,0 +1,192 @@
+"""Blobs on a Redis server: stored once, in chunks, verified, kept on each node, and pruned beside puts."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from minitango.blobs import Blobs
+from minitango.errors import BlobError, ConfigError, StoreFull
+from minitango.job import JobSpec
+from minitango.store import _redis_blobs, _redis_link, open_blobs
+from minitango.store._redis_blobs import CHUNK, RedisBlobs
+from minitango.store.redis import RedisStore
+from tests import redis_server
+
+HOUR = 3600.0
+LARGE = bytes(range(256)) * (CHUNK // 100)
+
+
+@pytest.fixture
+def store() -> Iterator[RedisStore]:
+    redis_server.need_redis()
+    redis_server.shared().client().flushall()
+    opened = RedisStore(redis_server.shared().url())
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def blobs(store: RedisStore, tmp_path: Path) -> RedisBlobs:
+    return store.blobs(tmp_path / "one")
+
+
+@pytest.fixture
+def other(store: RedisStore, tmp_path: Path) -> RedisBlobs:
+    return store.blobs(tmp_path / "other")
+
+
+def keys() -> list[bytes]:
+    return sorted(key for key in redis_server.shared().client().scan_iter() if b":b:" in key)
+
+
+@pytest.mark.parametrize("data", [b"", b"x", LARGE[:CHUNK], LARGE[: CHUNK + 1], LARGE * 9])
+def test_what_one_node_puts_another_gets(blobs: RedisBlobs, other: RedisBlobs, data: bytes) -> None:
+    digest = blobs.put(data)
+    assert digest == hashlib.sha256(data).hexdigest()
+    assert other.has(digest)
+    assert other.get(digest) == data
+    assert other.path(digest).read_bytes() == data, "and keeps it"
+
+
+def test_each_is_stored_once(blobs: RedisBlobs, other: RedisBlobs) -> None:
+    first = blobs.put_many([b"a", b"b", b"a", LARGE])
+    before = keys()
+    assert other.put_many([LARGE, b"b", b"a"]) == [first[3], first[1], first[0]]
+    assert keys() == before
+    assert len(before) == 2 + 2 + 1 + -(-len(LARGE) // CHUNK)
+
+
+def test_what_is_kept_is_not_asked_for_again_and_is_verified(blobs: RedisBlobs, other: RedisBlobs) -> None:
+    digest = blobs.put(b"data")
+    other.get(digest)
+    client = redis_server.shared().client()
+    client.set(f"minitango:{{default}}:b:{digest}:0", b"else")
+    assert other.get(digest) == b"data", "from here"
+    path = other.path(digest)
+    path.chmod(0o600)
+    path.write_bytes(b"spoilt")
+    with pytest.raises(BlobError) as caught:
+        other.get(digest)
+    assert caught.value.id == "blob_corrupt"
+    client.set(f"minitango:{{default}}:b:{digest}:0", b"data")
+    assert other.get(digest) == b"data"
+
+
+def test_what_is_not_there_is_said(blobs: RedisBlobs) -> None:
+    digest = blobs.put(LARGE)
+    client = redis_server.shared().client()
+    client.delete(f"minitango:{{default}}:b:{digest}:1")
+    for missing in (digest, "0" * 64):
+        with pytest.raises(BlobError) as caught:
+            blobs.get(missing)
+        assert caught.value.id == "blob_missing"
+        assert caught.value.hint
+    assert not blobs.touch("0" * 64)
+    assert not blobs.has("0" * 64)
+    with pytest.raises(ValueError, match="SHA-256"):
+        blobs.get("../../etc/passwd")
+
+
+@pytest.mark.parametrize("lie", [{"size": "x"}, {"chunks": "999999999"}, {"size": str(1 << 60)}])
+def test_a_server_is_not_believed(blobs: RedisBlobs, lie: dict[str, str]) -> None:
+    digest = blobs.put(b"data")
+    redis_server.shared().client().hset(f"minitango:{{default}}:b:{digest}", mapping=lie)
+    with pytest.raises(BlobError):
+        blobs.get(digest)
+
+
+def test_too_large_is_refused_with_the_way_out(blobs: RedisBlobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_redis_blobs, "MAX_BLOB", 1000)
+    with pytest.raises(ConfigError) as caught:
+        blobs.put_many([b"small", b"x" * 1001])
+    assert caught.value.id == "blob_too_large"
+    assert "--blobs" in caught.value.hint
+    assert blobs.put(b"x" * 1000)
+
+
+def test_a_full_server_takes_none(blobs: RedisBlobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_redis_link, "_MEMORY_GOOD_FOR", 0.0)
+    client = redis_server.shared().client()
+    client.config_set("maxmemory", int(client.info("memory")["used_memory"] / 0.95))
+    try:
+        with pytest.raises(StoreFull):
+            blobs.put(b"data")
+    finally:
+        client.config_set("maxmemory", 0)
+
+
+def test_chunks_whose_writer_died_expire(blobs: RedisBlobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Died(BaseException):
+        pass
+
+    def die(verb: str, arguments: object, **options: object) -> object:
+        if verb == "blobs" and arguments[1] == "seal":  # type: ignore[index]
+            raise Died
+        return run(verb, arguments, **options)  # type: ignore[arg-type]
+
+    run = blobs._link.run
+    monkeypatch.setattr(blobs._link, "run", die)
+    with pytest.raises(Died):
+        blobs.put(b"data")
+    (chunk,) = keys()
+    assert 0 < redis_server.shared().client().ttl(chunk) <= 3600
+    monkeypatch.undo()
+    digest = hashlib.sha256(b"data").hexdigest()
+    assert not blobs.has(digest), "half a blob is none"
+    assert blobs.put(b"data") == digest
+    assert redis_server.shared().client().ttl(chunk) == -1
+
+
+def test_a_prune_takes_what_is_old_and_needed_by_nobody(store: RedisStore, blobs: RedisBlobs) -> None:
+    needed, old, new = blobs.put_many([b"needed", b"old", b"new"])
+    store.submit([JobSpec("hw", "ada", needed, needed)])
+    later = time.time() + 2 * HOUR
+    client = redis_server.shared().client()
+    client.zadd("minitango:{default}:blobs", {new: later})
+    rehearsed = blobs.prune(store.referenced, now=later, dry_run=True)
+    assert blobs.has(old)
+    assert blobs.prune(store.referenced, now=later) == rehearsed
+    assert (rehearsed.count, rehearsed.bytes) == (1, 3)
+    assert [blobs.has(digest) for digest in (needed, old, new)] == [True, False, True]
+    assert not [key for key in keys() if old.encode() in key]
+
+
+def test_a_prune_spares_what_is_put_or_needed_meanwhile(store: RedisStore, blobs: RedisBlobs) -> None:
+    put, needed = blobs.put_many([b"put again", b"needed at last"])
+    later = time.time() + 2 * HOUR
+
+    def meanwhile(digests: list[str]) -> set[str]:
+        redis_server.shared().client().zadd("minitango:{default}:blobs", {put: later})  # as a put does, later
+        store.submit([JobSpec("hw", "ada", needed, needed)])
+        return set()
+
+    assert blobs.prune(meanwhile, now=later).count == 0
+    assert blobs.get(put) == b"put again"
+    assert blobs.get(needed) == b"needed at last"
+
+
+def test_a_node_forgets_what_it_does_not_use(store: RedisStore, blobs: RedisBlobs, other: RedisBlobs) -> None:
+    used, unused = blobs.put_many([b"used", b"unused"])
+    store.submit([JobSpec("hw", "ada", used, unused)])
+    for digest in (used, unused):
+        other.get(digest)
+        long_ago = time.time() - 15 * 86400
+        os.utime(other.path(digest), (long_ago, long_ago))
+    other.get(used)
+    other.prune(store.referenced)
+    assert other.path(used).exists()
+    assert not other.path(unused).exists()
+    assert other.get(unused) == b"unused"
+
+
+def test_a_shared_directory_instead(store: RedisStore, tmp_path: Path) -> None:
+    shared = open_blobs(store, tmp_path / "state", tmp_path / "nfs")
+    assert isinstance(shared, Blobs)
+    assert shared.root == tmp_path / "nfs"
+    assert isinstance(open_blobs(store, tmp_path / "state"), RedisBlobs)

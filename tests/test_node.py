@@ -1,0 +1,306 @@
+"""Nodes: several engines on one queue, who takes what from whom, and what a node is called."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec import structs
+
+from minitango import pool as pool_module
+from minitango.engine import Engine, Event
+from minitango.errors import ConfigError, StoreError
+from minitango.job import State
+from minitango.node import identify
+from minitango.sandbox import End
+from minitango.store import Node, Query, open_store
+from minitango.store.redis import RedisStore
+from minitango.testing import FakeRun, FakeSandbox
+from tests import redis_server
+from tests.redis_server import Server
+from tests.support import Gate, assignment, eventually, open_engine, scoring, submission
+
+
+@pytest.fixture
+def server() -> Server:
+    redis_server.need_redis()
+    redis_server.shared().client().flushall()
+    return redis_server.shared()
+
+
+@pytest.fixture
+def own() -> Iterator[Server]:
+    redis_server.need_redis()
+    made = Server()
+    yield made
+    made.remove()
+
+
+def node(server: Server, tmp_path: Path, name: str, inside: Any = None, **options: Any) -> Engine:
+    return open_engine(server.url(), inside or scoring(10), state=tmp_path / name, name=name, **options)
+
+
+def students(text: bytes = b"x") -> list[Any]:
+    return [submission(f"s{n}", b"%d" % n) for n in range(40)]
+
+
+# --- grading together --------------------------------------------------------------------------
+
+
+def test_two_nodes_share_the_work(server: Server, tmp_path: Path) -> None:
+    both = threading.Barrier(2)
+
+    def meet(run: FakeRun) -> End:
+        both.wait(20)
+        return scoring(10)(run)
+
+    with (
+        node(server, tmp_path, "a", meet, workers=1) as one,
+        node(server, tmp_path, "b", meet, workers=1) as two,
+        Engine.open(server.url(), workers=0, state=tmp_path / "c") as submitter,
+    ):
+        handles = submitter.submit_many([submission("ada"), submission("bob")])
+        assert [handle.result(20).score for handle in handles] == [10, 10]
+        assert {one.store.attempts(handle.id)[0].node for handle in handles} == {"a", "b"}
+        assert [(each.name, each.slots) for each in two.store.nodes()] == [("a", 1), ("b", 1)]
+    assert open_store(server.url()).nodes() == [], "who stops in good order is off the list"
+
+
+def test_results_come_to_whoever_waits_for_them(server: Server, tmp_path: Path) -> None:
+    with node(server, tmp_path, "a"), Engine.open(server.url(), workers=0, state=tmp_path / "c") as submitter:
+        handles = submitter.submit_many(students())
+        assert {handle.result(30).score for handle in handles} == {10}
+        assert [handle.id for handle in submitter.submit_many(students())] == [handle.id for handle in handles]
+
+
+def test_a_node_takes_what_it_offers(server: Server, tmp_path: Path) -> None:
+    gpu = assignment("cuda", needs=("gpu", "large"))
+    with node(server, tmp_path, "plain") as plain:
+        waits = plain.submit(submission(of=gpu))
+        assert plain.submit(submission()).result(20).score == 10
+        assert waits.job().state is State.QUEUED
+        assert waits.job().lane == "gpu,large"
+        with node(server, tmp_path, "big", capabilities=["large", "gpu", "gpu"]) as big:
+            assert waits.result(20).score == 10
+            assert big.store.attempts(waits.id)[0].node == "big"
+            assert [each.capabilities for each in big.store.nodes()] == [("gpu", "large"), ()]
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "redis"])
+def test_a_drained_node_begins_nothing_and_ends_what_it_has(kind: str, tmp_path: Path, request: Any) -> None:
+    where = str(tmp_path / "a" / "queue.db") if kind == "sqlite" else request.getfixturevalue("server").url()
+    events: list[Event] = []
+    gate = Gate()
+    with open_engine(where, gate, state=tmp_path / "a", name="a", workers=1, on_event=events.append) as engine:
+        first = engine.submit(submission("ada"))
+        gate.wait_entered()
+        other = open_store(where if kind == "redis" else f"sqlite:///{where}")
+        assert other.drain("a")
+        eventually(lambda: [event.kind for event in events if event.kind == "paused"] == ["paused"])
+        second = engine.submit(submission("bob"))
+        gate.open.set()
+        assert first.result(20).score == 10
+        time.sleep(0.3)
+        assert second.job().state is State.QUEUED
+        other.drain("a", False)
+        assert second.result(20).score == 10
+        other.drain("a")
+        other.close()
+    with open_engine(where, scoring(10), state=tmp_path / "a", name="a") as engine:
+        handle = engine.submit(submission("eve"))
+        time.sleep(0.3)
+        assert handle.job().state is State.QUEUED, "after a restart, too"
+        engine.store.drain("a", False)
+        assert handle.result(20).score == 10
+
+
+# --- nodes that are gone -----------------------------------------------------------------------
+
+
+def test_the_jobs_of_a_dead_node_go_to_others_when_their_leases_lapse(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_module, "REAP", 0.05)
+    dead = RedisStore(server.url())
+    events: list[Event] = []
+    with node(server, tmp_path, "alive", lease_for=1.0, on_event=events.append, paused=True) as engine:
+        handle = engine.submit(submission())
+        (lease,) = dead.exchange(claim=1, node="dead", lease_for=1.0).leases
+        begun = time.monotonic()
+        engine.resume()
+        assert handle.result(30).score == 10
+        assert time.monotonic() - begun > 0.9, "not before"
+        assert [each.ended_by for each in dead.attempts(handle.id)] == ["reap", "finish"]
+        assert dead.extend([lease]) == (lease,)
+        assert "recovered" in [event.kind for event in events]
+        job = engine.store.get(handle.id)
+        assert (job.failures, job.interruptions) == (0, 1)
+    dead.close()
+
+
+def test_a_node_takes_its_own_jobs_back_at_once_and_leaves_those_of_others(server: Server, tmp_path: Path) -> None:
+    with node(server, tmp_path, "a", paused=True) as engine:
+        engine.submit_many([submission("ada"), submission("bob")])
+    killed = RedisStore(server.url())
+    (mine,) = killed.exchange(claim=1, node="a", lease_for=600).leases
+    (other,) = killed.exchange(claim=1, node="b", lease_for=600).leases
+    with node(server, tmp_path, "a") as engine:
+        assert engine.job(mine.job).result(20).score == 10
+        assert engine.store.get(other.job).state is State.RUNNING
+    killed.close()
+
+
+def test_a_slow_node_is_refused_and_ends_what_it_runs(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if it had been stopped past its leases: the others have its job, and it hears of it."""
+    gate, events = Gate(), []
+    with node(server, tmp_path, "slow", gate, workers=1, lease_for=0.6, on_event=events.append) as slow:
+        handle = slow.submit(submission())
+        gate.wait_entered()
+        monkeypatch.setattr(slow.store, "extend", lambda *a, **k: ())  # it sleeps
+        other = RedisStore(server.url())
+        eventually(lambda: bool(other.reap()))
+        (lease,) = other.exchange(claim=1, node="other", lease_for=60).leases
+        monkeypatch.undo()
+        eventually(lambda: not slow._pool._running)  # type: ignore[union-attr]
+        assert other.get(handle.id).state is State.RUNNING, "its word did not count"
+        assert other.extend([lease], lease_for=60) == ()
+        other.close()
+
+
+# --- a server that is away -----------------------------------------------------------------------
+
+
+def test_running_jobs_end_and_are_recorded_when_the_server_is_back(own: Server, tmp_path: Path) -> None:
+    gate, events = Gate(), []
+    with node(own, tmp_path, "a", gate, workers=2, on_event=events.append) as engine:
+        running = engine.submit_many([submission("ada"), submission("bob")])
+        queued = engine.submit(submission("eve"))
+        gate.wait_entered()
+        gate.wait_entered()
+        time.sleep(1.2)  # appendfsync everysec
+        own.kill()
+        begun = time.monotonic()
+        with pytest.raises(StoreError) as caught:
+            engine.submit(submission("late"))
+        assert caught.value.id == "store_unreachable"
+        assert time.monotonic() - begun < 4
+        gate.open.set()
+        eventually(lambda: "store_trouble" in [event.kind for event in events])
+        time.sleep(0.5)
+        own.start()
+        assert [handle.result(30).score for handle in [*running, queued]] == [10, 10, 10]
+        assert {job.failures + job.interruptions for job in engine.jobs()} == {0}
+        assert engine.error is None
+
+
+def test_nothing_is_reaped_for_a_while_after_the_server_was_away(
+    own: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_module, "REAP", 0.05)
+    monkeypatch.setattr(pool_module, "SETTLE", 1.5)
+    lasting = RedisStore(own.url())
+    with node(own, tmp_path, "a", paused=True, lease_for=30) as engine:
+        handle = engine.submit(submission())
+        (lease,) = lasting.exchange(claim=1, node="b", lease_for=1.0).leases
+        time.sleep(1.2)
+        lasting.extend([lease], lease_for=0.5)
+        own.freeze()
+        time.sleep(2.5)
+        own.thaw()
+        eventually(lambda: engine.store.counts()[State.RUNNING] == 1)
+        assert lasting.extend([lease], lease_for=60) == (), "whoever could not speak meanwhile still has its job"
+        assert handle.job().interruptions == 0
+    lasting.close()
+
+
+# --- names ---------------------------------------------------------------------------------------
+
+
+def known(store: RedisStore, name: str, instance: str, *, good_for: float = 60) -> None:
+    store.beat(Node(name, instance, host="elsewhere", pid=7, good_for=good_for))
+
+
+def test_a_directory_keeps_its_name(server: Server, tmp_path: Path) -> None:
+    store = RedisStore(server.url())
+    name, instance = identify(store, tmp_path)
+    known(store, name, instance)
+    again, other = identify(store, tmp_path)
+    assert again == name, "its predecessor's sign of life is still warm"
+    assert other != instance
+    assert name.startswith(socket.gethostname().split(".")[0][:8])
+    store.close()
+
+
+def test_a_copied_directory_is_another_node(server: Server, tmp_path: Path) -> None:
+    store = RedisStore(server.url())
+    name, _ = identify(store, tmp_path)
+    known(store, name, "of the original, which started again since")
+    assert identify(store, tmp_path)[0] != name
+    kept = json.loads((tmp_path / "node.json").read_text())
+    (tmp_path / "node.json").write_text(json.dumps({**kept, "host": "elsewhere"}))
+    assert identify(store, tmp_path)[0] != kept["name"], "also on another machine, where nobody tells"
+    (tmp_path / "node.json").write_text("[rubbish")
+    assert identify(store, tmp_path)[0]
+    store.close()
+
+
+def test_a_wanted_name_that_is_taken_is_refused(server: Server, tmp_path: Path) -> None:
+    store = RedisStore(server.url())
+    known(store, "lab", "x")
+    with pytest.raises(ConfigError) as caught:
+        node(server, tmp_path, "lab")
+    assert caught.value.id == "node_taken"
+    assert "elsewhere" in str(caught.value)
+    known(store, "lab", "x", good_for=0)
+    node(server, tmp_path, "lab").stop(grace=0)
+    store.close()
+
+
+@pytest.mark.parametrize("wrong", ["", "a b", "-x", "x" * 65, 7])
+def test_labels_are_checked(server: Server, tmp_path: Path, wrong: Any) -> None:
+    with pytest.raises(ConfigError) as caught:
+        node(server, tmp_path, "a", capabilities=[wrong])
+    assert caught.value.id == "label"
+
+
+def test_only_this_instance_takes_itself_off_the_list(server: Server, tmp_path: Path) -> None:
+    store = RedisStore(server.url())
+    with node(server, tmp_path, "a") as engine:
+        (mine,) = engine.store.nodes()
+        store.beat(structs.replace(mine, instance="a later one"))
+    assert [each.instance for each in store.nodes()] == ["a later one"]
+    store.close()
+
+
+# --- the directory and the engine ------------------------------------------------------------------
+
+
+def test_one_engine_a_state_directory(server: Server, tmp_path: Path) -> None:
+    with node(server, tmp_path, "a"), pytest.raises(StoreError) as caught:
+        open_engine(server.url(), scoring(1), state=tmp_path / "a", name="b")
+    assert caught.value.id == "engine_running"
+
+
+def test_blobs_in_a_directory_that_nodes_share(server: Server, tmp_path: Path) -> None:
+    with (
+        node(server, tmp_path, "a", blobs=tmp_path / "nfs"),
+        Engine.open(server.url(), workers=0, state=tmp_path / "c", blobs=tmp_path / "nfs") as submitter,
+    ):
+        assert submitter.submit(submission()).result(20).score == 10
+    assert not list(server.client().scan_iter("*:b:*"))
+    assert any((tmp_path / "nfs").rglob("*"))
+
+
+def test_a_sandbox_object_is_closed_with_its_engine(server: Server, tmp_path: Path) -> None:
+    sandbox = FakeSandbox(scoring(3))
+    with Engine.open(server.url(), workers=1, sandbox=sandbox, state=tmp_path / "a") as engine:
+        assert engine.submit(submission()).result(20).score == 3
+        assert engine.jobs(Query(states=(State.DONE,)))
