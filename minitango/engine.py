@@ -249,10 +249,14 @@ class Engine:
         return handles
 
     def _grader(self, assignment: Assignment, plan: str, images: statedir.Images) -> tuple[str, ...]:
+        if self.store.shared:
+            return identity.grader(plan, identity.ANYWHERE, [], {})
         return identity.grader(plan, self._kind, [step.image for step in assignment.steps], images)
 
     def _graded_by(self, spec: str, plan: Plan) -> tuple[str, ...]:
         """What grades here by this plan, now that its images are had. For the runner, from any thread."""
+        if self.store.shared:
+            return ()
         return identity.grader(spec, self._kind, [step.image for step in plan.steps], self._known_images())
 
     def _known_images(self) -> statedir.Images:

@@ -11,6 +11,9 @@ from minitango.assignment import Submission
 from minitango.job import Job, State
 from minitango.retry import POISON
 
+ANYWHERE = "anywhere"
+"""Stands for the kind of sandbox where several nodes share a queue: who submits does not choose who grades."""
+
 
 def grader(plan: str, kind: str, names: Sequence[str], images: Mapping[str, tuple[str, str]]) -> tuple[str, ...]:
     """All but the hand-in: the plan's digest, the kind of sandbox, and the steps' images as far as they moved.

@@ -25,7 +25,7 @@ BEAT: Final = 5.0
 """Seconds between two signs of life, where a queue is shared."""
 GOOD_FOR: Final = 30.0
 """Seconds without one after which a node is taken to be gone. Its jobs go by their leases."""
-_SOON: Final = 1.0
+_SOON: Final = 0.5
 _LABEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -112,7 +112,9 @@ class Membership:
         now = time.monotonic()
         before = self.draining
         if self._store.shared:
-            if now < self._beat_at and not (changed and now - self._looked > _SOON):
+            if changed:
+                self._beat_at = min(self._beat_at, self._looked + _SOON)
+            if now < self._beat_at:
                 return
             self.draining = self._store.beat(structs.replace(self.node, running=running))
             self._beat_at = now + BEAT

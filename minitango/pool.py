@@ -47,8 +47,6 @@ LINGER: Final = 6.0
 """Seconds in which what was put back must have ended; else its sandbox is taken from it."""
 REAP: Final = 2.0
 """Seconds between two looks for jobs of engines that are gone, where a queue is shared."""
-SETTLE: Final = 10.0
-"""Seconds after the store was away in which nothing is taken from others: they could not speak to it either."""
 GIVE_UP: Final = 10.0
 """Seconds for which a stopping pool goes on trying to record into a store that fails."""
 
@@ -470,7 +468,6 @@ class Pool:
     def _trouble_over(self) -> None:
         if self._trouble_since is not None:
             self._trouble_since = None
-            self._reap_at = time.monotonic() + SETTLE
             self._observer.event("resumed", None, "the store works again")
 
 

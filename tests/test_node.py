@@ -19,7 +19,7 @@ from minitango.errors import ConfigError, StoreError
 from minitango.job import State
 from minitango.node import identify
 from minitango.sandbox import End
-from minitango.store import Node, Query, open_store
+from minitango.store import Node, Query, _redis_link, open_store
 from minitango.store.redis import RedisStore
 from minitango.testing import FakeRun, FakeSandbox
 from tests import redis_server
@@ -94,13 +94,13 @@ def test_a_node_takes_what_it_offers(server: Server, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["sqlite", "redis"])
 def test_a_drained_node_begins_nothing_and_ends_what_it_has(kind: str, tmp_path: Path, request: Any) -> None:
-    where = str(tmp_path / "a" / "queue.db") if kind == "sqlite" else request.getfixturevalue("server").url()
+    where = f"sqlite:///{tmp_path}/a/queue.db" if kind == "sqlite" else request.getfixturevalue("server").url()
     events: list[Event] = []
     gate = Gate()
     with open_engine(where, gate, state=tmp_path / "a", name="a", workers=1, on_event=events.append) as engine:
         first = engine.submit(submission("ada"))
         gate.wait_entered()
-        other = open_store(where if kind == "redis" else f"sqlite:///{where}")
+        other = open_store(where)
         assert other.drain("a")
         eventually(lambda: [event.kind for event in events if event.kind == "paused"] == ["paused"])
         second = engine.submit(submission("bob"))
@@ -127,6 +127,7 @@ def test_the_jobs_of_a_dead_node_go_to_others_when_their_leases_lapse(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pool_module, "REAP", 0.05)
+    monkeypatch.setitem(_redis_link._CONSTANTS, "SETTLE", 0)
     dead = RedisStore(server.url())
     events: list[Event] = []
     with node(server, tmp_path, "alive", lease_for=1.0, on_event=events.append, paused=True) as engine:
@@ -205,17 +206,16 @@ def test_nothing_is_reaped_for_a_while_after_the_server_was_away(
     own: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pool_module, "REAP", 0.05)
-    monkeypatch.setattr(pool_module, "SETTLE", 1.5)
+    monkeypatch.setitem(_redis_link._CONSTANTS, "DEAF", 2)
     lasting = RedisStore(own.url())
     with node(own, tmp_path, "a", paused=True, lease_for=30) as engine:
         handle = engine.submit(submission())
-        (lease,) = lasting.exchange(claim=1, node="b", lease_for=1.0).leases
-        time.sleep(1.2)
-        lasting.extend([lease], lease_for=0.5)
+        time.sleep(4.5)  # engines begin to take from others after a while
+        (lease,) = lasting.exchange(claim=1, node="b", lease_for=2.0).leases
         own.freeze()
-        time.sleep(2.5)
+        time.sleep(4)
         own.thaw()
-        eventually(lambda: engine.store.counts()[State.RUNNING] == 1)
+        time.sleep(0.3)
         assert lasting.extend([lease], lease_for=60) == (), "whoever could not speak meanwhile still has its job"
         assert handle.job().interruptions == 0
     lasting.close()

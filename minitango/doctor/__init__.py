@@ -4,7 +4,7 @@ Every check looks, and changes nothing; only where `fix` is asked for is somethi
 running engine is not disturbed.
 
 machine    Python and what it has; the state directory and its disk
-queue      the store, the clock, the engine, the jobs
+queue      the store, the clock, the engine, the jobs; shared, the same of a queue on Redis
 boxes      the sandboxes, which one is taken, images, what dead engines left, one assignment's preflight
 """
 
@@ -59,10 +59,11 @@ class Patient(Struct, frozen=True):
 def examine(patient: Patient, *, now: float | None = None) -> Iterator[Check]:
     """Make every check, in the order of CHECKS, and yield what each finds as soon as it has. Never raises for what is
     wrong there: that is what a check says. ConfigError for a sandbox or a store that cannot be meant."""
-    from minitango.doctor import boxes, machine, queue
+    from minitango.doctor import boxes, machine, queue, shared
+    from minitango.store import is_redis
 
     now = time.time() if now is None else now
     yield machine.python()
     yield from machine.place(patient.state)
-    yield from queue.look(patient, now)
+    yield from shared.look(patient) if is_redis(patient.url) else queue.look(patient, now)
     yield from boxes.look(patient)

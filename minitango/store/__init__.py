@@ -120,9 +120,9 @@ class Queue(Protocol):
         where the image is what is missing, only by one of the same `spec`. `others` are queued jobs that are held for
         everybody's sandbox and not `alone`.
 
-        Then claims, of queued and due jobs that need no more than these `capabilities` (`job.serves`; a due time beyond
-        any back-off, left by a clock that was set back, has come): those held often after all others (`Hold.late`),
-        then higher priority first, then lower rank, then order of submission.
+        Then claims, unless `node` was drained, of queued and due jobs that need no more than these `capabilities`
+        (`job.serves`; a due time beyond any back-off, left by a clock that was set back, has come): those held often
+        after all others (`Hold.late`), then higher priority first, then lower rank, then order of submission.
         Each becomes running with attempt + 1, a token never used before and an expiry `lease_for` seconds
         away. Jobs that are to be run alone (`Job.solo`) are left unless `solo` is True, which claims at most
         one job, and only such a job. The cost of a claim does not grow with the length of the queue, nor with
@@ -331,6 +331,40 @@ class Health(Struct, frozen=True):
     """Of those, bytes that hold nothing."""
 
 
+class ServerHealth(Struct, frozen=True):
+    """What a Redis server and a queue on it are like. Bytes and seconds."""
+
+    shown: str
+    queue: str
+    server: str
+    """Its version."""
+    policy: str
+    memory: int
+    max_memory: int
+    """0: no bound of its own."""
+    appends: bool
+    """Whether it keeps an append-only file."""
+    fsync: str
+    """Of that file: always, everysec, no; empty: it does not say."""
+    latency: float
+    slowest: float
+    ahead: float
+    """Of this machine's clock."""
+    now: float
+    counts: Mapping[State, int]
+    nodes: tuple[Node, ...]
+    waiting: Mapping[str, int]
+    """By lane, how many jobs wait to be claimed."""
+
+
+def inspect_server(url: str) -> ServerHealth:
+    """Look at a queue on a Redis server. Raises StoreError, StoreTooNew and ConfigError as `open_store`."""
+    _need_redis()
+    from minitango.store._redis_inspect import inspect
+
+    return inspect(url)
+
+
 def inspect_store(url: str, *, now: float, ahead: float = 60.0, patience: float = 10.0) -> Health | None:
     """Look at a store without opening it for use: nothing is made, migrated or left written; None: it is not there.
 
@@ -358,16 +392,9 @@ def open_store(url: str, *, queue: str = "default") -> Store:
     cannot be, StoreTooNew where a later version wrote it, ConfigError where the URL is not understood.
     """
     if is_redis(url):
-        try:
-            from minitango.store.redis import RedisStore
-        except ModuleNotFoundError as error:
-            if error.name != "redis":
-                raise
-            raise ConfigError(
-                "a store on Redis needs the package redis, which is not installed",
-                hint="pip install 'minitango[redis]'",
-                id="redis_missing",
-            ) from error
+        _need_redis()
+        from minitango.store.redis import RedisStore
+
         return RedisStore(url, queue=queue)
     from minitango.store.sqlite import SqliteStore
 
@@ -401,6 +428,21 @@ def shown(url: str) -> str:
 def is_redis(url: str) -> bool:
     """Whether a store URL names a Redis server."""
     return url.partition("://")[0] in ("redis", "rediss", "unix") and "://" in url
+
+
+def _need_redis() -> None:
+    import importlib.util
+
+    try:
+        found = importlib.util.find_spec("redis") is not None
+    except ValueError:
+        found = False
+    if not found:
+        raise ConfigError(
+            "a store on Redis needs the package redis, which is not installed",
+            hint="pip install 'minitango[redis]'",
+            id="redis_missing",
+        )
 
 
 def _path(url: str) -> Path:

@@ -59,8 +59,10 @@ _CONSTANTS: Final = {
     "ID_AT": 4 + ORDER_LENGTH + 1,
     "PROMOTE": 2000,
     "REPLY_KEPT": 900,
+    "DEAF": 6,
+    "SETTLE": 4,
 }
-"""What the scripts know as C. PROMOTE bounds what one claim or reap looks at; REPLY_KEPT is seconds."""
+"""What the scripts know as C. PROMOTE bounds what one claim or reap looks at; the others are seconds."""
 
 
 def _script(verb: str) -> str:

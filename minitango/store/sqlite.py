@@ -289,6 +289,8 @@ class SqliteStore(SqliteHistory, SqliteNodes):
         self, tx: Transaction, n: int, solo: bool, node: str, capabilities: Collection[str], lease_for: float
     ) -> tuple[Lease, ...]:
         tx.execute(_PROMOTE, {"queue": self.queue, "now": tx.now, "most": MOST_BACKOFF + 1})
+        if tx.execute("SELECT 1 FROM drained WHERE queue = ? AND name = ?", (self.queue, node)).fetchone():
+            return ()
         most = 1 if solo else n
         lanes = [lane for (lane,) in tx.execute("SELECT lane FROM lanes WHERE queue = ?", (self.queue,))]
         served = [lane for lane in lanes if serves(capabilities, lane)]

@@ -1384,6 +1384,14 @@ def test_a_node_is_drained_until_it_is_not(place: Backend) -> None:
     assert [one.draining for one in store.nodes()] == [False]
 
 
+def test_a_drained_node_claims_nothing(store: Store) -> None:
+    store.beat(Node("n1", "i1"))
+    submit(store)
+    store.drain("n1")
+    assert claim(store, node="n1") == []
+    assert len(claim(store, node="n2")) == 1
+
+
 def test_a_drain_is_told_to_who_watches(place: Backend) -> None:
     store, other = place.open(), place.open()
     store.beat(Node("n1", "i1"))

@@ -98,7 +98,7 @@ def test_a_queue_that_is_not_there(cli: CommandLine) -> None:
     assert not (cli.folder / "nowhere").exists()
 
 
-@pytest.mark.parametrize("url", ["redis://localhost", "sqlite://", "sqlite:///", "nonsense://x"])
+@pytest.mark.parametrize("url", ["redis://localhost/x", "redis://", "sqlite://", "sqlite:///", "nonsense://x"])
 def test_a_store_url_that_is_none(cli: CommandLine, hw: Path, handins: Path, url: str) -> None:
     refused(cli("submit", hw, handins, "--store", url), 2, "store_url", url.partition(":")[0])
 

@@ -4,7 +4,8 @@
 -- KEYS[1] is <queue>meta, where <queue> is "minitango:{NAME}:". All other keys begin like it, so a queue is one slot of
 -- a cluster. "j:" and so on stand for <queue>j: below.
 --
---   meta          hash   version; seq and ended_seq: the last numbers given; n:STATE: how many jobs are in it
+--   meta          hash   version; seq and ended_seq: the last numbers given; n:STATE: how many jobs are in it;
+--                        reaped: when that was last tried; settled: from when on leases count as lapsed again
 --   j:ID          hash   one job: the fields of `job.Job` that are set, and
 --                        order (its place among equals of a lane), refs (digests, by blanks), due_since, token,
 --                        solo_lease, callback, failure_id and reach (of failure), held... (`retry.Hold`), late

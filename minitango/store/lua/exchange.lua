@@ -172,7 +172,7 @@ local function promote(low, high)
 end
 
 local leases = {}
-if wanted > 0 then
+if wanted > 0 and call('SISMEMBER', P .. 'drain', node) == 0 then
   promote('-inf', num(now))
   promote('(' .. num(now + C.MOST_BACKOFF + 1), '+inf')
   local places = {}

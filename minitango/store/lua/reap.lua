@@ -2,6 +2,13 @@
 -- Writes meta j: a: ready: alone: due solo spec: held: others running cancels ended outbox
 -- ARGV: now, verb, node ('' or '=' and its name). Replies: the jobs that were taken back, as they are now.
 local now, verb = clock(ARGV[1]), ARGV[2]
+if verb == 'reap' and ARGV[1] == '' then
+  -- Engines ask every two seconds. Where nobody did, the server stood still or was away, and nobody could extend a lease.
+  local last = tonumber(call('HGET', KEYS[1], 'reaped') or 0)
+  call('HSET', KEYS[1], 'reaped', num(now))
+  if now - last > C.DEAF then call('HSET', KEYS[1], 'settled', num(now + C.SETTLE)) end
+  if now < tonumber(call('HGET', KEYS[1], 'settled')) then return {} end
+end
 local ids
 if verb == 'reap' then
   ids = call('ZRANGEBYSCORE', P .. 'running', '-inf', '(' .. num(now), 'LIMIT', 0, C.PROMOTE)

@@ -1,0 +1,113 @@
+"""A queue on a Redis server: the server and what it keeps, its clock, the nodes, the jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from minitango.doctor import Check, Patient
+from minitango.errors import StoreError
+from minitango.job import State, serves
+from minitango.store import ServerHealth, inspect_server
+from minitango.text import human_seconds, human_size, one_line
+
+SLOW: Final = 0.02
+"""Seconds for a question and its answer, at the median, beyond which every job is felt to wait."""
+NEARLY_FULL: Final = 0.8
+SKEWED: Final = 60.0
+
+
+def look(patient: Patient) -> Iterator[Check]:
+    """The store, the clock, the nodes and the jobs."""
+    try:
+        health = inspect_server(patient.url)
+    except StoreError as error:
+        yield Check("store", "failed", error.message, error.hint, facts={"error": error.id})
+        return
+    yield _store(health)
+    yield _clock(health)
+    yield _nodes(patient, health)
+    yield _jobs(patient, health)
+
+
+def _store(health: ServerHealth) -> Check:
+    facts = {
+        "server": health.server,
+        "queue": health.queue,
+        "policy": health.policy,
+        "memory": health.memory,
+        "max_memory": health.max_memory,
+        "appends": health.appends,
+        "fsync": health.fsync,
+        "latency": health.latency,
+    }
+    most = f" of {human_size(health.max_memory)}" if health.max_memory else ""
+    keeps = "keeps what it accepts when it dies" if health.appends else "loses what it accepted when it dies"
+    text = (
+        f"{health.shown}, queue {health.queue}: Redis {one_line(health.server, 40)}, "
+        f"{human_size(health.memory)}{most} used, answers in {human_seconds(health.latency)}, {keeps}"
+    )
+    cli = f"redis-cli -u {health.shown}"
+    if not health.appends:
+        return Check("store", "warning", text, f"{cli} config set appendonly yes, and in its redis.conf", facts=facts)
+    if health.fsync == "no":
+        hint = f"{cli} config set appendfsync everysec, and in its redis.conf"
+        return Check("store", "warning", f"{text}, but not when its machine does", hint, facts=facts)
+    if health.max_memory and health.policy != "noeviction":
+        hint = f"{cli} config set maxmemory-policy noeviction, and in its redis.conf"
+        return Check("store", "warning", f"{text}; its policy when full is {health.policy}", hint, facts=facts)
+    if health.max_memory and health.memory > NEARLY_FULL * health.max_memory:
+        hint = "raise its maxmemory, or make room: minitango prune --older-than 30d"
+        return Check("store", "warning", f"{text}; it is nearly full, and then accepts nothing more", hint, facts=facts)
+    if health.latency > SLOW:
+        hint = f"{cli} --latency; is it near, and its machine idle?"
+        return Check("store", "warning", f"{text}; that is slow", hint, facts=facts)
+    return Check("store", "ok", text, facts=facts)
+
+
+def _clock(health: ServerHealth) -> Check:
+    facts = {"ahead": health.ahead}
+    if abs(health.ahead) > SKEWED:
+        which = "ahead of" if health.ahead > 0 else "behind"
+        off = human_seconds(abs(health.ahead))
+        text = f"the server's clock is {off} {which} this machine's; leases go by the server's"
+        return Check("clock", "warning", text, "set the clock that is wrong (timedatectl)", facts=facts)
+    return Check("clock", "ok", "the server's clock and this machine's agree", facts=facts)
+
+
+def _nodes(patient: Patient, health: ServerHealth) -> Check:
+    alive = [node for node in health.nodes if health.now - node.seen < node.good_for]
+    lost = [node for node in health.nodes if node not in alive]
+    taking = [node for node in alive if not node.draining]
+    facts = {"alive": [node.name for node in alive], "lost": [node.name for node in lost]}
+    unserved = {
+        lane: count
+        for lane, count in health.waiting.items()
+        if not any(serves(node.capabilities, lane) for node in taking)
+    }
+    text = f"{len(alive)} grade, {sum(node.slots for node in alive)} jobs at once" if alive else "nobody grades"
+    if unserved and taking:
+        lane, count = next(iter(unserved.items()))
+        waits = f"{count} jobs need a node that offers {lane}, and none does" if lane else f"{count} jobs wait"
+        hint = f"minitango worker{patient.flags} " + " ".join(
+            f"--capability {need}" for need in lane.split(",") if need
+        )
+        return Check("engine", "warning", f"{text}; {waits}", hint.rstrip(), facts=facts)
+    if unserved:
+        held = "; all are drained" if alive else ""
+        hint = f"minitango nodes resume {alive[0].name}" if alive else f"minitango worker{patient.flags}"
+        return Check("engine", "warning", f"{text}{held}, and {sum(unserved.values())} jobs wait", hint, facts=facts)
+    if lost:
+        names = ", ".join(one_line(node.name, 64) for node in lost[:5])
+        hint = f"start it again, or: minitango nodes forget {one_line(lost[0].name, 64)}"
+        return Check("engine", "warning", f"{text}; lost: {names}", hint, facts=facts)
+    return Check("engine", "ok", text, facts=facts)
+
+
+def _jobs(patient: Patient, health: ServerHealth) -> Check:
+    counts = {str(state): count for state, count in health.counts.items()}
+    text = ", ".join(f"{count} {state}" for state, count in counts.items() if count) or "none"
+    if health.counts[State.DEAD]:
+        hint = f"minitango jobs list --state-is dead{patient.flags}"
+        return Check("jobs", "warning", f"{text}: what is dead could not be graded", hint, facts=counts)
+    return Check("jobs", "ok", text, facts=counts)

@@ -1,0 +1,185 @@
+"""Several machines on one queue, as commands: one worker a state directory, a real Redis server, real sandboxes."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import redis_server
+from tests.e2e.conftest import TOML, CommandLine, eventually, write_assignment
+from tests.redis_server import Server
+
+pytestmark = pytest.mark.usefixtures("sandbox")
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    redis_server.need_redis()
+    made = Server()
+    yield made
+    made.remove()
+
+
+@pytest.fixture
+def shared(server: Server) -> dict[str, str]:
+    """The environment in which the queue is on a server."""
+    return {"MINITANGO_STORE": server.url("cs101", tcp=True), "MINITANGO_SANDBOX": "bubblewrap"}
+
+
+@pytest.fixture
+def hw(cli: CommandLine) -> Path:
+    return write_assignment(cli.folder / "hw")
+
+
+def handins(cli: CommandLine, *texts: str) -> Path:
+    folder = cli.folder / "handins"
+    folder.mkdir()
+    for n, text in enumerate(texts):
+        (folder / f"s{n}.txt").write_text(text + "\n")
+    return folder
+
+
+def nodes(cli: CommandLine, shared: dict[str, str]) -> dict[str, Any]:
+    answer = cli("nodes", "--json", env=shared)
+    assert answer.code == 0, answer
+    return {node["name"]: node for node in json.loads(answer.out)["nodes"]}
+
+
+def start(cli: CommandLine, shared: dict[str, str], name: str, *more: str) -> Any:
+    worker = cli.start("worker", "--state", name, "--name", name, "--workers", "1", *more, env=shared)
+    eventually(lambda: name in nodes(cli, shared), "the worker did not join")
+    return worker
+
+
+def test_two_nodes_a_submitter_and_one_that_dies(cli: CommandLine, shared: dict[str, str], hw: Path) -> None:
+    one, two = start(cli, shared, "one"), start(cli, shared, "two", "--capability", "gpu")
+    submitted = cli("submit", hw, handins(cli, "ok", "no", "wait 600", "ok", "ok"), "--json", env=shared)
+    assert submitted.code == 0, submitted
+
+    def states() -> list[str]:
+        return [job["state"] for job in cli("jobs", "--json", env=shared).jobs]
+
+    eventually(lambda: states().count("done") == 4, "the others are not graded beside the one that waits")
+    (busy,) = [name for name, node in nodes(cli, shared).items() if node["running"]]
+    table = cli("nodes", env=shared).out.splitlines()
+    assert table[0].split()[:3] == ["node", "state", "jobs"]
+    assert [line.split()[:3] for line in table[1:]] == [
+        ["one", "ready", "1/1" if busy == "one" else "0/1"],
+        ["two", "ready", "1/1" if busy == "two" else "0/1"],
+    ]
+    assert "gpu" in table[2]
+    victim = {"one": one, "two": two}[busy]
+    victim.kill()
+    victim.wait()
+    again = start(cli, shared, busy)
+
+    def running() -> list[Any]:
+        return [job for job in cli("jobs", "--json", env=shared).jobs if job["state"] == "running"]
+
+    eventually(lambda: [job["attempts"] for job in running()] == [2], "its own job was not taken up again")
+    (job,) = running()
+    story = cli("jobs", "show", job["id"], env=shared).out
+    assert f"attempt 1 on {busy}" in story
+    cli("jobs", "cancel", job["id"], env=shared)
+    eventually(lambda: states().count("cancelled") == 1, "a cancel does not reach the node")
+    for worker in (one, two, again):
+        worker.send_signal(signal.SIGTERM)
+        worker.wait()
+    answer = cli("nodes", env=shared)
+    assert answer.out == ""
+    assert "nobody grades here" in answer.err
+    assert "minitango worker" in answer.err
+    exported = cli("export", "--format", "json", env=shared)
+    assert sorted(str(job["score"]) for job in json.loads(exported.out)["jobs"]) == [
+        "0.0",
+        "10.0",
+        "10.0",
+        "10.0",
+        "None",
+    ]
+
+
+def test_drain_resume_and_forget(cli: CommandLine, shared: dict[str, str], hw: Path) -> None:
+    worker = start(cli, shared, "one")
+    answer = cli("nodes", "drain", "one", env=shared)
+    assert answer.code == 0, answer
+    eventually(lambda: nodes(cli, shared)["one"]["state"] == "drained", "it is not drained")
+    cli("submit", hw, handins(cli, "ok"), env=shared)
+    time.sleep(0.5)
+    assert cli("jobs", "--json", env=shared).jobs[0]["state"] == "queued"
+    alive = cli("nodes", "forget", "one", env=shared)
+    assert (alive.code, "error[node_alive]" in alive.err) == (2, True), alive
+    assert cli("nodes", "resume", "one", env=shared).code == 0
+    eventually(lambda: cli("jobs", "--json", env=shared).jobs[0]["state"] == "done", "it does not go on")
+    worker.kill()
+    unknown = cli("nodes", "drain", "nobody", env=shared)
+    assert (unknown.code, "error[node_unknown]" in unknown.err) == (2, True), unknown
+    assert "one" in unknown.err
+
+
+def test_run_is_a_node_for_its_time(cli: CommandLine, shared: dict[str, str], hw: Path) -> None:
+    folder = handins(cli, "ok", "no")
+    answer = cli("run", hw, folder, "--json", env=shared)
+    assert answer.code == 0, answer
+    assert [job["score"] for job in answer.jobs] == [10.0, 0.0]
+    again = cli("run", hw, folder, "--state", "elsewhere", "--json", env=shared)
+    assert [job["id"] for job in again.jobs] == [job["id"] for job in answer.jobs], "from another machine, too"
+    local = cli("jobs", "--store", "sqlite:///queue.db", env=shared)
+    assert "error[no_queue]" in local.err
+
+
+def test_what_is_needed_must_be_offered(cli: CommandLine, shared: dict[str, str]) -> None:
+    hw = write_assignment(cli.folder / "cuda", TOML.replace("max_score", 'needs = ["gpu"]\nmax_score', 1))
+    folder = handins(cli, "ok")
+    for command in (["run", str(hw), str(folder)], ["check", str(hw)]):
+        refused = cli(*command, env=shared)
+        assert refused.code in (2, 5), refused
+    assert "error[capability]" in cli("run", hw, folder, env=shared).err
+    assert "--capability gpu" in cli("run", hw, folder, env=shared).err
+    offered = cli("run", hw, folder, "--capability", "gpu", "--json", env=shared)
+    assert offered.jobs[0]["score"] == 10.0
+    by_variable = cli("run", hw, folder, "--fresh", "--json", env={**shared, "MINITANGO_CAPABILITIES": "large, gpu"})
+    assert by_variable.jobs[0]["score"] == 10.0
+
+
+def test_a_server_that_is_not_there_never_becomes_a_file(cli: CommandLine, hw: Path) -> None:
+    nowhere = {"MINITANGO_STORE": f"redis://127.0.0.1:{redis_server.free_port()}/0", "MINITANGO_SANDBOX": "bubblewrap"}
+    folder = handins(cli, "ok")
+    begun = time.monotonic()
+    for command in (["submit", str(hw), str(folder)], ["run", str(hw), str(folder)], ["jobs"], ["nodes"], ["worker"]):
+        answer = cli(*command, env=nowhere)
+        assert answer.code == 3, answer
+        assert "error[store_unreachable]" in answer.err
+        assert "redis-cli" in answer.err
+    assert time.monotonic() - begun < 20
+    assert not list(cli.folder.rglob("queue.db"))
+
+
+def test_a_password_is_printed_nowhere(cli: CommandLine, server: Server, shared: dict[str, str], hw: Path) -> None:
+    server.client().config_set("requirepass", "s3cret")
+    secret = {**shared, "MINITANGO_STORE": f"redis://:s3cret@127.0.0.1:{server.port}/0?queue=cs101"}
+    said = [
+        cli("run", hw, handins(cli, "ok"), "--verbose", env=secret),
+        cli("config", "show", env=secret),
+        cli("doctor", env=secret),
+        cli("nodes", "--store", secret["MINITANGO_STORE"]),
+        cli("jobs", "--store", secret["MINITANGO_STORE"]),
+    ]
+    assert [answer.code for answer in said if answer.code] == []
+    assert not any("s3cret" in answer.out + answer.err for answer in said)
+
+
+def test_a_server_that_keeps_nothing_is_told_of(cli: CommandLine, server: Server, shared: dict[str, str]) -> None:
+    server.client().config_set("appendonly", "no")
+    worker = cli.start("worker", env=shared)
+    eventually(lambda: b"appendonly" in (cli.folder / "err0").read_bytes(), "it is not said")
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait() == 0
+    sure = {**shared, "MINITANGO_STORE": shared["MINITANGO_STORE"] + "&durability=require"}
+    assert "error[redis_not_durable]" in cli("worker", env=sure).err
