@@ -324,7 +324,8 @@ class Pool:
             except StoreError:
                 self._changed = True  # to be looked at again
                 raise
-        if now >= self._extend_at:
+        reap = self._store.shared and now >= self._reap_at
+        if now >= self._extend_at or (reap and self._running):  # after a closed lid none of our own is taken for lapsed
             lost = self._store.extend([r.lease for r in self._running.values()], lease_for=self._lease_for)
             self._extend_at = now + self._lease_for / 3
             for lease in lost:
@@ -334,7 +335,7 @@ class Pool:
         for running in self._running.values():
             if running.overdue(now):
                 running.stop.request("overdue")
-        if self._store.shared and now >= self._reap_at:  # after our own leases were extended
+        if reap:
             self._reap_at = now + REAP
             for job in self._store.reap():
                 self._observer.settled(job, None)

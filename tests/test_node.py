@@ -166,6 +166,7 @@ def test_a_slow_node_is_refused_and_ends_what_it_runs(
         handle = slow.submit(submission())
         gate.wait_entered()
         monkeypatch.setattr(slow.store, "extend", lambda *a, **k: ())  # it sleeps
+        monkeypatch.setattr(slow.store, "reap", list)
         other = RedisStore(server.url())
         eventually(lambda: bool(other.reap()))
         (lease,) = other.exchange(claim=1, node="other", lease_for=60).leases

@@ -8,7 +8,7 @@ import pytest
 
 from minitango import Assignment, Engine, Step
 from minitango.cli import doubts
-from minitango.cli.handins import gather, origin
+from minitango.cli.handins import How, gather, origin
 from minitango.cli.settings import Settings
 from minitango.cli.watching import Watch
 from minitango.job import Job, State
@@ -99,7 +99,7 @@ def test_where_an_assignment_was_is_noted_whole(tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(tmp_path)
     (tmp_path / "ada.py").write_text("1")
     for student in (None, "ada"):
-        (made,), _ = gather(assignment(), Path("hw"), [Path("ada.py")], student)
+        (made,), _ = gather(assignment(), Path("hw"), [Path("ada.py")], How(student))
         job = Job("j", 1, State.DONE, "hw", "ada", "", "", labels=dict(made.labels))
         assert origin(job) == tmp_path / "hw"
     assert origin(Job("j", 1, State.DONE, "hw", "ada", "", "")) is None
