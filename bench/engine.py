@@ -31,7 +31,7 @@ def nothing(run: FakeRun) -> End:
 def throughput(workers: int, jobs: int) -> float:
     assignment = Assignment(name="bench", steps=(Step(command=("true",)),))
     with tempfile.TemporaryDirectory() as state:
-        with Engine.open(state, workers=0) as engine:
+        with Engine.open(state, workers=0, sandbox=FakeSandbox(nothing)) as engine:
             engine.submit_many(Submission(assignment, f"s{n}", {"a": b"%d" % n}) for n in range(jobs))
         start = time.perf_counter()
         with Engine.open(state, workers=workers, sandbox=FakeSandbox(nothing)) as engine:

@@ -55,7 +55,7 @@ class LiveOutput:
     """Writes one attempt's output for followers. The file is made at the first byte, and gone at the end."""
 
     def __init__(self, state: Path, job: str) -> None:
-        self._path = live_path(state, job)
+        self._state, self._job = state, job
         self._fd = -1
         self._left = MOST
 
@@ -69,15 +69,16 @@ class LiveOutput:
             os.close(self._fd)
             self._fd = -1
             with contextlib.suppress(OSError):
-                self._path.unlink()
+                live_path(self._state, self._job).unlink()
 
     def write(self, step: str, data: bytes) -> None:
         """Append; a full disk or an unwritable folder costs the followers, never the job."""
         with contextlib.suppress(OSError):
             if self._fd < 0 and self._left:
-                self._path.parent.mkdir(mode=0o700, exist_ok=True)
+                path = live_path(self._state, self._job)
+                path.parent.mkdir(mode=0o700, exist_ok=True)
                 flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-                self._fd = os.open(self._path, flags, 0o600)
+                self._fd = os.open(path, flags, 0o600)
             if self._left:
                 os.write(self._fd, data[: self._left])
                 self._left = max(0, self._left - len(data))

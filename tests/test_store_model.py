@@ -25,7 +25,7 @@ from minitango.store._database import Transaction
 from minitango.store._history import SELECT
 from minitango.store._rows import Row
 from minitango.store.redis import RedisStore
-from minitango.store.sqlite import SqliteStore
+from minitango.store.sqlite import _FENCE, SqliteStore
 from tests import redis_server
 
 LEASE_FOR = 60.0
@@ -387,6 +387,8 @@ def test_the_store_does_what_the_model_says_for_long(kind: str) -> None:
 
 class FenceOnState(SqliteStore):
     """A mutant: any lease of a running job will do, also that of an earlier attempt."""
+
+    FINISH = SqliteStore.FINISH.replace(_FENCE, "id = ? AND queue = ? AND ? != ? AND state = 'running'")
 
     def _held(self, tx: Transaction, lease: Lease) -> Row | None:
         found: Row | None = tx.execute(f"{SELECT} WHERE id = ? AND state = 'running'", (lease.job,)).fetchone()

@@ -76,11 +76,9 @@ def hold(tx: Transaction, queue: str, job: Job, failure: Failure) -> tuple[Next,
     return after, charged
 
 
-def over(tx: Transaction, queue: str, job: Job) -> None:
-    """A running job was graded: those that waited with it are due."""
-    times, _, _, at, _ = tx.execute(_OWN, (job.seq,)).fetchone()
-    if times:
-        tx.execute(_FREE_MATES, {"queue": queue, "spec": job.spec, "at": at, "now": tx.now})
+def over(tx: Transaction, queue: str, job: Job, at: float) -> None:
+    """A job that was held at this time was graded: those that waited with it are due."""
+    tx.execute(_FREE_MATES, {"queue": queue, "spec": job.spec, "at": at, "now": tx.now})
 
 
 def forget(tx: Transaction, job: Job) -> None:

@@ -29,6 +29,10 @@ _AT_ONCE: Final = 8
 _KEPT: Final = 14 * 86400.0
 """Seconds for which this machine keeps what it does not use."""
 _BATCH: Final = 200
+"""Blobs in one request."""
+_BATCH_BYTES: Final = 4 << 20
+_SMALL: Final = 64 << 10
+"""Bytes of a blob that is written together with others."""
 
 
 class RedisBlobs:
@@ -58,22 +62,43 @@ class RedisBlobs:
         """
         self._link.check_room()
         digests: list[str] = []
-        seen: set[str] = set()
+        batch: dict[str, bytes] = {}
+        size = 0
         for data in blobs:
+            _check_length(data)
             digest = hashlib.sha256(data).hexdigest()
             digests.append(digest)
-            if digest not in seen and not self.touch(digest):
-                self._write(digest, data)
-            seen.add(digest)
+            if digest not in batch:
+                batch[digest] = data
+                size += len(data)
+            if len(batch) == _BATCH or size > _BATCH_BYTES:
+                self._put(batch)
+                batch, size = {}, 0
+        self._put(batch)
         return digests
 
+    def _put(self, batch: dict[str, bytes]) -> None:
+        """Mark those that are there as new, and write the others: small ones in few requests."""
+        if not batch:
+            return
+        there = set(self._link.run("blobs", ["", "touch", *batch], patient=True))
+        missing = {digest: data for digest, data in batch.items() if digest.encode() not in there}
+        small = {digest: data for digest, data in missing.items() if len(data) <= _SMALL}
+
+        def ask(pipe: Any) -> None:
+            for digest, data in small.items():
+                pipe.set(self._key(digest, 0), data, ex=_UNSEALED)
+
+        if small:
+            self._link.pipeline(ask, patient=True)
+            seals = [value for digest, data in small.items() for value in (digest, str(len(data)), "1")]
+            sealed = set(self._link.run("blobs", ["", "seal", *seals], patient=True))
+            small = {digest: data for digest, data in small.items() if digest.encode() in sealed}
+        for digest, data in missing.items():
+            if digest not in small:
+                self._write(digest, data)
+
     def _write(self, digest: str, data: bytes) -> None:
-        if len(data) > MAX_BLOB:
-            raise ConfigError(
-                f"{len(data)} bytes are too many for a queue on Redis, which takes {MAX_BLOB >> 20} MiB at a time",
-                hint="keep such files in a directory that all nodes share: --blobs DIR",
-                id="blob_too_large",
-            )
         chunks = max(1, -(-len(data) // CHUNK))
         view = memoryview(data)
         for _ in range(2):
@@ -84,8 +109,8 @@ class RedisBlobs:
                         pipe.set(self._key(digest, n), bytes(view[n * CHUNK : (n + 1) * CHUNK]), ex=_UNSEALED)
 
                 self._link.pipeline(ask, patient=True)
-            sealed: Sequence[Value] = ["", "seal", digest, str(len(data)), str(chunks)]
-            if self._link.run("blobs", sealed, patient=True):
+            seal: Sequence[Value] = ["", "seal", digest, str(len(data)), str(chunks)]
+            if self._link.run("blobs", seal, patient=True):
                 return
         raise StoreError(f"the blob {digest} did not stay on the server", hint="look at its log", id="store_io")
 
@@ -107,18 +132,24 @@ class RedisBlobs:
                 id="blob_corrupt",
             )
         with suppress(StoreError):  # it is only kept to be had sooner
-            self._cache.put(data)
+            self._cache.keep(digest, data)
         return data
 
     def _chunks(self, digest: str) -> Iterator[bytes]:
         self._cache.path(digest)  # ValueError
-        found = self._link.call("blob", lambda client: client.hmget(self._key(digest), "size", "chunks"), patient=True)
-        if not all(value is not None and value.isdigit() for value in found):
+
+        def begin(pipe: Any) -> None:
+            pipe.hmget(self._key(digest), "size", "chunks")
+            pipe.get(self._key(digest, 0))
+
+        found, first = self._link.pipeline(begin, patient=True)
+        if first is None or not all(value is not None and value.isdigit() for value in found):
             raise self._missing(digest)
         size, chunks = map(int, found)
         if size > MAX_BLOB or chunks > MAX_BLOB // CHUNK + 1:
             raise self._missing(digest)
-        for start in range(0, chunks, _AT_ONCE):
+        yield first
+        for start in range(1, chunks, _AT_ONCE):
 
             def ask(pipe: Any, start: int = start) -> None:
                 for n in range(start, min(start + _AT_ONCE, chunks)):
@@ -184,3 +215,12 @@ class RedisBlobs:
 
     def _key(self, digest: str, chunk: int | None = None) -> str:
         return self._link.key(f"b:{digest}" if chunk is None else f"b:{digest}:{chunk}")
+
+
+def _check_length(data: bytes) -> None:
+    if len(data) > MAX_BLOB:
+        raise ConfigError(
+            f"{len(data)} bytes are too many for a queue on Redis, which takes {MAX_BLOB >> 20} MiB at a time",
+            hint="keep such files in a directory that all nodes share: --blobs DIR",
+            id="blob_too_large",
+        )

@@ -133,6 +133,18 @@ _SEVERAL: Final = (
     CREATE INDEX jobs_ready ON jobs (queue, solo, lane, late, priority DESC, rank, seq)
     WHERE state = 'queued' AND due IS NULL
     """,
+    # The jobs of a key by their numbers, once there are two: who holds it when the latest has another.
+    """
+    CREATE TABLE key_jobs (
+        queue TEXT NOT NULL, key TEXT NOT NULL, job INTEGER NOT NULL,
+        PRIMARY KEY (queue, key, job)
+    ) WITHOUT ROWID
+    """,
+    "CREATE INDEX key_jobs_job ON key_jobs (job)",
+    """
+    INSERT INTO key_jobs SELECT queue, key, seq FROM jobs
+    WHERE (queue, key) IN (SELECT queue, key FROM jobs WHERE key IS NOT NULL GROUP BY queue, key HAVING count(*) > 1)
+    """,
     # Who grades here, as JSON, and when it was last heard of. A node that is to take no more is noted by its name.
     """
     CREATE TABLE nodes (
@@ -151,5 +163,6 @@ FORGET: Final = (
     "DELETE FROM attempts WHERE job = ?",
     "DELETE FROM results WHERE job = ?",
     "DELETE FROM outputs WHERE job = ?",
+    "DELETE FROM key_jobs WHERE job = ?",
 )
 """Empties the tables whose rows belong to one job, by its seq."""

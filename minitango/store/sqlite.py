@@ -20,6 +20,7 @@ from minitango.job import Ack, Cancelled, Fail, Failure, Finish, Job, JobSpec, L
 from minitango.retry import MOST_BACKOFF, POISON, after_failure, after_interruption
 from minitango.store import Exchanged, Submitted
 from minitango.store import _holds as holds
+from minitango.store import _keys as keys
 from minitango.store import _rows as rows
 from minitango.store._database import Database, Transaction
 from minitango.store._history import SELECT, SqliteHistory, as_json, not_found
@@ -60,6 +61,10 @@ _CLAIM: Final = """
     RETURNING id, attempt, token, expires, spec, inputs, assignment, student, solo_lease, submitted, course,
               seq, priority, rank, late
 """
+_LANES: Final = """
+    SELECT lane FROM lanes WHERE queue = :queue
+    AND NOT EXISTS (SELECT 1 FROM drained WHERE queue = :queue AND name = :node)
+"""
 _FIRST_OF_LANE: Final = """
     SELECT * FROM (
         SELECT seq, late, priority, rank FROM jobs INDEXED BY jobs_ready
@@ -72,7 +77,16 @@ _LEAVE: Final = """
                     warnings = ?, failure = ?, token = NULL, expires = NULL, solo_lease = 0
     WHERE seq = ?
 """
+_END_ATTEMPT: Final = "UPDATE attempts SET ended = ?, ended_by = ?, failure = ? WHERE job = ? AND number = ?"
 _FENCE: Final = "id = ? AND queue = ? AND attempt = ? AND token = ?"
+_FINISH: Final = f"""
+    UPDATE jobs SET state = 'done', due = NULL, due_since = ?, ended = ?, ended_seq = ?, outcome = ?, score = ?,
+                    max_score = ?, trust = ?, reason = ?, wall = ?, warnings = ?, failure = NULL, token = NULL,
+                    expires = NULL, solo_lease = 0
+    WHERE {_FENCE}
+    RETURNING {rows.JOB_COLUMNS}, held, held_at
+"""  # noqa: S608 - constants
+"""The fence, what is found, and the end, in one statement: it is what a queue does most."""
 _RUNNING: Final = "INDEXED BY jobs_running WHERE queue = :queue AND state = 'running'"
 
 
@@ -86,6 +100,7 @@ class SqliteStore(SqliteHistory, SqliteNodes):
     StoreFull or StoreTooNew, from here and from every verb.
     """
 
+    FINISH = _FINISH
     shared = False
     remarks = ()
 
@@ -127,6 +142,7 @@ class SqliteStore(SqliteHistory, SqliteNodes):
             )  # fmt: skip
             written = cursor.rowcount
         seq = cursor.lastrowid
+        assert seq is not None
         tx.execute("INSERT OR IGNORE INTO lanes (queue, lane) VALUES (?, ?)", (self.queue, spec.lane))
         digests = enumerate((spec.spec, spec.inputs, *spec.refs))
         tx.executemany(
@@ -134,7 +150,7 @@ class SqliteStore(SqliteHistory, SqliteNodes):
             [(seq, at, digest) for at, digest in digests],
         )
         if spec.key is not None:
-            tx.execute("INSERT OR REPLACE INTO keys (queue, key, job) VALUES (?, ?, ?)", (self.queue, spec.key, seq))
+            keys.take(tx, self.queue, spec.key, seq)
         tx.move(None, "submit", State.QUEUED)
         return Submitted(new, True, State.QUEUED)
 
@@ -155,11 +171,11 @@ class SqliteStore(SqliteHistory, SqliteNodes):
         def body(tx: Transaction) -> Exchanged:
             refused, settled = [], []
             for ack in acks:
-                row = self._held(tx, ack.lease)
-                if row is None:
+                job = self._finish(tx, ack) if isinstance(ack, Finish) else self._settle(tx, ack)
+                if job is None:
                     refused.append(ack.lease)
                 else:
-                    settled.append(self._settle(tx, row, ack))
+                    settled.append(job)
             leases = self._claim(tx, claim, solo, node, capabilities, lease_for) if claim > 0 else ()
             return Exchanged(tuple(refused), tuple(settled), leases)
 
@@ -172,11 +188,12 @@ class SqliteStore(SqliteHistory, SqliteNodes):
         ).fetchone()
         return found
 
-    def _settle(self, tx: Transaction, row: Row, ack: Ack) -> Job:
+    def _settle(self, tx: Transaction, ack: Fail | Release | Cancelled) -> Job | None:
+        row = self._held(tx, ack.lease)
+        if row is None:
+            return None
         job = rows.job_of(row)
         match ack:
-            case Finish():
-                return self._finish(tx, job, ack)
             case Cancelled():
                 return self._leave(tx, job, "cancelled", State.CANCELLED)
             case Fail() if job.cancel_requested:
@@ -196,48 +213,43 @@ class SqliteStore(SqliteHistory, SqliteNodes):
                 after = after_interruption(job.solo_deaths, died=False)
                 return self._leave(tx, job, "release", after.state, delay=after.delay)
 
-    def _finish(self, tx: Transaction, job: Job, ack: Finish) -> Job:
-        result = ack.result
-        holds.over(tx, self.queue, job)
+    def _finish(self, tx: Transaction, ack: Finish) -> Job | None:
+        result, lease = ack.result, ack.lease
+        found = tx.execute(
+            self.FINISH,
+            (tx.now, tx.now, tx.last_ended() + 1, result.outcome, result.score, result.max_score, result.trust,
+             rows.clean_text(result.reason), result.usage.wall, len(result.warnings),
+             lease.job, self.queue, lease.attempt, lease.token),
+        ).fetchone()  # fmt: skip
+        if found is None:
+            return None
+        job = rows.job_of(found)
+        tx.next_ended()
+        tx.move(State.RUNNING, "finish", State.DONE)
+        if found[WIDTH]:
+            holds.over(tx, self.queue, job, found[WIDTH + 1])
         tx.execute("INSERT INTO results (job, result) VALUES (?, ?)", (job.seq, rows.to_json(result)))
-        tx.executemany(
-            "INSERT INTO outputs (job, position, step, head, tail, elided) VALUES (?, ?, ?, ?, ?, ?)",
-            [
-                (job.seq, at, rows.clean_text(output.step), output.head, output.tail, output.elided)
-                for at, output in enumerate(ack.outputs)
-            ],
-        )
-        job = replace(
-            job,
-            outcome=result.outcome,
-            score=result.score,
-            max_score=result.max_score,
-            trust=result.trust,
-            reason=rows.clean_text(result.reason),
-            wall=result.usage.wall,
-            warnings=len(result.warnings),
-            failure=None,
-        )
+        if ack.outputs:
+            tx.executemany(
+                "INSERT INTO outputs (job, position, step, head, tail, elided) VALUES (?, ?, ?, ?, ?, ?)",
+                [
+                    (job.seq, at, rows.clean_text(output.step), output.head, output.tail, output.elided)
+                    for at, output in enumerate(ack.outputs)
+                ],
+            )
+        tx.execute(_END_ATTEMPT, (tx.now, "finish", None, job.seq, job.attempt))
         if ack.grader and job.key is not None:
             job = self._with_key(tx, job, work_key(ack.grader, job.course, job.student, job.inputs))
-        return self._leave(tx, job, "finish", State.DONE)
+        return job
 
     def _with_key(self, tx: Transaction, job: Job, key: str) -> Job:
         """The job with the key of the work that was done, where that is other than what was submitted."""
         if key == job.key:
             return job
+        assert job.key is not None
         tx.execute("UPDATE jobs SET key = ? WHERE seq = ?", (key, job.seq))
-        left = "DELETE FROM keys WHERE queue = ? AND key = ? AND job = ?"
-        if tx.execute(left, (self.queue, job.key, job.seq)).rowcount:
-            # as ever, a key is its latest job's
-            heir = (
-                "INSERT INTO keys SELECT queue, key, max(seq) FROM jobs WHERE queue = ? AND key = ? GROUP BY queue, key"
-            )
-            tx.execute(heir, (self.queue, job.key))
-        taken = (
-            "INSERT INTO keys (queue, key, job) VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET job = max(job, excluded.job)"
-        )
-        tx.execute(taken, (self.queue, key, job.seq))
+        keys.leave(tx, self.queue, job.key, job.seq)
+        keys.take(tx, self.queue, key, job.seq)
         return replace(job, key=key)
 
     def _interrupt(self, tx: Transaction, row: Row, verb: str) -> Job:
@@ -264,10 +276,7 @@ class SqliteStore(SqliteHistory, SqliteNodes):
         """Write a job that leaves its state for `target`, with the new values in `job`; `failure` is its attempt's."""
         tx.move(job.state, verb, target)
         if job.state is State.RUNNING:
-            tx.execute(
-                "UPDATE attempts SET ended = ?, ended_by = ?, failure = ? WHERE job = ? AND number = ?",
-                (tx.now, verb, rows.to_text(failure), job.seq, job.attempt),
-            )
+            tx.execute(_END_ATTEMPT, (tx.now, verb, rows.to_text(failure), job.seq, job.attempt))
         ended = target.terminal
         job = replace(
             job,
@@ -289,11 +298,9 @@ class SqliteStore(SqliteHistory, SqliteNodes):
         self, tx: Transaction, n: int, solo: bool, node: str, capabilities: Collection[str], lease_for: float
     ) -> tuple[Lease, ...]:
         tx.execute(_PROMOTE, {"queue": self.queue, "now": tx.now, "most": MOST_BACKOFF + 1})
-        if tx.execute("SELECT 1 FROM drained WHERE queue = ? AND name = ?", (self.queue, node)).fetchone():
-            return ()
         most = 1 if solo else n
-        lanes = [lane for (lane,) in tx.execute("SELECT lane FROM lanes WHERE queue = ?", (self.queue,))]
-        served = [lane for lane in lanes if serves(capabilities, lane)]
+        lanes = tx.execute(_LANES, {"queue": self.queue, "node": node})
+        served = [lane for (lane,) in lanes if serves(capabilities, lane)]
         if not served:
             return ()
         first = " UNION ALL ".join([_FIRST_OF_LANE] * len(served))

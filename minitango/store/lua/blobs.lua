@@ -4,28 +4,32 @@
 --   b:DIGEST   hash    size, chunks;   b:DIGEST:N  string  the N-th chunk, from 0
 --
 -- Writes blobs b: ; reads refs
--- ARGV: now, verb, and: seal: digest, size, chunks; touch: digests; drop: before, digests.
--- Replies: seal: 1, or 0 where a chunk is missing; touch: how many are there; drop: digests and sizes of what went.
+-- ARGV: now, verb, and: seal: of each its digest, size, chunks; touch: digests; drop: before, digests.
+-- Replies: seal: those that are complete; touch: those that are there; drop: digests and sizes of what went.
 local now, verb = clock(ARGV[1]), ARGV[2]
+local done = {}
 if verb == 'seal' then
-  local digest, size, chunks = ARGV[3], ARGV[4], tonumber(ARGV[5])
-  for n = 0, chunks - 1 do
-    if call('EXISTS', P .. 'b:' .. digest .. ':' .. n) == 0 then return 0 end
+  for i = 3, #ARGV, 3 do
+    local digest, size, chunks = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2])
+    local whole = true
+    for n = 0, chunks - 1 do whole = whole and call('EXISTS', P .. 'b:' .. digest .. ':' .. n) == 1 end
+    if whole then
+      for n = 0, chunks - 1 do call('PERSIST', P .. 'b:' .. digest .. ':' .. n) end
+      call('HSET', P .. 'b:' .. digest, 'size', size, 'chunks', tostring(chunks))
+      call('ZADD', P .. 'blobs', num(now), digest)
+      done[#done + 1] = digest
+    end
   end
-  for n = 0, chunks - 1 do call('PERSIST', P .. 'b:' .. digest .. ':' .. n) end
-  call('HSET', P .. 'b:' .. digest, 'size', size, 'chunks', tostring(chunks))
-  call('ZADD', P .. 'blobs', num(now), digest)
-  return 1
+  return done
 end
 if verb == 'touch' then
-  local there = 0
   for i = 3, #ARGV do
     if call('EXISTS', P .. 'b:' .. ARGV[i]) == 1 then
       call('ZADD', P .. 'blobs', num(now), ARGV[i])
-      there = there + 1
+      done[#done + 1] = ARGV[i]
     end
   end
-  return there
+  return done
 end
 local gone = {}
 for i = 4, #ARGV do

@@ -1,6 +1,6 @@
 """What a box costs on Docker beside the bare calls: pairs in one run, so that a busy machine burdens both alike.
 
-    DOCKER_HOST=... python -m bench.docker IMAGE [pairs]
+    DOCKER_HOST=... python -m bench.containers IMAGE [pairs]
 
 IMAGE must be there, and have `true` and `sh`. Prints, for each way, the median and the 10th and 90th percentile of the
 wall time in milliseconds, and what it takes more than the bare calls, pair by pair:
