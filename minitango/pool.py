@@ -47,6 +47,8 @@ LINGER: Final = 6.0
 """Seconds in which what was put back must have ended; else its sandbox is taken from it."""
 REAP: Final = 2.0
 """Seconds between two looks for jobs of engines that are gone, where a queue is shared."""
+GATHER: Final = 0.002
+"""Seconds for which short jobs are waited for, so that several ends are one commit. Short is what takes no longer."""
 GIVE_UP: Final = 10.0
 """Seconds for which a stopping pool goes on trying to record into a store that fails."""
 
@@ -168,6 +170,8 @@ class Pool:
         self._extend_at = 0.0
         self._reap_at = 0.0
         self._trouble_since: float | None = None
+        self._usual = 1.0
+        """Seconds that attempts have taken of late."""
 
     def start(self) -> None:
         """Start the producer and the consumers."""
@@ -281,6 +285,7 @@ class Pool:
         try:
             while self._error is None:
                 self._bell.wait(self._patience())
+                self._gather()
                 now = time.monotonic()
                 paused = self._paused  # what is asked for later is heard in the next round
                 try:
@@ -308,6 +313,14 @@ class Pool:
         if self._next_due is not None:
             waits.append(self._next_due - self._store.now())
         return max(0.0, min(waits))
+
+    def _gather(self) -> None:
+        """Wait a moment for those that are about to end: a commit costs as much as several short jobs."""
+        if self._usual > GATHER or not self._acks or self._stopping:
+            return
+        until = time.monotonic() + GATHER
+        while len(self._acks) < len(self._running) and (left := until - time.monotonic()) > 0:
+            self._bell.wait(left)
 
     # --- what the producer does in a round -----------------------------------------------------
 
@@ -375,7 +388,9 @@ class Pool:
         self._judged = 0
         for lease, _ in handed:
             self._acks.popleft()
-            self._running.pop(lease.token, None)
+            running = self._running.pop(lease.token, None)
+            if running is not None and running.stop.begun is not None:
+                self._usual += (now - running.stop.begun - self._usual) / 8
         self._admit(out.leases)
         self._tell(acks, out)
         if claim and not solo and not out.leases and not self._running:
