@@ -160,28 +160,10 @@ def _measured(kind: str, system: str, args: Any) -> tuple[float, float]:
     if kind == "sqlite":
         with tempfile.TemporaryDirectory() as folder:
             return alone(f"{system}-sqlite", folder, args.jobs)
-    with _server(args.fsync) as place:
+    from bench.engine import redis_server
+
+    with redis_server(args.fsync) as place:
         return alone(f"{system}-redis", place, args.jobs)
-
-
-def _server(fsync: str) -> Any:
-    import contextlib
-
-    @contextlib.contextmanager
-    def run() -> Any:
-        with tempfile.TemporaryDirectory() as folder:
-            command = ["redis-server", "--port", "0", "--unixsocket", f"{folder}/s", "--dir", folder, "--save", ""]
-            command += ["--appendonly", "yes", "--appendfsync", fsync, "--loglevel", "warning"]
-            process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-            while not Path(f"{folder}/s").exists():
-                time.sleep(0.01)
-            try:
-                yield f"{folder}/s"
-            finally:
-                process.terminate()
-                process.wait()
-
-    return run()
 
 
 def _show(name: str, values: list[float], unit: str, places: int) -> None:
