@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import re
+
 import redis
 from redis import exceptions
 
 from minitango.errors import StoreError, StoreFull, StoreTooNew
 
+_INSIDE = re.compile(r"@user_script: ?[0-9]+: -?([A-Z]+) ")
+
 
 def from_redis(error: redis.RedisError | OSError, shown: str, *, unsure: str = "") -> StoreError:
     """`shown` names the server; `unsure` says what is not known now."""
     said = str(error)
-    word = said.split(" ", 1)[0]
+    inside = _INSIDE.search(said)  # Redis 6 wraps what a command in a script said
+    word = inside[1] if inside else said.split(" ", 1)[0]
     if isinstance(error, exceptions.AuthenticationError | exceptions.NoPermissionError) or word in (
         "NOAUTH",
         "WRONGPASS",
