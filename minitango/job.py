@@ -46,6 +46,15 @@ class State(StrEnum):
 TERMINAL: Final = frozenset({State.DONE, State.DEAD, State.CANCELLED})
 
 
+class Delivery(StrEnum):
+    """Where the callback of a job that has ended is."""
+
+    PENDING = "pending"
+    DELIVERED = "delivered"
+    UNDELIVERED = "undelivered"
+    """Given up: nobody tries it again unless asked to."""
+
+
 class Outcome(StrEnum):
     """What grading found, of a job that is done. Only `graded` has a score."""
 
@@ -235,6 +244,8 @@ class JobSpec(Struct, frozen=True, omit_defaults=True):
     supersedes: str | None = None
     refs: tuple[str, ...] = ()
     """Every other blob that grading needs: kept while the job is."""
+    callback: str = ""
+    """The URL that is told how the job ended; empty: none."""
 
 
 class Job(Struct, frozen=True, omit_defaults=True):
@@ -281,6 +292,9 @@ class Job(Struct, frozen=True, omit_defaults=True):
     warnings: int = 0
     failure: Failure | None = None
     """Why it is dead, or why its latest attempt failed."""
+    callback: str = ""
+    delivery: Delivery | None = None
+    """None: it has no callback, or has not ended."""
 
     @property
     def solo(self) -> bool:

@@ -421,6 +421,8 @@ def test_a_queue_of_an_earlier_version_goes_on(path: Path, monkeypatch: pytest.M
             "VALUES (?, 'default', ?, 0, 0, '', 1, 1, 'hw', 'ada', '', '', 's', 'i', ?, ?)",
             (f"abcd00000{number}", state, *((2.0, 1) if state == "cancelled" else (None, None))),
         )
+    if version >= 3:
+        db.execute("INSERT INTO lanes VALUES ('default', '')")
     db.execute("UPDATE meta SET value = 1 WHERE name = 'ended_seq'")
     db.execute("INSERT INTO counts VALUES ('default', 'queued', 2), ('default', 'cancelled', 1)")
     db.commit()

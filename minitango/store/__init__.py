@@ -28,7 +28,7 @@ from msgspec import Struct
 
 from minitango.blobs import Blobs, BlobStore
 from minitango.errors import ConfigError
-from minitango.job import Ack, Attempt, Job, JobSpec, Lease, Result, State, StepOutput
+from minitango.job import Ack, Attempt, Delivery, Job, JobSpec, Lease, Result, State, StepOutput
 
 
 class Submitted(Struct, frozen=True):
@@ -61,6 +61,40 @@ class Query(Struct, frozen=True):
     """Only jobs that ended before this."""
     limit: int | None = None
     newest_first: bool = False
+    delivery: tuple[Delivery, ...] = ()
+    """Only jobs whose callback is there."""
+
+
+class Errand(Struct, frozen=True):
+    """The right to try one delivery: every word on how it went carries it, and a stale one is refused."""
+
+    job: str
+    token: str
+    """New with each taking, never reused."""
+    url: str
+    tries: int
+    """How many were made before this one, since the job ended or was asked for anew."""
+    since: float
+    """When that was."""
+
+
+class Callback(Struct, frozen=True):
+    """What became of a job's callback so far."""
+
+    url: str
+    delivery: Delivery
+    tries: int
+    """That were told of, since `since`."""
+    since: float
+    """When the job ended, or its delivery was last asked for anew."""
+    due: float | None
+    """When it is tried next, or a try under way lapses; None unless it is pending."""
+    trying: bool
+    """Whether somebody took it, and has not said how it went."""
+    settled: float | None
+    """When it was delivered, or given up."""
+    error: str
+    """What the latest try that went wrong met; empty where none did."""
 
 
 class Queue(Protocol):
@@ -307,8 +341,46 @@ class Upkeep(Protocol):
         ...
 
 
+class Outbox(Protocol):
+    """Callbacks of jobs that ended. One is pending from the commit on in which its job ends: done, dead or cancelled.
+
+    A delivery is a lease of its own, so several engines may send from one queue, and what a dead one took is taken by
+    another. It is made once or more, never less. It changes nothing of its job but `Job.delivery`.
+    """
+
+    def take_callbacks(self, n: int, *, lease_for: float = 60.0, now: float | None = None) -> list[Errand]:
+        """Up to `n` pending callbacks that are due, those due longest first, for this caller alone: for `lease_for`
+        seconds none of them is due. A due time more than an hour away, left by a clock that was set back, has come."""
+        ...
+
+    def callback_delivered(self, errand: Errand, *, now: float | None = None) -> bool:
+        """The receiver has it. False where the errand is stale: nothing is changed."""
+        ...
+
+    def callback_failed(
+        self, errand: Errand, error: str, *, again_in: float | None, counts: bool = True, now: float | None = None
+    ) -> bool:
+        """This try went wrong: it is due again in so many seconds, an hour at most; None gives it up. False where the
+        errand is stale: nothing is changed. `counts`: False where nothing was sent, which is no try."""
+        ...
+
+    def next_callback(self) -> float | None:
+        """The earliest due time of a pending callback; None where there is none. Cost does not grow with the queue."""
+        ...
+
+    def redeliver(self, id: str, *, now: float | None = None) -> Job:
+        """Have a job's callback delivered, once more if it was delivered before: it is pending, due at once, with no
+        tries, unless a try is under way. Returns the job as it is now. ConfigError (no_callback, not_ended) where it
+        has none, or has not ended. Unknown id: JobNotFound."""
+        ...
+
+    def callback(self, id: str) -> Callback | None:
+        """What became of it; None where the job has no callback, or has not ended. Unknown id: JobNotFound."""
+        ...
+
+
 @runtime_checkable
-class Store(Queue, History, Nodes, Upkeep, Protocol):
+class Store(Queue, History, Nodes, Upkeep, Outbox, Protocol):
     """A whole store."""
 
 

@@ -56,7 +56,7 @@ class SqliteHistory:
         """What a table has of one job: a row of NULLs where it has nothing. Unknown id: JobNotFound."""
         found = self._db.read(
             f"SELECT {columns} FROM jobs LEFT JOIN {table} ON {table}.job = jobs.seq {condition} "  # noqa: S608 - ours
-            f"WHERE id = ? AND queue = ? ORDER BY {order}",
+            f"WHERE jobs.id = ? AND jobs.queue = ? ORDER BY {order}",
             id,
             self.queue,
         )
@@ -95,6 +95,9 @@ class SqliteHistory:
         if query.ended_before is not None:
             conditions.append("ended < ?")
             values.append(query.ended_before)
+        if query.delivery:
+            conditions.append("delivery IN (SELECT value FROM json_each(?))")
+            values.append(as_json(query.delivery))
         order = "DESC" if query.newest_first else "ASC"
         found = self._db.read(
             f"{SELECT} WHERE {' AND '.join(conditions)} ORDER BY seq {order} LIMIT ?",

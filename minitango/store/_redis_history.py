@@ -56,8 +56,8 @@ class RedisHistory:
         _, raw = self._of(id, lambda pipe: pipe.hgetall(self._key("a:" + id)))
         return redis_rows.attempts_of(id, raw)
 
-    def _of(self, id: str, ask: Any) -> tuple[dict[bytes, bytes], Any]:
-        """A job's hash, and what more is asked of it. Unknown id: JobNotFound."""
+    def _of(self, id: str, ask: Any) -> tuple[Any, ...]:
+        """A job's hash, and each thing more that is asked of it. Unknown id: JobNotFound."""
         if not rows.is_id(id):
             raise not_found(id)
 
@@ -65,10 +65,10 @@ class RedisHistory:
             pipe.hgetall(self._key("j:" + id))
             ask(pipe)
 
-        raw, more = self._link.pipeline(both)
+        raw, *more = self._link.pipeline(both)
         if not raw:
             raise not_found(id)
-        return raw, more
+        return raw, *more
 
     def ended_since(self, cursor: int, *, limit: int = 1000) -> list[Job]:
         if limit <= 0:
@@ -93,6 +93,7 @@ class RedisHistory:
                 (not query.states or job.state in query.states)
                 and query.assignment in (None, job.assignment)
                 and query.student in (None, job.student)
+                and (not query.delivery or job.delivery in query.delivery)
                 and (query.ended_before is None or (job.ended is not None and job.ended < query.ended_before))
             ):
                 found.append(job)

@@ -9,6 +9,7 @@ import msgspec
 
 from minitango.errors import ConfigError, StoreError
 from minitango.job import Attempt, Job, JobSpec, Lease, StepOutput
+from minitango.store import Callback, Errand
 from minitango.store import _rows as rows
 
 _TOP: Final = 1 << 63
@@ -76,7 +77,7 @@ def submit_arguments(id: str, spec: JobSpec, queue: str) -> list[str | bytes]:
     return [
         id, order, text(spec.lane), text(spec.assignment), text(spec.student), text(spec.course), text(spec.title),
         text(spec.spec), text(spec.inputs), maybe(spec.key), str(spec.priority), str(spec.rank), maybe(spec.supersedes),
-        rows.to_text(spec.labels) or "", "", " ".join((spec.spec, spec.inputs, *spec.refs)), queue,
+        rows.to_text(spec.labels) or "", text(spec.callback), " ".join((spec.spec, spec.inputs, *spec.refs)), queue,
     ]  # fmt: skip
 
 
@@ -138,6 +139,27 @@ def outputs_of(job: str, items: Sequence[bytes]) -> list[StepOutput]:
         ]
     except (ValueError, IndexError) as error:
         raise damaged(f"the outputs of job {job}", error) from error
+
+
+def errand_of(row: Sequence[bytes | None]) -> Errand:
+    """From: job, token, url, tries, since."""
+    job, token, url, tries, since = ((item or b"").decode("utf-8", "replace") for item in row)
+    try:
+        return Errand(job, token, url, int(tries), float(since))
+    except ValueError as error:
+        raise damaged(f"the callback of job {job}", error) from error
+
+
+def callback_of(job: Job, raw: Raw, due: float | None) -> Callback | None:
+    """From a `cb:` hash, and its place in the outbox."""
+    if job.delivery is None:
+        return None
+    try:
+        settled = float(raw[b"settled"]) if b"settled" in raw else None
+        tries, since, error = int(raw[b"tries"]), float(raw[b"since"]), raw.get(b"error", b"").decode()
+    except (ValueError, KeyError) as wrong:
+        raise damaged(f"the callback of job {job.id}", wrong) from wrong
+    return Callback(job.callback, job.delivery, tries, since, due, b"token" in raw, settled, error)
 
 
 def damaged(what: str, error: Exception) -> StoreError:

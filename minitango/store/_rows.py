@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgspec
 
 from minitango.errors import StoreError
-from minitango.job import Attempt, Failure, Job, JobSpec, Lease, Outcome, Result, State, Trust
+from minitango.job import Attempt, Delivery, Failure, Job, JobSpec, Lease, Outcome, Result, State, Trust
 from minitango.store import Node
 
 Row = tuple[Any, ...]
@@ -19,10 +19,11 @@ WIDTH: Final = len(Job.__struct_fields__)
 
 _AT: Final = {name: place for place, name in enumerate(Job.__struct_fields__)}
 _STATE, _LABELS, _CANCEL = _AT["state"], _AT["labels"], _AT["cancel_requested"]
-_OUTCOME, _TRUST, _FAILURE = _AT["outcome"], _AT["trust"], _AT["failure"]
+_OUTCOME, _TRUST, _FAILURE, _DELIVERY = _AT["outcome"], _AT["trust"], _AT["failure"], _AT["delivery"]
 _STATES: Final = {state.value: state for state in State}
 _OUTCOMES: Final = {None: None} | {outcome.value: outcome for outcome in Outcome}
 _TRUSTS: Final = {None: None} | {trust.value: trust for trust in Trust}
+_DELIVERIES: Final = {None: None} | {delivery.value: delivery for delivery in Delivery}
 
 _encoder: Final = msgspec.json.Encoder()
 _labels: Final = msgspec.json.Decoder(dict[str, str])
@@ -64,6 +65,7 @@ def job_of(row: Row) -> Job:
         values[_CANCEL] = bool(values[_CANCEL])
         values[_OUTCOME] = _OUTCOMES[values[_OUTCOME]]
         values[_TRUST] = _TRUSTS[values[_TRUST]]
+        values[_DELIVERY] = _DELIVERIES[values[_DELIVERY]]
     except (KeyError, msgspec.DecodeError) as error:
         raise _damaged(f"job {values[0]}", error) from error
     values[_FAILURE] = failure_of(values[_FAILURE])

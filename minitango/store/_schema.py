@@ -155,7 +155,26 @@ _SEVERAL: Final = (
     "CREATE TABLE drained (queue TEXT NOT NULL, name TEXT NOT NULL, PRIMARY KEY (queue, name)) WITHOUT ROWID",
 )
 
-MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (_FIRST, _HOLDS, _SEVERAL)
+_CALLBACKS: Final = (
+    "ALTER TABLE jobs ADD COLUMN callback TEXT NOT NULL DEFAULT ''",
+    "ALTER TABLE jobs ADD COLUMN delivery TEXT",
+    # Callbacks of jobs that ended. `due`: when the next try is, or when the one under way, which `token` is of, lapses.
+    """
+    CREATE TABLE outbox (
+        job INTEGER PRIMARY KEY,
+        queue TEXT NOT NULL,
+        due REAL,                               -- NULL unless pending
+        since REAL NOT NULL,
+        tries INTEGER NOT NULL DEFAULT 0,
+        token TEXT,
+        settled REAL,
+        error TEXT NOT NULL DEFAULT ''
+    )
+    """,
+    "CREATE INDEX outbox_due ON outbox (queue, due) WHERE due IS NOT NULL",
+)
+
+MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (_FIRST, _HOLDS, _SEVERAL, _CALLBACKS)
 """Statements that lead from version n to n + 1. Each tuple is applied in one transaction."""
 
 FORGET: Final = (
@@ -164,5 +183,6 @@ FORGET: Final = (
     "DELETE FROM results WHERE job = ?",
     "DELETE FROM outputs WHERE job = ?",
     "DELETE FROM key_jobs WHERE job = ?",
+    "DELETE FROM outbox WHERE job = ?",
 )
 """Empties the tables whose rows belong to one job, by its seq."""

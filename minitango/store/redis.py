@@ -25,8 +25,8 @@ from minitango.store import _redis_rows as redis_rows
 from minitango.store import _rows as rows
 from minitango.store._history import not_found
 from minitango.store._redis_blobs import RedisBlobs
-from minitango.store._redis_history import RedisHistory
 from minitango.store._redis_link import Link, Value
+from minitango.store._redis_outbox import RedisOutbox
 from minitango.store._redis_url import check_queue, parse
 
 FORGET_BATCH: Final = 200
@@ -39,7 +39,7 @@ _MANY: Final = 1000
 _UNSURE: Final = "; it is not known whether this was accepted: submit it again, the same work is one job"
 
 
-class RedisStore(RedisHistory):
+class RedisStore(RedisOutbox):
     """`Store` on a Redis server (6 to 8, or Valkey). Threads may share it; a process that forks opens its own.
 
     One store object is one queue: the name in the URL, else `queue`. `clock` tells the time wherever `now` is None;
@@ -60,9 +60,8 @@ class RedisStore(RedisHistory):
                 hint="name it in one place",
                 id="store_url",
             )
-        super().__init__(Link(place, check_queue(place.queue or queue)))
+        super().__init__(Link(place, check_queue(place.queue or queue)), clock)
         self.remarks = self._link.remarks
-        self._clock = clock
         self._client = secrets.token_hex(8)
         self._exchanging = threading.Lock()
         self._unanswered: tuple[list[Value], list[Ack]] | None = None
@@ -75,12 +74,6 @@ class RedisStore(RedisHistory):
 
     def now(self) -> float:
         return self._clock() if self._clock is not None else self._link.now()
-
-    def _at(self, now: float | None) -> str:
-        """The time for a script; empty: the server's."""
-        if now is None and self._clock is not None:
-            now = self._clock()
-        return redis_rows.number(now)
 
     def submit(self, specs: Sequence[JobSpec], *, fresh: bool = False, now: float | None = None) -> list[Submitted]:
         if not specs:

@@ -23,8 +23,9 @@ from minitango.store import _holds as holds
 from minitango.store import _keys as keys
 from minitango.store import _rows as rows
 from minitango.store._database import Database, Transaction
-from minitango.store._history import SELECT, SqliteHistory, as_json, not_found
+from minitango.store._history import SELECT, as_json, not_found
 from minitango.store._nodes import SqliteNodes
+from minitango.store._outbox import SqliteOutbox
 from minitango.store._rows import WIDTH, Row
 from minitango.store._schema import FORGET
 
@@ -33,8 +34,8 @@ FORGET_BATCH: Final = 500
 
 _INSERT_JOB: Final = """
     INSERT INTO jobs (id, queue, state, priority, rank, lane, due_since, submitted, assignment, student, course,
-                      title, spec, inputs, key, supersedes, labels)
-    VALUES (?, ?, 'queued', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+                      title, spec, inputs, key, supersedes, labels, callback)
+    VALUES (?, ?, 'queued', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT (id) DO NOTHING
 """
 _CLEAR: Final = """
@@ -74,7 +75,7 @@ _FIRST_OF_LANE: Final = """
 _LEAVE: Final = """
     UPDATE jobs SET state = ?, due = ?, due_since = ?, solo = ?, failures = ?, interruptions = ?, solo_deaths = ?,
                     ended = ?, ended_seq = ?, outcome = ?, score = ?, max_score = ?, trust = ?, reason = ?, wall = ?,
-                    warnings = ?, failure = ?, token = NULL, expires = NULL, solo_lease = 0
+                    warnings = ?, failure = ?, delivery = ?, token = NULL, expires = NULL, solo_lease = 0
     WHERE seq = ?
 """
 _END_ATTEMPT: Final = "UPDATE attempts SET ended = ?, ended_by = ?, failure = ? WHERE job = ? AND number = ?"
@@ -82,7 +83,7 @@ _FENCE: Final = "id = ? AND queue = ? AND attempt = ? AND token = ?"
 _FINISH: Final = f"""
     UPDATE jobs SET state = 'done', due = NULL, due_since = ?, ended = ?, ended_seq = ?, outcome = ?, score = ?,
                     max_score = ?, trust = ?, reason = ?, wall = ?, warnings = ?, failure = NULL, token = NULL,
-                    expires = NULL, solo_lease = 0
+                    expires = NULL, solo_lease = 0, delivery = CASE callback WHEN '' THEN NULL ELSE 'pending' END
     WHERE {_FENCE}
     RETURNING {rows.JOB_COLUMNS}, held, held_at
 """  # noqa: S608 - constants
@@ -90,7 +91,7 @@ _FINISH: Final = f"""
 _RUNNING: Final = "INDEXED BY jobs_running WHERE queue = :queue AND state = 'running'"
 
 
-class SqliteStore(SqliteHistory, SqliteNodes):
+class SqliteStore(SqliteOutbox, SqliteNodes):
     """`Store` in one SQLite file. Threads may share it; a process that forks opens its own.
 
     One store object is one queue of its file. The file and its folder are created where they are missing, for
@@ -138,7 +139,8 @@ class SqliteStore(SqliteHistory, SqliteNodes):
             cursor = tx.execute(
                 _INSERT_JOB,
                 (new, self.queue, spec.priority, spec.rank, spec.lane, tx.now, tx.now, spec.assignment, spec.student,
-                 spec.course, spec.title, spec.spec, spec.inputs, spec.key, supersedes, rows.to_text(spec.labels)),
+                 spec.course, spec.title, spec.spec, spec.inputs, spec.key, supersedes, rows.to_text(spec.labels),
+                 spec.callback),
             )  # fmt: skip
             written = cursor.rowcount
         seq = cursor.lastrowid
@@ -238,6 +240,8 @@ class SqliteStore(SqliteHistory, SqliteNodes):
                 ],
             )
         tx.execute(_END_ATTEMPT, (tx.now, "finish", None, job.seq, job.attempt))
+        if job.callback:
+            self._post(tx, job)
         if ack.grader and job.key is not None:
             job = self._with_key(tx, job, work_key(ack.grader, job.course, job.student, job.inputs))
         return job
@@ -285,12 +289,13 @@ class SqliteStore(SqliteHistory, SqliteNodes):
             expires=None,
             ended=tx.now if ended else None,
             ended_seq=tx.next_ended() if ended else None,
+            delivery=self._post(tx, job) if ended and job.callback else None,
         )
         tx.execute(
             _LEAVE,
             (target.value, job.due, tx.now + delay, job.solo, job.failures, job.interruptions, job.solo_deaths,
              job.ended, job.ended_seq, job.outcome, job.score, job.max_score, job.trust, job.reason, job.wall,
-             job.warnings, rows.to_text(job.failure), job.seq),
+             job.warnings, rows.to_text(job.failure), job.delivery, job.seq),
         )  # fmt: skip
         return job
 

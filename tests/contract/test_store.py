@@ -23,6 +23,7 @@ from minitango.job import (
     TRANSITIONS,
     Ack,
     Cancelled,
+    Delivery,
     Fail,
     Failure,
     Finish,
@@ -52,7 +53,7 @@ from minitango.retry import (
     MAX_SOLO_DEATHS,
     MOST_BACKOFF,
 )
-from minitango.store import Node, Query, Store
+from minitango.store import Errand, Node, Query, Store
 from minitango.store.redis import RedisStore
 from minitango.store.sqlite import SqliteStore
 from tests import redis_server
@@ -243,7 +244,8 @@ def everything(store: Store) -> list[object]:
         store.next_due(),
         store.solo_since(),
         store.cancel_requested(),
-    ] + [(store.attempts(job.id), store.result(job.id), store.outputs(job.id)) for job in jobs]
+        store.next_callback(),
+    ] + [(store.attempts(job.id), store.result(job.id), store.outputs(job.id), store.callback(job.id)) for job in jobs]
 
 
 ACKS: dict[str, Callable[[Lease], Ack]] = {
@@ -273,6 +275,7 @@ def test_a_submitted_job_is_queued_and_whole(store: Store, clock: Clock) -> None
     whole = JobSpec(
         "hw1", "ada", "5" * 64, "1" * 64, key="k", course="15-213", title="a\nb🎉.c", priority=3, rank=-2, lane="gpu",
         labels={"section": "B"}, supersedes="0123456789", refs=("a" * 64, "b" * 64, "a" * 64),
+        callback="https://lms.example/é?a=b c",
     )  # fmt: skip
     (submitted,) = store.submit([whole])
 
@@ -1588,6 +1591,266 @@ def test_a_follower_misses_no_end(place: Backend) -> None:
     finished.set()
     follower.join()
     assert seen == list(range(1, 151))
+
+
+# --- outbox ------------------------------------------------------------------------------------
+
+URL = "https://lms.example/graded?course=1"
+
+
+def ended(store: Store, state: State = State.DONE, **rest: object) -> str:
+    """A job with a callback that has ended."""
+    (job_id,) = submit(store, spec(callback=URL, **rest))  # type: ignore[arg-type]
+    if state is State.CANCELLED:
+        return store.cancel(job_id).id
+    (lease,) = claim(store)
+    settle(store, Finish(lease, RESULT) if state is State.DONE else Fail(lease, FAILURE, retry=False))
+    return job_id
+
+
+def take(store: Store, n: int = 1, **rest: float) -> list[Errand]:
+    return store.take_callbacks(n, **rest)
+
+
+@pytest.mark.parametrize("state", [State.DONE, State.DEAD, State.CANCELLED])
+def test_a_callback_is_pending_as_soon_as_its_job_ends(store: Store, clock: Clock, state: State) -> None:
+    (queued,) = submit(store, spec(callback=URL, priority=-1))
+    assert (store.get(queued).callback, store.get(queued).delivery) == (URL, None)
+    assert store.callback(queued) is None
+    assert store.next_callback() is None
+    clock.advance(1)
+    job_id = ended(store, state)
+    job = store.get(job_id)
+    assert (job.state, job.callback, job.delivery) == (state, URL, Delivery.PENDING)
+    assert store.next_callback() == job.ended == clock.time
+    told = store.callback(job_id)
+    assert told is not None
+    assert structs.astuple(told) == (URL, Delivery.PENDING, 0, clock.time, clock.time, False, None, "")
+    (errand,) = take(store, 5)
+    assert (errand.job, errand.url, errand.tries, errand.since) == (job_id, URL, 0, clock.time)
+
+
+def test_a_cancel_of_a_running_job_and_a_poison_are_told_of_too(store: Store) -> None:
+    lease = running(store, callback=URL)
+    store.cancel(lease.job)
+    assert store.next_callback() is None
+    settle(store, Cancelled(lease))
+    poison = running(store, callback=URL).job
+    for _ in range(SOLO_AFTER + MAX_SOLO_DEATHS):
+        store.recover()
+        store.exchange(claim=1, now=store.now() + 3600)
+        store.exchange(claim=1, solo=True, now=store.now() + 3600)
+    assert store.get(poison).state is State.DEAD
+    assert {errand.job for errand in take(store, 5)} == {lease.job, poison}
+
+
+def test_a_job_without_a_callback_is_not_told_of(store: Store) -> None:
+    job_id = in_state(store, State.DONE)
+    assert (store.get(job_id).delivery, store.callback(job_id), store.next_callback()) == (None, None, None)
+    assert take(store) == []
+
+
+def test_a_job_that_goes_back_to_the_queue_is_not_told_of(store: Store) -> None:
+    settle(store, Fail(running(store, callback=URL), FAILURE))
+    assert store.next_callback() is None
+
+
+def test_those_due_longest_are_taken_first_and_each_by_one(store: Store, clock: Clock) -> None:
+    ids = []
+    for n in range(5):
+        ids.append(ended(store, course=str(n)))
+        clock.advance(1)
+    assert take(store, 0) == take(store, -1) == []
+    first, second = take(store, 2), take(store, 9)
+    assert [errand.job for errand in (*first, *second)] == ids
+    assert len({errand.token for errand in (*first, *second)}) == 5
+    assert take(store, 9) == []
+
+
+def test_what_was_taken_is_due_again_when_its_lease_lapses(store: Store, clock: Clock) -> None:
+    job_id = ended(store)
+    (dead,) = take(store, lease_for=60)
+    assert store.next_callback() == clock.time + 60
+    told = store.callback(job_id)
+    assert told is not None
+    assert told.trying
+    clock.advance(59)
+    assert take(store) == []
+    clock.advance(1)
+    (errand,) = take(store)
+    assert (errand.job, errand.tries) == (job_id, 0)
+    assert errand.token != dead.token
+    assert not store.callback_delivered(dead), "the word of the first is stale"
+    assert not store.callback_failed(dead, "late", again_in=None)
+    assert store.get(job_id).delivery is Delivery.PENDING
+    assert store.callback_delivered(errand)
+
+
+def test_what_was_delivered_is_not_due_any_more(store: Store, clock: Clock) -> None:
+    job_id = ended(store)
+    before = store.get(job_id)
+    (errand,) = take(store)
+    clock.advance(2)
+    assert store.callback_delivered(errand)
+    assert store.get(job_id) == structs.replace(before, delivery=Delivery.DELIVERED), "nothing else changed"
+    assert store.next_callback() is None
+    told = store.callback(job_id)
+    assert told is not None
+    assert structs.astuple(told) == (URL, Delivery.DELIVERED, 1, clock.time - 2, None, False, clock.time, "")
+    clock.advance(1e6)
+    assert take(store) == []
+    assert not store.callback_delivered(errand), "once"
+
+
+def test_what_failed_is_due_again_when_it_was_said(store: Store, clock: Clock) -> None:
+    job_id = ended(store)
+    since = clock.time
+    (errand,) = take(store)
+    assert store.callback_failed(errand, "it answered 503 \ud800", again_in=7.5)
+    assert not store.callback_failed(errand, "again", again_in=0), "once"
+    told = store.callback(job_id)
+    assert told is not None
+    assert structs.astuple(told) == (
+        URL, Delivery.PENDING, 1, since, clock.time + 7.5, False, None, "it answered 503 ?"
+    )  # fmt: skip
+    assert store.next_callback() == clock.time + 7.5
+    clock.advance(7.4)
+    assert take(store) == []
+    clock.advance(0.1)
+    (errand,) = take(store)
+    assert (errand.tries, errand.since) == (1, since)
+    assert store.callback_failed(errand, "nothing was sent", again_in=1, counts=False)
+    told = store.callback(job_id)
+    assert told is not None
+    assert (told.tries, told.error) == (1, "nothing was sent")
+    assert store.get(job_id).state is State.DONE
+
+
+def test_what_was_given_up_stays_until_it_is_asked_for(store: Store, clock: Clock) -> None:
+    job_id = ended(store)
+    (errand,) = take(store)
+    assert store.callback_failed(errand, "it answered 404", again_in=None)
+    assert store.get(job_id).delivery is Delivery.UNDELIVERED
+    told = store.callback(job_id)
+    assert told is not None
+    assert (told.due, told.settled, told.error, told.tries) == (None, clock.time, "it answered 404", 1)
+    clock.advance(1e6)
+    assert (take(store), store.next_callback()) == ([], None)
+    job = store.redeliver(job_id)
+    assert job == store.get(job_id)
+    assert job.delivery is Delivery.PENDING
+    told = store.callback(job_id)
+    assert told is not None
+    assert (told.due, told.since, told.tries, told.settled) == (clock.time, clock.time, 0, None)
+    (errand,) = take(store)
+    assert (errand.tries, errand.since) == (0, clock.time)
+
+
+def test_what_was_delivered_can_be_delivered_once_more(store: Store) -> None:
+    job_id = ended(store)
+    store.callback_delivered(take(store)[0])
+    store.redeliver(job_id)
+    assert [errand.job for errand in take(store)] == [job_id]
+
+
+def test_asking_anew_leaves_a_try_under_way_alone(store: Store, clock: Clock) -> None:
+    job_id = ended(store)
+    (errand,) = take(store)
+    store.redeliver(job_id)
+    assert take(store) == []
+    assert store.callback_failed(errand, "no", again_in=100)
+    store.redeliver(job_id)
+    assert store.next_callback() == clock.time, "one that waits is due at once"
+
+
+def test_what_cannot_be_delivered_anew(store: Store) -> None:
+    (queued,) = submit(store, spec(callback=URL))
+    for job_id, error in ((queued, "not_ended"), (in_state(store, State.CANCELLED), "no_callback")):
+        with pytest.raises(ConfigError) as caught:
+            store.redeliver(job_id)
+        assert (caught.value.id, bool(caught.value.hint)) == (error, True)
+    for unknown in ("0123456789", "x"):
+        with pytest.raises(JobNotFound):
+            store.redeliver(unknown)
+        with pytest.raises(JobNotFound):
+            store.callback(unknown)
+    assert store.next_callback() is None
+
+
+def test_no_due_time_is_more_than_an_hour_away(store: Store, clock: Clock) -> None:
+    ended(store)
+    (errand,) = take(store, lease_for=1e6)
+    assert store.next_callback() == clock.time + 3600
+    store.callback_failed(errand, "no", again_in=1e6)
+    assert store.next_callback() == clock.time + 3600
+    assert take(store) == []
+    clock.advance(-1)
+    assert len(take(store)) == 1, "that was said before the clock was set back"
+
+
+def test_jobs_are_listed_by_where_their_callbacks_are(store: Store) -> None:
+    pending, delivered, given_up = ended(store), ended(store), ended(store)
+    in_state(store, State.DONE)
+    for errand in take(store, 3):
+        if errand.job == delivered:
+            store.callback_delivered(errand)
+        if errand.job == given_up:
+            store.callback_failed(errand, "no", again_in=None)
+
+    def listed(*wanted: Delivery) -> list[str]:
+        return [job.id for job in store.list(Query(delivery=wanted))]
+
+    assert listed(Delivery.PENDING) == [pending]
+    assert listed(Delivery.DELIVERED, Delivery.UNDELIVERED) == [delivered, given_up]
+    assert len(listed()) == 4
+
+
+def test_a_forgotten_job_has_no_callback(store: Store) -> None:
+    taken, waiting = ended(store), ended(store)
+    (errand,) = take(store)
+    assert store.forget([taken, waiting]) == 2
+    assert store.next_callback() is None
+    assert not store.callback_delivered(errand)
+    assert not store.callback_failed(errand, "no", again_in=1)
+    assert (take(store), store.next_callback()) == ([], None)
+
+
+def test_a_queue_delivers_its_own_callbacks_only(place: Backend) -> None:
+    here, there = place.open("here"), place.open("there")
+    job_id = ended(here)
+    assert (take(there), there.next_callback()) == ([], None)
+    with pytest.raises(JobNotFound):
+        there.redeliver(job_id)
+    (errand,) = take(here)
+    assert not there.callback_delivered(errand)
+    assert here.callback_delivered(errand)
+
+
+def test_a_retry_has_the_callback_too(store: Store) -> None:
+    job_id = ended(store)
+    assert store.spec(job_id).callback == URL
+    (again,) = submit(store, store.spec(job_id))
+    assert (store.get(again).callback, store.get(again).delivery) == (URL, None)
+
+
+def test_many_who_take_at_once_share_them(place: Backend) -> None:
+    store = place.open()
+    ids = submit(store, *(spec(str(n), callback=URL) for n in range(60)))
+    for job_id in ids:
+        store.cancel(job_id)
+    taken: list[str] = []
+
+    def run(mine: Store) -> None:
+        while errands := take(mine, 3):
+            taken.extend(errand.job for errand in errands if mine.callback_delivered(errand))
+
+    threads = [threading.Thread(target=run, args=(place.open(),)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(taken) == sorted(ids)
+    assert len(store.list(Query(delivery=(Delivery.DELIVERED,)))) == 60
 
 
 # --- upkeep ------------------------------------------------------------------------------------

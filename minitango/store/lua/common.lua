@@ -27,7 +27,8 @@
 --   others        set    queued jobs that are held for want of any sandbox, and not `alone`
 --   running       zset   running, by expiry;   cancels  set  those of them whose cancel was requested
 --   ended         zset   ended, by ended_seq
---   outbox        zset   ended jobs whose callback is to be delivered, by when it is due;   cb:ID  hash  tries, error
+--   outbox        zset   ended jobs whose callback is to be delivered, by when it is due, or a try under way lapses
+--   cb:ID         hash   what became of a callback so far: since, tries, token (of the try under way), settled, error
 --   nodes         hash   node -> JSON;   seen  zset  node -> when it was last heard of;   drain  set  to take no more
 --   last:CLIENT   hash   the last exchange of a client and its reply, for a while: asked again, it answers the same
 --
@@ -130,7 +131,11 @@ local function leave(job, verb, target, now, delay, failure)
     changes.ended = num(now)
     changes.ended_seq = call('HINCRBY', KEYS[1], 'ended_seq', 1)
     call('ZADD', P .. 'ended', changes.ended_seq, job.id)
-    if job.callback then call('ZADD', P .. 'outbox', num(now), job.id) end
+    if job.callback then
+      changes.delivery = 'pending'
+      call('ZADD', P .. 'outbox', num(now), job.id)
+      call('HSET', P .. 'cb:' .. job.id, 'since', num(now), 'tries', '0')
+    end
   elseif delay > 0 then
     changes.due = num(now + delay)
   end

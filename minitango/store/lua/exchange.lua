@@ -1,5 +1,5 @@
 -- Record what became of attempts, and claim (`Queue.exchange`).
--- Writes meta j: a: r: o: keys key: ready: alone: due solo spec: held: others running cancels ended outbox last:
+-- Writes meta j: a: r: o: keys key: ready: alone: due solo spec: held: others running cancels ended outbox cb: last:
 -- ARGV: now, client, request, claim, solo, node, lease_for, number of capabilities, they, `claim` new tokens,
 -- then for each ack: kind, job, attempt, token, and what `settle` reads.
 -- Replies: {numbers of refused acks}, {settled jobs}, {leases, each 11 values}.
