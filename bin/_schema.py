@@ -24,6 +24,7 @@ if str(ROOT) not in sys.path:
 
 import msgspec  # noqa: E402 - the checkout's own package goes first
 
+from minitango import record  # noqa: E402
 from minitango.cli import records  # noqa: E402
 from minitango.job import SCHEMA, Result  # noqa: E402
 
@@ -40,8 +41,15 @@ DOCUMENTS: dict[str, type] = {
     "config-show": records.Settings,
     "prune": records.Prune,
     "result": Result,
+    "callback": record.Told,
 }
 """By the name of the file, which is that of the command."""
+
+TITLES = {
+    "result": "A result, as it is kept and as `jobs show --json` has it",
+    "callback": "What is sent to a callback",
+}
+"""Of what no command prints."""
 
 Schema = dict[str, Any]
 
@@ -53,7 +61,7 @@ def generate(name: str) -> Schema:
     for struct in _structs(kind):
         _describe(made["$defs"][struct.__name__], struct)
     command = f"minitango {name.replace('-', ' ')} --json".replace("export --json", "export --format json")
-    title = "A result, as it is kept and as `jobs show --json` has it" if name == "result" else command
+    title = TITLES.get(name, command)
     whole: Schema = {"$schema": DIALECT, "$id": f"urn:minitango:schema:{SCHEMA}:{name}", "title": title, **made}
     return json.loads(json.dumps(whole))  # type: ignore[no-any-return] - a default may be a tuple
 

@@ -8,6 +8,7 @@ with Engine.open("course/.minitango") as engine:
 """
 
 from minitango.assignment import Assignment, Sample, Step, Submission, SubmissionRule
+from minitango.callbacks import Callbacks
 from minitango.engine import Engine, Event
 from minitango.errors import (
     ArchiveError,
@@ -33,7 +34,7 @@ from minitango.errors import (
 )
 from minitango.feedback import student_view
 from minitango.handle import JobHandle
-from minitango.job import Job, Limits, Outcome, Result, State, TestResult, Trust, Usage
+from minitango.job import Delivery, Job, Limits, Outcome, Result, State, TestResult, Trust, Usage
 from minitango.trial import Trial
 
 __version__ = "0.1.0"
@@ -43,7 +44,9 @@ __all__ = [
     "Assignment",
     "AssignmentError",
     "BlobError",
+    "Callbacks",
     "ConfigError",
+    "Delivery",
     "Engine",
     "EngineRunning",
     "EngineStopped",

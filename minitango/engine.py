@@ -23,6 +23,7 @@ from msgspec import Struct, structs
 from minitango import archive, identity, statedir
 from minitango.assignment import Submission
 from minitango.blobs import BlobStore, Pruned
+from minitango.callbacks import Callbacks
 from minitango.errors import ConfigError, EngineStopped, JobNotFound, StoreError
 from minitango.handle import Handles, JobHandle
 from minitango.identity import Found
@@ -31,6 +32,7 @@ from minitango.node import Membership
 from minitango.pool import EventKind, Pool, taken_back
 from minitango.runner import Runner
 from minitango.sandbox import Sandbox, kind_of, open_sandbox
+from minitango.sender import Sender
 from minitango.store import Query, Store, open_blobs, open_store
 from minitango.trial import Trial
 
@@ -49,8 +51,10 @@ GRACE: Final = 30.0
 class Event(Struct, frozen=True):
     """Something that happened, for people and logs: `job` as it is after it, where a job is concerned.
 
-    started, done, dead, retried, cancelled, released, recovered: of a job. lease_lost, paused, resumed,
-    store_trouble, crashed: of the engine; image: what the sandbox says of its images, how far a pull is among it.
+    started, done, dead, retried, cancelled, released, recovered: of a job; callback_delivered, callback_failed (it is
+    tried again; not each time it is told) and callback_undelivered (given up): of its callback. lease_lost, paused,
+    resumed, store_trouble, crashed: of the engine; image: what the sandbox says of its images, how far a pull is among
+    it.
     `message` says more.
     """
 
@@ -83,6 +87,8 @@ class Engine:
         if sandbox is not None:
             self._runner = Runner(sandbox, blobs, on_image=self._image_known, grader=self._graded_by)
         self._pool: Pool | None = None
+        self._callbacks = Callbacks()
+        self._sender: Sender | None = None
         self._handles = Handles(store, self.cancel)
         self._subscribers: list[Callable[[Event], None]] = []
         self._moved = threading.Condition()
@@ -106,6 +112,7 @@ class Engine:
         blobs: str | os.PathLike[str] | None = None,
         on_event: Callable[[Event], None] | None = None,
         paused: bool = False,
+        callbacks: Callbacks = Callbacks(),
     ) -> Engine:
         """Open the engine on a store, take back what an engine that died there left, and start grading.
 
@@ -119,6 +126,7 @@ class Engine:
         `sandbox` is a name or an object, which is closed with the engine; `image` is for steps that name none, where
         the sandbox has images; None: there are no such steps, so none has to be there. `on_event`: as `subscribe`, but
         early enough to hear what was recovered, and how images are pulled. `paused`: begin no job before `resume`.
+        `callbacks`: which hosts at private addresses they may go to, and what signs them.
         Raises EngineRunning where another engine grades there already, SandboxUnavailable where nothing could be
         isolated here, StoreError, ConfigError.
         """
@@ -156,6 +164,7 @@ class Engine:
             files = open_blobs(opened, folder, None if blobs is None else Path(blobs).absolute())
             engine = cls(opened, files, sandbox=box, sandbox_kind=kind, state=folder)
             engine._subscribers = subscribers
+            engine._callbacks = callbacks
             undo.callback(opened.watch(engine._store_changed))
             if workers:
                 member = Membership.join(
@@ -165,6 +174,9 @@ class Engine:
                 pool = engine._recover(member, lease_for, paused=paused)
                 undo.callback(pool.stop, 0.0)
                 pool.start()
+                engine._sender = Sender(opened, callbacks, engine.event)
+                undo.callback(engine._sender.stop, 0.0)
+                engine._sender.start()
             engine._on_close.append(undo.pop_all().close)
         return engine
 
@@ -202,6 +214,8 @@ class Engine:
                     raise ConfigError(
                         text, hint="Submission(assignment, student=..., files=...)", id="not_a_submission"
                     )
+                if submission.callback:
+                    self._callbacks.check(submission.callback)
                 packed = submission.assignment.pack(self.blobs)
                 taken.append((submission, packed.digest, packed.refs))
                 yield archive.pack(submission.bundle())
@@ -223,6 +237,7 @@ class Engine:
                 lane=lane_of(submission.assignment.needs),
                 labels=dict(submission.labels),
                 refs=refs,
+                callback=submission.callback,
             )
             for (submission, plan, refs), digest in zip(taken, inputs, strict=True)
         ]
@@ -240,6 +255,16 @@ class Engine:
             )
         spec = structs.replace(self.store.spec(job.id), supersedes=job.id)
         return self._submit([spec], fresh=True)[0]
+
+    def redeliver(self, id: str) -> Job:
+        """Have the callback of a job that has ended delivered, also where it was given up or delivered before.
+
+        JobNotFound; ConfigError (no_callback, not_ended).
+        """
+        job = self.store.redeliver(id)
+        if self._sender is not None:
+            self._sender.wake()
+        return job
 
     def _submit(self, specs: list[JobSpec], *, fresh: bool) -> list[JobHandle]:
         with self._while_open():
@@ -346,7 +371,7 @@ class Engine:
         `reason` is kept with it, for who asks later why it was not graded.
         """
         job = self.store.cancel(id, reason=reason)
-        self._handles.settle(job)
+        self.settled(job, None)
         if self._pool is not None:
             self._pool.wake(changed=True)
         return job
@@ -420,9 +445,12 @@ class Engine:
         What was not graded stays in the store; handles that still wait raise EngineStopped. Idempotent.
         """
         self._stopped = True
+        deadline = time.monotonic() + grace
         if self._pool is not None:
             assert self.sandbox is not None
             self._pool.stop(grace, force=self.sandbox.close)
+        if self._sender is not None:
+            self._sender.stop(deadline - time.monotonic())
         with self._close_lock:  # interrupted here, the next call goes on where this one was
             self._handles.fail(EngineStopped("the engine was stopped; the job is safe in the store"))
             for close in self._on_close:
@@ -459,6 +487,8 @@ class Engine:
     def settled(self, job: Job, result: Result | None) -> None:
         """A job moved on. For the pool."""
         self._handles.settle(job, result)
+        if self._sender is not None and job.delivery is not None:
+            self._sender.wake()
 
     def idle(self) -> None:
         """Nothing is running any more. For the pool."""

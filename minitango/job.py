@@ -24,6 +24,9 @@ FORMATS: Final = ("gradescope", "autolab", "prairielearn", "junit", "exit-code")
 LAYOUTS: Final = ("autolab", "gradescope", "prairielearn")
 """The platforms whose autograders run as they are. Each has its module in `assignment.autograders`."""
 
+ORIGIN: Final = "origin"
+"""The label of a job that says where its assignment was: an absolute path."""
+
 SOLO_AFTER: Final = 2
 """Interruptions after which a job is run alone: it may be what kills its engines."""
 

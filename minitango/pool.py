@@ -66,6 +66,9 @@ EventKind = Literal[
     "store_trouble",
     "crashed",
     "image",
+    "callback_delivered",
+    "callback_failed",
+    "callback_undelivered",
 ]
 
 

@@ -28,6 +28,15 @@ is tried then."""
 APART: Final = MOST_BACKOFF / 2
 """Seconds for which one of those that wait together is tried alone, before the others are due as well."""
 
+MOST_DELIVERY_BACKOFF: Final = 600.0
+"""Seconds between two tries to deliver a callback, at most, where its receiver did not ask for more."""
+MOST_DELIVERY_WAIT: Final = 3600.0
+"""Seconds for which a receiver may ask."""
+DELIVER_FOR: Final = 3 * 86400.0
+"""Seconds after which a callback is given up..."""
+MIN_DELIVERIES: Final = 20
+"""...unless it was tried less often than this: its engine was away."""
+
 POISON: Final = Failure(
     "poison",
     "three engines died while they ran this job alone",
@@ -103,3 +112,15 @@ def after_interruption(solo_deaths: int, *, died: bool, interruptions: int = 0) 
     if died and (solo_deaths >= MAX_SOLO_DEATHS or (solo_deaths and interruptions >= MAX_INTERRUPTIONS)):
         return Next(State.DEAD)
     return Next(State.QUEUED, backoff(solo_deaths, base=2.0) if died and solo_deaths else 0.0)
+
+
+def after_delivery(tries: int, *, lasting: float, chance: float, asked: float | None = None) -> float | None:
+    """Seconds until a callback is tried again after its `tries`-th try went wrong; None: it is given up.
+
+    `lasting`: seconds since it was due first. `chance`, from 0 to 1, spreads those that failed together: by a quarter
+    more or less. `asked`: the seconds that the receiver asked for.
+    """
+    if lasting > DELIVER_FOR and tries >= MIN_DELIVERIES:
+        return None
+    delay = backoff(tries, most=MOST_DELIVERY_BACKOFF) * (0.75 + chance / 2)
+    return max(delay, min(asked or 0.0, MOST_DELIVERY_WAIT))

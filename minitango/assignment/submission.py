@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct, field, structs
 
-from minitango import archive
+from minitango import archive, callback_url
 from minitango.archive import Bounds, File, is_archive_name, is_ignored, shown
 from minitango.assignment.kinds import check_kind
 from minitango.errors import ArchiveError, NothingToGrade, SubmissionError
@@ -54,6 +54,10 @@ class Submission(Struct, frozen=True):
     priority: int = 0
     """Higher first."""
     labels: Mapping[str, str] = field(default_factory=dict)
+    callback: str = ""
+    """An http or https URL that is sent the result when the job has ended, however it did. It is the job's: the same
+    work submitted again, which is the same job, adds none. ConfigError `callback_url` where nothing can be sent there.
+    """
 
     def __post_init__(self) -> None:
         if not isinstance(self.student, str):
@@ -69,6 +73,8 @@ class Submission(Struct, frozen=True):
             raise _bad("files", self.files, "is neither a path nor a mapping of paths to bytes")
         if isinstance(self.priority, bool) or not isinstance(self.priority, int) or abs(self.priority) > 1 << 31:
             raise _bad("the priority", self.priority, "is not a whole number of at most 32 bits")
+        if self.callback:
+            callback_url.parse(self.callback, callback_url.ANYWHERE)
         if not all(isinstance(text, str) for pair in self.labels.items() for text in pair):
             raise _bad("labels", dict(self.labels), "are not strings")
         title = self.title or _title(self.files)

@@ -13,6 +13,7 @@ from minitango.cli import records, show
 from minitango.cli.records import Setting, UnknownVariable
 from minitango.cli.settings import (
     Source,
+    callback_options,
     grading_options,
     of_place,
     resolve,
@@ -29,8 +30,10 @@ from minitango.text import one_line
 
 _NO_SETTINGS: Final = frozenset(
     f"MINITANGO_{name}"
-    for name in ("PROG", "VENV", "PYTHON", "FAILPOINT", "TEST_IMAGE", "SUBMISSION", "COLLECTED", "REPORT")
-)
+    for name in (
+        "PROG", "VENV", "PYTHON", "FAILPOINT", "TEST_IMAGE", "SUBMISSION", "COLLECTED", "REPORT", "CALLBACK_SECRET",
+    )
+)  # fmt: skip
 """Variables that others of our programs know."""
 
 
@@ -43,6 +46,7 @@ def config() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 @state_options
 @grading_options
+@callback_options
 def show_config(as_json: bool, **where: Any) -> int:
     """Print every setting, its value, and where that comes from."""
     settings = explain(where, os.environ)
@@ -75,9 +79,11 @@ def explain(flags: Mapping[str, Any], environ: Mapping[str, str]) -> list[Settin
         "blobs": "with the queue",
         "name": "made from the machine's",
         "capabilities": "none",
+        "callback_allow": "none",
     }
-    actual = {key: getattr(settings, key) for key in defaults}
+    actual = {key: getattr(settings, key, None) for key in defaults}
     actual["capabilities"] = ", ".join(settings.capabilities)
+    actual["callback_allow"] = ", ".join(settings.callbacks.allow)
     for key, default in defaults.items():
         saying = [source for source in found if source.has(key)]
         told.append(_setting(key, actual[key] or default, saying[:1], saying[1:]))

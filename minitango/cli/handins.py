@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import TypeVar
 
 import click
 from msgspec import Struct
@@ -13,11 +13,12 @@ from msgspec import Struct
 from minitango.assignment import Assignment, Submission, find_handins
 from minitango.assignment.submission import Files
 from minitango.cli import show
-from minitango.cli.records import ErrorRecord, Refusal
+from minitango.cli.records import Refusal
 from minitango.cli.streams import as_called, tell
 from minitango.errors import ConfigError, SubmissionError
 from minitango.exchange import Export, Wish, read_export
-from minitango.job import Job
+from minitango.job import ORIGIN, Job
+from minitango.record import ErrorRecord
 from minitango.text import one_line
 
 Command = TypeVar("Command", bound=Callable[..., object])
@@ -29,10 +30,6 @@ class Refused(Struct, frozen=True):
     student: str
     title: str
     error: SubmissionError
-
-
-ORIGIN: Final = "origin"
-"""The label of a job that says where its assignment was: an absolute path."""
 
 
 def origin(job: Job) -> Path | None:

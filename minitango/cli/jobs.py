@@ -1,4 +1,4 @@
-"""`minitango jobs`: what is queued, running and done; one job's story; its output; cancel and retry."""
+"""`minitango jobs`: what is queued, running and done; one job's story; its output; cancel, retry, redeliver."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from pathlib import Path
 
 import click
 
+from minitango import callback_url, statedir
 from minitango.cli import show, story
 from minitango.cli.records import Jobs, Stories
 from minitango.cli.settings import Settings, resolve, state_options
 from minitango.cli.streams import out, out_bytes, program, tell
 from minitango.engine import Engine
 from minitango.errors import ConfigError, JobNotFound
-from minitango.job import Job, State, StepOutput
+from minitango.job import Delivery, Job, State, StepOutput
 from minitango.output import live_path
 from minitango.store import Query
 from minitango.text import human_size, one_line
@@ -24,11 +25,11 @@ MIN_ID = 4
 """Characters that an id may be shortened to."""
 
 
-@click.group(invoke_without_command=True, short_help="Look at the queue: list, show, logs, cancel, retry.")
+@click.group(invoke_without_command=True, short_help="Look at the queue: list, show, logs, cancel, retry, redeliver.")
 @click.option("--json", "as_json", is_flag=True, help="As of `jobs list`.")
 @state_options
 def jobs(as_json: bool, **where: object) -> int | None:
-    """Look at the queue: `jobs list` (the default), show, logs, cancel, retry."""
+    """Look at the queue: `jobs list` (the default), show, logs, cancel, retry, redeliver."""
     context = click.get_current_context()
     context.obj = where
     if context.invoked_subcommand is None:
@@ -61,6 +62,9 @@ def _find(engine: Engine, id: str) -> Job:
 @click.option(
     "--state-is", "states", multiple=True, type=click.Choice([str(s) for s in State]), help="Only these; repeatable."
 )
+@click.option(
+    "--delivery", multiple=True, type=click.Choice([str(d) for d in Delivery]), help="Only callbacks that are so."
+)
 @click.option("--assignment", metavar="NAME", help="Only this assignment's.")
 @click.option("--student", metavar="NAME", help="Only this student's.")
 @click.option("-n", "--limit", type=click.IntRange(1), metavar="N", help="Only the latest N.")
@@ -68,6 +72,7 @@ def _find(engine: Engine, id: str) -> Job:
 @state_options
 def list_jobs(
     states: tuple[str, ...] = (),
+    delivery: tuple[str, ...] = (),
     assignment: str | None = None,
     student: str | None = None,
     limit: int | None = None,
@@ -77,7 +82,12 @@ def list_jobs(
     """List jobs, in the order in which they were submitted."""
     settings = _settings(where)
     query = Query(
-        states=tuple(State(s) for s in states), assignment=assignment, student=student, limit=limit, newest_first=True
+        states=tuple(State(s) for s in states),
+        delivery=tuple(Delivery(d) for d in delivery),
+        assignment=assignment,
+        student=student,
+        limit=limit,
+        newest_first=True,
     )
     with settings.open_existing() as engine:
         found = [show.see(engine.store, job) for job in reversed(engine.jobs(query))]
@@ -217,4 +227,20 @@ def retry(ids: tuple[str, ...], **where: object) -> int:
         for old in found:
             out(f"{engine.retry(old).id} is queued, in place of {old}")
     tell(f"next: {program()} worker{settings.flags} grades what is queued, unless an engine runs already")
+    return 0
+
+
+@jobs.command("redeliver")
+@click.argument("ids", nargs=-1, required=True, metavar="ID...")
+@state_options
+def redeliver(ids: tuple[str, ...], **where: object) -> int:
+    """Send the results of jobs to their callbacks, those too that were given up or delivered before."""
+    settings = _settings(where)
+    with settings.open_existing() as engine:
+        found = [_find(engine, given).id for given in ids]
+        for job in map(engine.redeliver, found):
+            out(f"{job.id} is to be delivered to {callback_url.parse(job.callback, callback_url.ANYWHERE).shown}")
+        alone = statedir.running(engine.state) is None
+    if alone:
+        tell(f"next: no engine runs here: {program()} worker{settings.flags}")
     return 0

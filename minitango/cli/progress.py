@@ -225,6 +225,8 @@ def describe(event: Event) -> str:
     """A line for what a person must hear of while jobs go on; empty for what is everyday."""
     if event.kind in _ENGINE_EVENTS:
         return f"{event.kind.replace('_', ' ')}: {one_line(event.message, 300)}"
+    if event.kind in ("callback_failed", "callback_undelivered"):
+        return one_line(event.message, 500)
     job = event.job
     if job is not None and event.kind == "retried" and job.failure is not None:
         return f"{one_line(job.student, 40)}: attempt {job.attempt} failed, will be tried again: " + one_line(

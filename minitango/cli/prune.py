@@ -20,7 +20,7 @@ from minitango.cli.settings import resolve, state_options
 from minitango.cli.streams import out, program, tell
 from minitango.engine import Engine
 from minitango.errors import ConfigError, EngineRunning, StoreFull
-from minitango.job import TERMINAL, Job, State
+from minitango.job import TERMINAL, Delivery, Job, State
 from minitango.store import Query
 from minitango.text import human_seconds, human_size, one_line
 
@@ -57,7 +57,8 @@ def prune(
     """Remove what is old, or one student's, for good: jobs that have ended, with their results and outputs, and then
     files that no job needs. Alone it removes such files only.
 
-    Safe beside a running engine. Nothing that is queued or running is removed.
+    Safe beside a running engine. Nothing that is queued or running is removed, nor by its age what is still to be
+    delivered to a callback.
     """
     settings = resolve(**where)  # type: ignore[arg-type]
     with settings.open_existing() as engine:
@@ -85,7 +86,15 @@ def _chosen(engine: Engine, older_than: float | None, student: str | None, flags
         return []
     before = None if older_than is None else engine.store.now() - older_than
     found = engine.jobs(Query(states=tuple(TERMINAL), student=student, ended_before=before))
-    if student is None or older_than is not None:
+    if older_than is not None:  # old as it is, somebody waits for it
+        waiting = sum(job.delivery is Delivery.PENDING for job in found)
+        if waiting:
+            tell(
+                f"{show.plural(waiting, 'job')} stay, as their results are still to be delivered: "
+                f"{program()} jobs list --delivery pending{flags}"
+            )
+        return [job for job in found if job.delivery is not Delivery.PENDING]
+    if student is None:
         return found
     busy = engine.jobs(Query(states=(State.QUEUED, State.RUNNING), student=student))
     if busy:

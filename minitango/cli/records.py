@@ -12,53 +12,8 @@ from typing import Literal
 from msgspec import Struct
 
 from minitango.doctor import Check
-from minitango.job import SCHEMA, Attempt, Failure, Limits, Notice, Outcome, Result, State, Trust
-
-
-class ErrorRecord(Struct, frozen=True):
-    """Why something could not be done."""
-
-    id: str
-    """One of those in docs/cli.md: stable."""
-    message: str
-    hint: str
-    """What to do next; may be empty."""
-
-
-class JobRecord(Struct, frozen=True):
-    """One job."""
-
-    id: str
-    """Opaque."""
-    assignment: str
-    student: str
-    title: str
-    """What the hand-in is called: a file's name."""
-    state: State
-    outcome: Outcome | None
-    """What grading found; null unless the state is done."""
-    score: float | None
-    """Null unless the outcome is graded: what could not be graded is never a 0."""
-    max_score: float | None
-    trust: Trust | None
-    reason: str
-    """A few words on what went wrong; empty for a plain grade."""
-    warnings: tuple[Notice, ...]
-    attempts: int
-    failures: int
-    """Attempts that went wrong and were charged."""
-    interruptions: int
-    """Attempts that were cut short by the end of their engine: not charged."""
-    submitted: float
-    started: float | None
-    """When the latest attempt began."""
-    ended: float | None
-    wall: float | None
-    """Seconds that the steps took."""
-    supersedes: str | None
-    """The id of the job in whose place this one is."""
-    error: ErrorRecord | None
-    """Why the job is dead, or why its latest attempt failed."""
+from minitango.job import Attempt, Delivery, Failure, Limits, Outcome, Result
+from minitango.record import Document, ErrorRecord, JobRecord
 
 
 class GradeRecord(JobRecord, frozen=True):
@@ -134,12 +89,29 @@ class InputsRecord(Struct, frozen=True):
     """Why it cannot be read; empty where it can."""
 
 
+class CallbackRecord(Struct, frozen=True):
+    """What became of a job's callback."""
+
+    url: str
+    delivery: Delivery | None
+    """Null until the job has ended; undelivered: given up."""
+    tries: int
+    due: float | None
+    """When it is tried next; null unless it is pending."""
+    settled: float | None
+    """When it was delivered, or given up."""
+    error: str
+    """What the latest try that went wrong met; empty where none did."""
+
+
 class StoryRecord(JobRecord, frozen=True):
     """One job with all that is known of it."""
 
     result: Result | None
     history: tuple[Attempt, ...]
     timeline: tuple[Event, ...]
+    callback: CallbackRecord | None
+    """Null where it has none."""
     steps: tuple[StepRecord, ...]
     inputs: InputsRecord
     origin: str
@@ -192,13 +164,6 @@ class Removed(Struct, frozen=True):
 
 
 # --- documents --------------------------------------------------------------------------------
-
-
-class Document(Struct, frozen=True, kw_only=True):
-    """The whole answer of a command."""
-
-    schema: Literal[1] = SCHEMA
-    """The version of this document's schema."""
 
 
 class Run(Document, frozen=True, kw_only=True):

@@ -13,7 +13,16 @@ from minitango.cli import doubts, handins, show
 from minitango.cli.grading import Batch, mixture, terminated_like_ctrl_c, warn_of_weak_limits
 from minitango.cli.handins import Refused, handin_options
 from minitango.cli.records import Run
-from minitango.cli.settings import ANY_PATH, Settings, grading_options, load, resolve, setup_option, state_options
+from minitango.cli.settings import (
+    ANY_PATH,
+    Settings,
+    callback_options,
+    grading_options,
+    load,
+    resolve,
+    setup_option,
+    state_options,
+)
 from minitango.cli.show import Seen
 from minitango.cli.stages import Graded, How, grade
 from minitango.cli.streams import out, program, tell
@@ -38,6 +47,7 @@ NOT_GRADED = 4
 @setup_option
 @state_options
 @grading_options
+@callback_options
 def run(
     assignment: Path,
     paths: tuple[Path, ...],

@@ -13,6 +13,7 @@ from msgspec import Struct, structs
 
 from minitango import image_name
 from minitango.assignment import Assignment
+from minitango.callbacks import Callbacks
 from minitango.cli.settings_file import KEYS, File, nearest
 from minitango.cli.streams import tell
 from minitango.engine import Engine, Event
@@ -24,6 +25,8 @@ from minitango.text import one_line
 
 DEFAULT_STATE: Final = ".minitango"
 MAX_WORKERS: Final = 1000
+SECRET: Final = "MINITANGO_CALLBACK_SECRET"  # noqa: S105 - its name
+"""The variable with what signs callbacks: no flag and no file, where others might read it."""
 
 
 class _AnyPath(click.Path):
@@ -64,6 +67,8 @@ class Settings(Struct, frozen=True):
     """This node's, among those of a queue."""
     capabilities: tuple[str, ...] = ()
     """What this node offers to assignments that need it."""
+    callbacks: Callbacks = Callbacks()
+    """To which hosts callbacks may go, and what signs them."""
 
     def open(
         self, *, workers: int | None = None, on_event: Callable[[Event], None] | None = None, paused: bool = False
@@ -82,6 +87,7 @@ class Settings(Struct, frozen=True):
                 blobs=self.blobs,
                 on_event=on_event,
                 paused=paused,
+                callbacks=self.callbacks,
             )
         except StoreError as error:
             error.hint = self._in_our_words(error.hint, of_state=error.id in _OF_STATE)
@@ -177,6 +183,12 @@ def grading_options(command: F) -> F:
     return sandbox(image_option(workers(capability(command))))
 
 
+def callback_options(command: F) -> F:
+    """--callback-allow."""
+    text = "Callbacks may go to this host, wherever it is, and to any port there; repeatable."
+    return click.option("--callback-allow", multiple=True, metavar="HOST", help=text)(command)
+
+
 def image_option(command: F) -> F:
     """--image."""
     text = "The container image of steps that name none, or instead of the one that an autograder names."
@@ -213,7 +225,8 @@ class Source(Struct, frozen=True):
         """Where it names this key: `--state`, `MINITANGO_STATE`, `/course/minitango.toml:3`."""
         if self.file is not None:
             return self.file.place(key)
-        return {"capabilities": "--capability"}.get(key, f"--{key}") if self.kind == "flag" else variable(key)
+        flag = {"capabilities": "--capability"}.get(key, f"--{key.replace('_', '-')}")
+        return flag if self.kind == "flag" else variable(key)
 
 
 def variable(key: str) -> str:
@@ -256,15 +269,17 @@ def resolve(
     blobs: str | None = None,
     name: str | None = None,
     capabilities: Sequence[str] | None = None,
+    callback_allow: Sequence[str] | None = None,
     environ: Mapping[str, str] | None = None,
     folder: Path | None = None,
 ) -> Settings:
     """Settings from flags (None: not given), the environment and the nearest configuration file."""
     flags = {
         "store": store, "state": state, "blobs": blobs, "sandbox": sandbox, "image": image, "workers": workers,
-        "name": name, "capabilities": capabilities or None,
+        "name": name, "capabilities": capabilities or None, "callback_allow": callback_allow or None,
     }  # fmt: skip
-    found = sources(flags, os.environ if environ is None else environ, folder)
+    environ = os.environ if environ is None else environ
+    found = sources(flags, environ, folder)
 
     def pick(key: str) -> Any:
         return next((source.values[key] for source in found if source.has(key)), None)
@@ -297,6 +312,7 @@ def resolve(
         blobs=pick("blobs"),
         name=pick("name") or "",
         capabilities=_labels(pick("capabilities")),
+        callbacks=_callbacks(pick("callback_allow"), environ.get(SECRET, "")),
     )
 
 
@@ -306,6 +322,11 @@ def _here() -> Path:
     except FileNotFoundError as error:
         text = "the folder that this was started in is gone"
         raise ConfigError(text, hint="cd to a folder that is there", id="settings") from error
+
+
+def _callbacks(hosts: str | Sequence[str] | None, secret: str) -> Callbacks:
+    """Of a variable, hosts stand side by side, with commas or blanks between them."""
+    return Callbacks(tuple(hosts.replace(",", " ").split() if isinstance(hosts, str) else hosts or ()), secret)
 
 
 def _image(name: str | None) -> str:

@@ -22,6 +22,7 @@ KEYS: Final[Mapping[str, type]] = {
     "blobs": str,
     "name": str,
     "capabilities": list,
+    "callback_allow": list,
 }
 """Every setting, and its type in a file."""
 

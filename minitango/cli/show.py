@@ -12,10 +12,11 @@ import msgspec
 from msgspec import Struct
 from rich.cells import cell_len, set_cell_size
 
-from minitango.cli.records import Document, ErrorRecord, JobRecord
 from minitango.cli.streams import out
 from minitango.errors import JobNotFound
 from minitango.job import Job, Notice, Result, State
+from minitango.record import Document, JobRecord
+from minitango.record import of as record_of
 from minitango.store import History
 from minitango.text import human_seconds, one_line
 
@@ -146,29 +147,7 @@ def _cell(text: str, width: int, *, right: bool, cut: bool) -> str:
 
 def record(seen: Seen) -> JobRecord:
     """One job, as `--json` prints it."""
-    job, failure = seen.job, seen.job.failure
-    return JobRecord(
-        id=job.id,
-        assignment=job.assignment,
-        student=job.student,
-        title=job.title,
-        state=job.state,
-        outcome=job.outcome,
-        score=job.score,
-        max_score=job.max_score,
-        trust=job.trust,
-        reason=job.reason,
-        warnings=seen.warnings,
-        attempts=job.attempt,
-        failures=job.failures,
-        interruptions=job.interruptions,
-        submitted=job.submitted,
-        started=job.started,
-        ended=job.ended,
-        wall=round(job.wall, 6) if job.wall is not None else None,
-        supersedes=job.supersedes,
-        error=ErrorRecord(failure.id, failure.message, failure.hint) if failure is not None else None,
-    )
+    return record_of(seen.job, seen.warnings)
 
 
 def encode(document: Document) -> str:

@@ -12,12 +12,13 @@ from minitango import archive, statedir
 from minitango.assignment import Plan, PlanStep
 from minitango.cli import details, doubts, show
 from minitango.cli.handins import origin
-from minitango.cli.records import Event, FileRecord, InputsRecord, StepRecord, StoryRecord
+from minitango.cli.records import CallbackRecord, Event, FileRecord, InputsRecord, StepRecord, StoryRecord
 from minitango.cli.show import Seen
 from minitango.cli.streams import as_called
 from minitango.engine import Engine
 from minitango.errors import MinitangoError
-from minitango.job import Attempt, Job, Outcome, Result, State, StepOutput
+from minitango.job import Attempt, Delivery, Job, Outcome, Result, State, StepOutput
+from minitango.store import Callback
 from minitango.text import for_terminal, human_seconds, human_size, one_line
 
 MOST_TESTS: Final = 20
@@ -54,6 +55,7 @@ class Story(Struct, frozen=True):
     plan: Plan | None
     """None where it cannot be read any more."""
     inputs: Inputs
+    callback: Callback | None
     events: tuple[Event, ...]
     next: tuple[str, ...]
     """What to do, in words with a command in them."""
@@ -70,7 +72,8 @@ def of(engine: Engine, job: Job, flags: str) -> Story:
     events = tuple(_events(job, attempts, store.now()))
     alone = not job.state.terminal and not is_graded(engine)
     following = tuple(_next(job, result, outputs, flags, alone=alone))
-    return Story(job, result, attempts, outputs, plan, _inputs(engine, job), events, following)
+    callback = store.callback(job.id)
+    return Story(job, result, attempts, outputs, plan, _inputs(engine, job), callback, events, following)
 
 
 def is_graded(engine: Engine) -> bool:
@@ -133,6 +136,8 @@ def _next(job: Job, result: Result | None, outputs: Sequence[StepOutput], flags:
         yield f"next: no engine runs here: minitango worker{flags}"
     elif not job.state.terminal:
         yield f"next: minitango jobs logs -f {job.id}{flags}"
+    if job.delivery is Delivery.UNDELIVERED:
+        yield f"next: its result was not delivered: minitango jobs redeliver {job.id}{flags}"
     if job.state is State.DONE and any(output.head for output in outputs):
         yield f"its output: {logs}"
     if result is not None and not _full(result):
@@ -170,12 +175,17 @@ def lines(told: Story, *, all_tests: bool = False) -> list[str]:
             text += ["", "feedback", *(f"  {line}" for line in for_terminal(result.feedback).splitlines())]
     place = origin(job)
     text += ["", *_kept(told), *([f"its assignment: {one_line(str(place), 300)}"] if place is not None else [])]
+    text += _callback(told)
     text += [as_called(line) for line in told.next]
     return text
 
 
+def _at(moment: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(moment))
+
+
 def _event(event: Event) -> list[str]:
-    line = f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(event.at))}  {event.text}"
+    line = f"{_at(event.at)}  {event.text}"
     failure = event.failure
     if failure is None:
         return [line]
@@ -231,6 +241,24 @@ def _kept(told: Story) -> list[str]:
     return [f"its hand-in: {count}, {size} ({names}{more}), packed in {one_line(inputs.path, 300)}"]
 
 
+def _callback(told: Story) -> list[str]:
+    """What became of the callback. Where it goes is shown whole: it is the operator who looks."""
+    job, found = told.job, told.callback
+    if not job.callback:
+        return []
+    place = one_line(job.callback, 300)
+    if found is None:
+        return [f"its callback: {place}, when it has ended"]
+    tries = f"{found.tries} {'try' if found.tries == 1 else 'tries'}"
+    error = f": {one_line(found.error, 300)}" if found.error else ""
+    if found.delivery is Delivery.DELIVERED and found.settled is not None:
+        return [f"its callback: delivered to {place} at {_at(found.settled)}, after {tries}"]
+    if found.delivery is Delivery.UNDELIVERED and found.settled is not None:
+        return [f"its callback: NOT DELIVERED to {place}, given up at {_at(found.settled)} after {tries}{error}"]
+    soon = "is being tried" if found.trying else f"due at {_at(found.due)}" if found.due is not None else "due"
+    return [f"its callback: to be delivered to {place}, {soon}; {tries} so far{error}"]
+
+
 # --- in JSON ----------------------------------------------------------------------------------
 
 
@@ -248,6 +276,7 @@ def record(told: Story) -> StoryRecord:
         result=result,
         history=tuple(told.attempts),
         timeline=told.events,
+        callback=_callback_record(told),
         steps=tuple(steps),
         inputs=InputsRecord(
             told.inputs.path, tuple(FileRecord(path, size) for path, size in told.inputs.files), told.inputs.trouble
@@ -255,3 +284,10 @@ def record(told: Story) -> StoryRecord:
         origin=str(origin(told.job) or ""),
         next=tuple(as_called(line) for line in told.next),
     )
+
+
+def _callback_record(told: Story) -> CallbackRecord | None:
+    found = told.callback
+    if found is None:
+        return CallbackRecord(told.job.callback, None, 0, None, None, "") if told.job.callback else None
+    return CallbackRecord(found.url, found.delivery, found.tries, found.due, found.settled, found.error)

@@ -5,13 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+from msgspec import structs
 
 from minitango.cli import show
 from minitango.cli.handins import How, gather, handin_options, tell_graded_before, tell_refused
 from minitango.cli.records import Jobs
 from minitango.cli.run import NOT_GRADED
-from minitango.cli.settings import ANY_PATH, image_option, load, resolve, setup_option, state_options
-from minitango.cli.streams import out
+from minitango.cli.settings import (
+    ANY_PATH,
+    callback_options,
+    image_option,
+    load,
+    resolve,
+    setup_option,
+    state_options,
+)
+from minitango.cli.streams import out, tell
 from minitango.errors import ConfigError, NothingToGrade
 from minitango.text import one_line
 
@@ -20,10 +29,12 @@ from minitango.text import one_line
 @click.argument("assignment", type=ANY_PATH)
 @click.argument("paths", nargs=-1, type=ANY_PATH, metavar="PATH...")
 @click.option("--fresh", is_flag=True, help="Grade anew what was graded before.")
+@click.option("--callback", metavar="URL", help="Send each result there, when there is one.")
 @click.option("--json", "as_json", is_flag=True, help="Print the jobs as JSON.")
 @handin_options
 @setup_option
 @image_option
+@callback_options
 @state_options
 def submit(
     assignment: Path,
@@ -32,6 +43,7 @@ def submit(
     plain: bool,
     all_versions: bool,
     fresh: bool,
+    callback: str | None,
     as_json: bool,
     no_setup: bool,
     **where: object,
@@ -52,11 +64,17 @@ def submit(
     if not paths:
         raise NothingToGrade("no hand-ins were named", hint=f"minitango submit {assignment} PATH-TO-HANDINS")
     submissions, refused = gather(loaded, assignment, paths, How(student, plain, all_versions))
+    if callback is not None:
+        settings.callbacks.check(callback)
+        submissions = [structs.replace(submission, callback=callback) for submission in submissions]
     with settings.open(workers=0) as engine:
         handles = engine.submit_many(submissions, fresh=fresh)
         jobs = [show.see(engine.store, handle.job()) for handle in handles]
     tell_refused(refused)
     tell_graded_before(sum(h.ended_before and h.exception() is None for h in handles), len(handles))
+    old = sum(not h.created for h in handles)
+    if callback and old:
+        tell(f"{old} of {show.plural(len(handles), 'hand-in')} had a job before: it tells whom it was given then")
     if as_json:
         show.print_json(Jobs(jobs=tuple(map(show.record, jobs))))
     else:

@@ -11,7 +11,7 @@ import click
 from minitango.cli import show
 from minitango.cli.grading import warn_of_weak_limits
 from minitango.cli.progress import Images, describe, summary
-from minitango.cli.settings import grading_options, resolve, state_options
+from minitango.cli.settings import callback_options, grading_options, resolve, state_options
 from minitango.cli.streams import drop_lost_terminal, tell
 from minitango.cli.watching import Watch
 from minitango.engine import GRACE, Engine, Event
@@ -35,6 +35,7 @@ INTERRUPTED = 130
 @click.option("--name", metavar="NAME", help="This node's name on its queue (default: made from the machine's).")
 @state_options
 @grading_options
+@callback_options
 def worker(grace: float, quiet: bool, verbose: bool, **where: object) -> int:
     """Grade what is queued, and what comes, until SIGTERM or Ctrl-C.
 
@@ -52,7 +53,7 @@ def worker(grace: float, quiet: bool, verbose: bool, **where: object) -> int:
         if event.kind == "crashed":
             ending.put(None)
         text = images.line(event.message) if event.kind == "image" else describe(event)
-        if not text and not quiet:
+        if not text and not quiet and event.kind != "callback_delivered":
             text = _line(event, opened)
         lines = [text] if text else []
         if opened and event.job is not None and event.kind in ("done", "dead"):

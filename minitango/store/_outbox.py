@@ -8,13 +8,11 @@ from msgspec.structs import replace
 
 from minitango.errors import ConfigError
 from minitango.job import Delivery, Job
+from minitango.retry import MOST_DELIVERY_WAIT
 from minitango.store import Callback, Errand
 from minitango.store import _rows as rows
 from minitango.store._database import Transaction
 from minitango.store._history import SELECT, SqliteHistory, not_found
-
-FARTHEST: Final = 3600.0
-"""Seconds after which a callback is due at the latest: a time beyond it was given by a clock that was set back."""
 
 _DUE: Final = """
     SELECT job FROM outbox INDEXED BY outbox_due
@@ -43,10 +41,10 @@ class SqliteOutbox(SqliteHistory):
             return []
 
         def body(tx: Transaction) -> list[Errand]:
-            wanted = {"queue": self.queue, "now": tx.now, "farthest": FARTHEST, "n": n}
+            wanted = {"queue": self.queue, "now": tx.now, "farthest": MOST_DELIVERY_WAIT, "n": n}
             taken = []
             for (job,) in tx.execute(_DUE, wanted).fetchall():
-                tx.execute(_TAKE, (tx.now + min(lease_for, FARTHEST), rows.new_token(), job))
+                tx.execute(_TAKE, (tx.now + min(lease_for, MOST_DELIVERY_WAIT), rows.new_token(), job))
                 taken.append(Errand(*tx.execute(_ERRAND, (job,)).fetchone()))
             return taken
 
@@ -65,7 +63,7 @@ class SqliteOutbox(SqliteHistory):
         self, errand: Errand, became: Delivery, delay: float | None, error: str | None, tried: int, now: float | None
     ) -> bool:
         def body(tx: Transaction) -> bool:
-            due = None if delay is None else tx.now + min(delay, FARTHEST)
+            due = None if delay is None else tx.now + min(delay, MOST_DELIVERY_WAIT)
             settled = tx.now if delay is None else None
             whose = (errand.job, self.queue, errand.token)
             if not tx.execute(_SETTLE, (due, settled, tried, error, *whose)).rowcount:

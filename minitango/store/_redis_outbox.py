@@ -6,11 +6,12 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from minitango.job import Delivery, Job
+from minitango.retry import MOST_DELIVERY_WAIT
 from minitango.store import Callback, Errand
 from minitango.store import _redis_rows as redis_rows
 from minitango.store import _rows as rows
 from minitango.store._history import not_found
-from minitango.store._outbox import FARTHEST, check_redelivery
+from minitango.store._outbox import check_redelivery
 from minitango.store._redis_history import RedisHistory
 from minitango.store._redis_link import Link
 
@@ -35,8 +36,10 @@ class RedisOutbox(RedisHistory):
         if n <= 0:
             return []
         tokens = [rows.new_token() for _ in range(min(n, _MOST))]
-        lease = repr(min(float(lease_for), FARTHEST))
-        reply = self._link.run("take_callbacks", [self._at(now), repr(FARTHEST), lease, *tokens], patient=True)
+        lease = repr(min(float(lease_for), MOST_DELIVERY_WAIT))
+        reply = self._link.run(
+            "take_callbacks", [self._at(now), repr(MOST_DELIVERY_WAIT), lease, *tokens], patient=True
+        )
         return [redis_rows.errand_of(row) for row in reply]
 
     def callback_delivered(self, errand: Errand, *, now: float | None = None) -> bool:
@@ -46,7 +49,7 @@ class RedisOutbox(RedisHistory):
         self, errand: Errand, error: str, *, again_in: float | None, counts: bool = True, now: float | None = None
     ) -> bool:
         became = Delivery.UNDELIVERED if again_in is None else Delivery.PENDING
-        return self._tell(errand, became, min(again_in or 0.0, FARTHEST), error, counts, now)
+        return self._tell(errand, became, min(again_in or 0.0, MOST_DELIVERY_WAIT), error, counts, now)
 
     def _tell(
         self, errand: Errand, became: Delivery, delay: float, error: str, counts: bool, now: float | None

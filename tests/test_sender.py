@@ -1,0 +1,428 @@
+"""The sender, over real stores and real receivers; only the hours are a test's own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from minitango import Callbacks, ConfigError, Delivery, Event, sender
+from minitango.callbacks import Call, Verdict
+from minitango.errors import StoreError
+from minitango.job import Finish, Job, JobSpec, Outcome, Result, State
+from minitango.retry import DELIVER_FOR, MIN_DELIVERIES, MOST_DELIVERY_BACKOFF, MOST_DELIVERY_WAIT, after_delivery
+from minitango.sender import Sender
+from minitango.store import Errand, Query, open_store
+from minitango.store.sqlite import SqliteStore
+from tests import redis_server
+from tests.contract.test_store import Clock
+from tests.receiver import OK, Receiver, Request, answer, receiving
+from tests.support import PATIENCE, eventually, open_engine, scoring, submission
+
+ROOT = Path(__file__).parent.parent
+HERE = Callbacks(allow=("127.0.0.1",))
+RESULT = Result(Outcome.GRADED, 1.0, 1.0)
+
+
+# --- how long it is tried -----------------------------------------------------------------------
+
+
+def test_the_back_off_doubles_to_ten_minutes() -> None:
+    waits = [after_delivery(n, lasting=0, chance=0.5) for n in range(1, 14)]
+    assert waits == [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 600, 600, 600]
+    assert after_delivery(3, lasting=0, chance=0) == 3
+    assert after_delivery(3, lasting=0, chance=1) == 5
+
+
+def test_it_is_given_up_after_days_and_many_tries() -> None:
+    over = DELIVER_FOR + 1
+    assert after_delivery(MIN_DELIVERIES, lasting=over, chance=0.5) is None
+    assert after_delivery(MIN_DELIVERIES - 1, lasting=over, chance=0.5) == MOST_DELIVERY_BACKOFF, "it was away itself"
+    assert after_delivery(10_000, lasting=DELIVER_FOR, chance=0.5) == MOST_DELIVERY_BACKOFF
+
+
+def test_a_receiver_may_ask_for_more_within_bounds() -> None:
+    assert after_delivery(1, lasting=0, chance=0.5, asked=120) == 120
+    assert after_delivery(10, lasting=0, chance=0.5, asked=1) == 512
+    assert after_delivery(1, lasting=0, chance=0.5, asked=1e9) == MOST_DELIVERY_WAIT
+
+
+# --- a sender, a store, and a clock that is a test's --------------------------------------------
+
+
+class Bench:
+    """A sender over a store whose clock only this moves; `post` stands for the network unless it is real."""
+
+    def __init__(self, path: Path, post: Callable[[Call, Errand, bytes], Verdict] | None = None) -> None:
+        self.clock = Clock()
+        self.store = SqliteStore(path / "queue.db", clock=self.clock)
+        self.told: list[tuple[str, str]] = []
+        self.sender = Sender(self.store, HERE, self.tell, post=post, chance=lambda: 0.5, clock=self.clock)
+
+    def tell(self, kind: str, job: Job | None = None, message: str = "") -> None:
+        self.told.append((kind, message))
+
+    def job(self, url: str, student: str = "ada") -> str:
+        (made,) = self.store.submit([JobSpec("hw", student, "s", "i", callback=url)])
+        (lease,) = self.store.exchange(claim=1).leases
+        self.store.exchange([Finish(lease, RESULT)])
+        self.sender.wake()
+        return made.id
+
+    def pass_time(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+        self.sender.wake()
+
+    def tries(self, id: str) -> int:
+        told = self.store.callback(id)
+        assert told is not None
+        return told.tries
+
+    def delivery(self, id: str) -> Delivery | None:
+        return self.store.get(id).delivery
+
+    def close(self) -> None:
+        self.sender.stop(0)
+        self.store.close()
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    made = Bench(tmp_path)
+    made.sender.start()
+    yield made
+    made.close()
+
+
+def test_a_receiver_that_is_down_and_then_fails_has_it_in_the_end(bench: Bench) -> None:
+    """Ten minutes without anybody there, then 500s, then well: delivered once, the job's state unaffected."""
+    with receiving() as gone:
+        port = gone.port
+    job_id = bench.job(f"http://127.0.0.1:{port}/graded")
+    before = bench.store.get(job_id)
+    began = bench.clock.time
+    gaps = []
+    for n in range(1, 11):
+        eventually(lambda n=n: bench.tries(job_id) == n, f"try {n} was not made")  # type: ignore[misc]
+        told = bench.store.callback(job_id)
+        assert told is not None
+        assert told.due is not None
+        assert "Connection refused" in told.error
+        gaps.append(told.due - bench.clock.time)
+        bench.pass_time(told.due - bench.clock.time - 0.01)
+        if n < 10:
+            bench.pass_time(0.02)
+    assert [round(gap) for gap in gaps] == [1, 2, 4, 8, 16, 32, 64, 128, 256, 512]
+    assert bench.clock.time - began > 600
+    failing = Receiver(lambda connection, request: answer(500), port=port)
+    bench.pass_time(0.02)
+    for n in (11, 12):
+        eventually(lambda n=n: bench.tries(job_id) == n, f"try {n} was not made")  # type: ignore[misc]
+        assert "status 500" in bench.store.callback(job_id).error  # type: ignore[union-attr]
+        assert bench.delivery(job_id) is Delivery.PENDING
+        bench.pass_time(601)
+    failing.behave = lambda connection, request: OK
+    bench.pass_time(601)
+    eventually(lambda: bench.delivery(job_id) is Delivery.DELIVERED, "it was not delivered")
+    keys = [request.key for request in failing.requests]
+    assert len(keys) >= 3
+    assert set(keys) == {job_id}, "the key is stable"
+    assert len({request.body for request in failing.requests}) == 1
+    bench.pass_time(1e5)
+    after = bench.store.get(job_id)
+    assert (after.state, after.ended, after.score, after.failures) == (State.DONE, before.ended, 1.0, 0)
+    assert [kind for kind, _ in bench.told if kind != "callback_failed"] == ["callback_delivered"]
+    failing.close()
+
+
+def test_what_cannot_go_well_is_given_up_at_once_and_can_be_asked_for(bench: Bench) -> None:
+    with receiving(lambda connection, request: answer(410)) as receiver:
+        job_id = bench.job(receiver.url())
+        eventually(lambda: bench.delivery(job_id) is Delivery.UNDELIVERED, "it was not given up")
+        eventually(lambda: bool(bench.told), "nobody was told")
+        (kind, message), *_ = bench.told
+        assert kind == "callback_undelivered"
+        assert "status 410" in message
+        assert f"minitango jobs redeliver {job_id}" in message
+        assert [job.id for job in bench.store.list(Query(delivery=(Delivery.UNDELIVERED,)))] == [job_id]
+        receiver.behave = lambda connection, request: OK
+        bench.store.redeliver(job_id)
+        bench.sender.wake()
+        eventually(lambda: bench.delivery(job_id) is Delivery.DELIVERED, "it was not delivered")
+        assert len(receiver.requests) == 2
+
+
+def test_it_is_given_up_after_three_days(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, lambda call, errand, data: Verdict("status 503"))
+    bench.sender.start()
+    job_id = bench.job("http://lms.example/x")
+    n = 0
+    while bench.delivery(job_id) is Delivery.PENDING:
+        n += 1
+        tried = n
+        eventually(lambda: bench.tries(job_id) == tried)  # noqa: B023
+        bench.pass_time(DELIVER_FOR / 30)
+        assert n < 60
+    assert bench.tries(job_id) == 31 + 1
+    bench.close()
+
+
+def test_a_receiver_is_asked_when_it_wants_to_be(bench: Bench) -> None:
+    with receiving(lambda connection, request: answer(429, "Retry-After: 100")) as receiver:
+        job_id = bench.job(receiver.url())
+        eventually(lambda: bench.tries(job_id) == 1)
+        assert bench.store.next_callback() == bench.clock.time + 100
+
+
+def test_a_host_that_hangs_does_not_keep_others_waiting(tmp_path: Path) -> None:
+    """It is left alone after a few tries; what is for it is put back, and no try is counted."""
+    hung: list[Call] = []
+
+    def post(call: Call, errand: Errand, data: bytes) -> Verdict:
+        if "hang" not in errand.url:
+            return Verdict()
+        hung.append(call)
+        return Verdict("it did not answer", unreachable=True)
+
+    bench = Bench(tmp_path, post)
+    waiting = [bench.job("http://hang.example/x", f"s{n}") for n in range(30)]
+    good = bench.job("http://lms.example/x")
+    bench.sender.start()
+    eventually(lambda: bench.delivery(good) is Delivery.DELIVERED)
+    assert len(hung) < 10
+    put_back = [job_id for job_id in waiting if bench.tries(job_id) == 0]
+    assert len(put_back) > 20
+    assert bench.store.callback(put_back[0]).error == "it did not answer"  # type: ignore[union-attr]
+    bench.close()
+
+
+def test_few_are_under_way_at_once_and_all_come(bench: Bench) -> None:
+    lock, most, now = threading.Lock(), [0], [0]
+
+    def behave(connection: Any, request: Request) -> bytes:
+        with lock:
+            now[0] += 1
+            most[0] = max(most[0], now[0])
+        time.sleep(0.01)
+        with lock:
+            now[0] -= 1
+        return OK
+
+    with receiving(behave) as receiver:
+        ids = [bench.job(receiver.url(), f"s{n}") for n in range(40)]
+        eventually(lambda: all(bench.delivery(job_id) is Delivery.DELIVERED for job_id in ids))
+        assert sorted(request.key for request in receiver.requests) == sorted(ids)
+    assert 1 < most[0] <= sender.AT_ONCE
+
+
+def test_it_goes_on_after_a_store_that_failed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sender, "POLL", 0.01)
+    away = [True]
+    real = bench.store.next_callback
+
+    def failing() -> float | None:
+        if away[0]:
+            raise StoreError("it is away", id="store_unreachable")
+        return real()
+
+    monkeypatch.setattr(bench.store, "next_callback", failing)
+    with receiving() as receiver:
+        bench.job(receiver.url())
+        eventually(lambda: ("store_trouble", "callbacks wait: it is away") in bench.told)
+        away[0] = False
+        receiver.wait(1)
+    assert len([kind for kind, _ in bench.told if kind == "store_trouble"]) == 1
+
+
+def test_a_word_that_the_store_did_not_take_is_said_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, failures = bench.store.callback_delivered, [2]
+
+    def failing(errand: Errand) -> bool:
+        if failures[0]:
+            failures[0] -= 1
+            raise StoreError("it is away", id="store_unreachable")
+        return real(errand)
+
+    monkeypatch.setattr(bench.store, "callback_delivered", failing)
+    with receiving() as receiver:
+        job_id = bench.job(receiver.url())
+        eventually(lambda: bench.delivery(job_id) is Delivery.DELIVERED)
+        assert len(receiver.requests) == 1, "sent once"
+
+
+def test_a_job_that_is_pruned_meanwhile_stops_nothing(bench: Bench) -> None:
+    def behave(connection: Any, request: Request) -> bytes:
+        if len(receiver.requests) == 1:
+            bench.store.forget([request.key])
+        return OK
+
+    with receiving(behave) as receiver:
+        bench.job(receiver.url())
+        receiver.wait(1)
+        other = bench.job(receiver.url(), "bob")
+        eventually(lambda: bench.delivery(other) is Delivery.DELIVERED)
+
+
+def test_stopping_breaks_off_what_hangs_and_it_stays_pending(bench: Bench) -> None:
+    with receiving(lambda connection, request: threading.Event().wait(30) and None) as receiver:
+        job_id = bench.job(receiver.url())
+        receiver.wait(1)
+        began = time.monotonic()
+        bench.sender.stop(0)
+        assert time.monotonic() - began < 5
+        assert (bench.delivery(job_id), bench.tries(job_id)) == (Delivery.PENDING, 0)
+        assert bench.store.next_callback() == bench.clock.time, "due at once, for the next engine"
+        bench.sender.stop(5)
+
+
+def test_failures_are_told_of_but_not_each(bench: Bench) -> None:
+    with receiving(lambda connection, request: answer(503)) as receiver:
+        ids = [bench.job(receiver.url(), f"s{n}") for n in range(10)]
+        eventually(lambda: all(bench.tries(job_id) for job_id in ids))
+    assert [kind for kind, _ in bench.told] == ["callback_failed"]
+
+
+# --- in an engine -------------------------------------------------------------------------------
+
+
+def test_an_engine_sends_what_ended(tmp_path: Path) -> None:
+    told: list[Event] = []
+    with receiving() as receiver:
+        with open_engine(tmp_path, scoring(7), callbacks=HERE, on_event=told.append) as engine:
+            job = engine.submit(submission(callback=receiver.url("/x?y=z"), course="cs1", labels={"a": "b"}))
+            job.result(PATIENCE)
+            plain = engine.submit(submission("bob"))
+            plain.result(PATIENCE)
+        (request,) = receiver.requests  # leaving the engine waited for it
+    assert (request.job["id"], request.job["score"], request.job["course"]) == (job.id, 7, "cs1")
+    assert request.job["result"]["outcome"] == "graded"
+    assert [event.job.id for event in told if event.kind == "callback_delivered" and event.job] == [job.id]
+    store = open_store(f"sqlite:///{tmp_path}/queue.db")
+    assert store.get(job.id).delivery is Delivery.DELIVERED
+    store.close()
+
+
+def test_a_job_that_was_cancelled_or_died_is_told_of(tmp_path: Path) -> None:
+    def broken(run: Any) -> Any:
+        raise RuntimeError("the sandbox broke")
+
+    with receiving() as receiver, open_engine(tmp_path, broken, callbacks=HERE, paused=True) as engine:
+        job = engine.submit(submission(callback=receiver.url()))
+        engine.cancel(job.id)
+        receiver.wait(1)
+        assert (receiver.requests[0].job["state"], receiver.requests[0].job["result"]) == ("cancelled", None)
+
+
+def test_a_url_that_nothing_can_be_sent_to_is_refused_at_submit(tmp_path: Path) -> None:
+    with open_engine(tmp_path, scoring(7), workers=0) as engine:
+        for url in ("http://127.0.0.1:8000/", "http://[::ffff:10.0.0.1]/", "https://lms.example:25/"):
+            with pytest.raises(ConfigError) as caught:
+                engine.submit_many([submission("bob"), submission(callback=url)])
+            assert caught.value.id == "callback_url"
+        assert engine.jobs() == []
+
+
+def test_an_engine_without_workers_sends_nothing(tmp_path: Path) -> None:
+    with receiving() as receiver:
+        with open_engine(tmp_path, scoring(7), workers=0, callbacks=HERE) as engine:
+            engine.cancel(engine.submit(submission(callback=receiver.url())).id)
+            assert engine.store.next_callback() is not None
+        assert receiver.connections == 0
+        with open_engine(tmp_path, scoring(7), callbacks=HERE) as engine:
+            receiver.wait(1)
+            eventually(lambda: engine.jobs()[0].delivery is Delivery.DELIVERED)
+            engine.redeliver(engine.jobs()[0].id)
+            receiver.wait(2)
+
+
+def test_what_another_process_cancels_is_sent_soon(tmp_path: Path) -> None:
+    with (
+        receiving() as receiver,
+        open_engine(tmp_path, scoring(7), callbacks=HERE, paused=True),
+        open_engine(tmp_path, scoring(7), workers=0, callbacks=HERE) as other,
+    ):
+        other.cancel(other.submit(submission(callback=receiver.url())).id)
+        receiver.wait(1)
+
+
+def test_a_receiver_that_hangs_keeps_no_job_and_no_stop_waiting(tmp_path: Path) -> None:
+    with receiving(lambda connection, request: threading.Event().wait(60) and None) as receiver:
+        engine = open_engine(tmp_path, scoring(7), callbacks=HERE)
+        for n in range(12):
+            engine.submit(submission(f"s{n}", callback=receiver.url())).result(PATIENCE)
+        began = time.monotonic()
+        engine.stop(grace=0.5)
+        assert time.monotonic() - began < 6
+    store = open_store(f"sqlite:///{tmp_path}/queue.db")
+    assert len(store.list(Query(delivery=(Delivery.PENDING,)))) == 12
+    store.close()
+
+
+CHILD = """
+import sys
+from minitango import Callbacks, Engine
+from minitango.testing import FakeSandbox
+from tests.support import scoring, submission
+here = Callbacks(allow=("127.0.0.1",))
+with Engine.open(sys.argv[1], workers=2, sandbox=FakeSandbox(scoring(7)), callbacks=here) as e:
+    e.submit(submission(callback=sys.argv[2])).result(60)
+    e.wait()
+"""
+
+
+@pytest.mark.parametrize(
+    ("place", "sent"),
+    [
+        ("store.take_callbacks.before_commit", 1),  # it ended, and nobody was told
+        ("store.take_callbacks.after_commit", 1),  # it was taken, and not sent
+        ("callback.before_post", 1),
+        ("callback.after_post", 2),  # it was sent, and that was not recorded
+        ("store.tell_callback.before_commit", 2),
+        ("store.tell_callback.after_commit", 1),
+    ],
+)
+def test_killed_between_the_end_and_the_delivery(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, sent: int
+) -> None:
+    with receiving() as receiver:
+        environ = {**os.environ, "PYTHONPATH": str(ROOT), "MINITANGO_FAILPOINT": place}
+        child = subprocess.run([sys.executable, "-c", CHILD, str(tmp_path), receiver.url()], env=environ, timeout=60)
+        assert child.returncode == -signal.SIGKILL
+        store = SqliteStore(tmp_path / "queue.db")
+        (job,) = store.list()
+        assert job.state is State.DONE
+        store.close()
+        store = SqliteStore(
+            tmp_path / "queue.db", clock=lambda: time.time() + sender.LEASE
+        )  # the dead one's has lapsed
+        again = Sender(store, HERE, lambda kind, job=None, message="": None)
+        again.start()
+        eventually(lambda: store.get(job.id).delivery is Delivery.DELIVERED)
+        again.stop(0)
+        store.close()
+        assert [request.key for request in receiver.requests] == [job.id] * sent
+
+
+def test_two_engines_on_one_redis_deliver_each_once(tmp_path: Path) -> None:
+    redis_server.need_redis()
+    url = redis_server.shared().url("callbacks")
+    redis_server.shared().client().flushall()
+    with receiving() as receiver:
+        engines = [
+            open_engine(url, scoring(7), state=tmp_path / name, callbacks=HERE, paused=name == "b") for name in "ab"
+        ]
+        handles = engines[0].submit_many(submission(f"s{n}", callback=receiver.url()) for n in range(60))
+        for handle in handles:
+            handle.result(PATIENCE)
+        receiver.wait(60)
+        for engine in engines:
+            engine.stop(grace=5)
+        assert sorted(request.key for request in receiver.requests) == sorted(handle.id for handle in handles)
