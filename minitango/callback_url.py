@@ -120,10 +120,16 @@ def host_of(text: str, url: str = "") -> str:
     address = literal(host)
     if address is not None:
         return str(address)
+    why = ""
     if len(host) > 253 or not _NAME.fullmatch(host):
-        raise _bad(url or text, f"{text!r} is no host's name" if text else "it names no host")
-    if _NUMBER.fullmatch(host.rpartition(".")[2]):
-        raise _bad(url or text, f"{text!r} is an odd way to write an address: write four numbers with dots")
+        why = f"{text!r} is no host's name"
+    elif _NUMBER.fullmatch(host.rpartition(".")[2]):
+        why = f"{text!r} is an odd way to write an address: write four numbers with dots"
+    if why and url:
+        raise _bad(url, why)
+    if why:
+        text = f"callbacks cannot be allowed to a host that is none: {why}"
+        raise ConfigError(text, hint="name it as URLs do, without scheme and port: lms.internal", id="callback_url")
     return host
 
 

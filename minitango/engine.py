@@ -438,6 +438,8 @@ class Engine:
         """Begin to stop, without waiting: for signal handlers. With `release`, running jobs are put back at once."""
         if self._pool is not None:
             self._pool.request_stop(release=release)
+        if self._sender is not None and release:
+            self._sender.request_stop()
 
     def stop(self, *, grace: float = GRACE) -> None:
         """Claim nothing more, give running jobs `grace` seconds to end, put the rest back uncharged, and close.

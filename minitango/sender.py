@@ -37,6 +37,7 @@ LAST_ROUND: Final = 10.0
 """Seconds in which a sender that stops goes on to deliver what is due."""
 _ALMOST: Final = 0.05
 """Seconds until another look where our clock is a little before the store's, or another sender was faster."""
+_LOOK: Final = 0.1
 _LINGER: Final = 2.0
 """Seconds for a delivery that was broken off to end."""
 
@@ -96,13 +97,18 @@ class Sender:
         """A callback may be due now."""
         self._bell.ring()
 
+    def request_stop(self, within: float = 0.0) -> None:
+        """Begin nothing more after so many seconds. Does not wait; for any thread, and for signal handlers."""
+        until = time.monotonic() + within
+        self._until = until if self._until is None else min(self._until, until)
+        self._bell.ring()
+
     def stop(self, grace: float) -> None:
         """Deliver what is due for `grace` seconds, LAST_ROUND at most, then break off what is under way: it stays
         pending. Returns soon after that at the latest. Idempotent."""
-        until = time.monotonic() + min(max(0.0, grace), LAST_ROUND)
-        self._until = until if self._until is None else min(self._until, until)
-        self._bell.ring()
-        self._over.wait(max(0.0, self._until - time.monotonic()))
+        self.request_stop(min(max(0.0, grace), LAST_ROUND))
+        while not self._over.wait(_LOOK) and self._until is not None and time.monotonic() < self._until:
+            pass  # it may be asked to hurry meanwhile
         with self._lock:
             calls = list(self._under_way)
         for call in calls:

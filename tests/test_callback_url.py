@@ -120,6 +120,7 @@ def test_what_is_no_host_is_not_allowed(entry: str) -> None:
     with pytest.raises(ConfigError) as caught:
         Callbacks(allow=(entry,))
     assert caught.value.id == "callback_url"
+    assert "cannot be allowed to" in str(caught.value)
 
 
 def test_a_list_of_hosts_is_no_word() -> None:

@@ -66,8 +66,8 @@ def test_what_is_signed(receiver: Receiver) -> None:
 HIDDEN = TestResult("a\ud800", visibility="hidden")
 RESULT = Result(Outcome.GRADED, 7.5, 10, tests=(HIDDEN,), warnings=(Notice("x", "y"),))
 JOB = Job(
-    "0123456789", 1, State.DONE, "hw1", "ada", "s", "i", course="cs1", title="é.py", labels={"section": "b", "origin": "/srv/hw1"}, attempt=1,
-    outcome=Outcome.GRADED, score=7.5, max_score=10.0, wall=0.123456789, ended=5.0,
+    "0123456789", 1, State.DONE, "hw1", "ada", "s", "i", course="cs1", title="é.py", attempt=1, outcome=Outcome.GRADED,
+    labels={"section": "b", "origin": "/srv/hw1"}, score=7.5, max_score=10.0, wall=0.123456789, ended=5.0,
 )  # fmt: skip
 
 

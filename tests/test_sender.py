@@ -366,6 +366,17 @@ def test_a_receiver_that_hangs_keeps_no_job_and_no_stop_waiting(tmp_path: Path) 
     store.close()
 
 
+def test_a_second_signal_does_not_wait_for_receivers(tmp_path: Path) -> None:
+    with receiving(lambda connection, request: threading.Event().wait(60) and None) as receiver:
+        engine = open_engine(tmp_path, scoring(7), callbacks=HERE)
+        engine.submit(submission(callback=receiver.url())).result(PATIENCE)
+        receiver.wait(1)
+        began = time.monotonic()
+        threading.Timer(0.3, engine.request_stop, kwargs={"release": True}).start()
+        engine.stop(grace=30)
+        assert time.monotonic() - began < 6
+
+
 CHILD = """
 import sys
 from minitango import Callbacks, Engine

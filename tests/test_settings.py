@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from minitango.callbacks import Callbacks
 from minitango.cli.config import Setting, explain, unknown_variables
 from minitango.cli.settings import Settings, resolve
 from minitango.cli.settings_file import KEYS
@@ -39,6 +40,25 @@ def test_what_is_no_image(tmp_path: Path, name: str) -> None:
         resolve(image=name, environ={}, folder=tmp_path)
     assert caught.value.id == "image_name"
     assert str(caught.value).isprintable()
+
+
+def test_hosts_that_callbacks_may_go_to(tmp_path: Path) -> None:
+    (tmp_path / "minitango.toml").write_text('callback_allow = ["a.internal", "10.0.0.1"]\n')
+    assert resolve(environ={}, folder=tmp_path).callbacks == Callbacks(allow=("a.internal", "10.0.0.1"))
+    environ = {"MINITANGO_CALLBACK_ALLOW": "b.internal, c.internal", "MINITANGO_CALLBACK_SECRET": "hush"}
+    found = resolve(environ=environ, folder=tmp_path).callbacks
+    assert found == Callbacks(allow=("b.internal", "c.internal"), secret="hush")
+    assert resolve(callback_allow=("D.internal",), environ=environ, folder=tmp_path).callbacks.allow == ("d.internal",)
+    assert resolve(callback_allow=(), environ=environ, folder=tmp_path).callbacks == found, "no flag says nothing"
+    assert unknown_variables(environ) == {}
+
+
+@pytest.mark.parametrize("value", ['"a.internal"', "[1]", "true", '["http://a.internal"]'])
+def test_what_is_no_list_of_hosts(tmp_path: Path, value: str) -> None:
+    (tmp_path / "minitango.toml").write_text(f"callback_allow = {value}\n")
+    with pytest.raises(ConfigError) as caught:
+        resolve(environ={}, folder=tmp_path)
+    assert caught.value.id in ("settings", "callback_url")
 
 
 def test_an_empty_variable_is_none(tmp_path: Path) -> None:
@@ -88,7 +108,7 @@ def told(flags: dict[str, object], environ: dict[str, str]) -> dict[str, Setting
 def test_every_setting_says_where_it_comes_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "minitango.toml").write_text('# ours\nstate = "file"\nsandbox = "docker"\n\nworkers = 1\n')
-    found = told({"workers": 3}, {"MINITANGO_SANDBOX": "bubblewrap"})
+    found = told({"workers": 3, "callback_allow": ("a.internal", "b.internal")}, {"MINITANGO_SANDBOX": "bubblewrap"})
     assert list(found) == list(KEYS)
     path = tmp_path / "minitango.toml"
     assert found["store"] == Setting("store", f"sqlite:///{tmp_path}/file/queue.db", "file", f"{path}:2")
@@ -96,6 +116,8 @@ def test_every_setting_says_where_it_comes_from(tmp_path: Path, monkeypatch: pyt
     assert found["sandbox"] == Setting("sandbox", "bubblewrap", "variable", "MINITANGO_SANDBOX", (f"{path}:3",))
     assert found["image"] == Setting("image", "python:3.12-slim", "default")
     assert found["workers"] == Setting("workers", 3, "flag", "--workers", (f"{path}:5",))
+    allowed = Setting("callback_allow", "a.internal, b.internal", "flag", "--callback-allow")
+    assert found["callback_allow"] == allowed
 
 
 def test_what_is_told_is_what_is_in_force(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
