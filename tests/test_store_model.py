@@ -17,10 +17,11 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from msgspec import structs
 
 from minitango.errors import Reach, reach_of
 from minitango.job import Ack, Cancelled, Fail, Failure, Finish, JobSpec, Lease, Outcome, Release, Result, State
-from minitango.store import Store, _redis_link
+from minitango.store import Errand, Store, _redis_link
 from minitango.store._database import Transaction
 from minitango.store._history import SELECT
 from minitango.store._rows import Row
@@ -62,7 +63,8 @@ class Model:
             "supersedes": holder["id"] if holder else None, "submitted": now, "started": None, "expires": None,
             "due": None, "ended": None, "ended_seq": None, "score": None, "token": None, "solo_lease": False,
             "story": [], "spec": spec.spec, "held": 0, "held_since": 0.0, "held_at": 0.0, "held_mark": 0,
-            "alone": False, "failed_of": None, "lane": spec.lane, "node": None,
+            "alone": False, "failed_of": None, "lane": spec.lane, "node": None, "callback": spec.callback,
+            "delivery": None, "letter": {},
         }  # fmt: skip
         self.jobs.append(job)
         if spec.key:
@@ -78,6 +80,8 @@ class Model:
         if state in ENDED:
             self.ended += 1
             job.update(ended=now, ended_seq=self.ended, due=None)
+            if job["callback"]:
+                job.update(delivery="pending", letter={"due": now, "token": None, "tries": 0, "since": now})
 
     def holds(self, lease: Lease) -> bool:
         job = self.job(lease.job)
@@ -205,6 +209,8 @@ class StoreMachine(RuleBasedStateMachine):
 
     make: ClassVar[Callable[[str | Path, Callable[[], float]], Store]] = staticmethod(sqlite_store)
     """Opens the store in a folder, or on a server."""
+    callbacks: ClassVar[bool] = False
+    """Whether jobs of the higher priority have one."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -242,6 +248,8 @@ class StoreMachine(RuleBasedStateMachine):
     )
     def submit(self, keys: list[str | None], plan: str, priority: int, rank: int, fresh: bool, lane: str) -> None:
         specs = [JobSpec("hw", "ada", plan, "i", key=key, priority=priority, rank=rank, lane=lane) for key in keys]
+        if self.callbacks and priority:
+            specs = [structs.replace(spec, callback="http://lms.example/") for spec in specs]
         for one, spec in zip(self.store.submit(specs, fresh=fresh), specs, strict=True):
             self.model.submit(one.id, one.created, spec, fresh, self.now)
 
@@ -352,6 +360,76 @@ class StoreMachine(RuleBasedStateMachine):
         ]
 
 
+class OutboxMachine(StoreMachine):
+    """The same, and callbacks of what ended are taken, told of and asked for."""
+
+    callbacks = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.errands: list[Errand] = []
+        """All that there ever were, stale ones too."""
+
+    def pending(self) -> list[dict[str, Any]]:
+        return [job for job in self.model.jobs if job["delivery"] == "pending"]
+
+    @rule(n=st.integers(0, 2))
+    def take(self, n: int) -> None:
+        due = sorted((job["letter"]["due"], job["id"]) for job in self.pending() if job["letter"]["due"] <= self.now)
+        taken = self.store.take_callbacks(n, lease_for=LEASE_FOR)
+        assert sorted(self.model.job(errand.job)["letter"]["due"] for errand in taken) == [at for at, _ in due[:n]]
+        assert {errand.job for errand in taken} <= {job_id for _, job_id in due}
+        for errand in taken:
+            letter = self.model.job(errand.job)["letter"]
+            assert errand.token not in {other.token for other in self.errands}
+            assert (errand.tries, errand.since) == (letter["tries"], letter["since"])
+            letter.update(token=errand.token, due=self.now + LEASE_FOR)
+            self.errands.append(errand)
+
+    @rule(data=st.data(), word=st.sampled_from(["delivered", "again", "uncounted", "never"]))
+    def tell(self, data: st.DataObject, word: str) -> None:
+        if not self.errands:
+            return
+        errand = data.draw(st.sampled_from(self.errands), label="errand")
+        job = self.model.job(errand.job)
+        letter = job["letter"]
+        good = letter["token"] == errand.token
+        if word == "delivered":
+            assert self.store.callback_delivered(errand) == good
+        else:
+            wait = None if word == "never" else 5.0
+            assert self.store.callback_failed(errand, word, again_in=wait, counts=word != "uncounted") == good
+        if good:
+            letter.update(token=None, tries=letter["tries"] + (word != "uncounted"), due=self.now + 5.0)
+            job["delivery"] = {"delivered": "delivered", "never": "undelivered"}.get(word, "pending")
+
+    @rule(data=st.data())
+    def redeliver(self, data: st.DataObject) -> None:
+        ended = [job for job in self.model.jobs if job["delivery"]]
+        if not ended:
+            return
+        job = data.draw(st.sampled_from(ended), label="job")
+        self.store.redeliver(job["id"])
+        if job["letter"]["token"] is None:
+            job["letter"].update(due=self.now, tries=0, since=self.now)
+        job["delivery"] = "pending"
+
+    @invariant()
+    def agree_on_callbacks(self) -> None:
+        if not hasattr(self, "store"):
+            return
+        for job in self.model.jobs:
+            told = self.store.callback(job["id"])
+            assert self.store.get(job["id"]).delivery == job["delivery"]
+            assert (told is None) == (job["delivery"] is None)
+            if told is not None:
+                letter = job["letter"]
+                due = letter["due"] if job["delivery"] == "pending" else None
+                assert (told.delivery, told.tries, told.since) == (job["delivery"], letter["tries"], letter["since"])
+                assert (told.due, told.trying) == (due, letter["token"] is not None)
+        assert self.store.next_callback() == min((job["letter"]["due"] for job in self.pending()), default=None)
+
+
 SETTINGS = settings(
     max_examples=60,
     stateful_step_count=40,
@@ -376,6 +454,12 @@ def machine_of(kind: str) -> type[StoreMachine]:
 @pytest.mark.parametrize("kind", ["sqlite", "redis"])
 def test_the_store_does_what_the_model_says(kind: str) -> None:
     run_state_machine_as_test(machine_of(kind), settings=SETTINGS)
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "redis"])
+def test_its_outbox_does_what_the_model_says(kind: str) -> None:
+    machine = type("OutboxOf", (OutboxMachine,), {"make": machine_of(kind).__dict__["make"]})
+    run_state_machine_as_test(machine, settings=SETTINGS)
 
 
 @pytest.mark.slow
