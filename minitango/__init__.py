@@ -8,7 +8,7 @@ with Engine.open("course/.minitango") as engine:
 """
 
 from minitango.assignment import Assignment, Sample, Step, Submission, SubmissionRule
-from minitango.callbacks import Callbacks
+from minitango.callback_url import Callbacks
 from minitango.engine import Engine, Event
 from minitango.errors import (
     ArchiveError,

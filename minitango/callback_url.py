@@ -1,4 +1,4 @@
-"""URLs of callbacks, as people write them; and which addresses one may lead to.
+"""URLs of callbacks, as people write them; which addresses one may lead to; and what an operator says of that.
 
 A callback is sent by a machine that may stand where its submitters may not: beside a cloud's metadata, in a private
 network. So an address must be public, however it is written, unless the operator named the host.
@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator
 from typing import Final
 from urllib.parse import urlsplit
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from minitango.errors import ConfigError
 
@@ -158,6 +158,28 @@ def refusal(address: Address) -> str:
     if address.is_multicast or address in _PROTOCOLS or not address.is_global:
         return "no public address"
     return ""
+
+
+class Callbacks(Struct, frozen=True):
+    """How an engine sends callbacks. ConfigError `callback_url` where `allow` has what is no host."""
+
+    allow: tuple[str, ...] = ()
+    """Hosts, as URLs name them, that may be at any address, also a private one, and at any port."""
+    secret: str = ""
+    """Signs what is sent; empty: nothing is signed."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.allow, str) or not all(isinstance(host, str) for host in self.allow):
+            text = f"callbacks are allowed to {self.allow!r}, which is no list of hosts"
+            raise ConfigError(text, hint='Callbacks(allow=("lms.internal",))', id="callback_url")
+        structs.force_setattr(self, "allow", tuple(dict.fromkeys(map(host_of, self.allow))))
+
+    def __repr__(self) -> str:
+        return f"Callbacks(allow={self.allow!r}, secret={'...' if self.secret else ''!r})"
+
+    def check(self, url: str) -> None:
+        """ConfigError `callback_url` where nothing could ever be sent to this URL. Looks up no name."""
+        parse(url, self.allow)
 
 
 def _bad(url: str, why: str, *, allow: str = "") -> ConfigError:

@@ -22,7 +22,7 @@ from contextlib import suppress
 from typing import Any, Final, cast
 
 import msgspec
-from msgspec import Struct, structs
+from msgspec import Struct
 
 from minitango import callback_url
 from minitango.callback_url import Target
@@ -44,28 +44,6 @@ _LATER: Final = frozenset({408, 425, 429})
 """Statuses of a client's mistake that pass by themselves."""
 _GONE: Final = frozenset({301, 308})
 """Redirects that are meant for good: the URL is wrong."""
-
-
-class Callbacks(Struct, frozen=True):
-    """How an engine sends callbacks. ConfigError `callback_url` where `allow` has what is no host."""
-
-    allow: tuple[str, ...] = ()
-    """Hosts, as URLs name them, that may be at any address, also a private one, and at any port."""
-    secret: str = ""
-    """Signs what is sent; empty: nothing is signed."""
-
-    def __post_init__(self) -> None:
-        if isinstance(self.allow, str) or not all(isinstance(host, str) for host in self.allow):
-            text = f"callbacks are allowed to {self.allow!r}, which is no list of hosts"
-            raise ConfigError(text, hint='Callbacks(allow=("lms.internal",))', id="callback_url")
-        structs.force_setattr(self, "allow", tuple(dict.fromkeys(map(callback_url.host_of, self.allow))))
-
-    def __repr__(self) -> str:
-        return f"Callbacks(allow={self.allow!r}, secret={'...' if self.secret else ''!r})"
-
-    def check(self, url: str) -> None:
-        """ConfigError `callback_url` where nothing could ever be sent to this URL. Looks up no name."""
-        callback_url.parse(url, self.allow)
 
 
 class Verdict(Struct, frozen=True):

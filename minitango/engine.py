@@ -23,7 +23,7 @@ from msgspec import Struct, structs
 from minitango import archive, identity, statedir
 from minitango.assignment import Submission
 from minitango.blobs import BlobStore, Pruned
-from minitango.callbacks import Callbacks
+from minitango.callback_url import Callbacks
 from minitango.errors import ConfigError, EngineStopped, JobNotFound, StoreError
 from minitango.handle import Handles, JobHandle
 from minitango.identity import Found
@@ -32,12 +32,12 @@ from minitango.node import Membership
 from minitango.pool import EventKind, Pool, taken_back
 from minitango.runner import Runner
 from minitango.sandbox import Sandbox, kind_of, open_sandbox
-from minitango.sender import Sender
 from minitango.store import Query, Store, open_blobs, open_store
 from minitango.trial import Trial
 
 if TYPE_CHECKING:
     from minitango.assignment import Assignment, Plan
+    from minitango.sender import Sender
 
 log = logging.getLogger("minitango")
 
@@ -174,6 +174,8 @@ class Engine:
                 pool = engine._recover(member, lease_for, paused=paused)
                 undo.callback(pool.stop, 0.0)
                 pool.start()
+                from minitango.sender import Sender  # with all of TLS: only where something is sent
+
                 engine._sender = Sender(opened, callbacks, engine.event)
                 undo.callback(engine._sender.stop, 0.0)
                 engine._sender.start()

@@ -15,7 +15,8 @@ from typing import Final, Protocol
 
 from minitango import callback_url, callbacks
 from minitango.breaker import Breaker
-from minitango.callbacks import Call, Callbacks, Verdict
+from minitango.callback_url import Callbacks
+from minitango.callbacks import Call, Verdict
 from minitango.errors import ConfigError, JobNotFound, StoreError
 from minitango.failpoint import failpoint
 from minitango.job import Job, State

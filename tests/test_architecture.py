@@ -116,7 +116,8 @@ def run_python(code: str) -> str:
 
 def test_importing_is_light() -> None:
     heavy = run_python(
-        "import sys, minitango; print(sorted({'redis', 'docker', 'click', 'rich', 'sqlite3', 'filelock', 'asyncio'}"
+        "import sys, minitango; print(sorted({'redis', 'docker', 'click', 'rich', 'sqlite3', 'filelock', 'asyncio', "
+        "'ssl', 'http.client'}"
         " & set(sys.modules)))"
     )
     assert heavy == "[]"

@@ -20,7 +20,8 @@ from minitango.errors import StoreError
 from minitango.job import Finish, Job, JobSpec, Outcome, Result, State
 from minitango.retry import DELIVER_FOR, MIN_DELIVERIES, MOST_DELIVERY_BACKOFF, MOST_DELIVERY_WAIT, after_delivery
 from minitango.sender import Sender
-from minitango.store import Errand, Query, open_store
+from minitango.store import Errand, Query, Store, open_store
+from minitango.store.redis import RedisStore
 from minitango.store.sqlite import SqliteStore
 from tests import redis_server
 from tests.contract.test_store import Clock
@@ -58,12 +59,32 @@ def test_a_receiver_may_ask_for_more_within_bounds() -> None:
 # --- a sender, a store, and a clock that is a test's --------------------------------------------
 
 
+def url_of(kind: str, path: Path) -> str:
+    """A fresh place for a queue."""
+    if kind == "sqlite":
+        return f"sqlite:///{path}/queue.db"
+    redis_server.need_redis()
+    redis_server.shared().client().flushall()
+    return redis_server.shared().url("callbacks")
+
+
+def store_of(kind: str, path: Path, clock: Callable[[], float], url: str = "") -> Store:
+    if kind == "sqlite":
+        return SqliteStore(path / "queue.db", clock=clock)
+    return RedisStore(url or url_of(kind, path), clock=clock)
+
+
+KINDS = ["sqlite", "redis"]
+
+
 class Bench:
     """A sender over a store whose clock only this moves; `post` stands for the network unless it is real."""
 
-    def __init__(self, path: Path, post: Callable[[Call, Errand, bytes], Verdict] | None = None) -> None:
+    def __init__(
+        self, path: Path, post: Callable[[Call, Errand, bytes], Verdict] | None = None, *, kind: str = "sqlite"
+    ) -> None:
         self.clock = Clock()
-        self.store = SqliteStore(path / "queue.db", clock=self.clock)
+        self.store = store_of(kind, path, self.clock)
         self.told: list[tuple[str, str]] = []
         self.sender = Sender(self.store, HERE, self.tell, post=post, chance=lambda: 0.5, clock=self.clock)
 
@@ -94,9 +115,9 @@ class Bench:
         self.store.close()
 
 
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    made = Bench(tmp_path)
+@pytest.fixture(params=KINDS)
+def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
+    made = Bench(tmp_path, kind=request.param)
     made.sender.start()
     yield made
     made.close()
@@ -258,7 +279,7 @@ def test_a_word_that_the_store_did_not_take_is_said_again(bench: Bench, monkeypa
         assert len(receiver.requests) == 1, "sent once"
 
 
-def test_a_job_that_is_pruned_meanwhile_stops_nothing(bench: Bench) -> None:
+def test_a_job_that_is_pruned_meanwhile_stops_nothing(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     def behave(connection: Any, request: Request) -> bytes:
         if len(receiver.requests) == 1:
             bench.store.forget([request.key])
@@ -269,6 +290,36 @@ def test_a_job_that_is_pruned_meanwhile_stops_nothing(bench: Bench) -> None:
         receiver.wait(1)
         other = bench.job(receiver.url(), "bob")
         eventually(lambda: bench.delivery(other) is Delivery.DELIVERED)
+    bench.sender.stop(5)
+    assert caplog.records == []
+
+
+def test_a_job_that_is_pruned_before_it_is_sent(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    real = bench.store.take_callbacks
+
+    def take(n: int, *, lease_for: float) -> list[Errand]:
+        errands = real(n, lease_for=lease_for)
+        bench.store.forget(errand.job for errand in errands)
+        return errands
+
+    monkeypatch.setattr(bench.store, "take_callbacks", take)
+    bench.job("http://127.0.0.1:1/")
+    eventually(lambda: bench.store.list() == [] and not bench.sender._under_way)
+    bench.sender.stop(5)
+    assert caplog.records == []
+
+
+def test_stopping_delivers_what_is_due_first(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, lambda call, errand, data: Verdict())
+    bench.sender.start()
+    eventually(lambda: bench.sender._wait == sender.POLL, "it sleeps")
+    bench.sender.wake = lambda: None  # type: ignore[method-assign]
+    ids = [bench.job("http://lms.example/x", f"s{n}") for n in range(3 * sender.AT_ONCE)]
+    bench.sender.stop(10)
+    assert [bench.delivery(job_id) for job_id in ids] == [Delivery.DELIVERED] * len(ids)
+    bench.store.close()
 
 
 def test_stopping_breaks_off_what_hangs_and_it_stays_pending(bench: Bench) -> None:
@@ -383,12 +434,14 @@ from minitango import Callbacks, Engine
 from minitango.testing import FakeSandbox
 from tests.support import scoring, submission
 here = Callbacks(allow=("127.0.0.1",))
-with Engine.open(sys.argv[1], workers=2, sandbox=FakeSandbox(scoring(7)), callbacks=here) as e:
-    e.submit(submission(callback=sys.argv[2])).result(60)
+box = FakeSandbox(scoring(7))
+with Engine.open(sys.argv[1], state=sys.argv[2], workers=2, sandbox=box, callbacks=here) as e:
+    e.submit(submission(callback=sys.argv[3])).result(60)
     e.wait()
 """
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     ("place", "sent"),
     [
@@ -400,20 +453,16 @@ with Engine.open(sys.argv[1], workers=2, sandbox=FakeSandbox(scoring(7)), callba
         ("store.tell_callback.after_commit", 1),
     ],
 )
-def test_killed_between_the_end_and_the_delivery(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, sent: int
-) -> None:
+def test_killed_between_the_end_and_the_delivery(tmp_path: Path, place: str, sent: int, kind: str) -> None:
+    url = url_of(kind, tmp_path)
     with receiving() as receiver:
         environ = {**os.environ, "PYTHONPATH": str(ROOT), "MINITANGO_FAILPOINT": place}
-        child = subprocess.run([sys.executable, "-c", CHILD, str(tmp_path), receiver.url()], env=environ, timeout=60)
+        command = [sys.executable, "-c", CHILD, url, str(tmp_path), receiver.url()]
+        child = subprocess.run(command, env=environ, timeout=60)
         assert child.returncode == -signal.SIGKILL
-        store = SqliteStore(tmp_path / "queue.db")
+        store = store_of(kind, tmp_path, lambda: time.time() + sender.LEASE, url)  # the dead one's lease has lapsed
         (job,) = store.list()
         assert job.state is State.DONE
-        store.close()
-        store = SqliteStore(
-            tmp_path / "queue.db", clock=lambda: time.time() + sender.LEASE
-        )  # the dead one's has lapsed
         again = Sender(store, HERE, lambda kind, job=None, message="": None)
         again.start()
         eventually(lambda: store.get(job.id).delivery is Delivery.DELIVERED)
@@ -423,9 +472,7 @@ def test_killed_between_the_end_and_the_delivery(
 
 
 def test_two_engines_on_one_redis_deliver_each_once(tmp_path: Path) -> None:
-    redis_server.need_redis()
-    url = redis_server.shared().url("callbacks")
-    redis_server.shared().client().flushall()
+    url = url_of("redis", tmp_path)
     with receiving() as receiver:
         engines = [
             open_engine(url, scoring(7), state=tmp_path / name, callbacks=HERE, paused=name == "b") for name in "ab"

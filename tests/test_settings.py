@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from minitango.callbacks import Callbacks
+from minitango.callback_url import Callbacks
 from minitango.cli.config import Setting, explain, unknown_variables
 from minitango.cli.settings import Settings, resolve
 from minitango.cli.settings_file import KEYS

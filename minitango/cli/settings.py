@@ -13,7 +13,7 @@ from msgspec import Struct, structs
 
 from minitango import image_name
 from minitango.assignment import Assignment
-from minitango.callbacks import Callbacks
+from minitango.callback_url import Callbacks
 from minitango.cli.settings_file import KEYS, File, nearest
 from minitango.cli.streams import tell
 from minitango.engine import Engine, Event
