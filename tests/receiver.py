@@ -15,6 +15,12 @@ from typing import Any
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
+def hang(connection: socket.socket, request: Request) -> None:
+    """Say nothing, until the other side hangs up or the receiver is closed."""
+    with contextlib.suppress(OSError):
+        connection.recv(1)
+
+
 def answer(status: int, *more: str, body: bytes = b"") -> bytes:
     lines = [f"HTTP/1.1 {status} Whatever", f"Content-Length: {len(body)}", *more]
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body

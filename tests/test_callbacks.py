@@ -22,7 +22,7 @@ from minitango import callbacks
 from minitango.callbacks import Call, Verdict, body, headers
 from minitango.job import Failure, Job, Notice, Outcome, Result, State, TestResult
 from tests import certificates
-from tests.receiver import OK, Receiver, Request, answer, receiving
+from tests.receiver import OK, Receiver, Request, answer, hang, receiving
 
 ROOT = Path(__file__).parent.parent
 HERE = ("127.0.0.1",)
@@ -144,10 +144,6 @@ def test_a_date_to_be_asked_again_at(receiver: Receiver) -> None:
 # --- receivers that misbehave -------------------------------------------------------------------
 
 
-def hang(connection: socket.socket, request: Request) -> None:
-    threading.Event().wait(30)
-
-
 def drip(connection: socket.socket, request: Request) -> None:
     """A byte now and then, for ever."""
     with contextlib.suppress(OSError):
@@ -196,7 +192,7 @@ def half(connection: socket.socket, request: Request) -> bytes:
 
 def slow_body(connection: socket.socket, request: Request) -> None:
     connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n")
-    threading.Event().wait(30)
+    hang(connection, request)
 
 
 def bad_chunks(connection: socket.socket, request: Request) -> bytes:

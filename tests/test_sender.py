@@ -25,7 +25,7 @@ from minitango.store.redis import RedisStore
 from minitango.store.sqlite import SqliteStore
 from tests import redis_server
 from tests.contract.test_store import Clock
-from tests.receiver import OK, Receiver, Request, answer, receiving
+from tests.receiver import OK, Receiver, Request, answer, hang, receiving
 from tests.support import PATIENCE, eventually, open_engine, scoring, submission
 
 ROOT = Path(__file__).parent.parent
@@ -323,7 +323,7 @@ def test_stopping_delivers_what_is_due_first(tmp_path: Path) -> None:
 
 
 def test_stopping_breaks_off_what_hangs_and_it_stays_pending(bench: Bench) -> None:
-    with receiving(lambda connection, request: threading.Event().wait(30) and None) as receiver:
+    with receiving(hang) as receiver:
         job_id = bench.job(receiver.url())
         receiver.wait(1)
         began = time.monotonic()
@@ -405,7 +405,7 @@ def test_what_another_process_cancels_is_sent_soon(tmp_path: Path) -> None:
 
 
 def test_a_receiver_that_hangs_keeps_no_job_and_no_stop_waiting(tmp_path: Path) -> None:
-    with receiving(lambda connection, request: threading.Event().wait(60) and None) as receiver:
+    with receiving(hang) as receiver:
         engine = open_engine(tmp_path, scoring(7), callbacks=HERE)
         for n in range(12):
             engine.submit(submission(f"s{n}", callback=receiver.url())).result(PATIENCE)
@@ -418,7 +418,7 @@ def test_a_receiver_that_hangs_keeps_no_job_and_no_stop_waiting(tmp_path: Path) 
 
 
 def test_a_second_signal_does_not_wait_for_receivers(tmp_path: Path) -> None:
-    with receiving(lambda connection, request: threading.Event().wait(60) and None) as receiver:
+    with receiving(hang) as receiver:
         engine = open_engine(tmp_path, scoring(7), callbacks=HERE)
         engine.submit(submission(callback=receiver.url())).result(PATIENCE)
         receiver.wait(1)
