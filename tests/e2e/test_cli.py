@@ -428,7 +428,7 @@ def test_jobs_listed_shown_and_retried(cli: CommandLine, hw: Path, handins: Path
     assert f"its output: minitango jobs logs {ada.id} --state here" in story
     assert cli("jobs", "logs", ada.id, *where).out == "grading ok\n"
     (shown,) = cli("jobs", "show", ada.id, "--json", *where).jobs
-    assert set(shown) == JOB_KEYS | {"result", "history", "timeline", "steps", "inputs", "origin", "next"}
+    assert set(shown) == JOB_KEYS | {"result", "history", "timeline", "callback", "steps", "inputs", "origin", "next"}
     assert shown["result"]["outcome"] == "graded"
     assert [event["what"] for event in shown["timeline"]] == ["submitted", "began", "ended"]
     assert shown["steps"][0]["limits"]["wall"] == 30.0
