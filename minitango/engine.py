@@ -31,7 +31,7 @@ from minitango.job import Job, JobSpec, Lease, Result, State, lane_of, work_key
 from minitango.node import Membership
 from minitango.pool import EventKind, Pool, taken_back
 from minitango.runner import Runner
-from minitango.sandbox import Sandbox, kind_of, open_sandbox
+from minitango.sandbox import Sandbox, join_names, kind_of, open_sandbox
 from minitango.store import Query, Store, open_blobs, open_store
 from minitango.trial import Trial
 
@@ -102,7 +102,7 @@ class Engine:
         store: str | os.PathLike[str] = ".minitango",
         *,
         workers: int | None = None,
-        sandbox: str | Sandbox = "auto",
+        sandbox: str | Sequence[str] | Sandbox = "auto",
         image: str | None = "",
         state: str | os.PathLike[str] | None = None,
         queue: str = "default",
@@ -121,9 +121,10 @@ class Engine:
         on one SQLite file one grades; on one Redis queue as many as you like, each with a state directory, and a `name`
         if you care. `capabilities` are what this one offers to assignments that ask for it (`needs`). `blobs` is a
         directory that all nodes share, for blobs that are to be there instead of where the store keeps them.
-        `workers` consumers grade at once, one a core unless given; 0 only submits and watches, for a process beside
-        the one that grades.
-        `sandbox` is a name or an object, which is closed with the engine; `image` is for steps that name none, where
+        `workers` consumers grade at once, one a core unless given, or as many as the sandbox has slots where it counts
+        them; 0 only submits and watches, for a process beside the one that grades.
+        `sandbox` is a name, or the names of several Docker engines (`docker+tcp://host:2376?slots=8`), which make one
+        sandbox; or an object, which is closed with the engine; `image` is for steps that name none, where
         the sandbox has images; None: there are no such steps, so none has to be there. `on_event`: as `subscribe`, but
         early enough to hear what was recovered, and how images are pulled. `paused`: begin no job before `resume`.
         `callbacks`: which hosts at private addresses they may go to, and what signs them.
@@ -135,8 +136,10 @@ class Engine:
                 f"the store is {store!r}", hint='name a folder, or a URL such as "sqlite:///queue.db"', id="store_url"
             )
         url, folder = statedir.locate(store, state)
-        workers = (os.cpu_count() or 1) if workers is None else workers
-        if not isinstance(workers, int) or isinstance(workers, bool) or not 0 <= workers <= MAX_WORKERS:
+        asked = join_names(sandbox) if isinstance(sandbox, Sequence) else sandbox
+        if workers is not None and (
+            not isinstance(workers, int) or isinstance(workers, bool) or not 0 <= workers <= MAX_WORKERS
+        ):
             text = f"workers is {workers!r}, not a whole number from 0 to {MAX_WORKERS}"
             raise ConfigError(text, hint="0 only submits and watches", id="workers")
         with contextlib.ExitStack() as undo:
@@ -146,21 +149,23 @@ class Engine:
             box: Sandbox | None = None
             last = statedir.sandbox_kind(folder)
             subscribers = [] if on_event is None else [on_event]
-            if workers:
+            if workers != 0:
                 undo.callback(statedir.lock(folder))
-                if isinstance(sandbox, str):
+                if isinstance(asked, str):
                     tell = functools.partial(_tell_of_images, subscribers)
-                    box = open_sandbox(sandbox, state=str(folder), image=image, last=last, tell=tell)
+                    rests = functools.partial(_tell_of_a_rest, subscribers)
+                    box = open_sandbox(asked, state=str(folder), image=image, last=last, tell=tell, rests=rests)
                 else:
-                    box = sandbox
+                    box = asked
                 undo.callback(box.close)
+                workers = min(box.slots or os.cpu_count() or 1, MAX_WORKERS) if workers is None else workers
                 statedir.introduce(folder, box.name, image=image or "")
             if box is not None:
                 kind = box.name
-            elif isinstance(sandbox, str):
-                kind = (last if sandbox == "auto" else "") or kind_of(sandbox, last=last)
+            elif isinstance(asked, str):
+                kind = (last if asked == "auto" else "") or kind_of(asked, last=last)
             else:
-                kind = sandbox.name
+                kind = asked.name
             files = open_blobs(opened, folder, None if blobs is None else Path(blobs).absolute())
             engine = cls(opened, files, sandbox=box, sandbox_kind=kind, state=folder)
             engine._subscribers = subscribers
@@ -571,3 +576,7 @@ def _notify(subscribers: Sequence[Callable[[Event], None]], event: Event) -> Non
 def _tell_of_images(subscribers: Sequence[Callable[[Event], None]], message: str) -> None:
     """For a sandbox, which may have much to say before its engine is there."""
     _notify(subscribers, Event("image", None, message))
+
+
+def _tell_of_a_rest(subscribers: Sequence[Callable[[Event], None]], resting: bool, message: str) -> None:
+    _notify(subscribers, Event("paused" if resting else "resumed", None, message))

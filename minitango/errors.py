@@ -150,6 +150,7 @@ image: one assignment, whose image cannot be had now. Its jobs wait together; th
 
 REACHES: Final[dict[str, Reach]] = {
     "sandbox_apparmor": "sandbox",
+    "sandbox_busy": "sandbox",
     "sandbox_container": "sandbox",
     "sandbox_disk_full": "sandbox",
     "sandbox_docker": "sandbox",

@@ -441,6 +441,9 @@ class Pool:
         if self._stopping or self._member.draining or any(running.lease.solo for running in still):
             return 0, False
         room = self._workers - len(still)
+        seats = self._runner.seats
+        if seats is not None:
+            room = max(0, min(room, seats - len(still)))
         allowed = self._breaker.allowed(now, len(still))
         if allowed is not None:
             room = min(room, allowed)
@@ -465,6 +468,7 @@ class Pool:
                 self._observer.event("paused", None, f"jobs of {ack.lease.assignment} wait: {_said(ack.failure)}")
         elif (
             isinstance(ack, Fail)
+            and self._runner.seats is None  # else it sees itself to what fails, and the others go on
             and ack.failure.id.startswith("sandbox")
             and self._breaker.failed(now, certain=not ack.charge)
         ):

@@ -34,7 +34,8 @@ _LOOK: Final = f'for p do command -v -- "$p" >/dev/null || printf "\\n{LACKS.dec
 
 
 class Preflight:
-    """Looks plans over, each once: its images are prepared, its commands are there. Safe to use from any thread.
+    """Looks plans over, each once in each place: its images are prepared, its commands are there. Safe to use from any
+    thread.
 
     The work is done in the background, so that whoever waits for it can be told to stop.
     """
@@ -47,63 +48,66 @@ class Preflight:
         bundle: Callable[[str], tuple[File, ...]],
         on_image: Callable[[str, str], None],
     ) -> None:
-        """`plan` and `bundle` read a blob by its digest; `on_image` hears an image's name and digest when it is had."""
+        """`plan` and `bundle` read a blob by its digest; `on_image` hears an image's name and digest when it is had, as
+        `sandbox` as a whole knows it."""
         self._sandbox = sandbox
         self._plan = plan
         self._bundle = bundle
         self._on_image = on_image
         self._lock = threading.Lock()
-        self._passed: dict[str, tuple[str, ...]] = {}
-        self._tasks: dict[str, Future[tuple[str, ...]]] = {}
+        self._passed: dict[tuple[Sandbox, str], tuple[str, ...]] = {}
+        self._tasks: dict[tuple[Sandbox, str], Future[tuple[str, ...]]] = {}
 
-    def images(self, spec: str, stop: Stop | None = None) -> tuple[str, ...] | None:
+    def images(self, place: Sandbox, spec: str, stop: Stop | None = None) -> tuple[str, ...] | None:
         """The digest of each step's image, of a plan that passed; None where `stop` was requested meanwhile.
 
-        `spec` is the plan's digest. AssignmentError says what is wrong and what to do; also raises what the sandbox
-        raises. What failed is tried again with the next call.
+        `place` is what `Sandbox.seat` gave, `spec` the plan's digest. AssignmentError says what is wrong and what
+        to do; also raises what the sandbox raises. What failed is tried again with the next call.
         """
+        key = place, spec
         with self._lock:
-            passed = self._passed.get(spec)
+            passed = self._passed.get(key)
             if passed is not None:
                 return passed
-            task = self._tasks.get(spec)
+            task = self._tasks.get(key)
             if task is None:
-                task = self._tasks[spec] = Future()
-                threading.Thread(target=self._work, args=(spec, task), name="minitango preflight", daemon=True).start()
+                task = self._tasks[key] = Future()
+                work = threading.Thread(target=self._work, args=(*key, task), name="minitango preflight", daemon=True)
+                work.start()
         while not futures.wait([task], timeout=_POLL).done:
             if stop is not None and stop.why is not None:
                 return None
         return task.result()
 
-    def forget(self, spec: str) -> None:
+    def forget(self, place: Sandbox, spec: str) -> None:
         """Look this plan over again when it is next asked for: an image of it is not there any more."""
         with self._lock:
-            self._passed.pop(spec, None)
+            self._passed.pop((place, spec), None)
 
-    def _work(self, spec: str, task: Future[tuple[str, ...]]) -> None:
+    def _work(self, place: Sandbox, spec: str, task: Future[tuple[str, ...]]) -> None:
         try:
-            images = self._look_over(self._plan(spec))
+            images = self._look_over(place, self._plan(spec))
         except BaseException as error:
             with self._lock:
-                del self._tasks[spec]
+                del self._tasks[place, spec]
             task.set_exception(error)
             return
         with self._lock:
-            self._passed[spec] = images
-            del self._tasks[spec]
+            self._passed[place, spec] = images
+            del self._tasks[place, spec]
         task.set_result(images)
 
-    def _look_over(self, plan: Plan) -> tuple[str, ...]:
-        images = tuple(self._prepare(plan, step) for step in plan.steps)
+    def _look_over(self, place: Sandbox, plan: Plan) -> tuple[str, ...]:
+        images = tuple(self._prepare(place, plan, step) for step in plan.steps)
         for number, step in enumerate(plan.steps):
             bundle = self._bundle(step.bundle) if step.bundle else ()
-            check_command(self._sandbox, plan, number, bundle, images[number])
+            check_command(place, plan, number, bundle, images[number])
         return images
 
-    def _prepare(self, plan: Plan, step: PlanStep) -> str:
+    def _prepare(self, place: Sandbox, plan: Plan, step: PlanStep) -> str:
         folder = self._bundle(step.image_files) if step.image_files else ()
         try:
-            digest = self._sandbox.prepare(step.image, folder)
+            digest = place.prepare(step.image, folder)
         except AssignmentError as error:
             if not step.setup or error.id != "image_build":
                 raise
@@ -144,8 +148,9 @@ class Preflight:
                 hint="--sandbox docker",
                 id="image_needed",
             )
-        if digest and not folder:
-            self._on_image(step.image, digest)
+        known = self._sandbox.image_digest(step.image) if digest and not folder else ""
+        if known:  # of several engines the first one's: what is the same work must not hang on which of them was asked
+            self._on_image(step.image, known)
         return digest
 
 

@@ -23,6 +23,7 @@ from minitango.errors import (
     SandboxFailed,
     SandboxUnavailable,
     StoreError,
+    reach_of,
 )
 from minitango.job import (
     Ack,
@@ -70,7 +71,10 @@ class _Stopped(Exception):
 class _Attempt:
     """What one attempt has gathered so far."""
 
-    def __init__(self, plan: Plan, images: Sequence[str], lease: Lease, stop: Stop, sink: Sink | None) -> None:
+    def __init__(
+        self, place: Sandbox, plan: Plan, images: Sequence[str], lease: Lease, stop: Stop, sink: Sink | None
+    ) -> None:
+        self.place = place
         self.plan = plan
         self.images = images
         self.lease = lease
@@ -108,17 +112,15 @@ class Runner:
         None: the lease was lost, there is nothing to say. When this returns, no process of the attempt is left.
         """
         try:
-            images = self._preflight.images(lease.spec, stop)
-            if images is None:
-                return self._stopped(lease, stop)
-            stop.begin()
-            attempt = _Attempt(self._plan(lease.spec), images, lease, stop, sink)
-            result = self._grade(attempt)
+            with self._sandbox.seat(lambda: stop.why is None) as place:
+                if place is None:
+                    return self._stopped(lease, stop)
+                return self._run(place, lease, stop, sink)
         except _Stopped:
             return self._stopped(lease, stop)
         except SandboxUnavailable as error:
-            if error.id == "sandbox_image_gone":
-                self._preflight.forget(lease.spec)
+            if error.id == "sandbox_busy":
+                return Release(lease)  # it has seen no sandbox, so that nothing speaks against either
             return Fail(lease, _failure(error), charge=False)
         except ConfigError as error:
             return Fail(lease, _failure(error), retry=False)
@@ -133,15 +135,28 @@ class Runner:
             log.exception("grading job %s went wrong in minitango itself", lease.job)
             text = f"{type(error).__name__}: {error}"
             return Fail(lease, Failure("internal", one_line(text, 500), "please report this as a bug"))
-        return Finish(lease, result, tuple(attempt.outputs), self._grader(lease.spec, attempt.plan))
+
+    @property
+    def seats(self) -> int | None:
+        """As `Sandbox.seats`."""
+        return self._sandbox.seats
 
     def preflight(self, spec: str) -> None:
         """Make ready what an assignment needs, and find what is wrong with it, before a student's work is run: its
         images are pulled or built, and each step's command must be there.
 
-        `spec` is the digest of its plan. AssignmentError says what is missing. Costs a box a step, once.
+        `spec` is the digest of its plan. AssignmentError says what is missing. Costs a box a step, once. Of several
+        engines one is enough, and one that fails meanwhile is none.
         """
-        self._preflight.images(spec)
+        for left in reversed(range(self._sandbox.slots or 1)):
+            try:
+                with self._sandbox.seat() as place:
+                    assert place is not None
+                    self._preflight.images(place, spec)
+                    return
+            except SandboxUnavailable as error:
+                if not left or not self._sandbox.seats or reach_of(error.id) != "sandbox":
+                    raise
 
     def wall_limit(self, spec: str) -> float:
         """Seconds that an attempt may take by its steps' own limits; an hour where the plan cannot be read."""
@@ -151,6 +166,23 @@ class Runner:
             return 3600.0
 
     # --- one attempt --------------------------------------------------------------------------
+
+    def _run(self, place: Sandbox, lease: Lease, stop: Stop, sink: Sink | None) -> Finish:
+        """Grade it there, from the first step to the last."""
+        try:
+            images = self._images(place, lease.spec, stop)
+            stop.begin()
+            attempt = _Attempt(place, self._plan(lease.spec), images, lease, stop, sink)
+            result = self._grade(attempt)
+        except SandboxUnavailable as error:
+            if error.id == "sandbox_image_gone":
+                self._preflight.forget(place, lease.spec)
+            raise
+        except _Stopped:
+            if stop.why in (None, "overdue"):
+                raise SandboxFailed("the sandbox did not end in time and was killed", id="sandbox_overdue") from None
+            raise
+        return Finish(lease, result, tuple(attempt.outputs), self._grader(lease.spec, attempt.plan))
 
     def _grade(self, attempt: _Attempt) -> Result:
         plan = attempt.plan
@@ -186,6 +218,12 @@ class Runner:
             image_digest=attempt.images[-1],
         )
 
+    def _images(self, place: Sandbox, spec: str, stop: Stop) -> tuple[str, ...]:
+        images = self._preflight.images(place, spec, stop)
+        if images is None:
+            raise _Stopped
+        return images
+
     def _run_step(
         self, attempt: _Attempt, number: int, step: PlanStep, submission: Sequence[File]
     ) -> tuple[End, Collected]:
@@ -198,12 +236,12 @@ class Runner:
         own = self._bundle(step.bundle) if step.bundle else ()
         layout = layout_of(plan)
         bundle = Bundle(layout.work, step.bundle, own) if step.bundle else None
-        box = self._sandbox.open(box_spec(plan, number, image=image, bundle=bundle, token=attempt.lease.token))
+        box = attempt.place.open(box_spec(plan, number, image=image, bundle=bundle, token=attempt.lease.token))
         try:
             stop.attach(box)
             self._fill(attempt, box, number, step, submission, own)
             kept = HeadTail()
-            command = command_of(self._sandbox, step, image)
+            command = command_of(attempt.place, step, image)
             end = box.run(command, env=environment(plan, number), output=_tee(kept, step.name, attempt.sink))
             stop.attach(None)
             if end.cancelled or stop.why is not None:
@@ -335,11 +373,8 @@ class Runner:
                 return Cancelled(lease)
             case "release":
                 return Release(lease)
-            case "lost":
+            case _:  # lost
                 return None
-            case _:
-                text = "the sandbox did not end in time and was killed"
-                return Fail(lease, _failure(SandboxFailed(text, id="sandbox_overdue")))
 
     # --- blobs --------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from minitango.archive import File, pack
 from minitango.errors import ConfigError
 from minitango.preflight import PREFLIGHT_ENV
-from minitango.sandbox import BoxSpec, CollectBounds, Collected, End, Guarantees
+from minitango.sandbox import BoxSpec, CollectBounds, Collected, End, Guarantees, OnePlace
 
 
 class FakeRun:
@@ -111,7 +111,7 @@ class FakeBox:
         self._killed.set()
 
 
-class FakeSandbox:
+class FakeSandbox(OnePlace):
     """A `Sandbox` whose commands are one function. No isolation at all: for trusted test code only.
 
     `images` are the digests of the images that there are, by name; without it, it is a sandbox that has none.

@@ -74,6 +74,12 @@ def busybox(url: str) -> str:
     return load(url, f"minitango-test-busybox:{RECIPE}", busybox_layer())
 
 
+def copy(name: str, url: str) -> None:
+    """Give another engine the image that the engine of `need_docker` has under this name."""
+    with client(need_docker(), timeout=300) as here, client(url, timeout=300) as there:
+        there.images.load(here.images.get(name).save(named=True))
+
+
 def load(url: str, name: str, layer: bytes, architecture: str = MACHINE) -> str:
     """Give an engine an image of this name and one layer, and return the name."""
     with client(url) as engine:

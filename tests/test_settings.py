@@ -25,6 +25,19 @@ def test_flags_win_over_variables_over_files(tmp_path: Path) -> None:
     assert found == Settings(str(tmp_path / "file"), None, "of-variable", 3)
 
 
+def test_several_docker_engines(tmp_path: Path) -> None:
+    (tmp_path / "minitango.toml").write_text('sandbox = ["docker+unix:///a", "docker+tcp://h:2376?slots=8"]\n')
+    assert resolve(environ={}, folder=tmp_path).sandbox == "docker+unix:///a,docker+tcp://h:2376?slots=8"
+    environ = {"MINITANGO_SANDBOX": "docker,docker+unix:///b"}
+    assert resolve(environ=environ, folder=tmp_path).sandbox == "docker,docker+unix:///b"
+    assert resolve(sandbox="bubblewrap", environ=environ, folder=tmp_path).sandbox == "bubblewrap"
+    for wrong in ("sandbox = [3]", "sandbox = 3", "sandbox = []"):
+        (tmp_path / "minitango.toml").write_text(f"{wrong}\n")
+        with pytest.raises(ConfigError) as caught:
+            resolve(environ={}, folder=tmp_path)
+        assert caught.value.id in ("settings", "sandbox_name")
+
+
 def test_the_image_of_steps_that_name_none(tmp_path: Path) -> None:
     (tmp_path / "minitango.toml").write_text('image = "of-file:1"\n')
     assert resolve(environ={}, folder=tmp_path).image == "of-file:1"

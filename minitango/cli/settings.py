@@ -19,6 +19,7 @@ from minitango.cli.streams import tell
 from minitango.engine import Engine, Event
 from minitango.errors import ConfigError, StoreError
 from minitango.node import check_label
+from minitango.sandbox import join_names, kind_asked
 from minitango.statedir import default_image, locate, sandbox_kind
 from minitango.store import is_redis, shown
 from minitango.text import one_line
@@ -52,6 +53,7 @@ class Settings(Struct, frozen=True):
     """A store URL, or a state directory."""
     state: str | None
     sandbox: str
+    """As `open_sandbox` takes it."""
     workers: int | None
     flags: str = ""
     """What has to be said again on a command line to mean this queue: empty, or with a blank before it."""
@@ -106,7 +108,7 @@ class Settings(Struct, frozen=True):
     def check_joined(self, state: Path) -> None:
         """ConfigError where the engine that grades there does so in other than what was asked for."""
         kind, image = sandbox_kind(state), default_image(state)
-        wanted = self.sandbox.partition("+")[0]
+        wanted = kind_asked(self.sandbox)
         if wanted not in ("auto", kind):
             said, other = f"--sandbox {self.sandbox}", f"grades in {kind}"
         elif self.image and self.default_image and self.image != image and kind == "docker":
@@ -177,7 +179,7 @@ def grading_options(command: F) -> F:
     """--sandbox, --image, --workers and --capability."""
     count = click.IntRange(1, MAX_WORKERS)
     workers = click.option("--workers", type=count, metavar="N", help="Jobs at once (default: one a core).")
-    sandbox = click.option("--sandbox", metavar="NAME", help="auto (default), docker, docker+URL or bubblewrap.")
+    sandbox = click.option("--sandbox", metavar="NAME", help="auto (default), docker, docker+URL[,...] or bubblewrap.")
     text = "What this machine offers to assignments that need it, such as gpu; repeatable."
     capability = click.option("--capability", "capabilities", multiple=True, metavar="LABEL", help=text)
     return sandbox(image_option(workers(capability(command))))
@@ -299,12 +301,12 @@ def resolve(
         chosen_store = elsewhere.values["store"]
     if chosen_store is None:
         chosen_store, chosen_state = chosen_state or DEFAULT_STATE, None
-    count = _number(pick("workers"))
+    count, sandboxes = _number(pick("workers")), pick("sandbox")
     named = [(f"--{key}", shown(str(flags[key]))) for key in ("store", "state", "blobs") if flags[key]]
     return Settings(
         chosen_store,
         chosen_state,
-        pick("sandbox") or "auto",
+        join_names("auto" if sandboxes in (None, "") else sandboxes),
         count,
         "".join(f" {flag} {shlex.quote(str(value))}" for flag, value in named),
         bool(where.get("store")),

@@ -6,6 +6,7 @@ import difflib
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
+from types import UnionType
 from typing import Any, Final
 
 from msgspec import Struct
@@ -13,10 +14,10 @@ from msgspec import Struct
 from minitango.assignment.places import key_lines
 from minitango.errors import ConfigError
 
-KEYS: Final[Mapping[str, type]] = {
+KEYS: Final[Mapping[str, type | UnionType]] = {
     "store": str,
     "state": str,
-    "sandbox": str,
+    "sandbox": str | list,
     "image": str,
     "workers": int,
     "blobs": str,
@@ -92,13 +93,17 @@ def _checked(table: Any, path: Path) -> dict[str, Any]:
     return made
 
 
-_WORDS: Final = {int: "a number", str: "text", list: "a list of texts"}
+_WORDS: Final[Mapping[type | UnionType, str]] = {
+    int: "a number",
+    str: "text",
+    list: "a list of texts",
+    str | list: "text, nor a list of texts",
+}
 
 
-def _is(value: Any, kind: type) -> bool:
-    if kind is list:
-        return isinstance(value, list) and all(isinstance(item, str) for item in value)
-    return isinstance(value, kind) and not isinstance(value, bool)
+def _is(value: Any, kind: type | UnionType) -> bool:
+    texts = not isinstance(value, list) or all(isinstance(item, str) for item in value)
+    return isinstance(value, kind) and texts and not isinstance(value, bool)
 
 
 def _below(folder: Path, place: str) -> str:

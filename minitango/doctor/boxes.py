@@ -16,7 +16,7 @@ from minitango.blobs import Blobs
 from minitango.doctor import Check, Patient
 from minitango.errors import MinitangoError
 from minitango.runner import Runner
-from minitango.sandbox import Sandbox, Survey, Surveyed, open_sandbox, survey
+from minitango.sandbox import Sandbox, Survey, Surveyed, kind_asked, open_sandbox, survey
 from minitango.sandbox.docker import DEFAULT_IMAGE
 from minitango.text import one_line
 
@@ -30,14 +30,16 @@ def look(patient: Patient) -> Iterator[Check]:
     found = survey(
         patient.sandbox, state=patient.state, image=patient.image, last=last, images=names, sweep=patient.fix
     )
-    kinds = {each.kind: each for each in found.kinds}
-    asked = found.chosen or next((kind for kind in (patient.sandbox.partition("+")[0], last) if kind in kinds), "")
+    kinds = {each.kind: each for each in sorted(found.kinds, key=lambda each: each.error is None)}
+    asked = found.chosen or next((kind for kind in (kind_asked(patient.sandbox), last) if kind in kinds), "")
     for each in found.kinds:
         preferred = patient.sandbox == "auto" and not last and each.kind == "docker"
-        yield _kind(each, needed=each.kind == asked, others=bool(found.chosen), preferred=preferred)
+        spared = bool(each.engine) and each.kind == found.chosen  # the other engines go on without it
+        yield _kind(each, needed=each.kind == asked, others=bool(found.chosen), preferred=preferred, spared=spared)
     yield _chosen(found, kinds, patient)
     if found.chosen:
-        yield _images_there(kinds[found.chosen], [patient.image, *names])
+        working = [each for each in found.kinds if each.kind == found.chosen and each.error is None]
+        yield _images_there(working, [patient.image, *names])
     yield _orphans(found.kinds, patient)
     if patient.assignment is not None:
         yield _preflight(patient, found)
@@ -51,20 +53,26 @@ def _images(patient: Patient) -> list[str]:
     return [name for name in dict.fromkeys([*known, *named]) if name and not image_name.problem(name)]
 
 
-def _kind(found: Surveyed, *, needed: bool, others: bool, preferred: bool = False) -> Check:
-    """One kind. That it is not there is nothing bad where another is taken; but of one that is preferred, and is there
-    and does not work, a person wants to know."""
+def _kind(found: Surveyed, *, needed: bool, others: bool, preferred: bool = False, spared: bool = False) -> Check:
+    """One kind, or one of several engines. That it is not there is nothing bad where another is taken; but of one that
+    is preferred, and is there and does not work, a person wants to know. `spared`: others of its kind work."""
     held, error = found.guarantees, found.error
+    which = f"{found.engine}: " if found.engine else ""
+    of = {"engine": found.engine, "slots": found.slots} if found.engine else {}
     if held is not None:
         limits = ", ".join(f"{name} {getattr(held, name)}" for name in _LIMITS)
         weak = [name for name in _LIMITS if getattr(held, name) == "none"]
-        text, facts = f"a box runs; limits held by: {limits}", {"works": True, "limits": to_builtins(held)}
+        slots = f", {found.slots} at once" if found.slots else ""
+        text = f"{which}a box runs{slots}; limits held by: {limits}"
+        facts = {"works": True, "limits": to_builtins(held), **of}
         if weak and needed:
             hint = held.notes[0] if held.notes else "see docs/sandboxes.md"
             return Check(found.kind, "warning", text, hint, held.notes[1:], facts)
         return Check(found.kind, "ok", text, notes=held.notes, facts=facts)
     assert error is not None
-    facts = {"works": False, "error": error.id, "hint": error.hint}
+    facts = {"works": False, "error": error.id, "hint": error.hint, **of}
+    if spared:
+        return Check(found.kind, "warning", f"left alone, others go on: {error.message}", error.hint, facts=facts)
     if needed or not others:
         return Check(found.kind, "failed", error.message, error.hint, facts=facts)
     if preferred and error.id != "sandbox_gone":
@@ -85,23 +93,42 @@ def _chosen(found: Survey, kinds: dict[str, Surveyed], patient: Patient) -> Chec
     return Check("sandbox", "failed", f"nothing can be graded here: {found.why}", hint, facts=facts)
 
 
-def _images_there(found: Surveyed, names: Sequence[str]) -> Check:
-    if found.kind != "docker":
-        return Check("images", "ok", f"none needed: {found.kind} has the programs of this machine")
-    there = {name or DEFAULT_IMAGE: found.images.get(name, "") for name in names}
-    missing = [name for name, digest in there.items() if not digest]
-    if missing:
-        text = f"not there yet: {', '.join(one_line(name, 100) for name in missing)}; a run pulls what it needs first"
-        return Check("images", "warning", text, f"docker pull {missing[0]}", facts={"images": there})
+def _images_there(engines: Sequence[Surveyed], names: Sequence[str]) -> Check:
+    """The images of all engines that boxes go to."""
+    first, *others = engines
+    if first.kind != "docker":
+        return Check("images", "ok", f"none needed: {first.kind} has the programs of this machine")
+    there = {name or DEFAULT_IMAGE: first.images.get(name, "") for name in names}
+    facts = {"images": there}
+    for each in engines:
+        missing = [name or DEFAULT_IMAGE for name in names if not each.images.get(name)]
+        if missing:
+            which = f"{each.engine}: " if each.engine else ""
+            shown = ", ".join(one_line(name, 100) for name in missing)
+            text = f"{which}not there yet: {shown}; a run pulls what it needs first"
+            host = f"DOCKER_HOST={each.engine} " if "://" in each.engine else ""
+            return Check("images", "warning", text, f"{host}docker pull {missing[0]}", facts=facts)
+    for each in others:
+        other = next((name for name in names if each.images.get(name) != first.images.get(name)), None)
+        if other is not None:
+            name = other or DEFAULT_IMAGE
+            text = f"{one_line(name, 100)} is another image on {each.engine} than on {first.engine}: grades may differ"
+            return Check("images", "warning", text, f"docker pull {name}, on each of them", facts=facts)
     shown = ", ".join(
         f"{one_line(name, 100)} ({digest.removeprefix('sha256:')[:12]})" for name, digest in there.items()
     )
-    return Check("images", "ok", f"there: {shown}", facts={"images": there})
+    return Check("images", "ok", f"there: {shown}", facts=facts)
 
 
 def _orphans(kinds: Sequence[Surveyed], patient: Patient) -> Check:
     left, swept = sum(each.orphans for each in kinds), sum(each.swept for each in kinds)
-    facts = {each.kind: {"left": each.orphans, "swept": each.swept} for each in kinds}
+    facts = {
+        kind: {
+            "left": sum(each.orphans for each in kinds if each.kind == kind),
+            "swept": sum(each.swept for each in kinds if each.kind == kind),
+        }
+        for kind in dict.fromkeys(each.kind for each in kinds)
+    }
     if swept:
         return Check("orphans", "ok", f"removed {_boxes(swept)} that dead engines left", facts=facts)
     if left:
@@ -120,7 +147,7 @@ def _preflight(patient: Patient, found: Survey) -> Check:
     name = one_line(patient.assignment.name, 80)
     if not found.chosen:
         return Check("assignment", "failed", f"{name} cannot be tried without a sandbox", "see above")
-    wanted = found.chosen + (f"+{found.url}" if found.url else "")
+    wanted = found.name or found.chosen
     try:
         with tempfile.TemporaryDirectory(prefix="minitango-doctor-") as private:
             blobs = Blobs(Path(private) / "blobs")

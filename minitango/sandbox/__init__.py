@@ -17,9 +17,11 @@ such a box at all, or cannot now.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, Self
 
 from msgspec import Struct
 
@@ -184,6 +186,27 @@ class Sandbox(Protocol):
         """The name of the image that is its own choice; empty where it has none."""
         ...
 
+    @property
+    def slots(self) -> int | None:
+        """Boxes that it can have at once where all is well; None: as many as whoever uses it likes."""
+        ...
+
+    @property
+    def seats(self) -> int | None:
+        """Boxes that it can have at once now, with those that it has. None: it does not count, and whoever uses it is
+        to leave it alone while it fails. A number: it does that itself with each of its parts; 0: with all."""
+        ...
+
+    def seat(self, wanted: Callable[[], bool] = lambda: True) -> AbstractContextManager[Sandbox | None]:
+        """Room for one box at a time, for as long as the `with` block lasts, and the sandbox to open it in: one place,
+        with one set of images, whose `prepare` gives what its own `open` takes. An exception that leaves the block
+        tells how that place did.
+
+        Where there is no room now, it waits; None as soon as `wanted` says no. SandboxUnavailable where there is none
+        that can be waited for, `sandbox_busy` after some minutes.
+        """
+        ...
+
     def probe(self) -> Guarantees:
         """Open a box and run a command in it. SandboxUnavailable, with the exact remedy, if that fails. Cached."""
         ...
@@ -203,8 +226,8 @@ class Sandbox(Protocol):
         ...
 
     def image_digest(self, image: str) -> str:
-        """The digest that `prepare` gave for this name; empty before, and where the sandbox has no images. Asks nobody,
-        never raises."""
+        """The digest that `prepare` gave for this name; empty before, and where the sandbox has no images. Of several
+        places it is the first one's. Asks nobody, never raises."""
         ...
 
     def image_command(self, digest: str) -> tuple[str, ...]:
@@ -239,8 +262,20 @@ class Sandbox(Protocol):
         ...
 
 
+class OnePlace:
+    """What a sandbox says of its room that is one place, with as many boxes as you like."""
+
+    slots: int | None = None
+    seats: int | None = None
+
+    def seat(self, wanted: Callable[[], bool] = lambda: True) -> AbstractContextManager[Self]:
+        """Itself."""
+        return contextlib.nullcontext(self)
+
+
 class Surveyed(Struct, frozen=True):
-    """What was found of one kind of sandbox. Either `guarantees` or `error` is set."""
+    """What was found of one kind of sandbox, or of one of several Docker engines. Either `guarantees` or `error` is
+    set."""
 
     kind: str
     guarantees: Guarantees | None = None
@@ -251,6 +286,10 @@ class Surveyed(Struct, frozen=True):
     """Boxes of dead engines."""
     swept: int = 0
     """How many of them were removed."""
+    engine: str = ""
+    """Which one, for people, where several engines were named."""
+    slots: int = 0
+    """Boxes that it may have at once; 0: nobody counts."""
 
 
 class Survey(Struct, frozen=True):
@@ -260,7 +299,8 @@ class Survey(Struct, frozen=True):
     chosen: str
     """The kind that would be taken; empty: none works."""
     why: str
-    url: str = ""
+    name: str = ""
+    """What opens it: as `open_sandbox` takes it."""
 
 
 def survey(
@@ -293,6 +333,20 @@ def kind_of(name: str = "auto", *, last: str = "") -> str:
     return _choose.kind_of(name, last)
 
 
+def kind_asked(name: str) -> str:
+    """The kind that a name asks for; `auto`: none. ConfigError for a name that is none."""
+    from minitango.sandbox._named import parse
+
+    return parse(name).kind
+
+
+def join_names(names: str | Sequence[str]) -> str:
+    """One name for several Docker engines, as `open_sandbox` takes it. ConfigError `sandbox_name`."""
+    from minitango.sandbox._named import join
+
+    return join(names)
+
+
 def open_sandbox(
     name: str = "auto",
     *,
@@ -300,12 +354,16 @@ def open_sandbox(
     image: str | None = "",
     last: str = "",
     tell: Callable[[str], None] = lambda _: None,
+    rests: Callable[[bool, str], None] = lambda _, text: None,
 ) -> Sandbox:
     """The sandbox that `name` asks for, probed: it works when this returns.
 
-    `auto`, `bubblewrap`, `docker`, or `docker+URL` with the URL of an engine. `state` is a directory in which it may
-    note what it started, for `sweep` after a crash. `image` is for steps that name none (None: there are none). `tell`
-    hears, for people, what takes long and what was chosen.
+    `auto`, `bubblewrap`, `docker`, or `docker+URL` with the URL of an engine; or several engines by commas, each with
+    `?slots=N` for the boxes that it may have at once (one a core unless given), which make one sandbox together: an
+    engine that fails is left alone for a while, and the others go on. `state` is a directory in which it may note what
+    it started, for `sweep` after a crash. `image` is for steps that name none (None: there are none). `tell` hears, for
+    people, what takes long and what was chosen; `rests`, which engine of several is left alone from now on (True), or
+    is used again.
 
     `auto` takes Docker where an engine answers, a box works in it and `image` is there or can be fetched; else
     bubblewrap where that works, but not in place of an `image` that was named; and never runs anything unisolated.
@@ -314,4 +372,4 @@ def open_sandbox(
     """
     from minitango.sandbox import _choose
 
-    return _choose.open_named(name, state=state, image=image, last=last, tell=tell)
+    return _choose.open_named(name, state=state, image=image, last=last, tell=tell, rests=rests)

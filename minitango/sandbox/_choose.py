@@ -4,43 +4,30 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Final
 
-from minitango.errors import ConfigError, MinitangoError, SandboxUnavailable
+from minitango.errors import MinitangoError, SandboxUnavailable
 from minitango.sandbox import Sandbox
-
-KINDS: Final = ("docker", "bubblewrap")
-"""The strongest first."""
+from minitango.sandbox._named import KINDS, Named, parse
 
 Tell = Callable[[str], None]
-
-
-def parse(name: str) -> tuple[str, str]:
-    """The kind that a name means (`auto` among them), and the URL in it. ConfigError."""
-    kind, plus, url = name.partition("+")
-    if name in ("auto", *KINDS) or (kind == "docker" and plus and "://" in url):
-        return kind, url
-    raise ConfigError(
-        f"unknown sandbox {name!r}",
-        hint="use one of: auto, bubblewrap, docker, docker+unix:///PATH, docker+tcp://HOST:2376, docker+ssh://HOST",
-        id="sandbox_name",
-    )
+Rests = Callable[[bool, str], None]
 
 
 def kind_of(name: str, last: str) -> str:
     """See `minitango.sandbox.kind_of`."""
-    kind, _ = parse(name)
+    kind = parse(name).kind
     if kind != "auto":
         return kind
     return last if last in KINDS else "docker" if _answers() else "bubblewrap"
 
 
-def open_named(name: str, *, state: str | None, image: str | None, last: str, tell: Tell) -> Sandbox:
+def open_named(name: str, *, state: str | None, image: str | None, last: str, tell: Tell, rests: Rests) -> Sandbox:
     """See `minitango.sandbox.open_sandbox`."""
-    kind, url = parse(name)
-    if kind != "auto":
-        sandbox = _make(kind, state=state, url=url, image=image, tell=tell)
-        return _probed(sandbox)
+    named = parse(name)
+    if named.counted:
+        return _probed(_make_fleet(named, state=state, image=image, tell=tell, rests=rests))
+    if named.kind != "auto":
+        return _probed(_make(named.kind, state=state, url=named.engines[0].url, image=image, tell=tell))
     if last in KINDS:
         return _as_before(last, state=state, image=image, tell=tell)
     try:
@@ -95,6 +82,19 @@ def _make(kind: str, *, state: str | None, url: str, image: str | None, tell: Te
     from minitango.sandbox.bubblewrap import BubblewrapSandbox
 
     return BubblewrapSandbox(state=state)
+
+
+def _make_fleet(named: Named, *, state: str | None, image: str | None, tell: Tell, rests: Rests) -> Sandbox:
+    from minitango.sandbox.docker import DEFAULT_IMAGE, DockerSandbox
+    from minitango.sandbox.fleet import Fleet, Member
+
+    def member(label: str, url: str, slots: int | None) -> Member:
+        sandbox = DockerSandbox(
+            state, url=url, image=image or DEFAULT_IMAGE, tell=lambda text: tell(f"{text} ({label})")
+        )
+        return Member(label, sandbox, slots)
+
+    return Fleet([member(one.label, one.url, one.slots) for one in named.engines], rests=rests)
 
 
 def _probed(sandbox: Sandbox) -> Sandbox:

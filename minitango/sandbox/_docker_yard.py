@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 from msgspec import Struct, structs
@@ -24,6 +24,8 @@ from minitango.sandbox._docker_place import find
 from minitango.sandbox._docker_profile import SUPERVISOR, Features, memory_of
 from minitango.sandbox._frames import Hello
 from minitango.text import one_line
+
+T = TypeVar("T")
 
 _TRIAL: Final = Limits(wall=20, memory=64 << 20, disk=8 << 20, pids=16, output=64 << 10, cpus=0.5)
 _CAPABILITIES: Final = 1 << 5 | 1 << 6 | 1 << 7
@@ -83,7 +85,12 @@ class Yard:
         undo.callback(self.images.close)
         self.containers = Containers(self.engine, owner, self._carrier, _features(version, info))
         undo.callback(self.containers.close)
-        self.guarantees = self._import_and_try(owner.labels())
+        self._labels = owner.labels()
+        self.guarantees = self._with_trial_image(self._try_out)
+
+    def try_again(self) -> None:
+        """Run a command in a box. SandboxUnavailable, SandboxFailed."""
+        self._with_trial_image(self._one_box)
 
     def close(self) -> None:
         """Let go of everything: boxes, threads, connections."""
@@ -91,10 +98,10 @@ class Yard:
 
     # --- trying out ----------------------------------------------------------------------------------
 
-    def _import_and_try(self, labels: dict[str, str]) -> Guarantees:
-        self._trial = self.engine.call(partial(_import_trial, labels=labels))
+    def _with_trial_image(self, work: Callable[[], T]) -> T:
+        self._trial = self.engine.call(partial(_import_trial, labels=self._labels))
         try:
-            return self._try_out()
+            return work()
         finally:
             with contextlib.suppress(SandboxFailed, SandboxUnavailable):
                 self.containers.settle()

@@ -4,40 +4,42 @@ from __future__ import annotations
 
 import os
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import Final
 
 from minitango.errors import MinitangoError
 from minitango.sandbox import Sandbox, Survey, Surveyed
-from minitango.sandbox._choose import KINDS, parse
+from minitango.sandbox._named import KINDS, Address, parse
+from minitango.sandbox.docker import DEFAULT_IMAGE, DockerSandbox
+
+_AT_ONCE: Final = 8
+"""Engines that are looked at side by side: one that hangs takes all its time."""
 
 
 def survey(
     name: str, *, state: Path, image: str, last: str, images: tuple[str, ...], sweep: bool, patience: float
 ) -> Survey:
     """See `minitango.sandbox.survey`."""
-    asked, url = parse(name)
-    with tempfile.TemporaryDirectory(prefix="minitango-doctor-") as private:
-        kinds = tuple(
-            _look(
-                kind,
-                url,
-                state=state,
-                private=Path(private),
-                image=image,
-                images=images,
-                sweep=sweep,
-                patience=patience,
-            )
-            for kind in KINDS
+    asked = parse(name)
+    several = asked.counted
+    with tempfile.TemporaryDirectory(prefix="minitango-doctor-") as private, ThreadPoolExecutor(_AT_ONCE) as pool:
+        look = partial(
+            _look, state=state, private=Path(private), image=image, images=images, sweep=sweep, patience=patience
         )
-    chosen, why = _choose({found.kind: found for found in kinds}, asked, name, last, image)
-    return Survey(kinds, chosen, why, url)
+        engines = pool.map(lambda engine: look("docker", engine, several=several), asked.engines)
+        kinds = (*engines, look("bubblewrap", Address(), several=False))
+    best = {found.kind: found for found in sorted(kinds, key=lambda found: found.error is None)}
+    chosen, why = _choose(best, asked.kind, name, last, image)
+    return Survey(kinds, chosen, why, name if asked.kind != "auto" else chosen)
 
 
 def _look(
     kind: str,
-    url: str,
+    address: Address,
     *,
+    several: bool,
     state: Path,
     private: Path,
     image: str,
@@ -46,6 +48,7 @@ def _look(
     patience: float,
 ) -> Surveyed:
     """What there is of one kind. Whatever is tried is noted in `private`, not in the state."""
+    url, label = address.url, address.label if several else ""
     trial = _make(kind, url, private if kind == "bubblewrap" else _place(state, private), image, patience)
     left = _make(kind, url, state, image, patience) if kind == "bubblewrap" else trial
     try:
@@ -53,12 +56,15 @@ def _look(
         found = {name: trial.find_image(name) for name in {image, *images}}
         orphans = left.orphans()
         swept = left.sweep() if sweep and orphans else 0
+        cores = trial.cores if several and isinstance(trial, DockerSandbox) else 0
     except MinitangoError as error:
-        return Surveyed(kind, error=error, orphans=_orphans(left) if kind == "bubblewrap" else 0)
+        return Surveyed(kind, error=error, orphans=_orphans(left) if kind == "bubblewrap" else 0, engine=label)
     finally:
         trial.close()
         left.close()
-    return Surveyed(kind, guarantees, images=found, orphans=orphans, swept=swept)
+    return Surveyed(
+        kind, guarantees, images=found, orphans=orphans, swept=swept, engine=label, slots=address.slots or cores or 0
+    )
 
 
 def _orphans(sandbox: Sandbox) -> int:
@@ -76,8 +82,6 @@ def _place(state: Path, private: Path) -> Path:
 
 def _make(kind: str, url: str, state: Path, image: str, patience: float) -> Sandbox:
     if kind == "docker":
-        from minitango.sandbox.docker import DEFAULT_IMAGE, DockerSandbox
-
         return DockerSandbox(state, url=url, image=image or DEFAULT_IMAGE, patience=patience)
     from minitango.sandbox.bubblewrap import BubblewrapSandbox
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from minitango.archive import File
 from minitango.errors import SandboxFailed, SandboxUnavailable
 from minitango.job import Limits
-from minitango.sandbox import Box, BoxSpec, End, Guarantees, Held, Mount
+from minitango.sandbox import Box, BoxSpec, End, Guarantees, Held, Mount, OnePlace
 from minitango.sandbox._remedy import diagnose, not_linux
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ _TRIAL = Limits(wall=20.0, memory=24 << 20, disk=8 << 20, pids=12, output=64 << 
 _NAMESPACES = ("pid", "net", "mnt", "ipc", "user")
 
 
-class BubblewrapSandbox:
+class BubblewrapSandbox(OnePlace):
     """A `Sandbox`. Cheap to make; the first use finds out what this machine has."""
 
     def __init__(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from minitango.archive import File
 from minitango.errors import SandboxFailed
-from minitango.sandbox import BoxSpec, Guarantees
+from minitango.sandbox import BoxSpec, Guarantees, OnePlace
 from minitango.sandbox._docker_engine import PATIENCE
 from minitango.sandbox._spec import check_spec, default_state
 
@@ -27,7 +27,7 @@ DEFAULT_IMAGE: Final = "python:3.12-slim"
 """For steps that name no image."""
 
 
-class DockerSandbox:
+class DockerSandbox(OnePlace):
     """A `Sandbox`. Nothing is asked of the engine before it is used."""
 
     name = "docker"
@@ -91,6 +91,18 @@ class DockerSandbox:
     def probe(self) -> Guarantees:
         """See `Sandbox.probe`."""
         return self._set_up().guarantees
+
+    @property
+    def cores(self) -> int | None:
+        """Those of the engine's machine; None before anything was asked of it."""
+        yard = self._yard
+        return yard.containers.features.cores if yard is not None else None
+
+    def trial(self) -> None:
+        """Run a command in a box now, as `probe` did once. SandboxUnavailable, SandboxFailed."""
+        before = self._yard
+        if self._set_up() is before:
+            before.try_again()
 
     def close(self) -> None:
         """See `Sandbox.close`."""

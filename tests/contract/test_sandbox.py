@@ -22,9 +22,10 @@ import pytest
 from minitango.archive import File
 from minitango.errors import ConfigError, SandboxFailed, SandboxUnavailable
 from minitango.job import Limits
-from minitango.sandbox import Box, BoxSpec, Bundle, CollectBounds, Collected, End, Mount, Sandbox
+from minitango.sandbox import Box, BoxSpec, Bundle, CollectBounds, Collected, End, Mount, Sandbox, open_sandbox
 from minitango.sandbox.bubblewrap import BubblewrapSandbox
 from minitango.sandbox.docker import DockerSandbox
+from minitango.sandbox.fleet import Fleet, Member
 from tests import docker_engine, docker_images
 
 
@@ -34,11 +35,36 @@ def docker(state: str, *, mounts: bool = True) -> Sandbox:
     return DockerSandbox(state, url=url, image=docker_images.python_image(), mounts=mounts)
 
 
+class FleetOfTwo(Fleet):
+    """Several engines as one sandbox, of which one is a daemon of its own."""
+
+    def __init__(self, state: str) -> None:
+        docker_engine.need_private_engines()
+        self._second = docker_engine.private_engine()
+        self._second.start()
+        try:
+            image = docker_images.python_image()
+            docker_images.copy(image, self._second.url)
+            urls = (docker_engine.need_docker(), self._second.url)
+            super().__init__([Member(url, DockerSandbox(state, url=url, image=image), 4) for url in urls])
+        except BaseException:
+            self._second.close()
+            raise
+
+    def close(self) -> None:
+        super().close()
+        self._second.close()
+
+
 KINDS: dict[str, Callable[[str], Sandbox]] = {
     "bubblewrap": lambda state: BubblewrapSandbox(state=state),
     "bubblewrap-watched": lambda state: BubblewrapSandbox(state=state, cgroups=False),
     "docker": docker,
     "docker-elsewhere": partial(docker, mounts=False),
+    "fleet-of-one": lambda state: open_sandbox(
+        f"docker+{docker_engine.need_docker()}?slots=8", state=state, image=docker_images.python_image()
+    ),
+    "fleet-of-two": FleetOfTwo,
 }
 
 MIB = 1 << 20
