@@ -6,7 +6,9 @@ A kind that does not work on this machine is skipped with the reason; under CI i
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import functools
 import os
 import secrets
 import signal
@@ -22,7 +24,7 @@ import pytest
 from minitango.archive import File
 from minitango.errors import ConfigError, SandboxFailed, SandboxUnavailable
 from minitango.job import Limits
-from minitango.sandbox import Box, BoxSpec, Bundle, CollectBounds, Collected, End, Mount, Sandbox, open_sandbox
+from minitango.sandbox import Box, BoxSpec, Bundle, CollectBounds, Collected, End, Mount, Sandbox
 from minitango.sandbox.bubblewrap import BubblewrapSandbox
 from minitango.sandbox.docker import DockerSandbox
 from minitango.sandbox.fleet import Fleet, Member
@@ -35,25 +37,30 @@ def docker(state: str, *, mounts: bool = True) -> Sandbox:
     return DockerSandbox(state, url=url, image=docker_images.python_image(), mounts=mounts)
 
 
-class FleetOfTwo(Fleet):
-    """Several engines as one sandbox, of which one is a daemon of its own."""
+_second = contextlib.ExitStack()
+"""Ends the engine of `second_url`."""
 
-    def __init__(self, state: str) -> None:
-        docker_engine.need_private_engines()
-        self._second = docker_engine.private_engine()
-        self._second.start()
-        try:
-            image = docker_images.python_image()
-            docker_images.copy(image, self._second.url)
-            urls = (docker_engine.need_docker(), self._second.url)
-            super().__init__([Member(url, DockerSandbox(state, url=url, image=image), 4) for url in urls])
-        except BaseException:
-            self._second.close()
-            raise
 
-    def close(self) -> None:
-        super().close()
-        self._second.close()
+@functools.cache
+def second_url() -> str:
+    """A daemon of its own, with the image of the first, until the last test of this module."""
+    docker_engine.need_private_engines()
+    engine = _second.enter_context(docker_engine.private_engine())
+    docker_images.copy(docker_images.python_image(), engine.url)
+    return engine.url
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _end_of_the_second() -> Iterator[None]:
+    with _second:
+        yield
+
+
+def fleet(state: str, *urls: Callable[[], str]) -> Sandbox:
+    """Several engines as one sandbox."""
+    image = docker_images.python_image()
+    engines = {url(): DockerSandbox(state, url=url(), image=image) for url in urls}
+    return Fleet([Member(url, engine, 4) for url, engine in engines.items()])
 
 
 KINDS: dict[str, Callable[[str], Sandbox]] = {
@@ -61,10 +68,8 @@ KINDS: dict[str, Callable[[str], Sandbox]] = {
     "bubblewrap-watched": lambda state: BubblewrapSandbox(state=state, cgroups=False),
     "docker": docker,
     "docker-elsewhere": partial(docker, mounts=False),
-    "fleet-of-one": lambda state: open_sandbox(
-        f"docker+{docker_engine.need_docker()}?slots=8", state=state, image=docker_images.python_image()
-    ),
-    "fleet-of-two": FleetOfTwo,
+    "fleet-of-one": lambda state: fleet(state, docker_engine.need_docker),
+    "fleet-of-two": lambda state: fleet(state, docker_engine.need_docker, second_url),
 }
 
 MIB = 1 << 20
