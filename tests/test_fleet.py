@@ -280,10 +280,10 @@ def test_an_engine_that_is_back_gets_one_job_and_then_as_many_as_before() -> Non
     ward.roster.give_back(ward.take(), GONE)
     with pytest.raises(SandboxUnavailable, match="the engine is gone"):
         ward.take(PATIENCE)
+    ward.roster.give_back(old)
     ward.now += 1.0
     with pytest.raises(SandboxUnavailable, match="the engine is gone"):
         ward.take(PATIENCE)  # its time is over, but nobody has tried it
-    ward.roster.give_back(old)
     ward.roster.back(ward.members[0])
     assert ward.roster.seats == 1, "what had begun before it failed is no proof"
     seat = ward.take()
@@ -387,10 +387,11 @@ def test_an_address_that_can_be_none_is_an_error_whatever_the_others_do(make: Ca
 def test_what_does_not_hold_on_one_engine_does_not_hold(
     make: Callable[..., Fleetly], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    b = FakeEngine()
+    a, b = FakeEngine(), FakeEngine()
+    monkeypatch.setattr(a, "probe", lambda: Guarantees("cgroup", "none", "cgroup", "tmpfs", "namespace"))
     monkeypatch.setattr(b, "probe", lambda: Guarantees("none", "cgroup", "cgroup", "tmpfs", "namespace", ("weak",)))
-    held = make(FakeEngine(), b).fleet.probe()
-    assert (held.memory, held.pids) == ("none", "cgroup")
+    held = make(a, b).fleet.probe()
+    assert (held.memory, held.pids, held.cpu) == ("none", "none", "cgroup")
     assert held.notes[-1] == "b: weak"
 
 
@@ -407,6 +408,7 @@ def test_a_box_holds_its_slot_until_it_is_closed(make: Callable[..., Fleetly]) -
     third[0].close()
     boxes[1].close()
     assert [engine.most for engine in two.engines] == [1, 1]
+    assert [each.used for each in two.members] == [0, 0], "a second close gives nothing back"
 
 
 def test_a_box_that_fails_speaks_against_its_engine(make: Callable[..., Fleetly]) -> None:
@@ -445,6 +447,35 @@ def test_close_ends_all(make: Callable[..., Fleetly]) -> None:
     with pytest.raises(SandboxFailed):
         two.fleet.open(SPEC)
     eventually(lambda: not any("trial of b" in each.name for each in threading.enumerate()), "it is tried for ever")
+
+
+def test_the_end_of_an_engine_that_hangs_is_not_waited_for_long(
+    make: Callable[..., Fleetly], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("minitango.sandbox.fleet._LINGER", 0.01)
+    go = threading.Event()
+
+    class Slow(FakeEngine):
+        def close(self) -> None:
+            assert go.wait(PATIENCE)
+            super().close()
+
+    a, b = Slow(), Slow()
+    b.error = GONE
+    two = make(a, b)
+    two.fleet.probe()
+    closing = threading.Thread(target=two.fleet.close)
+    closing.start()
+    closing.join(0.1)
+    assert closing.is_alive(), "one that is well ends in good order"
+    monkeypatch.setattr(a, "close", lambda: None)
+    alone = make(b, slots=(1,))
+    alone.members[0].away = True
+    alone.fleet.close()
+    assert not b.closed
+    go.set()
+    closing.join(PATIENCE)
+    assert a.closed
 
 
 # --- jobs ------------------------------------------------------------------------------------------
@@ -524,13 +555,14 @@ def test_a_job_for_which_there_is_no_place_goes_back_as_if_nothing_had_been(
     monkeypatch.setattr("minitango.sandbox.fleet.PATIENCE", 0.02)
     two = make(FakeEngine(scoring(1)), FakeEngine(scoring(1)), slots=(1, 1))
     taken = [two.fleet.open(SPEC), two.fleet.open(SPEC)]
-    with Engine.open(tmp_path, sandbox=two.fleet) as engine:
+    events: list[Event] = []
+    with Engine.open(tmp_path, sandbox=two.fleet, on_event=events.append) as engine:
         handle = engine.submit(submission())
-        eventually(lambda: engine.jobs()[0].attempt > 1, "it never came back")
+        eventually(lambda: engine.jobs()[0].attempt > 2, "it never came back")
         for box in taken:
             box.close()
         assert handle.result(PATIENCE).score == 1
-        assert engine.jobs()[0].failure is None
+    assert {event.kind for event in events if event.job is not None} == {"started", "released", "done"}
 
 
 def test_a_fleet_that_is_all_away_starts_nothing_until_one_is_back(

@@ -81,6 +81,8 @@ def explain(flags: Mapping[str, Any], environ: Mapping[str, str]) -> list[Settin
         "capabilities": "none",
         "callback_allow": "none",
     }
+    if "," in settings.sandbox or "?" in settings.sandbox:
+        defaults["workers"] = "the slots of all engines"
     actual = {key: getattr(settings, key, None) for key in defaults}
     actual["capabilities"] = ", ".join(settings.capabilities)
     actual["callback_allow"] = ", ".join(settings.callbacks.allow)

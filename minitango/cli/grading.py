@@ -217,7 +217,8 @@ def mixture(store: History, jobs: Sequence[Job]) -> list[str]:
         ]
     if len(images) > 1 and len({len(result.steps) for result in results}) == 1:
         return [
-            f"an image changed between gradings, which need not give the same grades: {_counts(images)}",
+            "an image changed between gradings, or is not the same on each Docker engine, which need not give the same "
+            f"grades: {_counts(images)}",
             "  next: to grade all with what it is now, the same command with: --fresh",
         ]
     return []

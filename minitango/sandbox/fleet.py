@@ -85,8 +85,8 @@ class Fleet:
             tried = dict(self._tried)
         held: dict[str, Held] = {}
         for limit in _LIMITS:
-            found = {getattr(one, limit) for one in tried.values()}
-            held[limit] = found.pop() if len(found) == 1 else "none"
+            found = [getattr(one, limit) for one in tried.values()]
+            held[limit] = "none" if "none" in found else found[0]
         return Guarantees(**held, notes=tuple(self._notes(tried)))
 
     def prepare(self, image: str, folder: Sequence[File] = ()) -> str:
