@@ -389,6 +389,32 @@ def test_images_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert (found.verdict, found.next) == ("warning", "docker pull gcc:14")
 
 
+def test_several_docker_engines_have_a_line_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that does not work is a warning where others go on, and so is an image that is not the same on all."""
+    ours = Surveyed("docker", HELD, images={"": "sha256:a"}, engine="unix:///a", slots=2)
+    theirs = Surveyed("docker", HELD, images={"": "sha256:b"}, engine="tcp://b:2376", slots=8)
+    away = Surveyed("docker", error=GONE, engine="tcp://c:2376")
+    name = "docker+unix:///a,docker+tcp://b:2376,docker+tcp://c:2376"
+    kinds: tuple[Surveyed, ...] = (ours, theirs, away, BWRAP)
+    monkeypatch.setattr(boxes, "survey", lambda *a, **k: Survey(kinds, "docker", "it is", name))
+    checks = list(boxes.look(patient(tmp_path, sandbox=name)))
+    engines = [check for check in checks if check.name == "docker"]
+    assert [check.verdict for check in engines] == ["ok", "ok", "warning"]
+    assert engines[1].text.startswith("tcp://b:2376: a box runs, 8 at once; limits held by: ")
+    assert (engines[1].facts["engine"], engines[1].facts["slots"]) == ("tcp://b:2376", 8)
+    assert (engines[2].text, engines[2].next) == ("left alone, others go on: no Docker here", "start Docker")
+    found = of(checks)
+    assert (found["sandbox"].verdict, found["images"].verdict) == ("ok", "warning")
+    assert "is another image on tcp://b:2376 than on unix:///a" in found["images"].text
+    kinds = (ours, Surveyed("docker", HELD, engine="tcp://b:2376", slots=8), BWRAP)
+    missing = of(boxes.look(patient(tmp_path, sandbox=name)))["images"]
+    assert missing.text.startswith("tcp://b:2376: not there yet: python")
+    assert missing.next.startswith("DOCKER_HOST=tcp://b:2376 docker pull python")
+    kinds = (away, BWRAP)
+    monkeypatch.setattr(boxes, "survey", lambda *a, **k: Survey(kinds, "", "it is asked for", name))
+    assert of(boxes.look(patient(tmp_path, sandbox=name)))["docker"].verdict == "failed"
+
+
 def test_only_images_names_are_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not folders, and nothing that a damaged note has."""
     asked: list[tuple[str, ...]] = []

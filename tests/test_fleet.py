@@ -468,7 +468,6 @@ def test_the_end_of_an_engine_that_hangs_is_not_waited_for_long(
     closing.start()
     closing.join(0.1)
     assert closing.is_alive(), "one that is well ends in good order"
-    monkeypatch.setattr(a, "close", lambda: None)
     alone = make(b, slots=(1,))
     alone.members[0].away = True
     alone.fleet.close()

@@ -30,6 +30,8 @@ def test_several_docker_engines(tmp_path: Path) -> None:
     assert resolve(environ={}, folder=tmp_path).sandbox == "docker+unix:///a,docker+tcp://h:2376?slots=8"
     environ = {"MINITANGO_SANDBOX": "docker,docker+unix:///b"}
     assert resolve(environ=environ, folder=tmp_path).sandbox == "docker,docker+unix:///b"
+    told = {each.key: each.value for each in explain({"sandbox": "docker?slots=3"}, {})}
+    assert (told["sandbox"], told["workers"]) == ("docker?slots=3", "the slots of all engines")
     assert resolve(sandbox="bubblewrap", environ=environ, folder=tmp_path).sandbox == "bubblewrap"
     for wrong in ("sandbox = [3]", "sandbox = 3", "sandbox = []"):
         (tmp_path / "minitango.toml").write_text(f"{wrong}\n")

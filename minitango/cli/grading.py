@@ -216,9 +216,9 @@ def mixture(store: History, jobs: Sequence[Job]) -> list[str]:
             f"  next: to grade all in one, the same command with: --fresh --sandbox {best}",
         ]
     if len(images) > 1 and len({len(result.steps) for result in results}) == 1:
+        what = "an image changed between gradings, or is not the same on each Docker engine"
         return [
-            "an image changed between gradings, or is not the same on each Docker engine, which need not give the same "
-            f"grades: {_counts(images)}",
+            f"{what}, which need not give the same grades: {_counts(images)}",
             "  next: to grade all with what it is now, the same command with: --fresh",
         ]
     return []
