@@ -11,7 +11,8 @@ import pytest
 from minitango import Assignment, Engine, Event, JobHandle, Limits, Step, Submission
 from minitango.errors import SandboxUnavailable
 from minitango.sandbox import open_sandbox
-from minitango.sandbox.fleet import Fleet
+from minitango.sandbox.docker import DockerSandbox
+from minitango.sandbox.fleet import Fleet, Member
 from tests.docker_engine import need_private_engines, private_engine
 from tests.e2e.conftest import CommandLine, eventually
 from tests.e2e.test_docker_faults import Docker
@@ -76,6 +77,28 @@ def test_one_engine_dies_among_twenty_jobs_and_is_used_again(two: list[Docker], 
         ]
         more = submit(engine, 100, 12)
         eventually(lambda: len(two[1].alive()) >= 2, "it was never used again as before")
+        wait(more)
+        assert sum(job.failures for job in engine.jobs()) == 0
+
+
+@pytest.mark.timeout(180)
+def test_an_engine_that_hangs_holds_nobody_for_long(two: list[Docker], tmp_path: Path) -> None:
+    said: list[tuple[bool, str]] = []
+    engines = [DockerSandbox(tmp_path, url=docker.url, image=docker.image, patience=3) for docker in two]
+    members = [Member(docker.url, engine, 2) for docker, engine in zip(two, engines, strict=True)]
+    made = Fleet(members, rests=lambda resting, text: said.append((resting, text)))
+    with Engine.open(tmp_path, sandbox=made) as engine:
+        wait(submit(engine, 0, 4))
+        two[1].engine.pause()
+        try:
+            wait(submit(engine, 100, 12))
+            assert [resting for resting, _ in said] == [True]
+            assert "did not answer within 3 s" in said[0][1]
+        finally:
+            two[1].engine.resume()
+        eventually(lambda: made.seats == 3, "it never came back")
+        more = submit(engine, 200, 12)
+        eventually(lambda: made.seats == 4, "it never had as many as before")
         wait(more)
         assert sum(job.failures for job in engine.jobs()) == 0
 
