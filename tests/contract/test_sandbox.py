@@ -159,6 +159,24 @@ def new_marker() -> str:
 # --- the plain life of a box ---------------------------------------------------------------------
 
 
+def test_a_seat_is_a_place_for_one_box_after_another_with_its_own_images(sandbox: Sandbox) -> None:
+    with sandbox.seat() as place:
+        assert place is not None
+        image = place.prepare("")
+        with contextlib.closing(place.open(BoxSpec(MOUNTS, "/job", LIMITS, image=image))) as box:
+            assert box.run(["true"], env={}, output=lambda _: None).exit_status == 0
+        assert live(place, ["true"]).end.exit_status == 0
+    if sandbox.slots is None:
+        assert sandbox.seats is None
+        return
+    assert 0 < sandbox.slots == sandbox.seats
+    with contextlib.ExitStack() as taken:
+        for _ in range(sandbox.slots):
+            taken.enter_context(sandbox.seat())
+        with sandbox.seat(lambda: False) as none:
+            assert none is None
+
+
 def test_a_command_runs_and_its_end_is_told(sandbox: Sandbox) -> None:
     ran = live(sandbox, sh("echo out; echo err >&2; exit 7"))
     assert (ran.end.exit_status, ran.end.signal, ran.end.exec_error) == (7, None, None)
