@@ -85,7 +85,8 @@ class Engine:
         self._images_lock = threading.Lock()
         self._runner = None
         if sandbox is not None:
-            self._runner = Runner(sandbox, blobs, on_image=self._image_known, grader=self._graded_by)
+            tell = functools.partial(self.event, "image", None)
+            self._runner = Runner(sandbox, blobs, on_image=self._image_known, tell=tell, grader=self._graded_by)
         self._pool: Pool | None = None
         self._callbacks = Callbacks()
         self._sender: Sender | None = None

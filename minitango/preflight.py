@@ -7,6 +7,7 @@ import errno
 import os
 import re
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent import futures
 from concurrent.futures import Future
@@ -14,7 +15,7 @@ from typing import Final
 
 from minitango.archive import File
 from minitango.assignment import Plan, PlanStep
-from minitango.errors import AssignmentError, ConfigError, SandboxFailed, SandboxUnavailable
+from minitango.errors import AssignmentError, ConfigError, MinitangoError, SandboxFailed, SandboxUnavailable
 from minitango.job import Limits
 from minitango.layout import box_spec, layout_of
 from minitango.output import HeadTail
@@ -28,6 +29,8 @@ TRANSIENT: Final = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.EN
 _SETUP: Final = re.compile(r"\bRUN .*?: (exit code \d+.*)", re.DOTALL)
 """What went wrong with a set-up script, in an error about the Dockerfile that runs it."""
 _POLL: Final = 0.1
+UNFIT_FOR: Final = 60.0
+"""Seconds for which one of several engines is left out for a plan that could not be graded there."""
 LACKS: Final = b"minitango lacks: "
 """Begins a line with a program that is not there, among what else may be said: by the shell, or what loads it."""
 _LOOK: Final = f'for p do command -v -- "$p" >/dev/null || printf "\\n{LACKS.decode()}%s\\n" "$p"; done'
@@ -47,9 +50,10 @@ class Preflight:
         plan: Callable[[str], Plan],
         bundle: Callable[[str], tuple[File, ...]],
         on_image: Callable[[str, str], None],
+        tell: Callable[[str], None] = lambda text: None,
     ) -> None:
         """`plan` and `bundle` read a blob by its digest; `on_image` hears an image's name and digest when it is had, as
-        `sandbox` as a whole knows it."""
+        `sandbox` as a whole knows it. `tell` hears, for people, where a plan cannot be graded that can be elsewhere."""
         self._sandbox = sandbox
         self._plan = plan
         self._bundle = bundle
@@ -57,6 +61,10 @@ class Preflight:
         self._lock = threading.Lock()
         self._passed: dict[tuple[Sandbox, str], tuple[str, ...]] = {}
         self._tasks: dict[tuple[Sandbox, str], Future[tuple[str, ...]]] = {}
+        self._tell = tell
+        self._unfit: dict[tuple[Sandbox, str], float] = {}
+        """Until when a place is left out for a plan, in monotonic seconds."""
+        self._untold: dict[tuple[Sandbox, str], str] = {}
 
     def images(self, place: Sandbox, spec: str, stop: Stop | None = None) -> tuple[str, ...] | None:
         """The digest of each step's image, of a plan that passed; None where `stop` was requested meanwhile.
@@ -79,6 +87,33 @@ class Preflight:
                 return None
         return task.result()
 
+    def fit(self, spec: str) -> tuple[Sandbox, ...]:
+        """The places in which this plan may be graded, as far as is known; all, where that would be none."""
+        places = self._sandbox.places
+        if not self._unfit:
+            return places
+        now = time.monotonic()
+        with self._lock:
+            return tuple(place for place in places if self._unfit.get((place, spec), 0.0) <= now) or places
+
+    def avoid(self, place: Sandbox, spec: str, error: MinitangoError) -> None:
+        """Leave this place out for this plan for a while: what it needs is not there."""
+        with self._lock:
+            before = self._unfit.get((place, spec))
+            self._unfit[place, spec] = time.monotonic() + UNFIT_FOR
+            if before is None:
+                hint = f"; next: {error.hint}" if error.hint else ""
+                self._untold[place, spec] = f"{self._plan(spec).name} is not graded on {place}: {error.message}{hint}"
+        self._tell_of_unfit(spec)
+
+    def _tell_of_unfit(self, spec: str) -> None:
+        """Once it is graded elsewhere: else it is the assignment's own mistake."""
+        with self._lock:
+            passed = self._untold and any((place, spec) in self._passed for place in self._sandbox.places)
+            told = [self._untold.pop(key) for key in list(self._untold) if passed and key[1] == spec]
+        for text in told:
+            self._tell(text)
+
     def forget(self, place: Sandbox, spec: str) -> None:
         """Look this plan over again when it is next asked for: an image of it is not there any more."""
         with self._lock:
@@ -94,7 +129,9 @@ class Preflight:
             return
         with self._lock:
             self._passed[place, spec] = images
+            self._unfit.pop((place, spec), None)
             del self._tasks[place, spec]
+        self._tell_of_unfit(spec)
         task.set_result(images)
 
     def _look_over(self, place: Sandbox, plan: Plan) -> tuple[str, ...]:

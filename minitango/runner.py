@@ -95,16 +95,18 @@ class Runner:
         blobs: BlobStore,
         *,
         on_image: Callable[[str, str], None] = lambda name, digest: None,
+        tell: Callable[[str], None] = lambda text: None,
         grader: Callable[[str, Plan], tuple[str, ...]] = lambda spec, plan: (),
     ) -> None:
-        """`on_image` hears the name and the digest of each image that was prepared, from any thread; `grader` says
-        what `Finish.grader` is to have of a plan and its digest."""
+        """`on_image` hears the name and the digest of each image that was prepared, `tell`, for people, on which of
+        several engines an assignment cannot be graded, both from any thread; `grader` says what `Finish.grader` is to
+        have of a plan and its digest."""
         self._grader = grader
         self._sandbox = sandbox
         self._blobs = blobs
         self._plan = functools.lru_cache(maxsize=64)(self._load_plan)
         self._bundle = functools.lru_cache(maxsize=8)(self._load_bundle)
-        self._preflight = Preflight(sandbox, plan=self._plan, bundle=self._bundle, on_image=on_image)
+        self._preflight = Preflight(sandbox, plan=self._plan, bundle=self._bundle, on_image=on_image, tell=tell)
 
     def run(self, lease: Lease, *, stop: Stop, sink: Sink | None = None) -> Ack | None:
         """Grade what the lease names. Never raises for anything that a submission, an assignment or a sandbox does.
@@ -112,10 +114,14 @@ class Runner:
         None: the lease was lost, there is nothing to say. When this returns, no process of the attempt is left.
         """
         try:
-            with self._sandbox.seat(lambda: stop.why is None) as place:
-                if place is None:
-                    return self._stopped(lease, stop)
-                return self._run(place, lease, stop, sink)
+            while True:
+                fit = self._preflight.fit(lease.spec)
+                with self._sandbox.seat(lambda: stop.why is None, among=fit) as place:
+                    if place is None:
+                        return self._stopped(lease, stop)
+                    images = self._images(place, lease.spec, stop, others=len(fit) > 1)
+                    if images is not None:
+                        return self._run(place, images, lease, stop, sink)
         except _Stopped:
             return self._stopped(lease, stop)
         except SandboxUnavailable as error:
@@ -148,13 +154,16 @@ class Runner:
         `spec` is the digest of its plan. AssignmentError says what is missing. Costs a box a step, once. Of several
         engines one is enough, and one that fails meanwhile is none.
         """
-        for left in reversed(range(self._sandbox.slots or 1)):
+        left = len(self._sandbox.places)
+        while True:
+            fit = self._preflight.fit(spec)
             try:
-                with self._sandbox.seat() as place:
+                with self._sandbox.seat(among=fit) as place:
                     assert place is not None
-                    self._preflight.images(place, spec)
-                    return
+                    if self._images(place, spec, Stop(), others=len(fit) > 1) is not None:
+                        return
             except SandboxUnavailable as error:
+                left -= 1
                 if not left or not self._sandbox.seats or reach_of(error.id) != "sandbox":
                     raise
 
@@ -167,10 +176,23 @@ class Runner:
 
     # --- one attempt --------------------------------------------------------------------------
 
-    def _run(self, place: Sandbox, lease: Lease, stop: Stop, sink: Sink | None) -> Finish:
+    def _images(self, place: Sandbox, spec: str, stop: Stop, *, others: bool) -> tuple[str, ...] | None:
+        """What the preflight there gives; None where the plan cannot be graded in this place, and there are others."""
+        try:
+            images = self._preflight.images(place, spec, stop)
+        except (ConfigError, SandboxUnavailable) as error:
+            of_the_engine = isinstance(error, SandboxUnavailable) and reach_of(error.id) == "sandbox"
+            if of_the_engine or not others:
+                raise
+            self._preflight.avoid(place, spec, error)
+            return None
+        if images is None:
+            raise _Stopped
+        return images
+
+    def _run(self, place: Sandbox, images: Sequence[str], lease: Lease, stop: Stop, sink: Sink | None) -> Finish:
         """Grade it there, from the first step to the last."""
         try:
-            images = self._images(place, lease.spec, stop)
             stop.begin()
             attempt = _Attempt(place, self._plan(lease.spec), images, lease, stop, sink)
             result = self._grade(attempt)
@@ -217,12 +239,6 @@ class Runner:
             sandbox=self._sandbox.name,
             image_digest=attempt.images[-1],
         )
-
-    def _images(self, place: Sandbox, spec: str, stop: Stop) -> tuple[str, ...]:
-        images = self._preflight.images(place, spec, stop)
-        if images is None:
-            raise _Stopped
-        return images
 
     def _run_step(
         self, attempt: _Attempt, number: int, step: PlanStep, submission: Sequence[File]

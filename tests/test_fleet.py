@@ -548,6 +548,49 @@ def test_an_attempt_stays_on_its_engine_and_names_the_image_that_it_had(
     assert statedir.known_images(tmp_path, "docker") == {"x": ("sha256:a",) * 2, "y": ("sha256:ay",) * 2}
 
 
+@pytest.mark.parametrize("error", [None, SandboxUnavailable("no registry", hint="look", id="sandbox_registry")])
+def test_an_image_that_one_engine_has_not_is_no_matter_where_another_has_it(
+    error: Exception | None, tmp_path: Path, make: Callable[..., Fleetly], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither do the assignment's jobs wait for it, nor do they die of it; those that begin there go on elsewhere."""
+    a, b = FakeEngine(scoring(1), images={"x": "sha256:a"}), FakeEngine(scoring(1), images={})
+    looked: list[str] = []
+    prepare = b.prepare
+
+    def fail(image: str, folder: Any = ()) -> str:
+        looked.append(image)
+        if error is not None:
+            raise error
+        return prepare(image, folder)
+
+    monkeypatch.setattr(b, "prepare", fail)
+    two = make(a, b)
+    step = Step(command=("go",), image="x", limits=Limits(wall=5))
+    events: list[Event] = []
+    with Engine.open(tmp_path, sandbox=two.fleet, on_event=events.append) as engine:
+        handles = engine.submit_many(submission(f"s{n}", of=assignment(steps=(step,))) for n in range(8))
+        assert {handle.result(PATIENCE).image_digest for handle in handles} == {"sha256:a"}
+        assert {(job.attempt, job.failures) for job in engine.jobs()} == {(1, 0)}
+        said = [event.message for event in events if event.kind == "image"]
+        assert len(said) == 1
+        assert said[0].startswith("hw is not graded on ")
+        assert len(looked) <= 2, "it is left out for a while"
+    assert not [event for event in events if event.kind == "paused"]
+
+
+def test_what_no_engine_has_is_the_assignments_own_trouble(tmp_path: Path, make: Callable[..., Fleetly]) -> None:
+    two = make(FakeEngine(images={}), FakeEngine(images={}))
+    step = Step(command=("go",), image="x", limits=Limits(wall=5))
+    events: list[Event] = []
+    with Engine.open(tmp_path, sandbox=two.fleet, on_event=events.append) as engine:
+        with pytest.raises(ConfigError) as caught:
+            engine.preflight(assignment(steps=(step,)))
+        assert caught.value.id == "image_missing"
+        with pytest.raises(JobDead):
+            engine.submit(submission(of=assignment(steps=(step,)))).result(PATIENCE)
+    assert not [event for event in events if event.kind == "image"]
+
+
 def test_a_job_for_which_there_is_no_place_goes_back_as_if_nothing_had_been(
     tmp_path: Path, make: Callable[..., Fleetly], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,7 +18,7 @@ such a box at all, or cannot now.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Literal, Protocol, Self
@@ -197,10 +197,17 @@ class Sandbox(Protocol):
         to leave it alone while it fails. A number: it does that itself with each of its parts; 0: with all."""
         ...
 
-    def seat(self, wanted: Callable[[], bool] = lambda: True) -> AbstractContextManager[Sandbox | None]:
+    @property
+    def places(self) -> tuple[Sandbox, ...]:
+        """What `seat` may give: always the same objects."""
+        ...
+
+    def seat(
+        self, wanted: Callable[[], bool] = lambda: True, *, among: Collection[Sandbox] | None = None
+    ) -> AbstractContextManager[Sandbox | None]:
         """Room for one box at a time, for as long as the `with` block lasts, and the sandbox to open it in: one place,
         with one set of images, whose `prepare` gives what its own `open` takes. An exception that leaves the block
-        tells how that place did.
+        tells how that place did. `among`: one of these places, of which there is at least one.
 
         Where there is no room now, it waits; None as soon as `wanted` says no. SandboxUnavailable where there is none
         that can be waited for, `sandbox_busy` after some minutes.
@@ -268,7 +275,14 @@ class OnePlace:
     slots: int | None = None
     seats: int | None = None
 
-    def seat(self, wanted: Callable[[], bool] = lambda: True) -> AbstractContextManager[Self]:
+    @property
+    def places(self) -> tuple[Self]:
+        """Itself."""
+        return (self,)
+
+    def seat(
+        self, wanted: Callable[[], bool] = lambda: True, *, among: Collection[Sandbox] | None = None
+    ) -> AbstractContextManager[Self]:
         """Itself."""
         return contextlib.nullcontext(self)
 

@@ -55,6 +55,9 @@ class DockerSandbox(OnePlace):
         self._yard: Yard | None = None
         self._closed = False
 
+    def __str__(self) -> str:
+        return self._url or "docker"
+
     def image_digest(self, image: str) -> str:
         """See `Sandbox.image_digest`."""
         yard = self._yard

@@ -11,13 +11,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from minitango.archive import File
 from minitango.errors import MinitangoError, SandboxFailed, SandboxUnavailable
-from minitango.sandbox import Box, BoxSpec, CollectBounds, Collected, End, Guarantees, Held
+from minitango.sandbox import Box, BoxSpec, CollectBounds, Collected, End, Guarantees, Held, Sandbox
 from minitango.sandbox._roster import Engine, Member, Roster, Seat, none_left
 from minitango.text import one_line
 
@@ -62,10 +62,18 @@ class Fleet:
         """See `Sandbox.seats`."""
         return self._roster.seats
 
+    @property
+    def places(self) -> tuple[Engine, ...]:
+        """See `Sandbox.places`."""
+        return tuple(member.sandbox for member in self._roster.members)
+
     @contextlib.contextmanager
-    def seat(self, wanted: Callable[[], bool] = lambda: True) -> Iterator[Engine | None]:
+    def seat(
+        self, wanted: Callable[[], bool] = lambda: True, *, among: Collection[Sandbox] | None = None
+    ) -> Iterator[Engine | None]:
         """See `Sandbox.seat`."""
-        seat = self._roster.take(wanted, patience=PATIENCE)
+        members = [member for member in self._roster.members if among is None or member.sandbox in among]
+        seat = self._roster.take(wanted, patience=PATIENCE, among=members)
         if seat is None:
             yield None
             return
