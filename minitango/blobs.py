@@ -26,6 +26,7 @@ from msgspec import Struct
 
 from minitango.errors import BlobError, StoreError, StoreFull
 from minitango.failpoint import failpoint
+from minitango.room import check_room
 
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 _FOLDER: Final = re.compile(r"[0-9a-f]{2}")
@@ -59,7 +60,10 @@ class BlobStore(Protocol):
 
     def put(self, data: bytes) -> str: ...
     def put_many(self, blobs: Iterable[bytes]) -> list[str]: ...
-    def get(self, digest: str) -> bytes: ...
+    def get(self, digest: str, *, keep: bool = True) -> bytes:
+        """`keep`: in this machine's cache, where there is one."""
+        ...
+
     def has(self, digest: str) -> bool: ...
     def touch(self, digest: str) -> bool: ...
     def prune(
@@ -93,7 +97,8 @@ class Blobs:
         """Keep these bytes, and return their digests in order: durable when it returns, each stored once.
 
         A blob that was there is compared, mended if it was damaged, and spared by `prune` for another grace.
-        StoreFull, or StoreError where the directory cannot be written: then no half blob is left.
+        StoreFull, also where the disk is nearly full, or StoreError where the directory cannot be written: then no half
+        blob is left.
         """
         digests: list[str] = []
         seen: set[str] = set()
@@ -135,7 +140,7 @@ class Blobs:
             finally:
                 os.close(file)
 
-    def get(self, digest: str) -> bytes:
+    def get(self, digest: str, *, keep: bool = True) -> bytes:
         """The bytes of this digest, verified. BlobError `blob_missing` or `blob_corrupt`; ValueError: no digest."""
         if not _DIGEST.fullmatch(digest):
             raise ValueError(f"not a SHA-256 in lower-case hex: {digest[:80]!r}")
@@ -221,6 +226,7 @@ class Blobs:
         """Write these blobs, forced to disk but for their names. Returns the folders that hold the names."""
         if not batch:
             return set()
+        check_room(self.root)
         temporary = self._folder("tmp")
         written: dict[str, tuple[Path, int]] = {}
         try:
@@ -257,16 +263,16 @@ class Blobs:
             self.root.mkdir(parents=True, exist_ok=True)
             for path in made:
                 path.chmod(0o700)
-                _sync(path.parent)
+                sync(path.parent)
             folder.mkdir(0o700, exist_ok=True)
         return folder
 
     def _settle(self, folders: set[Path]) -> None:
         """Make the names in these folders durable, and the folders' own, whoever made them."""
         for folder in folders:
-            _sync(folder)
+            sync(folder)
         if not folders <= self._settled:
-            _sync(self.root)
+            sync(self.root)
             self._settled |= folders
 
     @contextlib.contextmanager
@@ -395,7 +401,7 @@ def _write_all(file: int, data: bytes) -> None:
         left = left[os.write(file, left) :]
 
 
-def _sync(folder: Path) -> None:
+def sync(folder: Path) -> None:
     """Make the names in a folder durable."""
     file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

@@ -28,6 +28,7 @@ from minitango.errors import ConfigError, EngineStopped, JobNotFound, StoreError
 from minitango.handle import Handles, JobHandle
 from minitango.identity import Found
 from minitango.job import Job, JobSpec, Lease, Result, State, lane_of, work_key
+from minitango.keeping import Keeper, kept_for
 from minitango.node import Membership
 from minitango.pool import EventKind, Pool, taken_back
 from minitango.runner import Runner
@@ -80,13 +81,21 @@ class Engine:
         self.state = state
         self.error: BaseException | None = None
         """What killed the engine, if something did."""
+        self.on_box: Callable[[float], None] = lambda seconds: None
+        """Hears how long each step waited for its sandbox. Called from consumers; it must not raise."""
         self._kind = sandbox_kind
         self._images = statedir.known_images(state, sandbox_kind)
         self._images_lock = threading.Lock()
         self._runner = None
         if sandbox is not None:
-            tell = functools.partial(self.event, "image", None)
-            self._runner = Runner(sandbox, blobs, on_image=self._image_known, tell=tell, grader=self._graded_by)
+            self._runner = Runner(
+                sandbox,
+                blobs,
+                on_image=self._image_known,
+                tell=functools.partial(self.event, "image", None),
+                grader=self._graded_by,
+                on_box=lambda seconds: self.on_box(seconds),
+            )
         self._pool: Pool | None = None
         self._callbacks = Callbacks()
         self._sender: Sender | None = None
@@ -111,6 +120,7 @@ class Engine:
         name: str = "",
         capabilities: Collection[str] = (),
         blobs: str | os.PathLike[str] | None = None,
+        keep: float | None = None,
         on_event: Callable[[Event], None] | None = None,
         paused: bool = False,
         callbacks: Callbacks = Callbacks(),
@@ -122,6 +132,8 @@ class Engine:
         on one SQLite file one grades; on one Redis queue as many as you like, each with a state directory, and a `name`
         if you care. `capabilities` are what this one offers to assignments that ask for it (`needs`). `blobs` is a
         directory that all nodes share, for blobs that are to be there instead of where the store keeps them.
+        `keep`: the engine forgets jobs that ended more than so many seconds ago (an hour is the least), with files that
+        no job needs. None: in a file all is kept, on Redis for 400 days; math.inf: all is kept.
         `workers` consumers grade at once, one a core unless given, or as many as the sandbox has slots where it counts
         them; 0 only submits and watches, for a process beside the one that grades.
         `sandbox` is a name, or the names of several Docker engines (`docker+tcp://host:2376?slots=8`), which make one
@@ -177,6 +189,8 @@ class Engine:
                     opened, folder, name=name, workers=workers, sandbox=kind, capabilities=capabilities
                 )
                 undo.callback(_quietly, member.leave)
+                keeper = Keeper(opened, files, kept_for(keep, shared=opened.shared))
+                undo.callback(keeper.stop)
                 pool = engine._recover(member, lease_for, paused=paused)
                 undo.callback(pool.stop, 0.0)
                 pool.start()
@@ -185,6 +199,7 @@ class Engine:
                 engine._sender = Sender(opened, callbacks, engine.event)
                 undo.callback(engine._sender.stop, 0.0)
                 engine._sender.start()
+                keeper.start()
             engine._on_close.append(undo.pop_all().close)
         return engine
 

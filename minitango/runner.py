@@ -10,6 +10,7 @@ import errno
 import functools
 import logging
 import os
+import time
 from collections.abc import Callable, Sequence
 
 from minitango import archive
@@ -97,10 +98,12 @@ class Runner:
         on_image: Callable[[str, str], None] = lambda name, digest: None,
         tell: Callable[[str], None] = lambda text: None,
         grader: Callable[[str, Plan], tuple[str, ...]] = lambda spec, plan: (),
+        on_box: Callable[[float], None] = lambda seconds: None,
     ) -> None:
         """`on_image` hears the name and the digest of each image that was prepared, `tell`, for people, on which of
-        several engines an assignment cannot be graded, both from any thread; `grader` says what `Finish.grader` is to
-        have of a plan and its digest."""
+        several engines an assignment cannot be graded, and `on_box` how long each step waited for its box, all from any
+        thread; `grader` says what `Finish.grader` is to have of a plan and its digest."""
+        self._on_box = on_box
         self._grader = grader
         self._sandbox = sandbox
         self._blobs = blobs
@@ -252,8 +255,10 @@ class Runner:
         own = self._bundle(step.bundle) if step.bundle else ()
         layout = layout_of(plan)
         bundle = Bundle(layout.work, step.bundle, own) if step.bundle else None
+        begun = time.monotonic()
         box = attempt.place.open(box_spec(plan, number, image=image, bundle=bundle, token=attempt.lease.token))
         try:
+            self._on_box(time.monotonic() - begun)
             stop.attach(box)
             self._fill(attempt, box, number, step, submission, own)
             kept = HeadTail()

@@ -34,16 +34,34 @@ FLOORS = [
         "callback_url",
         "record",
         "feedback",
+        "room",
     },
     {"store", "sandbox", "results", "assignment"},
     {"runner", "layout", "preflight", "remarks"},
-    {"engine", "pool", "node", "handle", "identity", "trial", "statedir", "testing", "doctor", "callbacks", "sender"},
+    {
+        "engine",
+        "pool",
+        "node",
+        "handle",
+        "identity",
+        "trial",
+        "statedir",
+        "testing",
+        "doctor",
+        "moving",
+        "backup",
+        "keeping",
+        "metrics",
+        "callbacks",
+        "sender",
+    },
     {"exchange"},
     {"", "cli", "__main__"},
 ]
 SIDE_BY_SIDE = {"store", "sandbox", "results", "assignment"}
 FOREIGN_HOMES = {
     "redis": "minitango/store/",
+    "prometheus_client": "minitango/metrics.py",
     "docker": "minitango/sandbox/_docker_engine.py",
     "click": "minitango/cli/",
     "rich": "minitango/cli/",
@@ -116,9 +134,8 @@ def run_python(code: str) -> str:
 
 def test_importing_is_light() -> None:
     heavy = run_python(
-        "import sys, minitango; print(sorted({'redis', 'docker', 'click', 'rich', 'sqlite3', 'filelock', 'asyncio', "
-        "'ssl', 'http.client'}"
-        " & set(sys.modules)))"
+        "import sys, minitango; print(sorted({'redis', 'docker', 'prometheus_client', 'click', 'rich', 'sqlite3',"
+        " 'filelock', 'asyncio', 'ssl', 'http.client'} & set(sys.modules)))"
     )
     assert heavy == "[]"
 

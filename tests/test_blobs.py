@@ -220,7 +220,20 @@ def test_full_disk_leaves_no_half_blob(blobs: Blobs, monkeypatch: pytest.MonkeyP
     assert len(blobs.put_many([b"1", b"2", b"3", b"4"])) == 4
 
 
-def test_real_full_disk(tmp_path: Path) -> None:
+def test_a_disk_that_is_nearly_full_takes_no_more(blobs: Blobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left is for results; what is there already can be submitted again, as that takes no room."""
+    kept = blobs.put(b"kept")
+    monkeypatch.setattr("minitango.room.reserve", lambda total: 1 << 80)
+    with pytest.raises(StoreFull, match="nearly full"):
+        blobs.put(b"more")
+    assert blobs.put(b"kept") == kept
+    assert files(blobs) == [kept]
+    monkeypatch.undo()
+    blobs.put(b"more")
+
+
+def test_real_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("minitango.room.reserve", lambda total: 0)
     if os.geteuid() != 0:
         pytest.skip("mounting needs root")
     mount = tmp_path / "small"

@@ -120,7 +120,7 @@ def test_a_local_disk_is_well(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, k
     assert of(machine.place(tmp_path))["file_system"].verdict == "ok"
 
 
-@pytest.mark.parametrize(("free", "verdict"), [(10 << 30, "ok"), (500 << 20, "warning"), (1 << 20, "failed")])
+@pytest.mark.parametrize(("free", "verdict"), [(10 << 30, "ok"), (1500 << 20, "warning"), (500 << 20, "failed")])
 def test_room_on_the_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, free: int, verdict: str) -> None:
     values = (4096, 4096, 1 << 30, free // 4096, free // 4096, 10**6, 10**6, 10**6, 0, 255)
     monkeypatch.setattr(os, "statvfs", lambda path: os.statvfs_result(values))

@@ -35,6 +35,7 @@ from minitango.job import (
     State,
     StepOutput,
 )
+from minitango.room import reserve
 from minitango.store import Query, _database, _schema, open_store, sqlite
 from minitango.store.sqlite import SqliteStore
 
@@ -339,7 +340,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     libc.umount2(bytes(disk), 2)
 
 
-def test_a_disk_that_is_really_full(small_disk: Path) -> None:
+def test_a_disk_that_is_really_full(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("minitango.room.reserve", lambda total: 0)
     store = SqliteStore(small_disk / "queue.db")
     kept = 0
     with pytest.raises(StoreFull):  # noqa: PT012 - the last of many is refused
@@ -347,6 +349,44 @@ def test_a_disk_that_is_really_full(small_disk: Path) -> None:
             kept += len(store.submit([SPEC] * 20))
     assert kept > 0
     assert store.counts()[State.QUEUED] == len(store.list()) == kept
+    store.close()
+
+
+def test_a_disk_that_is_nearly_full_takes_results_and_no_more_work(small_disk: Path) -> None:
+    store = SqliteStore(small_disk / "queue.db")
+    store.submit([SPEC] * 3)
+    ballast = small_disk / "ballast"
+    left = os.statvfs(small_disk)
+    ballast.write_bytes(b"x" * (left.f_bavail * left.f_frsize - 90_000))
+    for _ in range(2):
+        with pytest.raises(StoreFull, match="nearly full") as caught:
+            store.submit([SPEC])
+        assert caught.value.id == "store_full"
+        assert "df -h" in caught.value.hint
+    leases = store.exchange(claim=3).leases
+    assert len(leases) == 3
+    assert store.exchange([Finish(lease, RESULT) for lease in leases]).refused == ()
+    assert store.counts()[State.DONE] == 3
+    ballast.unlink()
+    assert store.submit([SPEC])[0].created, "it takes work again by itself"
+    store.close()
+
+
+def test_how_much_of_a_disk_is_kept_for_results(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for total, wanted in ((1 << 20, 1 << 17), (1 << 30, 64 << 20), (10 << 30, (10 << 30) // 100), (500 << 30, 1 << 30)):
+        assert reserve(total) == wanted
+    store = SqliteStore(path)
+    disk = os.statvfs(path.parent)
+    kept = reserve(disk.f_blocks * disk.f_frsize) // disk.f_frsize
+    for left, taken in ((kept + 1, True), (kept - 1, False), (kept + 1, True)):
+        values = list(disk)
+        values[4] = left  # f_bavail
+        monkeypatch.setattr("os.statvfs", lambda path, values=values: os.statvfs_result(values))
+        if taken:
+            store.submit([SPEC])
+        else:
+            with pytest.raises(StoreFull):
+                store.submit([SPEC])
     store.close()
 
 
@@ -717,13 +757,13 @@ def test_a_watch_survives_an_error_and_tells_that_it_may_have_missed_something(
     store: SqliteStore, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[sqlite3.Connection] = []
-    connect = store._db._connect
+    connect = store._db.connect
 
     def spy() -> sqlite3.Connection:
         opened.append(connect())
         return opened[-1]
 
-    monkeypatch.setattr(store._db, "_connect", spy)
+    monkeypatch.setattr(store._db, "connect", spy)
     called = threading.Event()
     stop = store.watch(called.set)
     opened[0].close()  # from now on its thread meets errors

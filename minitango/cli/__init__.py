@@ -16,12 +16,14 @@ import click
 
 from minitango import __version__
 from minitango.cli import streams
+from minitango.cli.backup import backup, restore
 from minitango.cli.check import check
 from minitango.cli.config import config
 from minitango.cli.doctor import doctor
 from minitango.cli.export import export
 from minitango.cli.init import init
 from minitango.cli.jobs import jobs
+from minitango.cli.migrate import migrate
 from minitango.cli.nodes import nodes
 from minitango.cli.prune import prune
 from minitango.cli.run import run
@@ -54,7 +56,9 @@ def cli() -> None:
     """
 
 
-for command in (init, run, check, submit, worker, jobs, nodes, export, prune, config, doctor):
+for command in (
+    init, run, check, submit, worker, jobs, nodes, export, prune, backup, restore, migrate, config, doctor,
+):  # fmt: skip
     cli.add_command(command)
 
 

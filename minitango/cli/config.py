@@ -80,6 +80,7 @@ def explain(flags: Mapping[str, Any], environ: Mapping[str, str]) -> list[Settin
         "name": "made from the machine's",
         "capabilities": "none",
         "callback_allow": "none",
+        "keep": "for ever; on Redis 400d",
     }
     if "," in settings.sandbox or "?" in settings.sandbox:
         defaults["workers"] = "the slots of all engines"

@@ -228,15 +228,15 @@ def _counts(found: Counter[str]) -> str:
     return ", ".join(f"{count} in {one_line(name or 'none', 100)}" for name, count in found.most_common())
 
 
-def warn_of_weak_limits(engine: Engine) -> None:
+def warn_of_weak_limits(engine: Engine, say: Callable[[str], None] = tell) -> None:
     """Say which limits hold here, and what would make them hold better. Nothing in an engine that does not grade."""
     if engine.sandbox is None:
         return
     held = engine.sandbox.probe()
     words = ", ".join(f"{name} {getattr(held, name)}" for name in ("memory", "pids", "cpu", "disk", "network"))
-    tell(f"sandbox {engine.sandbox.name}: limits held by: {words}")
+    say(f"sandbox {engine.sandbox.name}: limits held by: {words}")
     for note in held.notes:
-        tell(f"  {note}")
+        say(f"  {note}")
 
 
 @contextlib.contextmanager

@@ -4,40 +4,25 @@ from __future__ import annotations
 
 import difflib
 import functools
-import re
 import sys
 import time
 from collections.abc import Sequence
-from typing import Final
 
 import click
 
 from minitango import statedir
 from minitango.blobs import Pruned
 from minitango.cli import records, show
+from minitango.cli.ages import age
 from minitango.cli.records import Removed
 from minitango.cli.settings import resolve, state_options
 from minitango.cli.streams import out, program, tell
 from minitango.engine import Engine
 from minitango.errors import ConfigError, EngineRunning, StoreFull
 from minitango.job import TERMINAL, Delivery, Job, State
+from minitango.keeping import GRACE
 from minitango.store import Query
 from minitango.text import human_seconds, human_size, one_line
-
-GRACE: Final = 3600.0
-"""Seconds for which a file is kept that no job needs yet: a submit may be under way."""
-_UNITS: Final = {"s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
-_AGE: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?) ?(s|min|h|d|w)")
-
-
-def age(text: str) -> float:
-    """A duration such as `30d` in seconds. click.BadParameter for what is none."""
-    found = _AGE.fullmatch(text.strip())
-    if found is not None:
-        return float(found[1]) * _UNITS[found[2]]
-    if re.fullmatch(r"[0-9.]+ ?[mM]", text):
-        raise click.BadParameter(f"{text!r} may be minutes or months: write 30min or 180d")
-    raise click.BadParameter(f"{text!r} is no duration: write one such as 30d, 12h or 2w")
 
 
 def _age(context: click.Context, option: click.Parameter, text: str | None) -> float | None:

@@ -14,6 +14,7 @@ from msgspec import Struct, structs
 from minitango import image_name
 from minitango.assignment import Assignment
 from minitango.callback_url import Callbacks
+from minitango.cli import ages
 from minitango.cli.settings_file import KEYS, File, nearest
 from minitango.cli.streams import tell
 from minitango.engine import Engine, Event
@@ -71,6 +72,8 @@ class Settings(Struct, frozen=True):
     """What this node offers to assignments that need it."""
     callbacks: Callbacks = Callbacks()
     """To which hosts callbacks may go, and what signs them."""
+    keep: str = ""
+    """How long jobs are kept that ended; empty: as the store has it."""
 
     def open(
         self, *, workers: int | None = None, on_event: Callable[[Event], None] | None = None, paused: bool = False
@@ -87,6 +90,7 @@ class Settings(Struct, frozen=True):
                 name=self.name,
                 capabilities=self.capabilities,
                 blobs=self.blobs,
+                keep=ages.keep(self.keep),
                 on_event=on_event,
                 paused=paused,
                 callbacks=self.callbacks,
@@ -272,6 +276,7 @@ def resolve(
     name: str | None = None,
     capabilities: Sequence[str] | None = None,
     callback_allow: Sequence[str] | None = None,
+    keep: str | None = None,
     environ: Mapping[str, str] | None = None,
     folder: Path | None = None,
 ) -> Settings:
@@ -279,6 +284,7 @@ def resolve(
     flags = {
         "store": store, "state": state, "blobs": blobs, "sandbox": sandbox, "image": image, "workers": workers,
         "name": name, "capabilities": capabilities or None, "callback_allow": callback_allow or None,
+        "keep": keep,
     }  # fmt: skip
     environ = os.environ if environ is None else environ
     found = sources(flags, environ, folder)
@@ -290,7 +296,7 @@ def resolve(
     where = place.values if place is not None else {}
     named_as = (
         ("store", "a place"), ("state", "a place"), ("blobs", "a place"), ("sandbox", "a sandbox"),
-        ("image", "an image"), ("name", "a node"),
+        ("image", "an image"), ("name", "a node"), ("keep", "an age"),
     )  # fmt: skip
     for key, what in named_as:
         if flags[key] == "":
@@ -302,6 +308,7 @@ def resolve(
     if chosen_store is None:
         chosen_store, chosen_state = chosen_state or DEFAULT_STATE, None
     count, sandboxes = _number(pick("workers")), pick("sandbox")
+    ages.keep(pick("keep"))  # so that what cannot be is told now
     named = [(f"--{key}", shown(str(flags[key]))) for key in ("store", "state", "blobs") if flags[key]]
     return Settings(
         chosen_store,
@@ -315,6 +322,7 @@ def resolve(
         name=pick("name") or "",
         capabilities=_labels(pick("capabilities")),
         callbacks=_callbacks(pick("callback_allow"), environ.get(SECRET, "")),
+        keep=pick("keep") or "",
     )
 
 

@@ -24,6 +24,7 @@ KEYS: Final[Mapping[str, type | UnionType]] = {
     "name": str,
     "capabilities": list,
     "callback_allow": list,
+    "keep": str,
 }
 """Every setting, and its type in a file."""
 

@@ -24,7 +24,8 @@ _terminals: list[TextIO] = []
 
 
 _OURSELVES: Final = re.compile(
-    r"(?<![\w./-])minitango (?=(?:init|run|check|submit|worker|jobs|export|prune|config|doctor)\b)"
+    r"(?<![\w./-])minitango "
+    r"(?=(?:init|run|check|submit|worker|jobs|nodes|export|prune|backup|restore|migrate|config|doctor)\b)"
 )
 
 

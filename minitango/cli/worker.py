@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import queue
 import signal
-import time
+from contextlib import ExitStack
 
 import click
 
 from minitango.cli import show
 from minitango.cli.grading import warn_of_weak_limits
+from minitango.cli.journal import LEVELS, Journal, journal
 from minitango.cli.progress import Images, describe, summary
-from minitango.cli.settings import callback_options, grading_options, resolve, state_options
-from minitango.cli.streams import drop_lost_terminal, tell
+from minitango.cli.settings import Settings, callback_options, grading_options, resolve, state_options
+from minitango.cli.streams import drop_lost_terminal
 from minitango.cli.watching import Watch
 from minitango.engine import GRACE, Engine, Event
+from minitango.errors import ConfigError, MinitangoError
 from minitango.job import State
+from minitango.metrics import Metrics
 from minitango.text import one_line
 
 INTERRUPTED = 130
@@ -33,70 +36,118 @@ INTERRUPTED = 130
 @click.option("-q", "--quiet", is_flag=True, help="Only what a person must hear of.")
 @click.option("-v", "--verbose", is_flag=True, help="Say which limits hold here, and how.")
 @click.option("--name", metavar="NAME", help="This node's name on its queue (default: made from the machine's).")
+@click.option(
+    "--log",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="What is said on stderr: lines for people, or an object a line.",
+)
+@click.option("--metrics", metavar="HOST:PORT", help="Serve metrics for Prometheus there; a port alone: on 127.0.0.1.")
+@click.option(
+    "--keep", metavar="AGE", help="Forget jobs that ended longer ago: 180d, forever (default; on Redis 400d)."
+)
 @state_options
 @grading_options
 @callback_options
-def worker(grace: float, quiet: bool, verbose: bool, **where: object) -> int:
+def worker(grace: float, quiet: bool, verbose: bool, log: str, metrics: str | None, **where: object) -> int:
     """Grade what is queued, and what comes, until SIGTERM or Ctrl-C.
 
     At the first signal nothing more is begun and running jobs get the grace; at the second they go back to the queue
     at once. Nothing is lost either way. Where the first hand-ins of an assignment all fail in the same way, it says so.
     """
-    settings = resolve(**where)  # type: ignore[arg-type]
+    with journal(log) as said:
+        try:
+            settings = resolve(**where)  # type: ignore[arg-type]
+            return _work(settings, said, grace, address(metrics), quiet=quiet, verbose=verbose)
+        except MinitangoError as error:
+            return said.failed(error)
+
+
+def _work(
+    settings: Settings,
+    said: Journal,
+    grace: float,
+    metrics: tuple[str, int] | None,
+    *,
+    quiet: bool,
+    verbose: bool,
+) -> int:
     received: list[int] = []
     ending: queue.SimpleQueue[None] = queue.SimpleQueue()  # unlike an Event, safe in signal handlers
     opened: list[Engine] = []
     images = Images(quiet=quiet)
     watch = Watch(settings)
+    measured: list[Metrics] = []
 
     def say(event: Event) -> None:
         if event.kind == "crashed":
             ending.put(None)
+        for each in measured:
+            each.hear(event)
         text = images.line(event.message) if event.kind == "image" else describe(event)
         if not text and not quiet and event.kind != "callback_delivered":
             text = _line(event, opened)
-        lines = [text] if text else []
+        if text:
+            said.event(event.kind, LEVELS[event.kind], text, event.job)
         if opened and event.job is not None and event.kind in ("done", "dead"):
-            lines += watch.ended(opened[0].store, event.job)
-        for line in lines:
-            tell(f"{time.strftime('%H:%M:%S')} {line}")
+            for line in watch.ended(opened[0].store, event.job):
+                said.event("grader_suspected", "warning", line)
 
     engine = settings.open(on_event=say, paused=True)
     opened.append(engine)
+    said.node = engine.node
+    with ExitStack() as undo:
 
-    def stop(number: int, frame: object) -> None:
-        drop_lost_terminal()
-        received.append(number)
-        engine.request_stop(release=len(received) > 1)
-        ending.put(None)
+        def stop(number: int, frame: object) -> None:
+            drop_lost_terminal()
+            received.append(number)
+            engine.request_stop(release=len(received) > 1)
+            ending.put(None)
 
-    heeded = [
-        number
-        for number in {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}
-        if signal.getsignal(number) is not signal.SIG_IGN  # nohup, or `&` in a script
-    ]
-    old = {number: signal.signal(number, stop) for number in heeded}
-    try:
+        heeded = [
+            number
+            for number in {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}
+            if signal.getsignal(number) is not signal.SIG_IGN  # nohup, or `&` in a script
+        ]
+        for number in heeded:
+            undo.callback(signal.signal, number, signal.signal(number, stop))
+        undo.callback(engine.stop, grace=0)
+        served = ""
+        if metrics is not None:
+            made = Metrics(engine)
+            served = made.serve(*metrics)
+            undo.callback(made.close)
+            engine.on_box = made.box_opened
+            measured.append(made)
         engine.resume()  # not before a signal would be heeded
         if verbose:
-            warn_of_weak_limits(engine)
+            warn_of_weak_limits(engine, lambda text: said.say("limits", "info", text))
         if not quiet:
             assert engine.sandbox is not None
             waiting = show.plural(engine.store.counts()[State.QUEUED], "job")
-            where_ = f"as node {engine.node} " if engine.store.shared else ""
-            tell(f"grading in {engine.state} {where_}with {engine.sandbox.name}; {waiting} queued")
+            where = f"as node {engine.node} " if engine.store.shared else ""
+            said.say("ready", "info", f"grading in {engine.state} {where}with {engine.sandbox.name}; {waiting} queued")
             for text in engine.store.remarks:
-                tell(f"warning: {text}")
+                said.say("store", "warning", text)
+            if served:
+                said.say("metrics", "info", f"metrics at {served}")
         ending.get()
         if received and not quiet and engine.store.counts()[State.RUNNING]:
-            tell(f"stopping: running jobs get {grace:g} s (a second signal: at once)")
+            said.say("stopping", "info", f"stopping: running jobs get {grace:g} s (a second signal: at once)")
         engine.stop(grace=grace)
         engine.wait()
-    finally:
-        engine.stop(grace=0)
-        for number, handler in old.items():
-            signal.signal(number, handler)
     return INTERRUPTED if signal.SIGINT in received else 0
+
+
+def address(text: str | None) -> tuple[str, int] | None:
+    """The host and the port of HOST:PORT, or of a port alone. ConfigError `metrics`."""
+    if text is None:
+        return None
+    host, _, port = text.rpartition(":")
+    if not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise ConfigError(f"--metrics {text[:80]!r} names no port", hint="--metrics 127.0.0.1:9464", id="metrics")
+    return host.removeprefix("[").removesuffix("]") or "127.0.0.1", int(port)
 
 
 def _line(event: Event, opened: list[Engine]) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from minitango.doctor import Check
+from minitango.room import reserve
 from minitango.store import sqlite_version
 from minitango.text import human_size
 
@@ -26,8 +27,7 @@ NETWORK: Final = re.compile(
 )
 """Types of file systems whose locks, or whose memory that processes share, are not those of a local disk."""
 LITTLE: Final = 1 << 30
-TOO_LITTLE: Final = 64 << 20
-"""Bytes free on the disk of the queue."""
+"""Bytes free on the disk of the queue, beyond what is kept for results."""
 
 
 def python() -> Check:
@@ -145,9 +145,10 @@ def _disk(there: Path) -> Check:
         return Check(
             "disk", "failed", f"{there} is on a disk that is read-only", "choose another --state DIR", facts=facts
         )
-    if free < TOO_LITTLE or (nodes is not None and nodes < 100):
-        what = text if free < TOO_LITTLE else f"room for {nodes} files"
+    kept = reserve(disk.f_blocks * disk.f_frsize)
+    if free < kept or (nodes is not None and nodes < 100):
+        what = text if free < kept else f"room for {nodes} files"
         return Check("disk", "failed", f"{what} on the disk of {there}: submits will be refused", hint, facts=facts)
-    if free < LITTLE:
+    if free < kept + LITTLE:
         return Check("disk", "warning", f"{text} on the disk of {there}", hint, facts=facts)
     return Check("disk", "ok", text, facts=facts)

@@ -29,6 +29,7 @@ from msgspec import Struct
 from minitango.blobs import Blobs, BlobStore
 from minitango.errors import ConfigError
 from minitango.job import Ack, Attempt, Delivery, Job, JobSpec, Lease, Result, State, StepOutput
+from minitango.store.portable import Copy, Portable
 
 
 class Submitted(Struct, frozen=True):
@@ -115,7 +116,8 @@ class Queue(Protocol):
         ...
 
     def submit(self, specs: Sequence[JobSpec], *, fresh: bool = False, now: float | None = None) -> list[Submitted]:
-        """Write a queued job for each spec, all of them or none, in their order.
+        """Write a queued job for each spec, all of them or none, in their order. StoreFull already where the disk, or
+        the memory, is nearly full: what is left is for the results of what was accepted.
 
         A key that a queued, running or done job of this queue holds already gives that job instead of a new
         one. A dead or cancelled job, or one that is being cancelled, does not hold its key: the new job takes it and
@@ -380,7 +382,7 @@ class Outbox(Protocol):
 
 
 @runtime_checkable
-class Store(Queue, History, Nodes, Upkeep, Outbox, Protocol):
+class Store(Queue, History, Nodes, Upkeep, Outbox, Portable, Protocol):
     """A whole store."""
 
 
@@ -456,27 +458,39 @@ def sqlite_version() -> tuple[str, bool]:
     return library()
 
 
-def open_store(url: str, *, queue: str = "default") -> Store:
+def open_store(url: str, *, queue: str = "default", filling: bool = False) -> Store:
     """Open the store that `url` names: `sqlite:///relative.db`, `sqlite:////absolute.db`, a bare path, or
     `redis://HOST:PORT/DB?queue=NAME` (also `rediss://` and `unix:///SOCKET`).
 
     Creates the file, and its folder (mode 0700), where they are missing. Raises StoreError where that
-    cannot be, StoreTooNew where a later version wrote it, ConfigError where the URL is not understood.
+    cannot be (`store_filling`: a queue on Redis that is being filled, unless `filling`, for who fills it), StoreTooNew
+    where a later version wrote it, ConfigError where the URL is not understood.
     """
     if is_redis(url):
         _need_redis()
         from minitango.store.redis import RedisStore
 
-        return RedisStore(url, queue=queue)
+        return RedisStore(url, queue=queue, filling=filling)
     from minitango.store.sqlite import SqliteStore
 
     return SqliteStore(_path(url), queue=queue)
 
 
+def settle_copy(path: Path) -> Copy:
+    """Look whether a copy of a SQLite store is sound, have it in one file, and tell what it holds.
+
+    For a copy that nobody uses. StoreError `store_corrupt`, StoreTooNew.
+    """
+    from minitango.store._dump import settle_copy
+
+    return settle_copy(path)
+
+
 def open_blobs(store: Store, folder: Path, directory: Path | None = None) -> BlobStore:
     """The blobs of this store's jobs: in `directory`, which all its nodes must share, else where the store has its own.
 
-    For SQLite that is `folder`/blobs, beside it; for Redis the server, and `folder`/blobs keeps what is fetched.
+    For SQLite that is `folder`/blobs, beside it; for Redis the server, and `folder`/cache keeps what is fetched. (Not
+    `blobs`: a queue that was carried to a server may still lie there, with files that nobody but it needs.)
     """
     if directory is not None:
         return Blobs(directory)
@@ -484,7 +498,7 @@ def open_blobs(store: Store, folder: Path, directory: Path | None = None) -> Blo
         from minitango.store.redis import RedisStore
 
         if isinstance(store, RedisStore):
-            return store.blobs(folder / "blobs")
+            return store.blobs(folder / "cache")
     return Blobs(folder / "blobs")
 
 

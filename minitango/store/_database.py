@@ -67,6 +67,10 @@ class Transaction:
         """Count one job that is forgotten."""
         self._moved[state] = self._moved.get(state, 0) - 1
 
+    def arrive(self, state: State) -> None:
+        """Count one job that comes from another store, as it is."""
+        self._moved[state] = self._moved.get(state, 0) + 1
+
     def next_ended(self) -> int:
         """The number of the next job that ends. Taken under the write lock, so seen in its order."""
         self._ended_seq = self.last_ended() + 1
@@ -116,11 +120,11 @@ class Database:
                 _make_file(self.path)
         except OSError as error:
             raise from_os(error, self.path) from error
-        self._writer = self._connect()
+        self._writer = self.connect()
         try:
             _check_and_migrate(self._writer, self.path)
             self._writer.execute("PRAGMA busy_timeout = 0")  # `_begin` waits
-            self._reader = self._connect()
+            self._reader = self.connect()
             self._reader.execute("PRAGMA query_only = ON")
         except sqlite3.Error as error:
             self._writer.close()
@@ -129,7 +133,8 @@ class Database:
             self._writer.close()
             raise
 
-    def _connect(self) -> sqlite3.Connection:
+    def connect(self) -> sqlite3.Connection:
+        """One more connection to the file, for whoever closes it. StoreError."""
         try:
             connection = sqlite3.connect(
                 self.path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False, cached_statements=256
@@ -222,7 +227,7 @@ class Database:
     def watch(self, changed: Callable[[], None]) -> Callable[[], None]:
         """Call `changed`, which must not raise, soon after each commit of another connection to the file."""
         stopping = threading.Event()
-        connection = self._connect()
+        connection = self.connect()
         try:
             ((seen,),) = connection.execute("PRAGMA data_version").fetchall()
         except sqlite3.Error as error:
@@ -238,7 +243,7 @@ class Database:
                     # It may be over soon, and changes may have been missed: begin anew, and say so.
                     connection.close()
                     with suppress(StoreError):
-                        connection = self._connect()
+                        connection = self.connect()
                     version = None
                 if version != seen:
                     seen = version

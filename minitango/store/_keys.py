@@ -32,3 +32,11 @@ def leave(tx: Transaction, queue: str, key: str, job: int) -> None:
     tx.execute("DELETE FROM key_jobs WHERE queue = ? AND key = ? AND job = ?", (queue, key, job))
     if tx.execute("DELETE FROM keys WHERE queue = ? AND key = ? AND job = ?", (queue, key, job)).rowcount:
         tx.execute(_HEIR, (queue, key))
+
+
+def arrive(tx: Transaction, queue: str, key: str, job: int, *, holder: bool) -> None:
+    """This job comes from another store with its key; `holder`: as its latest. They come by their numbers."""
+    if holder:
+        take(tx, queue, key, job)
+    else:
+        tx.execute(_NOTE, (queue, key, job))

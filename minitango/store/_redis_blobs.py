@@ -114,7 +114,7 @@ class RedisBlobs:
                 return
         raise StoreError(f"the blob {digest} did not stay on the server", hint="look at its log", id="store_io")
 
-    def get(self, digest: str) -> bytes:
+    def get(self, digest: str, *, keep: bool = True) -> bytes:
         """The bytes of this digest, verified. BlobError `blob_missing` or `blob_corrupt`; ValueError: no digest."""
         if self._cache.has(digest):
             try:
@@ -131,8 +131,9 @@ class RedisBlobs:
                 hint="restore the server's data from a backup",
                 id="blob_corrupt",
             )
-        with suppress(StoreError):  # it is only kept to be had sooner
-            self._cache.keep(digest, data)
+        if keep:
+            with suppress(StoreError):  # it is only kept to be had sooner
+                self._cache.keep(digest, data)
         return data
 
     def _chunks(self, digest: str) -> Iterator[bytes]:

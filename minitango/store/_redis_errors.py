@@ -46,6 +46,8 @@ def from_redis(error: redis.RedisError | OSError, shown: str, *, unsure: str = "
             f"the queue on Redis at {shown} was written by a later minitango (store version {said.split()[-1]})",
             hint="upgrade minitango here, or name another queue: ?queue=NAME",
         )
+    if word == "FILLING":
+        return filling(shown)
     if word in ("READONLY", "MASTERDOWN", "NOREPLICAS", "CLUSTERDOWN", "LOADING", "BUSY", "TRYAGAIN") or isinstance(
         error,
         exceptions.BusyLoadingError | exceptions.ReadOnlyError | exceptions.TryAgainError | exceptions.ClusterDownError,
@@ -68,3 +70,11 @@ def from_redis(error: redis.RedisError | OSError, shown: str, *, unsure: str = "
             id="store_corrupt",
         )
     return StoreError(f"Redis at {shown} refused: {said}", hint="look at its log", id="store_io")
+
+
+def filling(shown: str) -> StoreError:
+    return StoreError(
+        f"the queue on Redis at {shown} is being filled by a migrate or a restore, or that died",
+        hint="wait for its end; if it died, repeat it: minitango migrate FROM TO",
+        id="store_filling",
+    )

@@ -22,7 +22,7 @@ from minitango import retry
 from minitango.errors import StoreError, StoreFull, StoreTooNew
 from minitango.failpoint import failpoint
 from minitango.job import SOLO_AFTER
-from minitango.store._redis_errors import from_redis
+from minitango.store._redis_errors import filling, from_redis
 from minitango.store._redis_url import Place
 
 VERSION: Final = 1
@@ -69,17 +69,18 @@ def _script(verb: str) -> str:
     folder = importlib.resources.files("minitango.store") / "lua"
     constants = ", ".join(f"{name} = {value!r}" for name, value in _CONSTANTS.items())
     poison = msgspec.json.encode(retry.POISON).decode()
-    head = f"local C = {{ {constants}, POISON = [==[{poison}]==] }}\n"
+    head = f"local VERB, C = {verb!r}, {{ {constants}, POISON = [==[{poison}]==] }}\n"
     return head + (folder / "common.lua").read_text() + (folder / f"{verb}.lua").read_text()
 
 
 class Link:
     """Connections to one queue's server. Threads share it; a process that forks opens its own."""
 
-    def __init__(self, place: Place, queue: str) -> None:
-        """Connects, and looks at the server. StoreError, StoreTooNew."""
+    def __init__(self, place: Place, queue: str, *, filling: bool = False) -> None:
+        """Connects, and looks at the server. `filling`: for who fills the queue. StoreError, StoreTooNew."""
         self.place = place
         self.queue = queue
+        self._filling = filling
         self.prefix = f"minitango:{{{queue}}}:"
         self._scripts: dict[str, Any] = {}
         self._watchers: list[Callable[[], None]] = []
@@ -124,7 +125,7 @@ class Link:
                 hint="upgrade it (Redis 6 to 8, Valkey)",
                 id="redis_too_old",
             )
-        wrote = self.call("open", lambda client: client.hget(self.key("meta"), "version"))
+        wrote, loading = self.call("open", lambda client: client.hmget(self.key("meta"), "version", "loading"))
         if wrote is None:
             self.call("open", lambda client: client.hsetnx(self.key("meta"), "version", str(VERSION)))
         elif int(wrote) > VERSION:
@@ -133,6 +134,8 @@ class Link:
                 f"(store version {int(wrote)}; this one knows {VERSION})",
                 hint="upgrade minitango here, or name another queue: ?queue=NAME",
             )
+        if loading is not None and not self._filling:
+            raise filling(self.place.shown)
         if self.place.durability != "any":
             self._check_durability(info)
 

@@ -17,6 +17,8 @@ _FLOATS: Final = ("submitted", "due", "started", "expires", "ended", "score", "m
 _INTS: Final = (
     "seq", "priority", "rank", "attempt", "failures", "interruptions", "solo_deaths", "ended_seq", "warnings",
 )  # fmt: skip
+_ALWAYS: Final = ("id", "state", "lane", "assignment", "student", "spec", "inputs", "key", "supersedes", "node")
+"""Texts that are there also where they are empty."""
 _labels: Final = msgspec.json.Decoder(dict[str, str])
 
 Raw = Mapping[bytes, bytes]
@@ -73,12 +75,42 @@ def submit_arguments(id: str, spec: JobSpec, queue: str) -> list[str | bytes]:
             raise ConfigError(
                 f"{name} {number} cannot be stored", hint="integers must have 64 bits at most", id="not_storable"
             )
-    order = f"{_TOP - 1 - spec.priority:016x}{_TOP + spec.rank:016x}"
     return [
-        id, order, text(spec.lane), text(spec.assignment), text(spec.student), text(spec.course), text(spec.title),
-        text(spec.spec), text(spec.inputs), maybe(spec.key), str(spec.priority), str(spec.rank), maybe(spec.supersedes),
-        rows.to_text(spec.labels) or "", text(spec.callback), " ".join((spec.spec, spec.inputs, *spec.refs)), queue,
+        id, order_of(spec.priority, spec.rank), text(spec.lane), text(spec.assignment), text(spec.student),
+        text(spec.course), text(spec.title), text(spec.spec), text(spec.inputs), maybe(spec.key), str(spec.priority),
+        str(spec.rank), maybe(spec.supersedes), rows.to_text(spec.labels) or "", text(spec.callback),
+        " ".join((spec.spec, spec.inputs, *spec.refs)), queue,
     ]  # fmt: skip
+
+
+def order_of(priority: int, rank: int) -> str:
+    """What stands before a job's number in its place among equals of a lane."""
+    return f"{_TOP - 1 - priority:016x}{_TOP + rank:016x}"
+
+
+def fields_of(job: Job, queue: str, digests: Sequence[str]) -> dict[str, str | bytes]:
+    """The hash of a job that comes from another store, as the scripts would have written it."""
+    fields: dict[str, str | bytes] = {
+        "queue": queue, "order": f"{order_of(job.priority, job.rank)}{job.seq:014x}", "refs": " ".join(digests)
+    }  # fmt: skip
+    for name in Job.__struct_fields__:
+        value = getattr(job, name)
+        if name == "queue" or value is None or value is False or (value == 0 and name in _INTS):
+            continue
+        if name in _FLOATS:
+            fields[name] = number(value)
+        elif name in _INTS:
+            fields[name] = str(value)
+        elif name == "labels":
+            if value:
+                fields[name] = rows.to_json(value)
+        elif name == "failure":
+            fields[name] = rows.to_json(value)
+        elif name == "cancel_requested":
+            fields[name] = "1"
+        elif value or name in _ALWAYS:
+            fields[name] = text(str(value))
+    return fields
 
 
 def maybe(value: str | None) -> str:

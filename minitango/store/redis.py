@@ -25,6 +25,7 @@ from minitango.store import _redis_rows as redis_rows
 from minitango.store import _rows as rows
 from minitango.store._history import not_found
 from minitango.store._redis_blobs import RedisBlobs
+from minitango.store._redis_dump import RedisDump
 from minitango.store._redis_link import Link, Value
 from minitango.store._redis_outbox import RedisOutbox
 from minitango.store._redis_url import check_queue, parse
@@ -39,20 +40,22 @@ _MANY: Final = 1000
 _UNSURE: Final = "; it is not known whether this was accepted: submit it again, the same work is one job"
 
 
-class RedisStore(RedisOutbox):
+class RedisStore(RedisOutbox, RedisDump):
     """`Store` on a Redis server (6 to 8, or Valkey). Threads may share it; a process that forks opens its own.
 
     One store object is one queue: the name in the URL, else `queue`. `clock` tells the time wherever `now` is None;
     without it the server's own does.
 
     Raises StoreError (ids store_unreachable, store_auth, store_busy, store_corrupt, redis_too_old, redis_evicts,
-    redis_not_durable), StoreFull or StoreTooNew, from here and from every verb. A verb that raises
+    redis_not_durable, store_filling), StoreFull or StoreTooNew, from here and from every verb. A verb that raises
     `store_unreachable` did not happen, as far as that can be known: where it may have, its message says so.
     """
 
     shared = True
 
-    def __init__(self, url: str, *, queue: str = "default", clock: Callable[[], float] | None = None) -> None:
+    def __init__(
+        self, url: str, *, queue: str = "default", clock: Callable[[], float] | None = None, filling: bool = False
+    ) -> None:
         place = parse(url)
         if place.queue and queue not in ("default", place.queue):
             raise ConfigError(
@@ -60,7 +63,7 @@ class RedisStore(RedisOutbox):
                 hint="name it in one place",
                 id="store_url",
             )
-        super().__init__(Link(place, check_queue(place.queue or queue)), clock)
+        super().__init__(Link(place, check_queue(place.queue or queue), filling=filling), clock)
         self.remarks = self._link.remarks
         self._client = secrets.token_hex(8)
         self._exchanging = threading.Lock()

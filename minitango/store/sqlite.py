@@ -18,11 +18,13 @@ from msgspec.structs import replace
 
 from minitango.job import Ack, Cancelled, Fail, Failure, Finish, Job, JobSpec, Lease, Release, State, serves, work_key
 from minitango.retry import MOST_BACKOFF, POISON, after_failure, after_interruption
+from minitango.room import check_room
 from minitango.store import Exchanged, Submitted
 from minitango.store import _holds as holds
 from minitango.store import _keys as keys
 from minitango.store import _rows as rows
 from minitango.store._database import Database, Transaction
+from minitango.store._dump import SqliteDump
 from minitango.store._history import SELECT, as_json, not_found
 from minitango.store._nodes import SqliteNodes
 from minitango.store._outbox import SqliteOutbox
@@ -91,7 +93,7 @@ _FINISH: Final = f"""
 _RUNNING: Final = "INDEXED BY jobs_running WHERE queue = :queue AND state = 'running'"
 
 
-class SqliteStore(SqliteOutbox, SqliteNodes):
+class SqliteStore(SqliteOutbox, SqliteNodes, SqliteDump):
     """`Store` in one SQLite file. Threads may share it; a process that forks opens its own.
 
     One store object is one queue of its file. The file and its folder are created where they are missing, for
@@ -120,6 +122,7 @@ class SqliteStore(SqliteOutbox, SqliteNodes):
     def submit(self, specs: Sequence[JobSpec], *, fresh: bool = False, now: float | None = None) -> list[Submitted]:
         if not specs:
             return []
+        check_room(self._db.path.parent)
         return self._db.transact("submit", lambda tx: [self._submit_one(tx, spec, fresh) for spec in specs], now)
 
     def _submit_one(self, tx: Transaction, spec: JobSpec, fresh: bool) -> Submitted:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from minitango.cli.prune import age as seconds_of
+from minitango.cli.ages import age as seconds_of
 from minitango.job import State
 from minitango.store import open_store
 from tests.e2e.conftest import PATIENCE, CommandLine, environment, eventually

@@ -1,11 +1,12 @@
--- What every script of the Redis store begins with. A line before it, written by `_redis_link.py`, sets C: the constants
--- of `retry.py` and `job.py`, so that each is decided in one place.
+-- What every script of the Redis store begins with. A line before it, written by `_redis_link.py`, sets VERB, whose script
+-- it is, and C: the constants of `retry.py` and `job.py`, so that each is decided in one place.
 --
 -- KEYS[1] is <queue>meta, where <queue> is "minitango:{NAME}:". All other keys begin like it, so a queue is one slot of
 -- a cluster. "j:" and so on stand for <queue>j: below.
 --
 --   meta          hash   version; seq and ended_seq: the last numbers given; n:STATE: how many jobs are in it;
---                        reaped: when that was last tried; settled: from when on leases count as lapsed again
+--                        reaped: when that was last tried; settled: from when on leases count as lapsed again;
+--                        loading: who fills this queue from another store, and until then nobody else may use it
 --   j:ID          hash   one job: the fields of `job.Job` that are set, and
 --                        order (its place among equals of a lane), refs (digests, by blanks), due_since, token,
 --                        solo_lease, callback, failure_id and reach (of failure), held... (`retry.Hold`), late
@@ -37,10 +38,11 @@
 local P = string.sub(KEYS[1], 1, -5)
 local call = redis.call
 
-local found = call('HGET', KEYS[1], 'version')
-if found and tonumber(found) > C.VERSION then
-  return redis.error_reply('TOONEW ' .. found)
+local found = call('HMGET', KEYS[1], 'version', 'loading')
+if found[1] and tonumber(found[1]) > C.VERSION then
+  return redis.error_reply('TOONEW ' .. found[1])
 end
+if found[2] and VERB ~= 'load' and VERB ~= 'blobs' then return redis.error_reply('FILLING') end
 
 local function num(x) return string.format('%.17g', x) end
 

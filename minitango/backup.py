@@ -1,0 +1,266 @@
+"""A backup of a queue while it is used, and a queue from a backup.
+
+A backup is a state directory, whatever store it was made of, as a folder or as a tar file:
+
+    queue.db        every job, as of one moment, in one SQLite file
+    blobs/          every blob that these jobs need
+    engine.json     what an engine noted there, where there was a state directory; tried.json, too
+    backup.json     what this is
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+import tarfile
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+
+from minitango import statedir
+from minitango.blobs import Blobs, sync
+from minitango.errors import BlobError, ConfigError, StoreError
+from minitango.failpoint import failpoint
+from minitango.job import State
+from minitango.moving import Moved, Place, carry, guard, open_source
+from minitango.store import open_blobs, open_store, settle_copy
+
+FORMAT: Final = 1
+"""Of backup.json. The file of a later one is refused."""
+_NOTES: Final = ("engine.json", "tried.json")
+_MEMBER: Final = re.compile(r"(?:queue\.db|backup\.json|engine\.json|tried\.json|blobs/[0-9a-f]{2}/([0-9a-f]{64}))")
+_TRIES: Final = 3
+_CHUNK: Final = 1 << 20
+_MAX_NOTE: Final = 1 << 20
+
+
+class Label(Struct, frozen=True):
+    """What backup.json says."""
+
+    format: int
+    minitango: str
+    made: float
+    jobs: Mapping[State, int]
+    blobs: int
+    database: str
+    """SHA-256 of queue.db."""
+
+
+def backup(place: Place, dest: Path) -> Label:
+    """Write a backup of a queue that may be in use to `dest`, a new folder, or a new file where it ends in `.tar`.
+
+    It is there whole and verified when this returns, for this user's eyes only, or not at all. ConfigError
+    `backup_exists`, `no_queue`, `output`; StoreError, StoreFull, BlobError: then what is kept there is damaged.
+    """
+    from minitango import __version__
+
+    if os.path.lexists(dest):
+        raise ConfigError(f"{dest} is there already", hint="name a new folder, or a new .tar", id="backup_exists")
+    with ExitStack() as undo:
+        work = undo.enter_context(_workplace(dest.parent))
+        tree = work / "backup"
+        tree.mkdir(mode=0o700)
+        store = open_source(place)
+        undo.callback(store.close)
+        blobs = open_blobs(store, place.folder, place.blobs)
+        for left in reversed(range(_TRIES)):
+            store.snapshot(tree / "queue.db")
+            copy = settle_copy(tree / "queue.db")
+            kept = Blobs(tree / "blobs")
+            try:
+                for digest in copy.digests:  # what is forgotten from now on keeps its blobs for the grace of a prune
+                    blobs.touch(digest)
+                kept.put_many(blobs.get(digest, keep=False) for digest in copy.digests)
+            except BlobError:
+                if not left:
+                    raise
+                # its job may have been forgotten since the snapshot
+                (tree / "queue.db").unlink()
+                shutil.rmtree(tree / "blobs", ignore_errors=True)
+            else:
+                break
+        for name in _NOTES:
+            with contextlib.suppress(FileNotFoundError):
+                shutil.copyfile(place.folder / name, tree / name)
+        label = Label(
+            FORMAT, __version__, time.time(), copy.counts, len(copy.digests), _digest_of(tree / "queue.db")
+        )  # fmt: skip
+        (tree / "backup.json").write_bytes(msgspec.json.encode(label))
+        shutil.rmtree(tree / "blobs" / "tmp", ignore_errors=True)
+        for path in (*tree.glob("*.json"), tree / "queue.db"):
+            path.chmod(0o600)
+            _sync_file(path)
+        failpoint("backup.before_rename")
+        if dest.suffix == ".tar":
+            _pack(tree, work / "packed", label, copy.digests)
+            os.link(work / "packed", dest)
+        else:
+            for digest in copy.digests:
+                kept.get(digest)
+            sync(tree)
+            tree.rename(dest)
+        sync(dest.parent)
+    return label
+
+
+def restore(source: Path, place: Place) -> Moved:
+    """Make a queue of a backup, at a place where none is; jobs that ran in it go back to the queue: on Redis at once,
+    in a file when an engine starts there.
+
+    Every blob is verified before the queue is there; killed, it may be begun again. EngineRunning where an engine
+    grades there; ConfigError `store_not_empty`, `backup_missing`; StoreError `backup_damaged`, `backup_unknown`.
+    """
+    if not source.exists():
+        raise ConfigError(f"there is no backup at {source}", hint="name its folder, or its .tar", id="backup_missing")
+    file = place.file
+    with ExitStack() as undo:
+        statedir.make(place.folder)
+        if file is not None:
+            undo.callback(statedir.lock(place.folder))
+            if os.path.lexists(file):
+                raise ConfigError(
+                    f"there is a queue at {file}",
+                    hint="name a state directory that is not there yet: --state DIR",
+                    id="store_not_empty",
+                )
+        work = undo.enter_context(_workplace(place.folder if file is None else file.parent))
+        tree = source if source.is_dir() else _unpack(source, work / "unpacked")
+        label = _label_of(tree)
+        try:
+            shutil.copyfile(tree / "queue.db", work / "queue.db")
+        except OSError as error:
+            raise _damaged(tree, f"queue.db: {error.strerror}") from error
+        if _digest_of(work / "queue.db") != label.database:
+            raise _damaged(tree, "queue.db has other bytes than were written")
+        copy = settle_copy(work / "queue.db")
+        kept = Blobs(tree / "blobs")
+        if file is None:
+            here = open_store(f"sqlite:///{work / 'queue.db'}")
+            undo.callback(here.close)
+            there = open_store(place.url, filling=True)
+            undo.callback(there.close)
+            guard(there, place, undo)
+            moved = carry(here, there, kept, open_blobs(there, place.folder, place.blobs))
+            there.recover()
+            return moved
+        Blobs(place.blobs or place.folder / "blobs").put_many(kept.get(digest) for digest in copy.digests)
+        for name in _NOTES:
+            if (tree / name).is_file() and not (place.folder / name).exists():
+                shutil.copyfile(tree / name, place.folder / name)
+        (work / "queue.db").chmod(0o600)
+        _sync_file(work / "queue.db")
+        failpoint("restore.before_link")
+        os.link(work / "queue.db", file)  # never over another
+        sync(file.parent)
+    return Moved(sum(copy.counts.values()), len(copy.digests))
+
+
+@contextlib.contextmanager
+def _workplace(parent: Path) -> Iterator[Path]:
+    """A folder for this user alone, on the disk where something is to be, which goes again. ConfigError `output`."""
+    try:
+        made = Path(tempfile.mkdtemp(prefix=".minitango-", dir=parent))
+    except OSError as error:
+        raise ConfigError(
+            f"nothing can be written to {parent}: {error.strerror}", hint="choose another place", id="output"
+        ) from error
+    try:
+        yield made
+    except OSError as error:
+        raise ConfigError(
+            f"{error.filename or parent} cannot be written or read: {error.strerror}",
+            hint=f"look at its disk: df -h {parent}",
+            id="output",
+        ) from error
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def _label_of(tree: Path) -> Label:
+    try:
+        with (tree / "backup.json").open("rb") as file:
+            said: Any = json.loads(file.read(_MAX_NOTE))
+        if isinstance(said, dict) and isinstance(said.get("format"), int) and said["format"] > FORMAT:
+            raise StoreError(
+                f"{tree} was made by a later minitango ({said.get('minitango')})",
+                hint="upgrade minitango",
+                id="backup_unknown",
+            )
+        return msgspec.convert(said, Label)
+    except (OSError, ValueError, RecursionError, msgspec.ValidationError) as error:
+        raise _damaged(tree, f"backup.json: {error}") from error
+
+
+def _damaged(what: Path, why: str) -> StoreError:
+    return StoreError(f"{what} is no whole backup: {why}", hint="take another backup", id="backup_damaged")
+
+
+def _digest_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync_file(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+# --- tar -----------------------------------------------------------------------------------------
+
+
+def _pack(tree: Path, packed: Path, label: Label, digests: tuple[str, ...]) -> None:
+    """Write the folder as a tar file, and read it again."""
+    names = [path for path in ("backup.json", "queue.db", *_NOTES) if (tree / path).exists()]
+    names += [f"blobs/{digest[:2]}/{digest}" for digest in digests]
+    with packed.open("xb") as file:
+        os.fchmod(file.fileno(), 0o600)
+        with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
+            for name in names:
+                tar.add(tree / name, name, recursive=False, filter=_nobody)
+        file.flush()
+        os.fsync(file.fileno())
+    wanted = {"queue.db": label.database, **{f"blobs/{digest[:2]}/{digest}": digest for digest in digests}}
+    with tarfile.open(packed, "r:") as tar:
+        for member in tar:
+            wrote = tar.extractfile(member)
+            assert wrote is not None
+            if wanted.pop(member.name, None) not in (None, hashlib.file_digest(wrote, "sha256").hexdigest()):  # type: ignore[arg-type]
+                raise _damaged(packed, f"{member.name} has other bytes than were written")
+    if wanted:
+        raise _damaged(packed, f"{next(iter(wanted))} is missing")
+
+
+def _nobody(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    member.uid = member.gid = 0
+    member.uname = member.gname = ""
+    member.mode = 0o600
+    return member
+
+
+def _unpack(source: Path, folder: Path) -> Path:
+    """Unpack a tar file of ours, which whoever may have written: nothing of it but what a backup has."""
+    folder.mkdir(mode=0o700)
+    try:
+        with tarfile.open(source, "r:") as tar:
+            for member in tar:
+                if not member.isreg() or _MEMBER.fullmatch(member.name) is None:
+                    raise _damaged(source, f"it holds {member.name[:80]!r}")
+                path = folder / member.name
+                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                read = tar.extractfile(member)
+                assert read is not None
+                with path.open("xb") as file:
+                    shutil.copyfileobj(read, file, _CHUNK)
+    except (tarfile.TarError, EOFError, FileExistsError) as error:
+        raise _damaged(source, str(error)) from error
+    return folder

@@ -1,0 +1,55 @@
+"""`minitango backup` and `minitango restore`: a queue while it is used, kept elsewhere; and a queue from that."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import click
+
+from minitango.backup import backup as make_backup
+from minitango.backup import restore as make_queue
+from minitango.cli import show
+from minitango.cli.settings import ANY_PATH, Settings, resolve, state_options
+from minitango.cli.streams import as_called, out, tell
+from minitango.job import State
+from minitango.moving import Place
+
+
+def place_of(settings: Settings) -> Place:
+    """Where the queue of these settings is."""
+    return Place.of(settings.store, settings.state, settings.blobs)
+
+
+def counted(counts: Mapping[State, int]) -> str:
+    """Jobs by state, in words."""
+    return ", ".join(f"{n} {state}" for state, n in counts.items() if n) or "none"
+
+
+@click.command(short_help="Copy the queue with its files, while it is used, to a new folder or .tar.")
+@click.argument("dest", type=ANY_PATH)
+@state_options
+def backup(dest: Path, **where: object) -> int:
+    """Copy the queue with its files to DEST, a new folder, or a new file where it ends in .tar.
+
+    Safe beside a running engine, which does not wait. DEST is there whole and verified, or not at all.
+    """
+    label = make_backup(place_of(resolve(**where)), dest.absolute())  # type: ignore[arg-type]
+    jobs = show.plural(sum(label.jobs.values()), "job")
+    out(f"{dest}: {jobs} ({counted(label.jobs)}), {show.plural(label.blobs, 'file')}")
+    return 0
+
+
+@click.command(short_help="Make a queue of a backup, where none is.")
+@click.argument("src", type=ANY_PATH)
+@state_options
+def restore(src: Path, **where: object) -> int:
+    """Make a queue of the backup SRC, a folder or a .tar, at --state or --store, where there is none.
+
+    Every file is verified. Jobs that ran when the backup was made are graded again.
+    """
+    place = place_of(resolve(**where))  # type: ignore[arg-type]
+    moved = make_queue(src.absolute(), place)
+    out(f"{show.plural(moved.jobs, 'job')} and {show.plural(moved.blobs, 'file')} restored")
+    tell(as_called(f"next: minitango jobs{place.flags}; then minitango worker{place.flags}"))
+    return 0

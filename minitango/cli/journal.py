@@ -1,0 +1,131 @@
+"""What a worker says while it runs: lines for people, or an object a line for programs."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from datetime import UTC, datetime
+from typing import Any, Final, Literal
+
+from minitango.cli.streams import as_called, tell
+from minitango.errors import MinitangoError
+from minitango.job import Job
+from minitango.pool import EventKind
+
+Level = Literal["info", "warning", "error", "critical"]
+
+LEVELS: Final[dict[EventKind, Level]] = {
+    "started": "info",
+    "done": "info",
+    "dead": "error",
+    "retried": "warning",
+    "cancelled": "info",
+    "released": "info",
+    "recovered": "warning",
+    "lease_lost": "warning",
+    "paused": "warning",
+    "resumed": "info",
+    "store_trouble": "error",
+    "crashed": "critical",
+    "image": "info",
+    "callback_delivered": "info",
+    "callback_failed": "warning",
+    "callback_undelivered": "error",
+}
+"""How much a person has to care about each event."""
+_MOST: Final = 4000
+"""Characters of a message."""
+
+
+class Journal:
+    """Lines for people: events with the time before them. Safe from any thread."""
+
+    node = ""
+    """Who speaks, once that is known."""
+
+    def event(self, event: str, level: Level, text: str, job: Job | None = None) -> None:
+        """Something happened, at this moment."""
+        tell(f"{time.strftime('%H:%M:%S')} {text}")
+
+    def say(self, event: str, level: Level, text: str) -> None:
+        """Something that is to be known of this worker."""
+        tell(f"warning: {text}" if level == "warning" else text)
+
+    def failed(self, error: MinitangoError) -> int:
+        """It cannot work. Returns the exit code, or raises the error for who prints those."""
+        raise error
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+class JsonJournal(Journal):
+    """An object a line, of ASCII alone: no name and no output of a program can break a line, or a terminal. What
+    minitango logs goes the same way, inside of its `with` block."""
+
+    def __init__(self) -> None:
+        self._handler = _Handler(self)
+
+    def event(self, event: str, level: Level, text: str, job: Job | None = None) -> None:
+        self._write(event, level, text, **(_of(job) if job is not None else {}))
+
+    def say(self, event: str, level: Level, text: str) -> None:
+        self._write(event, level, text)
+
+    def failed(self, error: MinitangoError) -> int:
+        self._write("failed", "critical", str(error), error=error.id, next=as_called(error.hint))
+        return error.exit_code
+
+    def _write(self, event: str, level: str, text: str, **more: Any) -> None:
+        now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        line = {"time": now, "level": level, "event": event, "node": self.node, "message": text[:_MOST], **more}
+        tell(json.dumps(line, ensure_ascii=True, allow_nan=False))
+
+    def __enter__(self) -> JsonJournal:
+        logger = logging.getLogger("minitango")
+        logger.addHandler(self._handler)
+        logger.propagate = False
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        logger = logging.getLogger("minitango")
+        logger.removeHandler(self._handler)
+        logger.propagate = True
+
+
+class _Handler(logging.Handler):
+    """What minitango logs, as lines of the journal."""
+
+    def __init__(self, journal: JsonJournal) -> None:
+        super().__init__(logging.WARNING)
+        self._journal = journal
+        self.setFormatter(logging.Formatter("%(message)s"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._journal._write("log", record.levelname.lower(), self.format(record))
+
+
+def journal(form: str) -> Journal:
+    """The one of `--log`: text or json."""
+    return JsonJournal() if form == "json" else Journal()
+
+
+def _of(job: Job) -> dict[str, Any]:
+    """What a line says of a job."""
+    said: dict[str, Any] = {
+        "job": job.id,
+        "assignment": job.assignment,
+        "student": job.student,
+        "state": job.state.value,
+        "attempt": job.attempt,
+    }
+    if job.outcome is not None:
+        said["outcome"] = job.outcome.value
+    if job.wall is not None:
+        said["wall"] = round(job.wall, 3)
+    if job.failure is not None:
+        said["error"] = job.failure.id
+    return said

@@ -1,0 +1,28 @@
+"""`minitango migrate`: a whole queue from one store to another."""
+
+from __future__ import annotations
+
+import click
+
+from minitango.cli import show
+from minitango.cli.streams import as_called, out, tell
+from minitango.moving import Place
+from minitango.moving import migrate as move
+
+
+@click.command(short_help="Carry a whole queue from one store to another, where none is.")
+@click.argument("source", metavar="FROM")
+@click.argument("target", metavar="TO")
+@click.option("--from-blobs", metavar="DIR", help="A folder in which nodes of FROM share files.")
+@click.option("--to-blobs", metavar="DIR", help="A folder in which nodes of TO will share files.")
+def migrate(source: str, target: str, from_blobs: str | None, to_blobs: str | None) -> int:
+    """Carry the queue FROM to TO. Each is a state directory, or a URL as of --store. TO must have no jobs.
+
+    Nobody may grade at either, and nothing may be submitted meanwhile. FROM stays as it is. Interrupted, or killed,
+    the same command begins anew; TO cannot be used before it is whole.
+    """
+    to = Place.of(target, blobs=to_blobs)
+    moved = move(Place.of(source, blobs=from_blobs), to)
+    out(f"{show.plural(moved.jobs, 'job')} and {show.plural(moved.blobs, 'file')} moved")
+    tell(as_called(f"next: minitango jobs{to.flags}; use it everywhere, and keep FROM until you have seen it"))
+    return 0

@@ -1,0 +1,116 @@
+"""What was kept for long enough is forgotten, by the engine itself: a few jobs at a time, beside its work."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable
+from itertools import takewhile
+from typing import Any, Final
+
+from minitango.blobs import BlobStore
+from minitango.errors import ConfigError, MinitangoError
+from minitango.job import Delivery
+from minitango.store import Store
+
+log = logging.getLogger("minitango")
+
+PAUSE: Final = 60.0
+"""Seconds between two looks."""
+LEAST: Final = 3600.0
+"""Seconds that a job is kept at least: whoever waits for it has seen it by then."""
+ON_A_SERVER: Final = 400 * 86400.0
+"""Seconds that a job is kept where it is in a server's memory, unless told otherwise: a year, and its appeals."""
+GRACE: Final = 3600.0
+"""Seconds for which a blob is kept that no job needs: a submit may be under way."""
+_BATCH: Final = 200
+_ROUNDS: Final = 10
+"""Batches in one look."""
+
+
+def kept_for(keep: Any, *, shared: bool) -> float:
+    """Seconds for which an engine keeps jobs that ended. ConfigError `keep`."""
+    if keep is None:
+        return ON_A_SERVER if shared else math.inf
+    if not isinstance(keep, int | float) or isinstance(keep, bool) or not keep >= LEAST:
+        raise ConfigError(
+            f"jobs cannot be kept for {keep!r} seconds", hint="an hour is the least: 1h, 180d, forever", id="keep"
+        )
+    return float(keep)
+
+
+class Keeper:
+    """Forgets jobs that ended more than `keep` seconds ago, the first first, and then the blobs that nobody needs.
+
+    Those stay whose callback is still to be delivered.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        blobs: BlobStore,
+        keep: float,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store = store
+        self._blobs = blobs
+        self._keep = keep
+        self._clock = clock
+        self._stop = threading.Event()
+        self._over = threading.Event()
+        self._over.set()
+        self._forgot: float | None = None
+        """When jobs were last forgotten; None: all that was needless since is gone."""
+        self._prune_at = 0.0
+
+    def start(self) -> None:
+        """Look from now on, after a first pause. Does nothing where all is kept for ever."""
+        if math.isinf(self._keep):
+            return
+        self._over.clear()
+        threading.Thread(target=self._run, name="minitango keeper", daemon=True).start()
+
+    def stop(self) -> None:
+        """Look no more; waits for the batch that is under way."""
+        self._stop.set()
+        self._over.wait()
+
+    def _run(self) -> None:
+        try:
+            while not self._stop.wait(PAUSE):
+                try:
+                    self.look()
+                except MinitangoError as error:  # the producer tells of a store that is away; this can wait
+                    log.info("nothing is forgotten now: %s", error)
+        except Exception:  # what is old costs room; grading goes on without this
+            log.exception("old jobs are not forgotten any more")
+        finally:
+            self._over.set()
+
+    def look(self) -> int:
+        """Forget what is old enough, at most some thousand jobs, and prune blobs where it is time. Returns how many
+        jobs went. StoreError."""
+        before = self._store.now() - self._keep
+        cursor = gone = 0
+        for _ in range(_ROUNDS):
+            found = self._store.ended_since(cursor, limit=_BATCH)
+            old = list(takewhile(lambda job: job.ended is not None and job.ended < before, found))
+            if not old or self._stop.is_set():
+                break
+            cursor = old[-1].ended_seq or 0
+            gone += self._store.forget(job.id for job in old if job.delivery is not Delivery.PENDING)
+            if len(old) < _BATCH:
+                break
+        now = self._clock()
+        if gone:
+            self._forgot = now
+            log.info("forgot %d jobs that ended more than %.0f days ago", gone, self._keep / 86400)
+        if self._forgot is not None and now >= self._prune_at:
+            self._prune_at = now + GRACE
+            self._blobs.prune(self._store.referenced, older_than=GRACE)
+            if now - self._forgot > GRACE:  # else some of theirs may have been too young
+                self._forgot = None
+        return gone

@@ -1,0 +1,209 @@
+"""The Redis store as a whole: taken out in batches while others use it, filled in batches while nobody may."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final
+
+from minitango.errors import reach_of
+from minitango.job import State
+from minitango.retry import POISON, Hold
+from minitango.store import _redis_rows as redis_rows
+from minitango.store import _rows as rows
+from minitango.store._redis_history import RedisHistory
+from minitango.store._redis_link import Value
+from minitango.store.portable import Books, JobDump, Post, Streak, not_empty
+
+_OUT: Final = 20
+"""Jobs in one reply, each with what its steps printed."""
+_IN: Final = 50
+_IN_BYTES: Final = 1 << 20
+"""In one request: the server serves others between."""
+_STAYS: Final = (b"meta", b"blobs", b"nodes", b"seen", b"drain")
+
+
+class RedisDump(RedisHistory):
+    """`Portable` over one queue of a server."""
+
+    def books(self) -> Books:
+        def ask(pipe: Any) -> None:
+            pipe.hmget(self._key("meta"), "seq", "ended_seq")
+            pipe.smembers(self._key("drain"))
+
+        (seq, ended), drained = self._link.pipeline(ask)
+        return Books(int(seq or 0), int(ended or 0), tuple(sorted(name.decode() for name in drained)))
+
+    def dump(self) -> Iterator[JobDump]:
+        top = self.books().seq
+        low = "-inf"
+        while page := self._page("jobs", low, str(top), newest_first=False):
+            ids = iter([one for one, _ in page])
+            while batch := list(islice(ids, _OUT)):
+                for reply in self._link.run("dump", [str(top), *batch], patient=True):
+                    yield _dumped(*reply)
+            low = f"({page[-1][1]:.0f}"
+
+    def load(self, jobs: Iterable[JobDump], books: Callable[[], Books]) -> int:
+        token = secrets.token_hex(8)
+        begun = int(self._link.run("load", ["begin", token], patient=True))
+        if not begun:
+            raise not_empty(f"the queue {self.queue} on {self._link.place.shown}")
+        if begun > 1:
+            self._clear()
+        count = size = 0
+        batch: list[Value] = []
+        for dumped in jobs:
+            said = self._arguments(dumped)
+            batch += said
+            size += sum(len(value) for value in said if isinstance(value, bytes | str))
+            count += 1
+            if count % _IN == 0 or size > _IN_BYTES:
+                self._link.run("load", ["jobs", token, *batch], patient=True)
+                batch, size = [], 0
+        if batch:
+            self._link.run("load", ["jobs", token, *batch], patient=True)
+        kept = books()
+        self._link.run("load", ["end", token, str(kept.seq), str(kept.ended_seq), *kept.drained], patient=True)
+        return count
+
+    def _clear(self) -> None:
+        """Remove what somebody left who died while filling this queue. Blobs stay: they are what they are."""
+        prefix = self._key("").encode()
+
+        def clear(client: Any) -> None:
+            for keys in _in_turn(client.scan_iter(prefix + b"*", count=1000), 500):
+                gone = [key for key in keys if not _stays(key.removeprefix(prefix))]
+                if gone:
+                    client.unlink(*gone)
+
+        self._link.call("load", clear, patient=True)
+        counts = [f"n:{state.value}" for state in State]
+        self._link.call("load", lambda client: client.hdel(self._key("meta"), "seq", "ended_seq", *counts))
+
+    def _arguments(self, dumped: JobDump) -> list[Value]:
+        """One job for load.lua."""
+        fields = {**redis_rows.fields_of(dumped.job, self.queue, dumped.digests), **_own(dumped)}
+        attempts: list[Value] = []
+        for one in dumped.attempts:
+            attempts += [f"{one.number}:node", one.node, f"{one.number}:started", redis_rows.number(one.started)]
+            if one.ended is not None:
+                attempts += [
+                    f"{one.number}:ended",
+                    redis_rows.number(one.ended),
+                    f"{one.number}:by",
+                    one.ended_by or "",
+                ]
+            if one.failure is not None:
+                attempts += [f"{one.number}:failure", rows.to_json(one.failure)]
+        outputs: list[Value] = []
+        for output in dumped.outputs:
+            outputs += [output.step, output.head, output.tail, str(output.elided)]
+        flat: list[Value] = [value for pair in fields.items() for value in pair]
+        post = _said_of(dumped.post) if dumped.post is not None else []
+        due = redis_rows.number(dumped.post.due) if dumped.post is not None else ""
+        return [
+            str(len(flat)), *flat, str(len(attempts)), *attempts, dumped.result or b"", str(len(outputs)), *outputs,
+            str(len(post)), *post, due, "1" if dumped.holder else "0",
+        ]  # fmt: skip
+
+    def snapshot(self, path: Path) -> None:
+        from minitango.store.sqlite import SqliteStore
+
+        with closing(SqliteStore(path)) as copy:
+            copy.load(self.dump(), self.books)
+
+
+def _in_turn(keys: Iterable[bytes], n: int) -> Iterator[list[bytes]]:
+    waiting = iter(keys)
+    while batch := list(islice(waiting, n)):
+        yield batch
+
+
+def _stays(name: bytes) -> bool:
+    return name in _STAYS or name.startswith((b"b:", b"last:"))
+
+
+def _own(dumped: JobDump) -> dict[str, Value]:
+    """What a job's hash has beside the fields of `Job`."""
+    job, streak = dumped.job, dumped.streak
+    own: dict[str, Value] = {"due_since": redis_rows.number(dumped.due_since)}
+    if job.failure is not None:
+        own["failure_id"] = job.failure.id
+        if job.failure.id != POISON.id:
+            own["reach"] = reach_of(job.failure.id)
+    if dumped.token is not None:
+        own["token"] = dumped.token
+    if dumped.solo_lease:
+        own["solo_lease"] = "1"
+    if streak is not None:
+        own |= {
+            "held": str(streak.times), "held_since": redis_rows.number(streak.since),
+            "held_at": redis_rows.number(streak.at), "held_mark": str(streak.mark),
+            "late": str(Hold(streak.times, streak.since, streak.alone).late),
+        }  # fmt: skip
+        if streak.alone:
+            own["held_alone"] = "1"
+    return own
+
+
+def _said_of(post: Post) -> list[Value]:
+    """A `cb:` hash."""
+    said: list[Value] = ["since", redis_rows.number(post.since), "tries", str(post.tries)]
+    if post.token is not None:
+        said += ["token", post.token]
+    if post.settled is not None:
+        said += ["settled", redis_rows.number(post.settled)]
+    return [*said, "error", post.error] if post.error else said
+
+
+def _post_of(raw: dict[bytes, bytes], due: bytes) -> Post | None:
+    if not raw:
+        return None
+    token = raw.get(b"token")
+    return Post(
+        since=float(raw[b"since"]),
+        due=float(due) if due else None,
+        tries=int(raw[b"tries"]),
+        token=None if token is None else token.decode(),
+        settled=float(raw[b"settled"]) if b"settled" in raw else None,
+        error=raw.get(b"error", b"").decode(),
+    )
+
+
+def _dumped(
+    flat: list[bytes],
+    attempts: list[bytes],
+    result: bytes,
+    outputs: list[bytes],
+    post: list[bytes],
+    due: bytes,
+    holder: bytes,
+) -> JobDump:
+    raw = redis_rows.from_flat(flat)
+    job = redis_rows.job_of(raw)
+    try:
+        times = int(raw.get(b"held", b"0"))
+        streak = None
+        if times and not job.state.terminal:
+            alone = raw.get(b"held_alone") == b"1"
+            streak = Streak(times, float(raw[b"held_since"]), alone, float(raw[b"held_at"]), int(raw[b"held_mark"]))
+        token = raw.get(b"token")
+        return JobDump(
+            job=job,
+            refs=tuple(raw.get(b"refs", b"").decode("ascii", "replace").split())[2:],
+            due_since=float(raw[b"due_since"]),
+            attempts=tuple(redis_rows.attempts_of(job.id, redis_rows.from_flat(attempts))),
+            result=result or None,
+            outputs=tuple(redis_rows.outputs_of(job.id, outputs)),
+            streak=streak,
+            post=_post_of(redis_rows.from_flat(post), due),
+            token=None if token is None else token.decode(),
+            solo_lease=raw.get(b"solo_lease") == b"1",
+            holder=holder == b"1",
+        )
+    except (ValueError, KeyError) as error:
+        raise redis_rows.damaged(f"job {job.id}", error) from error

@@ -1,0 +1,325 @@
+"""`minitango backup`, `restore` and `migrate`: while an engine grades, whole or not at all, and back again."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import redis_server
+from tests.e2e.conftest import CommandLine, environment, eventually
+from tests.redis_server import Server
+
+pytestmark = pytest.mark.usefixtures("sandbox")
+
+BUBBLEWRAP = {"MINITANGO_SANDBOX": "bubblewrap"}
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    redis_server.need_redis()
+    made = Server()
+    yield made
+    made.remove()
+
+
+def jobs(cli: CommandLine, *where: str) -> dict[str, dict[str, Any]]:
+    answer = cli("jobs", "--json", *where)
+    assert answer.code == 0, answer
+    return {job["id"]: job for job in answer.jobs}
+
+
+def states(found: dict[str, dict[str, Any]]) -> list[str]:
+    return sorted(job["state"] for job in found.values())
+
+
+def graded(cli: CommandLine, hw: Path, handins: Path, *where: str) -> dict[str, dict[str, Any]]:
+    """Two hand-ins that are graded, one that runs for long when a backup is made, and one that waits behind it."""
+    (handins / "eve.txt").unlink()
+    assert cli("run", hw, handins, *where, env=BUBBLEWRAP).code == 0
+    return jobs(cli, *where)
+
+
+def files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("dest", ["kept", "kept.tar"])
+def test_beside_a_running_engine(cli: CommandLine, hw: Path, handins: Path, dest: str) -> None:
+    before = graded(cli, hw, handins)
+    (cli.folder / "late").mkdir()
+    for name, text in (("zoe", "wait 600"), ("yan", "ok")):
+        (cli.folder / "late" / f"{name}.txt").write_text(text)
+    worker = cli.start("worker", "--workers", "1", env=BUBBLEWRAP)
+    assert cli("submit", hw, "late/zoe.txt", env=BUBBLEWRAP).code == 0
+    eventually(lambda: "running" in states(jobs(cli)), "it is not taken up")
+    assert cli("submit", hw, "late/yan.txt", env=BUBBLEWRAP).code == 0
+    answer = cli("backup", dest)
+    assert answer.code == 0, answer
+    assert answer.out.startswith(f"{dest}: 4 jobs (1 queued, 1 running, 2 done), ")
+    assert worker.poll() is None
+    worker.kill()
+    worker.wait()
+    kept = cli.folder / dest
+    assert kept.stat().st_mode & 0o777 == (0o600 if dest.endswith(".tar") else 0o700)
+    assert not [name for name in os.listdir(cli.folder) if name.startswith(".minitango-")]
+    shutil.rmtree(cli.folder / ".minitango")
+    restored = cli("restore", dest)
+    assert restored.code == 0, restored
+    assert restored.out.startswith("4 jobs and ")
+    assert f"minitango worker --state {cli.folder}/.minitango" in restored.err
+    assert (cli.folder / ".minitango").stat().st_mode & 0o777 == 0o700
+    after = jobs(cli)
+    assert states(after) == ["done", "done", "queued", "running"]
+    assert {one: after[one] for one in before} == before
+    (stuck,) = [one for one, job in after.items() if job["state"] == "running"]
+    worker = cli.start("worker", "--workers", "2", env=BUBBLEWRAP)
+    eventually(lambda: states(jobs(cli)) == ["done", "done", "done", "running"], "it does not go on")
+    assert jobs(cli)[stuck]["interruptions"] == 1
+    again = cli("run", hw, handins, "--json", env=BUBBLEWRAP)
+    assert {job["id"] for job in again.jobs} == set(before), "what was graded is not graded anew"
+    worker.kill()
+
+
+def test_a_backup_is_a_state_directory(cli: CommandLine, hw: Path, handins: Path) -> None:
+    before = graded(cli, hw, handins)
+    assert cli("backup", "kept").code == 0
+    assert files(cli.folder / "kept") == {"queue.db", "backup.json", "engine.json", "tried.json"} & files(
+        cli.folder / "kept"
+    ) | {name for name in files(cli.folder / ".minitango") if name.startswith("blobs/")}
+    assert jobs(cli, "--state", "kept") == before
+
+
+def test_what_is_refused(cli: CommandLine, hw: Path, handins: Path) -> None:
+    graded(cli, hw, handins)
+    assert cli("backup", "kept").code == 0
+    for command, error in (
+        (["backup", "kept"], "backup_exists"),
+        (["backup", "no/such/folder/kept"], "output"),
+        (["backup", "new", "--state", "nowhere"], "no_queue"),
+        (["restore", "kept"], "store_not_empty"),
+        (["restore", "nothing"], "backup_missing"),
+        (["restore", "handins", "--state", "new"], "backup_damaged"),
+        (["migrate", "nowhere", "new"], "no_queue"),
+        (["migrate", ".minitango", ".minitango"], "same_queue"),
+        (["migrate", ".minitango", "kept"], "store_not_empty"),
+    ):
+        answer = cli(*command)
+        assert f"error[{error}]" in answer.err, answer
+        assert "next:" in answer.err
+        assert answer.code in (2, 3)
+    assert not (cli.folder / "new" / "queue.db").exists()
+    assert not (cli.folder / "nowhere" / "queue.db").exists()
+    worker = cli.start("worker", env=BUBBLEWRAP)
+    eventually(lambda: b"grading in" in (cli.folder / "err0").read_bytes(), "the worker does not start")
+    assert "error[engine_running]" in cli("restore", "kept").err
+    assert "error[engine_running]" in cli("migrate", ".minitango", "other").err
+    worker.kill()
+
+
+def tampered(cli: CommandLine, how: str) -> None:
+    """Spoil the backup `kept`."""
+    kept = cli.folder / "kept"
+    blob = next(path for path in (kept / "blobs").rglob("*") if path.is_file())
+    match how:
+        case "a blob is gone":
+            blob.unlink()
+        case "a blob has other bytes":
+            blob.write_bytes(b"other")
+        case "the database has other bytes":
+            data = bytearray((kept / "queue.db").read_bytes())
+            data[5000] ^= 1
+            (kept / "queue.db").write_bytes(data)
+        case "of a later version":
+            label = json.loads((kept / "backup.json").read_text())
+            (kept / "backup.json").write_text(json.dumps({**label, "format": 99}))
+        case "no label":
+            (kept / "backup.json").write_text("[]")
+
+
+@pytest.mark.parametrize(
+    ("how", "id"),
+    [
+        ("a blob is gone", "blob_missing"),
+        ("a blob has other bytes", "blob_corrupt"),
+        ("the database has other bytes", "backup_damaged"),
+        ("of a later version", "backup_unknown"),
+        ("no label", "backup_damaged"),
+    ],
+)
+def test_a_backup_that_was_spoilt_makes_no_queue(cli: CommandLine, hw: Path, handins: Path, how: str, id: str) -> None:
+    graded(cli, hw, handins)
+    assert cli("backup", "kept").code == 0
+    tampered(cli, how)
+    answer = cli("restore", "kept", "--state", "new")
+    assert f"error[{id}]" in answer.err, answer
+    assert not (cli.folder / "new" / "queue.db").exists()
+
+
+@pytest.mark.parametrize("name", ["../evil", "/etc/evil", "blobs/aa/" + "b" * 63, "queue.db"])
+def test_a_tar_that_holds_something_else_is_refused(cli: CommandLine, name: str) -> None:
+    with tarfile.open(cli.folder / "kept.tar", "w") as tar:
+        for each in (name, name):
+            tar.addfile(tarfile.TarInfo(each))
+    answer = cli("restore", "kept.tar", "--state", "new")
+    assert "error[backup_damaged]" in answer.err, answer
+    assert not (cli.folder / "evil").exists()
+    (cli.folder / "kept.tar").write_bytes(b"no tar")
+    assert "error[backup_damaged]" in cli("restore", "kept.tar", "--state", "new").err
+
+
+def killed(cli: CommandLine, failpoint: str, *words: str) -> None:
+    environ = environment(MINITANGO_FAILPOINT=failpoint)
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "minitango.cli", *words], cwd=cli.folder, env=environ, capture_output=True
+    )
+    assert done.returncode == -9, done.stderr
+
+
+def test_one_that_is_killed_leaves_nothing_and_is_repeated(cli: CommandLine, hw: Path, handins: Path) -> None:
+    before = graded(cli, hw, handins)
+    killed(cli, "backup.before_rename", "backup", "kept")
+    assert not (cli.folder / "kept").exists()
+    assert cli("backup", "kept").code == 0
+    for failpoint in ("blobs.before_rename", "restore.before_link"):
+        killed(cli, failpoint, "restore", "kept", "--state", "new")
+        assert "error[no_queue]" in cli("jobs", "--state", "new").err
+    assert cli("restore", "kept", "--state", "new").code == 0
+    assert jobs(cli, "--state", "new") == before
+
+
+def test_to_redis_and_back(cli: CommandLine, server: Server, hw: Path, handins: Path) -> None:
+    before = graded(cli, hw, handins)
+    (cli.folder / "late.txt").write_text("ok")
+    assert cli("submit", hw, "late.txt", env=BUBBLEWRAP).code == 0
+    before = jobs(cli)
+    url = server.url("cs101", tcp=True)
+    killed(cli, "store.load.after_commit:2", "migrate", ".minitango", url)
+    assert "error[store_filling]" in cli("jobs", "--store", url).err
+    answer = cli("migrate", ".minitango", url)
+    assert (answer.code, answer.out.startswith("3 jobs and ")) == (0, True), answer
+    assert jobs(cli, "--store", url) == before
+    worker = cli.start("worker", "--store", url, "--state", "node", env=BUBBLEWRAP)
+    eventually(lambda: states(jobs(cli, "--store", url)) == ["done"] * 3, "it is not graded there")
+    assert "error[engine_running]" in cli("migrate", url, "back").err
+    worker.terminate()
+    worker.wait()
+    after = jobs(cli, "--store", url)
+    assert cli("backup", "kept.tar", "--store", url).code == 0
+    assert cli("migrate", url, "back").code == 0
+    assert cli("restore", "kept.tar", "--state", "fourth").code == 0
+    other = server.url("cs102", tcp=True)
+    assert cli("restore", "kept.tar", "--store", other).code == 0
+    for where in (("--state", "back"), ("--state", "fourth"), ("--store", other)):
+        assert jobs(cli, *where) == after
+        for one in after:
+            shown = cli("jobs", "show", one, "--json", *where).jobs[0]
+            assert shown["inputs"]["trouble"] == "", "the files are there"
+    assert "error[store_not_empty]" in cli("restore", "kept.tar", "--store", other).err
+    retried = cli("jobs", "retry", next(iter(after)), "--state", "back", env=BUBBLEWRAP)
+    assert retried.code == 0, retried
+
+
+def test_a_node_that_is_alive_at_the_other_end(tmp_path: Path, server: Server) -> None:
+    from minitango.errors import EngineRunning
+    from minitango.moving import Place, migrate
+    from minitango.store import Node, open_store
+
+    for folder in ("a", "b"):
+        open_store(str(tmp_path / folder / "queue.db")).close()
+    there = open_store(server.url("cs101"))
+    there.beat(Node("n1", "i", host="lab", pid=7, good_for=30.0))
+    with pytest.raises(EngineRunning, match="n1") as caught:
+        migrate(Place.of(str(tmp_path / "a")), Place.of(server.url("cs101")))
+    assert caught.value.pid == 7
+    there.beat(Node("n1", "i", good_for=30.0), now=there.now() - 31)
+    assert migrate(Place.of(str(tmp_path / "a")), Place.of(server.url("cs101"))).jobs == 0
+    there.close()
+
+
+def test_files_in_folders_that_nodes_share(cli: CommandLine, server: Server, hw: Path, handins: Path) -> None:
+    before = graded(cli, hw, handins)
+    url = server.url("cs101", tcp=True)
+    assert cli("migrate", ".minitango", url, "--to-blobs", "shared").code == 0
+    assert files(cli.folder / "shared") == {
+        name.removeprefix("blobs/") for name in files(cli.folder / ".minitango") if name.startswith("blobs/")
+    }
+    (cli.folder / ".minitango").rename(cli.folder / "was")
+    assert "error[blob_missing]" in cli("migrate", url, "back").err
+    assert cli("migrate", url, "back", "--from-blobs", "shared").code == 0
+    assert cli("backup", "kept", "--store", url, "--blobs", "shared").code == 0
+    assert jobs(cli, "--state", "back") == jobs(cli, "--state", "kept") == before
+
+
+def test_a_submit_while_it_moves_is_not_lost(tmp_path: Path) -> None:
+    from minitango.errors import ConfigError
+    from minitango.job import JobSpec
+    from minitango.moving import Place, carry
+    from minitango.store import open_blobs, open_store
+
+    here, there = open_store(str(tmp_path / "a" / "queue.db")), open_store(str(tmp_path / "b" / "queue.db"))
+    blobs = open_blobs(here, tmp_path / "a")
+    digest = blobs.put(b"x")
+    spec = JobSpec("hw", "ada", digest, digest)
+    here.submit([spec])
+    original = here.dump
+
+    def meanwhile() -> Any:
+        yield from original()
+        here.submit([spec])
+
+    here.dump = meanwhile  # type: ignore[method-assign]
+    with pytest.raises(ConfigError) as caught:
+        carry(here, there, blobs, open_blobs(there, tmp_path / "b"))
+    assert caught.value.id == "queue_moved"
+    assert there.list() == []
+    here.dump = original  # type: ignore[method-assign]
+    assert carry(here, there, blobs, open_blobs(there, tmp_path / "b")).jobs == 2
+    assert Place.of(str(tmp_path / "a")).file == tmp_path / "a" / "queue.db"
+    here.close()
+    there.close()
+
+
+def test_a_job_that_is_forgotten_while_it_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its blob may be gone: then the copy begins anew, without it."""
+    from minitango.backup import backup
+    from minitango.blobs import Blobs
+    from minitango.job import JobSpec
+    from minitango.moving import Place
+    from minitango.store import open_store
+
+    folder = tmp_path / "state"
+    store, blobs = open_store(str(folder / "queue.db")), Blobs(folder / "blobs")
+    digests = [blobs.put(bytes([n])) for n in range(2)]
+    ids = [store.submit([JobSpec("hw", "ada", digest, digest)])[0].id for digest in digests]
+    original = Blobs.get
+
+    def meanwhile(self: Blobs, digest: str, *, keep: bool = True) -> bytes:
+        if self.root == blobs.root and digest == digests[0] and blobs.has(digest):
+            store.cancel(ids[0])
+            store.forget([ids[0]])
+            blobs.path(digest).unlink()
+        return original(self, digest, keep=keep)
+
+    monkeypatch.setattr(Blobs, "get", meanwhile)
+    label = backup(Place.of(str(folder)), tmp_path / "kept")
+    assert (sum(label.jobs.values()), label.blobs) == (1, 1)
+    assert files(tmp_path / "kept") == {"queue.db", "backup.json", f"blobs/{digests[1][:2]}/{digests[1]}"}
+    store.close()
+
+
+def test_a_blob_that_is_damaged_is_told(cli: CommandLine, hw: Path, handins: Path) -> None:
+    graded(cli, hw, handins)
+    blob = next(path for path in (cli.folder / ".minitango" / "blobs").rglob("*") if path.is_file())
+    blob.write_bytes(b"rot")
+    answer = cli("backup", "kept")
+    assert (answer.code, "error[blob_corrupt]" in answer.err) == (3, True), answer
+    assert not (cli.folder / "kept").exists()

@@ -1,0 +1,91 @@
+"""`minitango worker --log json --metrics`: each line an object, whatever students are called; and numbers to scrape."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import signal
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from minitango.cli.journal import LEVELS, JsonJournal
+from minitango.errors import StoreError
+from minitango.job import Job, State
+from tests.e2e.conftest import CommandLine, eventually
+
+EVIL = 'eve"\n{"level":"x"}\x1b[2J\u2028\u202e\x9b'
+
+
+def lines(text: str) -> list[dict[str, Any]]:
+    assert text.isascii()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_no_name_breaks_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    job = Job("0123456789", 1, State.DEAD, EVIL, EVIL, "s", "i")
+    with JsonJournal() as journal:
+        journal.node = EVIL
+        journal.event("dead", "error", EVIL * 1000, job)
+        logging.getLogger("minitango").warning("%s", EVIL)
+        assert journal.failed(StoreError(EVIL, hint=EVIL, id="store_io")) == 3
+    said = lines(capsys.readouterr().err)
+    assert [line["level"] for line in said] == ["error", "warning", "critical"]
+    assert (said[0]["student"], said[0]["assignment"], said[0]["node"]) == (EVIL, EVIL, EVIL)
+    assert len(said[0]["message"]) == 4000
+    assert said[1]["message"] == EVIL
+    assert (said[2]["error"], said[2]["next"]) == ("store_io", EVIL)
+    logging.getLogger("minitango").warning("afterwards as ever")
+    assert "{" not in capsys.readouterr().err
+
+
+def test_every_event_has_a_level() -> None:
+    from typing import get_args
+
+    from minitango.pool import EventKind
+
+    assert set(LEVELS) == set(get_args(EventKind))
+
+
+@pytest.mark.usefixtures("sandbox")
+def test_a_worker_for_programs(cli: CommandLine, hw: Path, handins: Path) -> None:
+    (handins / "eve.txt").rename(handins / '"},{\u202e.txt')
+    env = {"MINITANGO_SANDBOX": "bubblewrap"}
+    worker = cli.start("worker", "--log", "json", "--metrics", "127.0.0.1:0", "--verbose", env=env)
+    assert cli("submit", hw, handins, env=env).code == 0
+
+    def said() -> list[dict[str, Any]]:
+        whole = (cli.folder / "err0").read_bytes().rpartition(b"\n")[0].decode()
+        return lines(whole)
+
+    eventually(lambda: sum(line["event"] == "done" for line in said()) == 3, "it is not graded, or not told")
+    (at,) = [line["message"].split()[-1] for line in said() if line["event"] == "metrics"]
+    assert re.fullmatch(r"http://127\.0\.0\.1:\d+/metrics", at)
+    text = urllib.request.urlopen(at, timeout=10).read().decode()
+    assert 'minitango_outcomes_total{outcome="graded"} 3.0' in text
+    assert 'minitango_jobs{state="done"} 3.0' in text
+    assert "minitango_sandbox_start_seconds_count 3.0" in text
+    worker.send_signal(signal.SIGTERM)
+    answer = cli.answer(worker)
+    assert (answer.code, answer.out) == (0, "")
+    done = [line for line in said() if line["event"] == "done"]
+    assert {line["student"] for line in done} == {"ada", "bob", r'"},{\u202e'}
+    for line in done:
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line["time"])
+        assert (line["level"], line["state"], line["outcome"], line["attempt"]) == ("info", "done", "graded", 1)
+        assert line["assignment"] == "hw"
+        assert line["node"]
+    assert {"ready", "limits", "started"} <= {line["event"] for line in said()}
+
+
+def test_what_stops_it_is_a_line_too(cli: CommandLine) -> None:
+    (cli.folder / ".minitango").write_text("")
+    answer = cli("worker", "--log", "json")
+    (line,) = lines(answer.err)
+    assert (answer.code, line["event"], line["level"], line["error"]) == (3, "failed", "critical", "state")
+    assert "error[state]" in cli("worker").err
+    (line,) = lines(cli("worker", "--log", "json", "--metrics", "nowhere").err)
+    assert line["error"] == "metrics"

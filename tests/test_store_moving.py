@@ -1,0 +1,373 @@
+"""A queue that moves from store to store in the middle of its life is the same queue: to the last lease.
+
+The random lives of `test_store_model.py` are lived on, after a move to the other kind of store and back: the model,
+which knows nothing of moves, goes on to say what is right.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import rule, run_state_machine_as_test
+from msgspec.structs import replace
+
+from minitango.errors import ConfigError, StoreError
+from minitango.job import Fail, Failure, Finish, JobSpec, Outcome, Result, State, StepOutput
+from minitango.store import Node, Store, open_store, settle_copy
+from minitango.store.portable import Books, JobDump
+from minitango.store.redis import RedisStore
+from minitango.store.sqlite import SqliteStore
+from tests import redis_server
+from tests.test_store_model import SETTINGS, OutboxMachine, redis_store, sqlite_store
+
+QUEUES = itertools.count()
+
+
+def another(kind: str, folder: Path, clock: Callable[[], float]) -> Store:
+    """A place where nothing was before."""
+    n = next(QUEUES)
+    if kind == "sqlite":
+        return SqliteStore(folder / f"queue{n}.db", clock=clock)
+    return RedisStore(redis_server.shared().url(), queue=f"q{n}", clock=clock)
+
+
+def whole(store: Store) -> list[JobDump]:
+    """All that it holds, but for the name of the queue."""
+    return [replace(dumped, job=replace(dumped.job, queue="")) for dumped in store.dump()]
+
+
+class MovingMachine(OutboxMachine):
+    make = staticmethod(redis_store)
+
+    @rule(to=st.booleans())
+    def move(self, to: bool) -> None:
+        there = another("sqlite" if to else "redis", self.folder, lambda: self.now)
+        here, self.store = self.store, there
+        assert there.load(here.dump(), here.books) == len(self.model.jobs)
+        assert whole(there) == whole(here)
+        assert there.books() == here.books()
+        here.close()
+
+    @rule(crash=st.just(False), node=st.booleans())
+    def recover(self, crash: bool, node: bool) -> None:  # type: ignore[override]
+        """As ever, but no store is opened anew by a name that it has no more."""
+        recovered = [job.id for job in self.store.recover(node="a" if node else None)]
+        assert recovered == self.model.interrupt("recover", self.now, lapsed_only=False, node="a" if node else None)
+
+
+@pytest.mark.parametrize("first", [sqlite_store, redis_store])
+def test_whatever_was_done_goes_on_after_a_move(first: Any) -> None:
+    redis_server.need_redis()
+    machine = type("Machine", (MovingMachine,), {"make": staticmethod(first)})
+    run_state_machine_as_test(machine, settings=settings(SETTINGS, max_examples=40))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.environ.get("MINITANGO_LONG"), reason="the long form runs with MINITANGO_LONG=1")
+def test_whatever_was_done_goes_on_after_a_move_for_long() -> None:
+    redis_server.need_redis()
+    run_state_machine_as_test(MovingMachine, settings=settings(SETTINGS, max_examples=1500))
+
+
+# --- each by itself ------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def kind(request: pytest.FixtureRequest) -> str:
+    if request.param == "redis":
+        redis_server.need_redis()
+    return str(request.param)
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Iterator[Callable[[str], Store]]:
+    made: list[Store] = []
+
+    def make(kind: str) -> Store:
+        made.append(another(kind, tmp_path, lambda: 1000.0))
+        return made[-1]
+
+    yield make
+    for store in made:
+        store.close()
+
+
+def spec(student: str, **more: Any) -> JobSpec:
+    return JobSpec("hw", student, "s" * 64, "i" * 64, **more)
+
+
+def lived(store: Store) -> Store:
+    """A queue with something of everything."""
+    store.submit([
+        spec("ada", key="a", labels={"x": "ü\n"}, course="c", title="t", refs=("r" * 64, "s" * 64), priority=-3,
+             callback="https://x.example/"),
+        spec("bob", key="b"), spec("eve", lane="gpu"), spec("zoe", key="z"), spec("gone"), spec("sue"),
+    ])  # fmt: skip
+    for _ in range(3):
+        leases = {lease.student: lease for lease in store.exchange(claim=9, node="n1", capabilities=["gpu"]).leases}
+        failed = [Fail(leases[name], Failure("x", "no", "hint")) for name in ("bob",) if name in leases]
+        done = [
+            Finish(leases[name], Result(Outcome.GRADED, 0.0, 10.0, reason="r"), (StepOutput("s", b"\xff\0", b"t", 3),))
+            for name in ("ada", "gone")
+            if name in leases
+        ]
+        held = [Fail(leases[name], Failure("sandbox_gone", "no"), charge=False) for name in ("sue",) if name in leases]
+        store.exchange([*done, *failed, *held], now=1000.0)
+    store.cancel(leases["eve"].job if "eve" in leases else store.list()[2].id, reason="why")
+    store.forget([job.id for job in store.list() if job.student == "gone"])
+    store.submit([spec("bob", key="b"), spec("ada", key="a")], fresh=True)
+    store.beat(Node("n1", "i"))
+    store.drain("n1")
+    store.leave("n1")
+    return store
+
+
+@pytest.mark.parametrize("to", ["sqlite", "redis"])
+def test_everything_is_there(kind: str, to: str, opened: Callable[[str], Store]) -> None:
+    redis_server.need_redis()
+    here, there = lived(opened(kind)), opened(to)
+    assert there.load(here.dump(), here.books) == 6
+    assert whole(there) == whole(here)
+    assert there.books() == here.books() == Books(7, 2, ("n1",))
+    assert there.counts() == here.counts()
+    ids = [job.id for job in here.list()]
+    for each in (here, there):
+        assert {job.queue for job in each.list()} == {each.queue}  # type: ignore[attr-defined]
+        assert each.referenced(["i" * 64, "r" * 64, "n" * 64]) == {"i" * 64, "r" * 64}
+    for one in ids:
+        assert there.callback(one) == here.callback(one)
+        assert there.result(one) == here.result(one)
+        assert there.outputs(one) == here.outputs(one)
+        assert there.attempts(one) == here.attempts(one)
+        assert there.spec(one) == here.spec(one)
+        assert there.get(one[:6]).id == one
+    assert [one for one in ids if there.callback(one) is not None] == ids[:1]
+    assert (there.result(ids[0]), there.outputs(ids[0])[0].head) == (
+        Result(Outcome.GRADED, 0.0, 10.0, reason="r"),
+        b"\xff\0",
+    )
+    for each in (here, there):
+        assert each.exchange(claim=5, node="n1", now=9e3).leases == (), "it is drained there, too"
+        assert each.submit([spec("x")])[0].created
+        assert each.list()[-1].seq == 8, "no number is given twice"
+        each.submit([spec("zoe", key="z")])
+        assert len(each.list()) == 7, "its key holds"
+
+
+@pytest.mark.parametrize("to", ["sqlite", "redis"])
+def test_a_key_goes_to_its_heir_there_too(kind: str, to: str, opened: Callable[[str], Store]) -> None:
+    """The latest job turns out to be other work; the one before it has the key again."""
+    redis_server.need_redis()
+    here, there = opened(kind), opened(to)
+    (first,) = here.submit([spec("ada", key="a")])
+    here.exchange([Finish(lease, Result(Outcome.GRADED, 1.0)) for lease in here.exchange(claim=1).leases])
+    here.submit([spec("ada", key="a")], fresh=True)
+    there.load(here.dump(), here.books)
+    (lease,) = there.exchange(claim=1).leases
+    there.exchange([Finish(lease, Result(Outcome.GRADED, 2.0), grader=("other",))])
+    (again,) = there.submit([spec("ada", key="a")])
+    assert (again.id, again.created) == (first.id, False)
+
+
+def test_a_key_that_nobody_holds_is_free_there_too(kind: str, opened: Callable[[str], Store]) -> None:
+    """Its latest job was forgotten, and an older one names it still."""
+    here, there = opened("sqlite"), opened(kind)
+    for _ in range(2):
+        here.submit([spec("ada", key="a")], fresh=True)
+        here.exchange([Finish(lease, Result(Outcome.GRADED, 1.0)) for lease in here.exchange(claim=1).leases])
+    here.forget([here.list()[1].id])
+    there.load(here.dump(), here.books)
+    assert [dumped.holder for dumped in there.dump()] == [False]
+    (again,) = there.submit([spec("ada", key="a")])
+    assert again.created
+    assert there.get(again.id).supersedes is None
+
+
+def test_a_place_with_jobs_is_not_filled(kind: str, opened: Callable[[str], Store]) -> None:
+    here, there = lived(opened("sqlite")), opened(kind)
+    there.submit([spec("other")])
+    before = whole(there)
+    with pytest.raises(ConfigError) as caught:
+        there.load(here.dump(), here.books)
+    assert caught.value.id == "store_not_empty"
+    assert whole(there) == before
+
+
+def test_one_that_raises_leaves_nothing_and_may_be_begun_again(kind: str, opened: Callable[[str], Store]) -> None:
+    here, there = lived(opened("sqlite")), opened(kind)
+
+    def interrupted() -> Iterator[JobDump]:
+        yield from itertools.islice(here.dump(), 3)
+        raise InterruptedError
+
+    def refuses() -> Books:
+        raise InterruptedError
+
+    for jobs, books in ((interrupted(), here.books), (here.dump(), refuses)):
+        with pytest.raises(InterruptedError):
+            there.load(jobs, books)
+        if kind == "sqlite":
+            assert there.list() == []
+            continue
+        for verb in (lambda: there.submit([spec("x")]), lambda: there.exchange(claim=1), there.reap):
+            with pytest.raises(StoreError) as caught:
+                verb()
+            assert caught.value.id == "store_filling"
+        with pytest.raises(StoreError) as caught:
+            open_store(redis_server.shared().url(), queue=there.queue)  # type: ignore[attr-defined]
+        assert caught.value.id == "store_filling"
+        assert "minitango migrate" in caught.value.hint
+    there.load(here.dump(), here.books)
+    assert whole(there) == whole(here)
+    assert there.counts() == here.counts()
+    assert there.submit([spec("x")])[0].created
+
+
+def test_what_an_earlier_one_left_is_cleared_away(tmp_path: Path, opened: Callable[[str], Store]) -> None:
+    """Also where another queue is carried there this time."""
+    redis_server.need_redis()
+    first, second, there = opened("sqlite"), lived(opened("sqlite")), opened("redis")
+    first.submit([spec(f"s{n}", key=f"k{n}", lane="gpu") for n in range(120)])
+
+    def dies() -> Iterator[JobDump]:
+        yield from itertools.islice(first.dump(), 110)
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        there.load(dies(), first.books)
+    assert len(there.list()) == 100
+    there.load(second.dump(), second.books)
+    assert whole(there) == whole(second)
+    assert there.counts() == second.counts()
+    client, queue = redis_server.shared().client(), there.queue  # type: ignore[attr-defined]
+    assert client.zcard(f"minitango:{{{queue}}}:ready:gpu") == 0
+    assert client.hlen(f"minitango:{{{queue}}}:keys") == 3
+
+
+def test_two_cannot_fill_one_queue(opened: Callable[[str], Store]) -> None:
+    redis_server.need_redis()
+    here, one, queue = lived(opened("sqlite")), opened("redis"), f"q{next(QUEUES)}"
+    url = redis_server.shared().url()
+    one = RedisStore(url, queue=queue)
+
+    def and_another() -> Iterator[JobDump]:
+        yield from here.dump()
+        other = RedisStore(url, queue=queue, filling=True)
+        other.load(here.dump(), here.books)
+        other.close()
+
+    with pytest.raises(StoreError):
+        one.load(itertools.chain(and_another(), here.dump()), here.books)
+    assert whole(one) == whole(here)
+    one.close()
+
+
+KILLED = """
+import sys
+from minitango.store import open_store
+here, there = open_store(sys.argv[1]), open_store(sys.argv[2], filling=True)
+there.load(here.dump(), here.books)
+"""
+
+
+@pytest.mark.parametrize(
+    "failpoint", ["store.load.before_commit", "store.load.before_commit:3", "store.load.after_commit:2"]
+)
+def test_one_that_is_killed_is_begun_again(
+    kind: str, failpoint: str, tmp_path: Path, opened: Callable[[str], Store]
+) -> None:
+    if kind == "sqlite" and ":" in failpoint:
+        pytest.skip("one transaction")
+    here = SqliteStore(tmp_path / "here.db")
+    here.submit([spec(f"s{n}") for n in range(150)])
+    url = f"sqlite:///{tmp_path}/there.db"
+    if kind == "redis":
+        url = redis_server.shared().url(f"q{next(QUEUES)}")
+    command = [sys.executable, "-c", KILLED, f"sqlite:///{tmp_path}/here.db", url]
+    died = subprocess.run(command, env={**os.environ, "MINITANGO_FAILPOINT": failpoint}, check=False)
+    assert died.returncode == -9
+    assert subprocess.run(command, check=False).returncode == 0
+    there = open_store(url)
+    assert whole(there) == whole(here)
+    assert there.counts()[State.QUEUED] == 150
+    here.close()
+    there.close()
+
+
+def test_a_snapshot_beside_those_who_write(kind: str, opened: Callable[[str], Store], tmp_path: Path) -> None:
+    here = lived(opened(kind))
+    before = whole(here)
+    here.snapshot(tmp_path / "copy.db")
+    here.submit([spec("later")])
+    copy = SqliteStore(tmp_path / "copy.db")
+    assert whole(copy) == before
+    assert (tmp_path / "copy.db").stat().st_mode & 0o777 == 0o600
+    copy.close()
+    with pytest.raises(StoreError):
+        here.snapshot(tmp_path / "no" / "folder.db") if kind == "sqlite" else opened("sqlite").snapshot(
+            tmp_path / "copy.db"
+        )
+
+
+def test_snapshots_while_others_write(kind: str, opened: Callable[[str], Store], tmp_path: Path) -> None:
+    """Jobs, counts and order of ends agree in each, whatever was written meanwhile."""
+    here, over = opened(kind), threading.Event()
+
+    def write() -> None:
+        while not over.is_set():
+            here.submit([spec("ada")] * 3)
+            leases = here.exchange(claim=2).leases
+            here.exchange([Finish(lease, Result(Outcome.GRADED, 1.0)) for lease in leases])
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        sizes = []
+        for n in range(8):
+            here.snapshot(tmp_path / f"{n}.db")
+            whole_copy = settle_copy(tmp_path / f"{n}.db")
+            copy = SqliteStore(tmp_path / f"{n}.db")
+            jobs = copy.list()
+            sizes.append(len(jobs))
+            assert whole_copy.counts == copy.counts()
+            assert whole_copy.digests == (("i" * 64, "s" * 64) if jobs else ())
+            assert copy.counts() == {state: sum(job.state is state for job in jobs) for state in State}
+            assert all((copy.result(job.id) is not None) == (job.state is State.DONE) for job in jobs)
+            if kind == "sqlite":
+                assert [job.ended_seq for job in copy.ended_since(0, limit=9999)] == list(
+                    range(1, copy.last_ended() + 1)
+                )
+            copy.close()
+    finally:
+        over.set()
+        writer.join()
+    assert sizes == sorted(sizes)
+    assert sizes[-1] > sizes[0], "something was written meanwhile"
+
+
+def test_a_key_whose_latest_job_came_after_the_dump_began(opened: Callable[[str], Store]) -> None:
+    """What was there before has it, as it had it before."""
+    redis_server.need_redis()
+    here, there = opened("redis"), opened("sqlite")
+    here.submit([spec(f"s{n}", key=f"k{n}") for n in range(60)])
+
+    def meanwhile() -> Iterator[JobDump]:
+        jobs = here.dump()
+        yield next(jobs)
+        here.submit([spec(f"s{n}", key=f"k{n}") for n in range(60)])
+        here.cancel(here.list()[-1].id)
+        here.submit([spec("s59", key="k59")])
+        yield from jobs
+
+    there.load(meanwhile(), here.books)
+    assert [dumped.holder for dumped in there.dump()] == [True] * 60
