@@ -9,7 +9,7 @@ with Engine.open("course/.minitango") as engine:
 
 from minitango.assignment import Assignment, Sample, Step, Submission, SubmissionRule
 from minitango.callback_url import Callbacks
-from minitango.engine import Engine, Event
+from minitango.engine import Engine
 from minitango.errors import (
     ArchiveError,
     AssignmentError,
@@ -32,6 +32,7 @@ from minitango.errors import (
     SubmissionError,
     UnavailableError,
 )
+from minitango.events import Event
 from minitango.feedback import student_view
 from minitango.handle import JobHandle
 from minitango.job import Delivery, Job, Limits, Outcome, Result, State, TestResult, Trust, Usage

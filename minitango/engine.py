@@ -6,7 +6,6 @@ The work is done by a `Pool` (producer and consumers) over a `Store`; here is wh
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import json
 import logging
@@ -18,13 +17,15 @@ from concurrent import futures
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from msgspec import Struct, structs
+from msgspec import structs
 
 from minitango import archive, identity, statedir
 from minitango.assignment import Submission
 from minitango.blobs import BlobStore, Pruned
 from minitango.callback_url import Callbacks
 from minitango.errors import ConfigError, EngineStopped, JobNotFound, StoreError
+from minitango.events import Event, Telling
+from minitango.graders import Graders
 from minitango.handle import Handles, JobHandle
 from minitango.identity import Found
 from minitango.job import Job, JobSpec, Lease, Result, State, lane_of, work_key
@@ -37,7 +38,7 @@ from minitango.store import Query, Store, open_blobs, open_store
 from minitango.trial import Trial
 
 if TYPE_CHECKING:
-    from minitango.assignment import Assignment, Plan
+    from minitango.assignment import Assignment
     from minitango.sender import Sender
 
 log = logging.getLogger("minitango")
@@ -47,21 +48,6 @@ LEASE_FOR: Final = 60.0
 MAX_WORKERS: Final = 1000
 GRACE: Final = 30.0
 """Seconds that running jobs get to end in when the engine stops."""
-
-
-class Event(Struct, frozen=True):
-    """Something that happened, for people and logs: `job` as it is after it, where a job is concerned.
-
-    started, done, dead, retried, cancelled, released, recovered: of a job; callback_delivered, callback_failed (it is
-    tried again; not each time it is told) and callback_undelivered (given up): of its callback. lease_lost, paused,
-    resumed, store_trouble, crashed: of the engine; image: what the sandbox says of its images, how far a pull is among
-    it.
-    `message` says more.
-    """
-
-    kind: EventKind
-    job: Job | None = None
-    message: str = ""
 
 
 class Engine:
@@ -83,24 +69,22 @@ class Engine:
         """What killed the engine, if something did."""
         self.on_box: Callable[[float], None] = lambda seconds: None
         """Hears how long each step waited for its sandbox. Called from consumers; it must not raise."""
-        self._kind = sandbox_kind
-        self._images = statedir.known_images(state, sandbox_kind)
-        self._images_lock = threading.Lock()
+        self._graders = Graders(state, sandbox_kind, grades=sandbox is not None, shared=store.shared)
         self._runner = None
         if sandbox is not None:
             self._runner = Runner(
                 sandbox,
                 blobs,
-                on_image=self._image_known,
-                tell=functools.partial(self.event, "image", None),
-                grader=self._graded_by,
+                on_image=self._graders.note,
+                tell=lambda text: self._telling.image(text),
+                grader=self._graders.by,
                 on_box=lambda seconds: self.on_box(seconds),
             )
         self._pool: Pool | None = None
         self._callbacks = Callbacks()
         self._sender: Sender | None = None
         self._handles = Handles(store, self.cancel)
-        self._subscribers: list[Callable[[Event], None]] = []
+        self._telling = Telling()
         self._moved = threading.Condition()
         self._stopped = False
         self._close_lock = threading.Lock()
@@ -161,15 +145,16 @@ class Engine:
             undo.callback(opened.close)
             box: Sandbox | None = None
             last = statedir.sandbox_kind(folder)
-            subscribers = [] if on_event is None else [on_event]
+            telling = Telling(on_event)
             if workers != 0:
                 undo.callback(statedir.lock(folder))
-                if isinstance(asked, str):
-                    tell = functools.partial(_tell_of_images, subscribers)
-                    rests = functools.partial(_tell_of_a_rest, subscribers)
-                    box = open_sandbox(asked, state=str(folder), image=image, last=last, tell=tell, rests=rests)
-                else:
-                    box = asked
+                box = (
+                    asked
+                    if not isinstance(asked, str)
+                    else open_sandbox(
+                        asked, state=str(folder), image=image, last=last, tell=telling.image, rests=telling.rest
+                    )
+                )
                 undo.callback(box.close)
                 workers = min(box.slots or os.cpu_count() or 1, MAX_WORKERS) if workers is None else workers
                 statedir.introduce(folder, box.name, image=image or "")
@@ -181,7 +166,7 @@ class Engine:
                 kind = asked.name
             files = open_blobs(opened, folder, None if blobs is None else Path(blobs).absolute())
             engine = cls(opened, files, sandbox=box, sandbox_kind=kind, state=folder)
-            engine._subscribers = subscribers
+            engine._telling = telling
             engine._callbacks = callbacks
             undo.callback(opened.watch(engine._store_changed))
             if workers:
@@ -244,7 +229,7 @@ class Engine:
                 yield archive.pack(submission.bundle())
 
         inputs = self.blobs.put_many(bundles())
-        images = self._known_images()
+        images = self._graders.images()
         specs = [
             JobSpec(
                 assignment=submission.assignment.name,
@@ -252,7 +237,7 @@ class Engine:
                 spec=plan,
                 inputs=digest,
                 key=work_key(
-                    self._grader(submission.assignment, plan, images), submission.course, submission.student, digest
+                    self._graders.of(submission.assignment, plan, images), submission.course, submission.student, digest
                 ),
                 course=submission.course,
                 title=submission.title,
@@ -296,36 +281,6 @@ class Engine:
             self._pool.wake()
         return handles
 
-    def _grader(self, assignment: Assignment, plan: str, images: statedir.Images) -> tuple[str, ...]:
-        if self.store.shared:
-            return identity.grader(plan, identity.ANYWHERE, [], {})
-        return identity.grader(plan, self._kind, [step.image for step in assignment.steps], images)
-
-    def _graded_by(self, spec: str, plan: Plan) -> tuple[str, ...]:
-        """What grades here by this plan, now that its images are had. For the runner, from any thread."""
-        if self.store.shared:
-            return ()
-        return identity.grader(spec, self._kind, [step.image for step in plan.steps], self._known_images())
-
-    def _known_images(self) -> statedir.Images:
-        """As the engine that grades here last knew them."""
-        if self.sandbox is None:
-            return statedir.known_images(self.state, self._kind)
-        with self._images_lock:
-            return dict(self._images)
-
-    def _image_known(self, name: str, digest: str) -> None:
-        """An image was prepared. For the runner, from any thread."""
-        with self._images_lock:
-            first, now = self._images.pop(name, (digest, ""))
-            self._images[name] = first, digest  # the latest are last
-            if now == digest:
-                return
-            try:
-                statedir.introduce(self.state, self._kind, self._images)
-            except StoreError as error:  # only those who submit elsewhere would have liked to know
-                log.warning("%s", error)
-
     def preflight(self, assignment: Assignment) -> None:
         """Pull or build the assignment's images and look whether its commands can run here, before anything is queued.
 
@@ -351,7 +306,7 @@ class Engine:
     def fingerprint(self, assignment: Assignment) -> str:
         """What, beside the hand-in, decides on a grade here, as one word: the assignment with its files, the kind of
         sandbox, and what its images are known to be. AssignmentError, StoreError."""
-        parts = self._grader(assignment, assignment.pack(self.blobs).digest, self._known_images())
+        parts = self._graders.of(assignment, assignment.pack(self.blobs).digest, self._graders.images())
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def find(self, submissions: Sequence[Submission]) -> Found:
@@ -359,10 +314,10 @@ class Engine:
 
         Raises what `submit` raises, but for StoreFull.
         """
-        images = self._known_images()
+        images = self._graders.images()
         works = []
         for submission in submissions:
-            grader = self._grader(submission.assignment, submission.assignment.pack(self.blobs).digest, images)
+            grader = self._graders.of(submission.assignment, submission.assignment.pack(self.blobs).digest, images)
             inputs = hashlib.sha256(archive.pack(submission.bundle())).hexdigest()
             key = work_key(grader, submission.course, submission.student, inputs)
             works.append(identity.Work(key, submission, inputs))
@@ -404,8 +359,7 @@ class Engine:
 
         It must return quickly. An exception of its own is logged, and goes no further.
         """
-        self._subscribers.append(on_event)
-        return lambda: self._subscribers.remove(on_event) if on_event in self._subscribers else None
+        return self._telling.add(on_event)
 
     def drain(self, timeout: float | None = None) -> bool:
         """Wait until no job of the queue is queued or running; False once `timeout` seconds have passed.
@@ -500,12 +454,12 @@ class Engine:
 
     def event(self, kind: EventKind, job: Job | None = None, message: str = "") -> None:
         """Tell the subscribers. For the pool."""
-        if self._subscribers:
-            _notify(self._subscribers, Event(kind, job, message))
+        if self._telling:
+            self._telling.tell(kind, job, message)
 
     def started(self, lease: Lease) -> None:
         """An attempt begins. For the pool."""
-        if self._subscribers:
+        if self._telling:
             with contextlib.suppress(StoreError):  # it is only told
                 self.event("started", self.store.get(lease.job))
 
@@ -579,20 +533,3 @@ class Engine:
 def _quietly(leave: Callable[[], object]) -> None:
     with contextlib.suppress(StoreError):  # what it would have told is told by our silence, later
         leave()
-
-
-def _notify(subscribers: Sequence[Callable[[Event], None]], event: Event) -> None:
-    for subscriber in list(subscribers):
-        try:
-            subscriber(event)
-        except Exception:
-            log.exception("a subscriber failed on %s", event.kind)
-
-
-def _tell_of_images(subscribers: Sequence[Callable[[Event], None]], message: str) -> None:
-    """For a sandbox, which may have much to say before its engine is there."""
-    _notify(subscribers, Event("image", None, message))
-
-
-def _tell_of_a_rest(subscribers: Sequence[Callable[[Event], None]], resting: bool, message: str) -> None:
-    _notify(subscribers, Event("paused" if resting else "resumed", None, message))

@@ -15,7 +15,8 @@ from minitango.errors import ConfigError, StoreError
 from minitango.job import Outcome, State
 
 if TYPE_CHECKING:
-    from minitango.engine import Engine, Event
+    from minitango.engine import Engine
+from minitango.events import Event
 
 _WAITS: Final = (0.01, 0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600, 4 * 3600)
 _RUNS: Final = (0.05, 0.25, 1, 2.5, 5, 10, 30, 60, 120, 300, 900)

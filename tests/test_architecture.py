@@ -42,6 +42,8 @@ FLOORS = [
         "engine",
         "pool",
         "node",
+        "events",
+        "graders",
         "handle",
         "identity",
         "trial",

@@ -18,7 +18,7 @@ from minitango.errors import SandboxUnavailable, StoreError, StoreTooNew
 from minitango.job import State
 from minitango.sandbox import Guarantees, Survey, Surveyed, survey
 from minitango.sandbox._survey import _choose
-from minitango.store import inspect_store
+from minitango.store.health import inspect_store
 from tests.support import Gate, assignment, open_engine, scoring, submission
 
 NOW = time.time()

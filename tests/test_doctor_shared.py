@@ -10,7 +10,8 @@ from msgspec import structs
 
 from minitango.doctor import Check, Patient, shared
 from minitango.job import JobSpec
-from minitango.store import Node, ServerHealth, inspect_server
+from minitango.store import Node
+from minitango.store.health import ServerHealth, inspect_server
 from minitango.store.redis import RedisStore
 from tests import redis_server
 from tests.redis_server import Server

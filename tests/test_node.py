@@ -14,8 +14,9 @@ import pytest
 from msgspec import structs
 
 from minitango import pool as pool_module
-from minitango.engine import Engine, Event
+from minitango.engine import Engine
 from minitango.errors import ConfigError, StoreError
+from minitango.events import Event
 from minitango.job import State
 from minitango.node import identify
 from minitango.sandbox import End

@@ -18,8 +18,9 @@ from minitango.cli import show, streams
 from minitango.cli.progress import Images, Progress, describe
 from minitango.cli.settings import Settings
 from minitango.cli.streams import tell
-from minitango.engine import Engine, Event
+from minitango.engine import Engine
 from minitango.errors import EngineRunning, EngineStopped, JobNotFound
+from minitango.events import Event
 from minitango.handle import JobHandle
 from minitango.job import Job, Result, State
 from minitango.statedir import locate

@@ -17,7 +17,7 @@ from rich.cells import cell_len
 from minitango.cli import show
 from minitango.cli.show import Seen
 from minitango.cli.streams import tell, write
-from minitango.engine import Event
+from minitango.events import Event
 from minitango.job import Job
 from minitango.text import one_line
 

@@ -17,8 +17,9 @@ from minitango.callback_url import Callbacks
 from minitango.cli import ages
 from minitango.cli.settings_file import KEYS, File, nearest
 from minitango.cli.streams import tell
-from minitango.engine import Engine, Event
+from minitango.engine import Engine
 from minitango.errors import ConfigError, StoreError
+from minitango.events import Event
 from minitango.node import check_label
 from minitango.sandbox import join_names, kind_asked
 from minitango.statedir import default_image, locate, sandbox_kind

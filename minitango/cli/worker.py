@@ -15,8 +15,9 @@ from minitango.cli.progress import Images, describe, summary
 from minitango.cli.settings import Settings, callback_options, grading_options, resolve, state_options
 from minitango.cli.streams import drop_lost_terminal
 from minitango.cli.watching import Watch
-from minitango.engine import GRACE, Engine, Event
+from minitango.engine import GRACE, Engine
 from minitango.errors import ConfigError, MinitangoError
+from minitango.events import Event
 from minitango.job import State
 from minitango.metrics import Metrics
 from minitango.text import one_line

@@ -16,7 +16,7 @@ from typing import Final
 
 from minitango.doctor import Check
 from minitango.room import reserve
-from minitango.store import sqlite_version
+from minitango.store.health import sqlite_version
 from minitango.text import human_size
 
 PACKAGES: Final = ("msgspec", "filelock", "docker", "pyyaml", "click", "rich")

@@ -11,7 +11,7 @@ from minitango.doctor import Check, Patient
 from minitango.errors import StoreError
 from minitango.job import State
 from minitango.statedir import Running
-from minitango.store import Health, inspect_store
+from minitango.store.health import Health, inspect_store
 from minitango.text import human_size, one_line
 
 WASTE: Final = 0.5

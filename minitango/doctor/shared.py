@@ -8,7 +8,7 @@ from typing import Final
 from minitango.doctor import Check, Patient
 from minitango.errors import StoreError
 from minitango.job import State, serves
-from minitango.store import ServerHealth, inspect_server
+from minitango.store.health import ServerHealth, inspect_server
 from minitango.text import human_seconds, human_size, one_line
 
 SLOW: Final = 0.02

@@ -386,78 +386,6 @@ class Store(Queue, History, Nodes, Upkeep, Outbox, Portable, Protocol):
     """A whole store."""
 
 
-class Health(Struct, frozen=True):
-    """What a store is like, looked at from outside."""
-
-    path: str
-    version: int
-    current: bool
-    """Whether it is of this minitango's version; else opening it brings it there."""
-    journal: str
-    trouble: str | None
-    """What the check of the file found; empty: nothing; None: it was not through in time."""
-    counts: Mapping[State, int]
-    """Of all queues."""
-    from_the_future: int
-    """Jobs with a time, or leases with an expiry, that a clock set right could not have given."""
-    bytes: int
-    free: int
-    """Of those, bytes that hold nothing."""
-
-
-class ServerHealth(Struct, frozen=True):
-    """What a Redis server and a queue on it are like. Bytes and seconds."""
-
-    shown: str
-    queue: str
-    server: str
-    """Its version."""
-    policy: str
-    memory: int
-    max_memory: int
-    """0: no bound of its own."""
-    appends: bool
-    """Whether it keeps an append-only file."""
-    fsync: str
-    """Of that file: always, everysec, no; empty: it does not say."""
-    latency: float
-    slowest: float
-    ahead: float
-    """Of this machine's clock."""
-    now: float
-    counts: Mapping[State, int]
-    nodes: tuple[Node, ...]
-    waiting: Mapping[str, int]
-    """By lane, how many jobs wait to be claimed."""
-
-
-def inspect_server(url: str) -> ServerHealth:
-    """Look at a queue on a Redis server. Raises StoreError, StoreTooNew and ConfigError as `open_store`."""
-    _need_redis()
-    from minitango.store._redis_inspect import inspect
-
-    return inspect(url)
-
-
-def inspect_store(url: str, *, now: float, ahead: float = 60.0, patience: float = 10.0) -> Health | None:
-    """Look at a store without opening it for use: nothing is made, migrated or left written; None: it is not there.
-
-    Safe beside a running engine, which waits a millisecond at most. Times more than `ahead` seconds after `now` are of
-    the future. The file is checked for at most `patience` seconds. Raises StoreError, StoreTooNew and ConfigError as
-    `open_store`.
-    """
-    from minitango.store._inspect import inspect
-
-    return inspect(_path(url), now=now, ahead=ahead, patience=patience)
-
-
-def sqlite_version() -> tuple[str, bool]:
-    """The version of the SQLite library here, and whether it will do."""
-    from minitango.store._inspect import library
-
-    return library()
-
-
 def open_store(url: str, *, queue: str = "default", filling: bool = False) -> Store:
     """Open the store that `url` names: `sqlite:///relative.db`, `sqlite:////absolute.db`, a bare path, or
     `redis://HOST:PORT/DB?queue=NAME` (also `rediss://` and `unix:///SOCKET`).
@@ -467,13 +395,13 @@ def open_store(url: str, *, queue: str = "default", filling: bool = False) -> St
     where a later version wrote it, ConfigError where the URL is not understood.
     """
     if is_redis(url):
-        _need_redis()
+        need_redis()
         from minitango.store.redis import RedisStore
 
         return RedisStore(url, queue=queue, filling=filling)
     from minitango.store.sqlite import SqliteStore
 
-    return SqliteStore(_path(url), queue=queue)
+    return SqliteStore(sqlite_path(url), queue=queue)
 
 
 def settle_copy(path: Path) -> Copy:
@@ -516,7 +444,8 @@ def is_redis(url: str) -> bool:
     return url.partition("://")[0] in ("redis", "rediss", "unix") and "://" in url
 
 
-def _need_redis() -> None:
+def need_redis() -> None:
+    """ConfigError `redis_missing` where the package is not installed."""
     import importlib.util
 
     try:
@@ -531,7 +460,7 @@ def _need_redis() -> None:
         )
 
 
-def _path(url: str) -> Path:
+def sqlite_path(url: str) -> Path:
     """The file that a URL names. ConfigError."""
     scheme, separator, rest = url.partition("://")
     if not separator:

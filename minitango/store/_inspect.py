@@ -11,10 +11,10 @@ from urllib.parse import quote
 
 from minitango.errors import StoreError
 from minitango.job import State
-from minitango.store import Health
 from minitango.store._database import OLDEST_SQLITE, refuse_foreign
 from minitango.store._schema import MIGRATIONS
 from minitango.store._sqlite_errors import from_sqlite
+from minitango.store.health import Health
 
 _WAIT: Final = 5.0
 """Seconds for another process's transaction."""
@@ -28,7 +28,7 @@ def library() -> tuple[str, bool]:
 
 
 def inspect(path: Path, *, now: float, ahead: float, patience: float) -> Health | None:
-    """See `minitango.store.inspect_store`."""
+    """See `minitango.store.health.inspect_store`."""
     if not path.exists():
         return None
     try:

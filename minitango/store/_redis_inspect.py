@@ -10,16 +10,16 @@ from typing import Any
 import redis
 
 from minitango.errors import StoreError
-from minitango.store import ServerHealth
 from minitango.store._redis_errors import from_redis
 from minitango.store._redis_url import parse
+from minitango.store.health import ServerHealth
 from minitango.store.redis import RedisStore
 
 _PINGS = 20
 
 
 def inspect(url: str) -> ServerHealth:
-    """See `minitango.store.inspect_server`."""
+    """See `minitango.store.health.inspect_server`."""
     place = parse(url)
     store = RedisStore(url)
     try:
