@@ -10,7 +10,7 @@ import pytest
 
 from minitango.archive import Bounds
 from minitango.errors import ArchiveError, SubmissionError
-from minitango.exchange import Export, Wish, gradescope, members, read_export
+from minitango.exchange import Export, Wish, gradescope, looks_like, members, read_export
 
 Tree = dict[str, str]
 
@@ -51,7 +51,7 @@ def unclear(export: Export) -> list[tuple[str, str]]:
 def both(root: Path, tree: Tree) -> list[Path]:
     """The same as a folder, as a zip, and as a zip with a folder at its top."""
     wrapped = {f"top/{path}": text for path, text in tree.items()}
-    return [folder(root, tree), zipped(root, tree), zipped(root, wrapped, "wrapped.zip"), folder(root, wrapped, "up")]
+    return [folder(root, tree), zipped(root, tree), zipped(root, wrapped, "wrapped.zip")]
 
 
 # --- Autolab ---------------------------------------------------------------------------------
@@ -328,6 +328,43 @@ def test_ordinary_hand_ins_are_no_export(tree: Tree, tmp_path: Path) -> None:
     (tmp_path / "export").mkdir()
     assert read_export(folder(tmp_path, tree)) is None
     assert read_export(zipped(tmp_path, tree)) is None
+
+
+@pytest.mark.parametrize(
+    "theirs",
+    [
+        {"submission_metadata.yml": "hello.py:\n  :submitters:\n  - :sid: ada\n", "hello.py": "mine"},
+        {"ada@school.edu_9_hello.py": "mine"},
+        {"ada@school.edu/9_hello.py": "mine"},
+        {"lovelaceada_340934_208490284_hello.py": "mine"},
+        {"Ada Lovelace_10321_assignsubmission_file/hello.py": "mine"},
+    ],
+)
+def test_what_the_only_student_so_far_handed_in_is_no_export(theirs: Tree, tmp_path: Path) -> None:
+    handins = folder(tmp_path, {f"mallory/{path}": text for path, text in theirs.items()}, "handins")
+    assert read_export(handins) is None
+    packed = tmp_path / "packed"
+    zipped(packed, theirs, "mallory.zip")
+    assert read_export(packed) is None
+    # who exported it says so, and is told how
+    assert looks_like(handins, 1 << 20) == read_export(handins, Wish(sure=True)).what  # type: ignore[union-attr]
+    assert looks_like(packed / "mallory.zip", 1 << 20) is not None
+    assert looks_like(packed / "mallory.zip", 10) is None, "too large for a hand-in, and not opened"
+    assert looks_like(packed, 1 << 20) is None
+
+
+def test_what_cannot_be_looked_at_looks_like_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "broken.zip").write_bytes(b"PK\x03\x04 and no more")
+    for name in ("none", "none.zip", "broken.zip", "\0"):
+        assert looks_like(tmp_path / name, 1 << 20) is None
+    place = folder(tmp_path, EXPORT)
+    assert looks_like(place, 1 << 20) == "a Gradescope export"
+
+    def deny(path: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("minitango.exchange.places.os.scandir", deny)
+    assert looks_like(place / "submission_101", 1 << 20) is None
 
 
 def test_what_is_neither_a_folder_nor_a_zip_is_no_export(tmp_path: Path) -> None:

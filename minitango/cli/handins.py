@@ -16,7 +16,7 @@ from minitango.cli import show
 from minitango.cli.records import Refusal
 from minitango.cli.streams import as_called, tell
 from minitango.errors import ConfigError, SubmissionError
-from minitango.exchange import Export, Wish, read_export
+from minitango.exchange import Export, Wish, looks_like, read_export
 from minitango.job import ORIGIN, Job
 from minitango.record import ErrorRecord
 from minitango.text import one_line
@@ -47,6 +47,8 @@ class How(Struct, frozen=True):
     """No path is taken for another platform's export."""
     all_versions: bool = False
     """Of an export, not only each student's latest version."""
+    export: bool = False
+    """Each path is another platform's export."""
 
 
 def handin_options(command: Command) -> Command:
@@ -56,6 +58,7 @@ def handin_options(command: Command) -> Command:
             "--all-versions", is_flag=True, help="Of another platform's export, not only the latest versions."
         ),
         click.option("--plain", is_flag=True, help="Take no PATH for another platform's export."),
+        click.option("--export", is_flag=True, help="Each PATH is another platform's export; else a lone one may be."),
         click.option("--student", metavar="NAME", help="PATH is this student's one hand-in (a folder too)."),
     ):
         command = option(command)
@@ -67,10 +70,14 @@ def gather(
 ) -> tuple[list[Submission], list[Refused]]:
     """The hand-ins that can be taken, and those that cannot. NothingToGrade where there is none at all.
 
-    Of each path that is taken for another platform's export, stderr says so. `place`: the assignment, as it was named.
-    It is noted in the jobs, for people, and is no part of what makes two submissions the same work.
+    A path that stands alone is taken for another platform's export where it looks like one, and stderr says so. Of
+    several each may be a student's, who can make theirs look like what they like: none is, unless `how` says that.
+    `place`: the assignment, as it was named. It is noted in the jobs, for people, and is no part of what makes two
+    submissions the same work.
     """
     labels = {ORIGIN: str(place.absolute())}
+    if how.export and (how.plain or how.student is not None):
+        raise ConfigError("--export goes with neither --plain nor --student", hint="leave one of them out", id="usage")
     if how.student is not None:
         if len(paths) != 1:
             raise ConfigError(
@@ -79,11 +86,20 @@ def gather(
         return [Submission(assignment, student=how.student, files=paths[0], title=paths[0].name, labels=labels)], []
     found = _Found(assignment, labels)
     rule = assignment.submission
-    wish = Wish(all_versions=how.all_versions, expected=(rule.path or rule.name).rpartition("/")[2])
+    expected = (rule.path or rule.name).rpartition("/")[2]
+    wish = Wish(all_versions=how.all_versions, expected=expected, sure=how.export)
     plain: list[Path] = []
     for path in paths:
-        export = None if how.plain else read_export(path, wish)
+        export = read_export(path, wish) if how.export or (len(paths) == 1 and not how.plain) else None
         if export is None:
+            if how.export:
+                raise SubmissionError(
+                    f"{one_line(str(path), 200)} is no export that is known",
+                    hint="without --export it is taken for hand-ins",
+                    id="export",
+                )
+            if not how.plain:
+                _tell_likeness(path, looks_like(path, rule.max_size))
             plain.append(path)
             continue
         _tell_export(path, export)
@@ -123,6 +139,15 @@ def _tell_export(path: Path, export: Export) -> None:
     if export.older:
         said += f"; {show.plural(export.older, 'older version')} left out (--all-versions grades them, too)"
     tell(said)
+
+
+def _tell_likeness(path: Path, what: str | None) -> None:
+    """Say that a path looks like what it is not taken for."""
+    if what is not None:
+        tell(
+            f"{one_line(str(path), 200)}: looks like {what}, and is taken for what students handed in; "
+            "if it was you who exported it: --export"
+        )
 
 
 def tell_refused(refused: Sequence[Refused]) -> None:

@@ -54,6 +54,7 @@ def run(
     student: str | None,
     plain: bool,
     all_versions: bool,
+    export: bool,
     fresh: bool,
     no_preflight: bool,
     keep_going: bool,
@@ -75,7 +76,7 @@ def run(
     settings.check_served(loaded)
     if not paths:
         raise NothingToGrade("no hand-ins were named", hint=f"minitango run {assignment} PATH-TO-HANDINS")
-    submissions, refused = handins.gather(loaded, assignment, paths, handins.How(student, plain, all_versions))
+    submissions, refused = handins.gather(loaded, assignment, paths, handins.How(student, plain, all_versions, export))
     how = How(
         settings,
         assignment,

@@ -42,6 +42,7 @@ def submit(
     student: str | None,
     plain: bool,
     all_versions: bool,
+    export: bool,
     fresh: bool,
     callback: str | None,
     as_json: bool,
@@ -63,7 +64,7 @@ def submit(
         )
     if not paths:
         raise NothingToGrade("no hand-ins were named", hint=f"minitango submit {assignment} PATH-TO-HANDINS")
-    submissions, refused = gather(loaded, assignment, paths, How(student, plain, all_versions))
+    submissions, refused = gather(loaded, assignment, paths, How(student, plain, all_versions, export))
     if callback is not None:
         settings.callbacks.check(callback)
         submissions = [structs.replace(submission, callback=callback) for submission in submissions]

@@ -1,7 +1,7 @@
 """Hand-ins as other platforms export them: whose each is, and which files.
 
 What an export says is believed, and nothing else: where it does not say whose a hand-in is, that one is refused by
-name, and the others are taken.
+name, and the others are taken. So what a student packed must never be taken for one.
 
 places       an export's files, in a folder or a zip
 autolab      a lab's handin/ folder; `Download All Submissions`
@@ -21,6 +21,7 @@ from msgspec import Struct
 
 from minitango.archive import Bounds, File
 from minitango.assignment.submission import natural
+from minitango.errors import SubmissionError
 from minitango.exchange import autolab, canvas, gradescope, moodle
 from minitango.exchange.parts import Handed, Unclear, Wish, members
 from minitango.exchange.places import Place, places_in
@@ -64,10 +65,9 @@ class Export(Struct, frozen=True):
 def read_export(path: Path, wish: Wish = Wish()) -> Export | None:
     """The export at this path, a folder or a zip; None where it is none that is known.
 
-    SubmissionError: it is one, and cannot be read.
+    Only for a path that is no student's hand-in. SubmissionError: it is one, and cannot be read.
     """
-    seen = ((platform, place) for place in places_in(path) for platform in _PLATFORMS if platform.looks(place))
-    platform, place = next(seen, (None, None))
+    platform, place = _recognised(path, sure=wish.sure)
     if platform is None or place is None:
         return None
     handed, unclear = platform.read(place, wish)
@@ -82,10 +82,28 @@ def read_export(path: Path, wish: Wish = Wish()) -> Export | None:
     )
 
 
+def looks_like(path: Path, most: int) -> str | None:
+    """What a path that is not taken for an export looks like all the same, itself or its only folder: `a Gradescope
+    export`. Nothing is said of a file of more than `most` bytes, nor of what cannot be read."""
+    try:
+        if path.is_file() and path.stat().st_size > most:
+            return None
+        platform, _ = _recognised(path, sure=True)
+    except (OSError, ValueError, SubmissionError):
+        return None
+    return None if platform is None else platform.WHAT
+
+
+def _recognised(path: Path, *, sure: bool) -> tuple[_Platform, Place] | tuple[None, None]:
+    places = places_in(path, sure=sure)
+    seen = ((platform, place) for place in places for platform in _PLATFORMS if platform.looks(place))
+    return next(seen, (None, None))
+
+
 def _latest(handed: Sequence[Handed]) -> list[Handed]:
     """Of each student, the oldest version first, the newest; two of one version both stay."""
     newest = {one.student: one.version for one in handed}
     return [one for one in handed if one.version == newest[one.student]]
 
 
-__all__ = ["Export", "Handed", "Unclear", "Wish", "members", "read_export"]
+__all__ = ["Export", "Handed", "Unclear", "Wish", "looks_like", "members", "read_export"]

@@ -21,6 +21,8 @@ class Wish(Struct, frozen=True):
     """Not only each student's latest."""
     expected: str = ""
     """What a hand-in's file is called, where the assignment says that."""
+    sure: bool = False
+    """That this is an export: said by whoever made it, not told by its look. Then a folder's only folder may be it."""
 
 
 class Handed(Struct, frozen=True):

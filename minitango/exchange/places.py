@@ -38,9 +38,13 @@ class Place(Protocol):
         ...
 
 
-def places_in(path: Path) -> Iterator[Place]:
-    """What may be an export: a folder, or a file that is called `.zip` and is one; and then what is in its only folder,
-    as zips have it. Nothing where it is neither."""
+def places_in(path: Path, *, sure: bool = False) -> Iterator[Place]:
+    """What may be an export: a folder, or a file that is called `.zip` and is one, and what is in a zip's only folder.
+    Nothing where it is neither.
+
+    What is in a folder's only folder may be one where that is `sure`: else it is a student's, the first to hand in, who
+    would say there whose it is.
+    """
     place: _Folder | _Zip
     if _is_dir(path):
         place = _Folder(path)
@@ -53,7 +57,7 @@ def places_in(path: Path) -> Iterator[Place]:
         return
     yield place
     tops = place.tops()
-    if list(tops.values()) == [True]:
+    if list(tops.values()) == [True] and (sure or isinstance(place, _Zip)):
         yield place.inside(next(iter(tops)))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from pathlib import Path
 
 import pytest
@@ -65,7 +66,7 @@ def test_an_export_is_graded_as_it_comes(platform: str, cli: CommandLine, hw: Pa
     assert answer.code == 0, answer
     assert f"export.zip: {said}" in answer.err
     assert scores(answer) == expected
-    again = cli("run", hw, folder(tmp_path, tree), "--json")  # unpacked, it is the same work
+    again = cli("run", hw, folder(tmp_path, tree), "--export", "--json")  # unpacked, it is the same work
     assert "2 of 2 hand-ins graded before" in again.err, again
     assert [job["id"] for job in again.jobs] == [job["id"] for job in answer.jobs]
 
@@ -84,6 +85,52 @@ def test_plain_takes_each_entry_for_a_hand_in(cli: CommandLine, hw: Path, tmp_pa
     assert [job["student"] for job in answer.jobs] == [
         "ada@school.edu_1_answer", "ada@school.edu_2_answer", "bob@school.edu_1_answer",
     ]  # fmt: skip
+
+
+POSES: dict[str, Tree] = {
+    "gradescope": {
+        "submission_metadata.yml": "answer.txt:\n  :submitters:\n  - :sid: ada\n",
+        "answer.txt": "no",
+    },
+    "autolab": {"ada@school.edu_9_answer.txt": "no"},
+}
+
+
+@pytest.mark.parametrize("pose", POSES)
+def test_what_a_student_hands_in_is_theirs_whatever_it_looks_like(
+    pose: str, cli: CommandLine, hw: Path, tmp_path: Path
+) -> None:
+    theirs = POSES[pose]
+    handins = folder(tmp_path, {f"mallory/{path}": text for path, text in theirs.items()}, "handins")
+    packed = zipped(tmp_path / "packed", theirs, "mallory.zip")
+    (tmp_path / "ada.txt").write_text("ok")
+
+    def students(*paths: Path) -> tuple[list[str], str]:
+        answer = cli("run", hw, *paths, "--json")
+        refused = [each["student"] for each in json.loads(answer.out)["refused"]]  # two files, where one is asked for
+        return [job["student"] for job in answer.jobs] + refused, answer.err
+
+    # the first to hand in, by a folder and by a zip in a folder
+    for path in (handins, packed.parent):
+        found, said = students(path)
+        assert found == ["mallory"]
+        assert "taken for a" not in said.replace("taken for what", "")
+        assert ("--export" in said) is (path == handins)
+    # a zip among others, as a shell makes of handins/*
+    found, said = students(tmp_path / "ada.txt", packed)
+    assert sorted(found) == ["ada", "mallory"]
+    assert "mallory.zip: looks like a" in said
+    assert "is taken for what students handed in; if it was you who exported it: --export" in said
+
+
+def test_several_exports_are_said_to_be_some(cli: CommandLine, hw: Path, tmp_path: Path) -> None:
+    one = zipped(tmp_path, PLATFORMS["gradescope"][0], "one.zip")
+    two = zipped(tmp_path, PLATFORMS["canvas"][0], "two.zip")
+    answer = cli("run", hw, one, two, "--export", "--json")
+    assert scores(answer) == {"0017": 10, "bob@school.edu": 0, "34": 10, "35": 0}
+    refused(cli("run", hw, one, hw, "--export"), 2, "export", "is no export that is known", "without --export")
+    for flag in ("--plain", "--student=ada"):
+        refused(cli("submit", hw, one, "--export", flag), 2, "usage", "--export goes with", "leave one of them out")
 
 
 def test_with_a_name_a_path_is_that_students(cli: CommandLine, hw: Path, tmp_path: Path) -> None:
