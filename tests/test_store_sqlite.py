@@ -815,6 +815,16 @@ def test_nothing_of_what_was_forgotten_is_in_the_files(store: SqliteStore, path:
     pruner.close()
 
 
+def test_nothing_of_whose_it_was_is_in_the_files(store: SqliteStore, path: Path) -> None:
+    for n in range(50):
+        (one,) = store.submit([JobSpec("hw", "victim", "s" * 64, f"{n:064}", labels={"group": '["victim", "other"]'})])
+        store.cancel(one.id)
+    for job in store.list():
+        assert store.hand_over(job.id, "other", {})
+    assert b"victim" not in b"".join(file.read_bytes() for file in path.parent.iterdir())
+    assert {job.student for job in store.list()} == {"other"}
+
+
 def test_who_reads_meanwhile_keeps_nobody_from_forgetting(
     store: SqliteStore, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

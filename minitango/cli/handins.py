@@ -8,17 +8,19 @@ from pathlib import Path
 from typing import TypeVar
 
 import click
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from minitango.assignment import Assignment, Submission, find_handins
 from minitango.assignment.submission import Files
 from minitango.cli import show
 from minitango.cli.records import Refusal
 from minitango.cli.streams import as_called, tell
+from minitango.engine import Engine
 from minitango.errors import ConfigError, SubmissionError
-from minitango.exchange import Export, Wish, looks_like, read_export
+from minitango.exchange import Export, Wish, looks_like, members, read_export
 from minitango.job import ORIGIN, Job
 from minitango.record import ErrorRecord
+from minitango.store import Query
 from minitango.text import one_line
 
 Command = TypeVar("Command", bound=Callable[..., object])
@@ -36,6 +38,12 @@ def origin(job: Job) -> Path | None:
     """Where the assignment was when this was submitted; None where that is not known."""
     path = job.labels.get(ORIGIN)
     return Path(path) if path else None
+
+
+def jobs_of(engine: Engine, student: str, query: Query = Query()) -> list[Job]:
+    """The jobs among these that this student handed in, alone or with others."""
+    found = engine.jobs(structs.replace(query, student=None, limit=None))
+    return [job for job in found if student in members(job.labels, job.student)][: query.limit]
 
 
 class How(Struct, frozen=True):

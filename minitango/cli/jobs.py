@@ -10,6 +10,7 @@ import click
 
 from minitango import callback_url, statedir
 from minitango.cli import show, story
+from minitango.cli.handins import jobs_of
 from minitango.cli.records import Jobs, Stories
 from minitango.cli.settings import Settings, resolve, state_options
 from minitango.cli.streams import out, out_bytes, program, tell
@@ -66,7 +67,7 @@ def _find(engine: Engine, id: str) -> Job:
     "--delivery", multiple=True, type=click.Choice([str(d) for d in Delivery]), help="Only callbacks that are so."
 )
 @click.option("--assignment", metavar="NAME", help="Only this assignment's.")
-@click.option("--student", metavar="NAME", help="Only this student's.")
+@click.option("--student", metavar="NAME", help="Only this student's, of a group's too.")
 @click.option("-n", "--limit", type=click.IntRange(1), metavar="N", help="Only the latest N.")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 @state_options
@@ -85,12 +86,12 @@ def list_jobs(
         states=tuple(State(s) for s in states),
         delivery=tuple(Delivery(d) for d in delivery),
         assignment=assignment,
-        student=student,
         limit=limit,
         newest_first=True,
     )
     with settings.open_existing() as engine:
-        found = [show.see(engine.store, job) for job in reversed(engine.jobs(query))]
+        jobs = engine.jobs(query) if student is None else jobs_of(engine, student, query)
+        found = [show.see(engine.store, job) for job in reversed(jobs)]
         counts = engine.store.counts()
     wanted = [
         f"{what} {name!r}" for what, name in (("student", student), ("assignment", assignment)) if name is not None

@@ -9,16 +9,19 @@ import time
 from collections.abc import Sequence
 
 import click
+from msgspec import Struct
 
 from minitango import statedir
 from minitango.blobs import Pruned
 from minitango.cli import records, show
 from minitango.cli.ages import age
+from minitango.cli.handins import jobs_of
 from minitango.cli.records import Removed
 from minitango.cli.settings import resolve, state_options
 from minitango.cli.streams import out, program, tell
 from minitango.engine import Engine
 from minitango.errors import ConfigError, EngineRunning, StoreFull
+from minitango.exchange import members, without
 from minitango.job import TERMINAL, Delivery, Job, State
 from minitango.keeping import GRACE
 from minitango.store import Query
@@ -40,19 +43,20 @@ def prune(
     older_than: float | None, student: str | None, yes: bool, dry_run: bool, as_json: bool, **where: object
 ) -> int:
     """Remove what is old, or one student's, for good: jobs that have ended, with their results and outputs, and then
-    files that no job needs. Alone it removes such files only.
+    files that no job needs. Alone it removes such files only. A job that a student handed in with others stays
+    theirs, without the student's name.
 
     Safe beside a running engine. Nothing that is queued or running is removed, nor by its age what is still to be
     delivered to a callback.
     """
     settings = resolve(**where)  # type: ignore[arg-type]
     with settings.open_existing() as engine:
-        jobs = _chosen(engine, older_than, student, settings.flags)
-        ask = student is not None and jobs and not dry_run and not yes
-        if student is not None and ask and not _confirmed(student, jobs):
+        chosen = _chosen(engine, older_than, student, settings.flags)
+        ask = student is not None and (chosen.gone or chosen.kept) and not dry_run and not yes
+        if student is not None and ask and not _confirmed(student, chosen):
             tell("nothing was removed")
             return 0
-        removed = _dry(engine, jobs) if dry_run else _remove(engine, jobs)
+        removed = _dry(engine, chosen) if dry_run else _remove(engine, chosen)
     if as_json:
         show.print_json(records.Prune(removed=removed))
     else:
@@ -65,12 +69,20 @@ def prune(
     return 0
 
 
-def _chosen(engine: Engine, older_than: float | None, student: str | None, flags: str) -> list[Job]:
+class _Chosen(Struct, frozen=True):
+    """What is to be done."""
+
+    gone: tuple[Job, ...] = ()
+    kept: tuple[tuple[Job, str, dict[str, str]], ...] = ()
+    """Jobs that others handed in, too; whose each is from now on, and with which labels."""
+
+
+def _chosen(engine: Engine, older_than: float | None, student: str | None, flags: str) -> _Chosen:
     """The jobs that are to go. ConfigError where not all of a student can go, or there is no such student."""
     if older_than is None and student is None:
-        return []
-    before = None if older_than is None else engine.store.now() - older_than
-    found = engine.jobs(Query(states=tuple(TERMINAL), student=student, ended_before=before))
+        return _Chosen()
+    query = Query(states=tuple(TERMINAL), ended_before=None if older_than is None else engine.store.now() - older_than)
+    found = engine.jobs(query) if student is None else jobs_of(engine, student, query)
     if older_than is not None:  # old as it is, somebody waits for it
         waiting = sum(job.delivery is Delivery.PENDING for job in found)
         if waiting:
@@ -78,10 +90,17 @@ def _chosen(engine: Engine, older_than: float | None, student: str | None, flags
                 f"{show.plural(waiting, 'job')} stay, as their results are still to be delivered: "
                 f"{program()} jobs list --delivery pending{flags}"
             )
-        return [job for job in found if job.delivery is not Delivery.PENDING]
+        found = [job for job in found if job.delivery is not Delivery.PENDING]
     if student is None:
-        return found
-    busy = engine.jobs(Query(states=(State.QUEUED, State.RUNNING), student=student))
+        return _Chosen(tuple(found))
+    left = [(job, without(job.labels, job.student, student)) for job in found]
+    chosen = _Chosen(
+        tuple(job for job, others in left if others is None),
+        tuple((job, *others) for job, others in left if others is not None),
+    )
+    if older_than is not None:
+        return chosen
+    busy = jobs_of(engine, student, Query(states=(State.QUEUED, State.RUNNING)))
     if busy:
         ids = " ".join(job.id for job in busy[:10])
         raise ConfigError(
@@ -90,18 +109,24 @@ def _chosen(engine: Engine, older_than: float | None, student: str | None, flags
             id="student_busy",
         )
     if not found:
-        near = difflib.get_close_matches(student, {job.student for job in engine.jobs()}, 1)
+        known = {name for job in engine.jobs() for name in members(job.labels, job.student)}
+        near = difflib.get_close_matches(student, known, 1)
         meant = f"did you mean {one_line(near[0], 80)!r}? see " if near else ""
         raise ConfigError(
             f"there is no job of student {one_line(student, 80)!r}",
             hint=f"{meant}minitango jobs list{flags}",
             id="student_unknown",
         )
-    return found
+    return chosen
 
 
-def _confirmed(student: str, jobs: Sequence[Job]) -> bool:
-    what = f"{show.plural(len(jobs), 'job')} of {one_line(student, 80)!r}, with all results and files"
+def _confirmed(student: str, chosen: _Chosen) -> bool:
+    what = f"{show.plural(len(chosen.gone), 'job')} of {one_line(student, 80)!r}, with all results and files"
+    if chosen.kept:
+        others = sorted({name for job, theirs, labels in chosen.kept for name in members(labels, theirs)})
+        more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+        names = ", ".join(one_line(name, 80) for name in others[:3])
+        what += f", and the name from {show.plural(len(chosen.kept), 'job')} of {names}{more}"
     if not sys.stdin.isatty():
         raise ConfigError(
             f"this would remove {what}", hint="repeat it with --yes, or look first: --dry-run", id="confirm"
@@ -109,16 +134,20 @@ def _confirmed(student: str, jobs: Sequence[Job]) -> bool:
     return click.confirm(f"remove {what}?", err=True)
 
 
-def _dry(engine: Engine, jobs: Sequence[Job]) -> Removed:
+def _dry(engine: Engine, chosen: _Chosen) -> Removed:
+    jobs = chosen.gone
     needed = functools.partial(engine.store.referenced, without=[job.id for job in jobs])
     files = engine.blobs.prune(needed, older_than=GRACE, dry_run=True)
-    return Removed(True, len(jobs), files.count, files.bytes, _young(engine, jobs) - files.count, 0)
+    young = _young(engine, jobs) - files.count
+    return Removed(True, len(jobs), files.count, files.bytes, young, 0, len(chosen.kept))
 
 
-def _remove(engine: Engine, jobs: Sequence[Job]) -> Removed:
-    count = engine.store.forget(job.id for job in jobs)
+def _remove(engine: Engine, chosen: _Chosen) -> Removed:
+    kept = sum(engine.store.hand_over(job.id, student, labels) for job, student, labels in chosen.kept)
+    count = engine.store.forget(job.id for job in chosen.gone)
     files: Pruned = engine.prune(older_than=GRACE)
-    return Removed(False, count, files.count, files.bytes, _young(engine, ()), _shrink(engine) if count else 0)
+    freed = _shrink(engine) if count or kept else 0
+    return Removed(False, count, files.count, files.bytes, _young(engine, ()), freed, kept)
 
 
 def _young(engine: Engine, jobs: Sequence[Job]) -> int:
@@ -149,4 +178,7 @@ def _words(removed: Removed) -> list[str]:
         f"{verb} {show.plural(removed.jobs, 'job')}",
         f"{verb} {show.plural(removed.files, 'file')} that no job needs ({human_size(removed.bytes)})",
     ]
+    if removed.handed_over:
+        verb = "would take" if removed.dry_run else "took"
+        lines.append(f"{verb} the name out of {show.plural(removed.handed_over, 'job')} that others handed in, too")
     return lines + ([f"the queue's file is smaller by {human_size(removed.freed)}"] if removed.freed else [])

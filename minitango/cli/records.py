@@ -161,6 +161,8 @@ class Removed(Struct, frozen=True):
     """Files that no job needs and that are too young to be removed."""
     freed: int
     """Bytes by which the queue's own file became smaller."""
+    handed_over: int
+    """Jobs that others handed in, too: they stay theirs, without the student's name."""
 
 
 # --- documents --------------------------------------------------------------------------------

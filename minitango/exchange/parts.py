@@ -65,6 +65,15 @@ def members(labels: Mapping[str, str], student: str) -> tuple[str, ...]:
     return named if student in named else (student,)
 
 
+def without(labels: Mapping[str, str], student: str, name: str) -> tuple[str, dict[str, str]] | None:
+    """Whose a job of `student` is, and its labels, once `name` is none of those who handed it in; None: nobody's."""
+    left = tuple(member for member in members(labels, student) if member != name)
+    if not left:
+        return None
+    others = {label: text for label, text in labels.items() if label != GROUP}
+    return (student if student in left else left[0]), {**others, **group(left)}
+
+
 def group(students: tuple[str, ...]) -> dict[str, str]:
     """The labels of what these handed in together. The inverse of `members`."""
     return {GROUP: msgspec.json.encode(students).decode()} if len(students) > 1 else {}

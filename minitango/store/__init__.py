@@ -322,6 +322,14 @@ class Upkeep(Protocol):
         """
         ...
 
+    def hand_over(self, id: str, student: str, labels: Mapping[str, str]) -> bool:
+        """Have a job that has ended be this student's, with these labels; False: it has not ended, or is not there.
+
+        What was there in their place is overwritten as by `forget`. Where it was another's before, it gives up its key,
+        as that was made from whose it was: the same work submitted again is a new job.
+        """
+        ...
+
     def referenced(self, digests: Iterable[str], *, without: Iterable[str] = ()) -> set[str]:
         """Which of these blobs a job in the store needs (its spec, inputs or refs), whatever its queue.
 

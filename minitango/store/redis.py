@@ -251,6 +251,12 @@ class RedisStore(RedisOutbox, RedisDump):
             forgotten += int(self._link.run("forget", batch, patient=True))
         return forgotten
 
+    def hand_over(self, id: str, student: str, labels: Mapping[str, str]) -> bool:
+        if not rows.is_id(id):
+            return False
+        words = [id, redis_rows.text(student), rows.to_text(dict(labels)) or ""]
+        return bool(self._link.run("hand_over", words, patient=True))
+
     def referenced(self, digests: Iterable[str], *, without: Iterable[str] = ()) -> set[str]:
         asked = list(dict.fromkeys(digests))
         less: dict[str, int] = {}

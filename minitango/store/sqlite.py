@@ -432,6 +432,28 @@ class SqliteStore(SqliteOutbox, SqliteNodes, SqliteDump):
             tx.drop(State(state))
         return len(gone)
 
+    def hand_over(self, id: str, student: str, labels: Mapping[str, str]) -> bool:
+        def body(tx: Transaction) -> bool:
+            row = tx.execute(f"{SELECT} WHERE id = ? AND queue = ?", (id, self.queue)).fetchone()
+            job = None if row is None else rows.job_of(row)
+            if job is None or not job.state.terminal:
+                return False
+            name = rows.clean_text(student)
+            key = job.key if name == job.student else None
+            if key is None:
+                gone = "DELETE FROM keys WHERE queue = ? AND key = ? AND job = ?"
+                tx.execute(gone, (self.queue, job.key, job.seq))
+            tx.execute(
+                "UPDATE jobs SET student = ?, labels = ?, key = ? WHERE seq = ?",
+                (name, rows.to_text(dict(labels)), key, job.seq),
+            )
+            return True
+
+        done = self._db.transact("hand_over", body)
+        if done:
+            self._db.empty_log()
+        return done
+
     def referenced(self, digests: Iterable[str], *, without: Iterable[str] = ()) -> set[str]:
         found = self._db.read(
             "WITH gone AS (SELECT seq FROM jobs WHERE id IN (SELECT value FROM json_each(?))) "

@@ -1867,6 +1867,34 @@ def test_forget_deletes_ended_jobs_only(store: Store) -> None:
             verb(ids[0])
 
 
+def test_a_job_is_handed_over_to_those_whose_it_stays(store: Store) -> None:
+    labels = {"group": '["ada", "bob", "eve"]', "origin": "/hw"}
+    shared = JobSpec("hw", "ada", "s" * 64, "i" * 64, key="k", labels=labels)
+    (one,) = submit(store, shared)
+    assert not store.hand_over(one, "bob", {}), "it has not ended"
+    assert not store.hand_over("unknown", "bob", {})
+    store.cancel(one)
+    (two,) = submit(store, shared)
+    lease = claim(store)[0]
+    assert lease.job == two
+    assert not store.hand_over(two, "bob", {})
+    settle(store, Finish(lease, RESULT))
+    less = {**labels, "group": '["ada", "bob"]'}
+    assert store.hand_over(two, "ada", less)
+    assert store.get(two).labels == less
+    assert [submitted.created for submitted in store.submit([shared])] == [False], "whose it is, it still is"
+    assert store.hand_over(two, "bob", {})
+    for name, ids in (("ada", [one]), ("bob", [two])):
+        assert [job.id for job in store.list(Query(student=name))] == ids
+    job = store.get(two)
+    assert (job.student, job.labels, job.key, job.state) == ("bob", {}, None, State.DONE)
+    (again,) = store.submit([shared])
+    assert again.created
+    assert store.result(two) == RESULT
+    assert store.forget([one, two]) == 2
+    assert store.list(Query(student="bob")) == []
+
+
 def test_what_ended_before_a_time_is_listed(store: Store, clock: Clock) -> None:
     early = in_state(store, State.DONE)
     clock.advance(10)

@@ -164,6 +164,48 @@ def test_everybody_of_a_group_gets_its_grade(cli: CommandLine, hw: Path, tmp_pat
     theirs = [("bob@school.edu", "0", "submission_102"), ("Eve", "0", "submission_102")]
     assert rows() == [("0017", "10", "submission_101"), *theirs]
     assert rows("--student", "Eve") == theirs[1:]
+    assert [job["title"] for job in json.loads(cli("jobs", "list", "--student", "Eve", "--json").out)["jobs"]] == [
+        "submission_102"
+    ]
+    assert "no job of student 'eve'" in cli("jobs", "list", "--student", "eve").err
     assert cli("export", "--feedback", tmp_path / "feedback").code == 0
     pages = sorted(path.name for path in (tmp_path / "feedback").iterdir())
     assert [page.partition("~")[0].removesuffix(".md") for page in pages] == ["0017", "Eve", "bob@school.edu"]
+
+
+def test_one_of_a_group_goes_and_the_others_keep_their_grade(cli: CommandLine, hw: Path, tmp_path: Path) -> None:
+    export = zipped(tmp_path, PLATFORMS["gradescope"][0])
+    assert cli("run", hw, export).code == 0
+
+    def students() -> list[str]:
+        return [row["student"] for row in csv.DictReader(io.StringIO(cli("export").out))]
+
+    def left() -> bytes:
+        return b"".join(path.read_bytes() for path in (cli.folder / ".minitango").rglob("*") if path.is_file())
+
+    assert b"Eve" in left()
+    dry = cli("prune", "--student", "Eve", "--dry-run")
+    assert dry.out.startswith("would remove 0 jobs\n"), dry
+    assert "would take the name out of 1 job that others handed in, too" in dry.out
+    assert students() == ["0017", "bob@school.edu", "Eve"]
+    asked = cli("prune", "--student", "Eve")
+    refused(
+        asked, 2, "confirm", "0 jobs of 'Eve', with all results and files, and the name from 1 job of bob@school.edu"
+    )
+    gone = cli("prune", "--student", "Eve", "--yes", "--json")
+    assert (json.loads(gone.out)["removed"]["jobs"], json.loads(gone.out)["removed"]["handed_over"]) == (0, 1)
+    assert students() == ["0017", "bob@school.edu"]
+    assert b"Eve" not in left()
+    refused(cli("prune", "--student", "Eve", "--yes"), 2, "student_unknown", "there is no job of student 'Eve'")
+    # the first one, too, may go; whose it is then, is the next one
+    assert cli("run", hw, export, "--fresh").code == 0
+    assert cli("prune", "--student", "bob@school.edu", "--yes").out.startswith("removed 1 job\n")
+    assert students() == ["0017", "Eve"]
+    # with the last one the hand-in goes
+    assert cli("prune", "--student", "Eve", "--yes").out.startswith("removed 1 job\n")
+    assert b"submission_102" not in left()
+
+
+def test_a_group_whose_hand_in_waits_is_busy_for_each_of_it(cli: CommandLine, hw: Path, tmp_path: Path) -> None:
+    assert cli("submit", hw, zipped(tmp_path, PLATFORMS["gradescope"][0])).code == 0
+    refused(cli("prune", "--student", "Eve", "--yes"), 2, "student_busy", "1 job of 'Eve' not ended yet")
