@@ -74,30 +74,31 @@ def unpacked(data: bytes, bounds: Bounds) -> tuple[File, ...]:
 class Members:
     """A zip on disk that holds many trees. Each is read alone, so that one that is not to be taken spoils no other.
 
-    `names` are those of its files, as they stand there, the first MAX_MEMBERS. ArchiveError: it is no zip that can be
-    read, or holds more.
+    `names` are those of its files, as they stand there, at most MAX_MEMBERS. ArchiveError: it is no zip that can be
+    read, or holds more. It is opened once, and its directory read once, however many trees are read; closed with this.
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
         try:
-            with zipfile.ZipFile(path) as archive:
-                found = [info for info in archive.infolist() if not info.orig_filename.endswith("/")]
+            self._archive = zipfile.ZipFile(path)
+            found = [info for info in self._archive.infolist() if not info.orig_filename.endswith("/")]
         except Exception as error:  # as below
             raise _damaged(error) from error
         if len(found) > MAX_MEMBERS:
             raise too_many("members", MAX_MEMBERS)
         self.names = tuple(info.orig_filename for info in found)
+        self._called: dict[str, list[zipfile.ZipInfo]] = {}
+        for info in found:
+            self._called.setdefault(info.orig_filename, []).append(info)
 
     def read(self, wanted: Mapping[str, str], bounds: Bounds) -> tuple[File, ...]:
         """The members that are named, each under the path that it is to have, in order of path. ArchiveError as
         `archive.read_archive`."""
         try:
-            with zipfile.ZipFile(self._path) as archive:
-                members = [info for info in archive.infolist() if info.orig_filename in wanted]
-                grown = _Tree(bounds, packed=sum(info.compress_size for info in members))
-                for info in members:
-                    _read_zip_member(archive, info, grown, wanted[info.orig_filename])
+            members = [info for name in wanted for info in self._called.get(name, ())]
+            grown = _Tree(bounds, packed=sum(info.compress_size for info in members))
+            for info in members:
+                _read_zip_member(self._archive, info, grown, wanted[info.orig_filename])
         except ArchiveError:
             raise
         except Exception as error:  # as below

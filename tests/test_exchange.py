@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from minitango import unpacking
 from minitango.archive import Bounds
 from minitango.errors import ArchiveError, SubmissionError
-from minitango.exchange import Export, Wish, gradescope, looks_like, members, read_export
+from minitango.exchange import Export, Wish, gradescope, looks_like, members, places, read_export
 
 Tree = dict[str, str]
 
@@ -372,6 +374,33 @@ def test_what_is_neither_a_folder_nor_a_zip_is_no_export(tmp_path: Path) -> None
     (tmp_path / "ada.c").write_text("x")
     for name in ("broken.zip", "ada.c", "none"):
         assert read_export(tmp_path / name) is None
+
+
+def test_a_zip_is_opened_once_and_each_hand_in_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree = {f"ada{n}@school.edu/1_hello.c": f"of {n}" for n in range(40)}
+    path = zipped(tmp_path, tree)
+    opened, read_members = [], []
+    real_open, real_read = zipfile.ZipFile.__init__, unpacking._read_zip_member
+
+    def counted(self: zipfile.ZipFile, *given: Any, **more: Any) -> None:
+        opened.append(given)
+        real_open(self, *given, **more)
+
+    def noted(*given: Any) -> None:
+        read_members.append(given)
+        real_read(*given)
+
+    monkeypatch.setattr(zipfile.ZipFile, "__init__", counted)
+    monkeypatch.setattr(unpacking, "_read_zip_member", noted)
+    export = read(path)
+    for _ in range(3):
+        assert whose(export)["ada7@school.edu: ada7@school.edu/1_hello.c"] == {"hello.c": "of 7"}
+    assert (len(opened), len(read_members)) == (1, 40)
+    monkeypatch.setattr(places, "KEEP", 20 * (places._EACH + 5))
+    export = read(path)
+    for _ in range(2):
+        assert len(whose(export)) == 40
+    assert len(read_members) == 40 + 40 + 20, "what there is no room for is read again"
 
 
 def test_one_hand_in_that_is_not_to_be_taken_spoils_no_other(tmp_path: Path) -> None:

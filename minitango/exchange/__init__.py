@@ -24,7 +24,7 @@ from minitango.assignment.submission import natural
 from minitango.errors import SubmissionError
 from minitango.exchange import autolab, canvas, gradescope, moodle
 from minitango.exchange.parts import Handed, Unclear, Wish, members, without
-from minitango.exchange.places import Place, places_in
+from minitango.exchange.places import Kept, Place, places_in
 
 
 class _Platform(Protocol):
@@ -78,7 +78,7 @@ def read_export(path: Path, wish: Wish = Wish()) -> Export | None:
         handed=tuple(taken),
         unclear=tuple(sorted(unclear, key=lambda one: natural(one.title))),
         older=len(handed) - len(taken),
-        read=place.read,
+        read=Kept(place.read),
     )
 
 

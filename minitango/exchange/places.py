@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from minitango import archive
 from minitango.archive import Bounds, File, check_path, is_ignored
@@ -13,6 +13,11 @@ from minitango.assignment.submission import is_no_handin
 from minitango.errors import ArchiveError, SubmissionError
 from minitango.text import one_line
 from minitango.unpacking import MAX_MEMBERS, Members
+
+KEEP: Final = 64 << 20
+"""Bytes of hand-ins that are kept while a run goes on."""
+_EACH: Final = 1000
+"""Bytes that a file costs beside its own."""
 
 
 class Place(Protocol):
@@ -67,6 +72,27 @@ def _is_dir(path: Path) -> bool:
 
 def _is_file(path: Path) -> bool:
     return os.path.isfile(path)  # noqa: PTH113
+
+
+class Kept:
+    """Reads hand-ins once: a run asks three times for the files of each. What there is no room for is read again."""
+
+    def __init__(self, read: Callable[[Mapping[str, str], Bounds], tuple[File, ...]]) -> None:
+        self._read = read
+        self._kept: dict[tuple[tuple[tuple[str, str], ...], Bounds], tuple[File, ...]] = {}
+        self._room = KEEP
+
+    def __call__(self, wanted: Mapping[str, str], bounds: Bounds) -> tuple[File, ...]:
+        """As `Place.read`."""
+        key = tuple(wanted.items()), bounds
+        files = self._kept.get(key)
+        if files is None:
+            files = self._read(wanted, bounds)
+            size = sum(len(file.data) for file in files) + _EACH * len(files)
+            if size <= self._room:
+                self._room -= size
+                self._kept[key] = files
+        return files
 
 
 class _Folder:
