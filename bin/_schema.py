@@ -37,6 +37,7 @@ DOCUMENTS: dict[str, type] = {
     "jobs-show": records.Stories,
     "check": records.Samples,
     "export": records.Grades,
+    "nodes-list": records.NodeRecords,
     "doctor": records.Checkup,
     "config-show": records.Settings,
     "prune": records.Prune,

@@ -14,14 +14,14 @@
     │   ├── BlobError           bytes that were accepted cannot be read back
     │   └── SandboxUnavailable  no sandbox can be had here
     ├── SandboxFailed           a sandbox broke while it graded: ours, never the student's
-    ├── LeaseLost               an attempt spoke for a job that it no longer holds
     ├── JobNotFound             no job has this id
     ├── GraderSuspected         what was graded speaks against the grader, not the students   exit 4
     ├── SampleMissed            a sample did not get what its assignment expects    exit 1
     ├── JobDead                 a job could not be graded, after every retry       exit 4
     └── EngineStopped           the engine was stopped, or died, before the answer came
 
-Each has a stable `id` (documented, safe to match on), a message that names the place, and a `hint`:
+Each has a stable `id` (documented, safe to match on; that of a class which others stand below is a fallback, and what
+is raised has a closer one), a message that names the place, and a `hint`:
 the next thing to type. A student's mistake is never an exception: it is an outcome.
 """
 
@@ -190,12 +190,6 @@ class SandboxFailed(MinitangoError):
     """A sandbox broke while it graded. Infrastructure: the attempt is retried, no student is charged."""
 
     id = "sandbox_failed"
-
-
-class LeaseLost(MinitangoError):
-    """The attempt that speaks no longer holds its job: its word is refused, and its sandbox must end."""
-
-    id = "lease_lost"
 
 
 class JobNotFound(MinitangoError):

@@ -194,7 +194,6 @@ DEFAULTS = {
     "BlobError": ("blob", 3),
     "SandboxUnavailable": ("sandbox_unavailable", 3),
     "SandboxFailed": ("sandbox_failed", 1),
-    "LeaseLost": ("lease_lost", 1),
     "JobNotFound": ("job_not_found", 2),
     "GraderSuspected": ("grader_suspected", 4),
     "SampleMissed": ("sample_missed", 1),

@@ -529,27 +529,27 @@ def test_contents_and_executable_bits(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("files", "word"),
+    ("files", "word", "id"),
     [
-        (["grade/"], "is 'grader' meant?"),
-        (["tests/*.txt"], "matches nothing"),
-        (["nowhere/*.txt"], "not there"),
-        (["tests/1.in/"], "a file, not a folder"),
-        (["tests/1.in", "tests"], "both bring 'tests/1.in'"),
-        (["outside"], "leaves the assignment's folder"),
-        (["outside/"], "leaves the assignment's folder"),
-        (["linked"], "is a symbolic link"),
-        (["circle"], "circle"),
+        (["grade/"], "is 'grader' meant?", "file_missing"),
+        (["tests/*.txt"], "matches nothing", "file_missing"),
+        (["nowhere/*.txt"], "not there", "file_missing"),
+        (["tests/1.in/"], "a file, not a folder", "file_missing"),
+        (["tests/1.in", "tests"], "both bring 'tests/1.in'", "file_twice"),
+        (["outside"], "leaves the assignment's folder", "file_outside"),
+        (["outside/"], "leaves the assignment's folder", "file_outside"),
+        (["linked"], "is a symbolic link", "not_regular"),
+        (["circle"], "circle", "file_missing"),
     ],
 )
-def test_files_that_cannot_be_taken(folder: Path, files: list[str], word: str) -> None:
+def test_files_that_cannot_be_taken(folder: Path, files: list[str], word: str, id: str) -> None:
     (folder / "outside").symlink_to("/etc")
     (folder / "linked").mkdir()
     (folder / "linked/x").symlink_to("/etc/passwd")
     (folder / "circle").symlink_to("circle")
     with pytest.raises(AssignmentError) as caught:
         packed(folder, *files)
-    assert caught.value.key == "step[0].files"
+    assert (caught.value.key, caught.value.id) == ("step[0].files", id)
     assert word in f"{caught.value} {caught.value.hint}"
     assert (caught.value.id == "file_twice") == ("both" in word)
 

@@ -37,6 +37,7 @@ from minitango.sandbox._inside import Status, encode_go, parse_status
 from minitango.sandbox._meter import Limit, Totals
 from minitango.sandbox._remedy import diagnose, disk_full
 from minitango.sandbox._seccomp import build_filter
+from minitango.sandbox._setting import Setting
 from minitango.sandbox._spec import UIDS
 from minitango.sandbox._supervise import Supervisor
 from minitango.sandbox._tickets import Registry, Ticket, Uids, _here
@@ -302,7 +303,27 @@ def test_a_state_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SandboxUnavailable, match="Not a directory") as caught:
         BubblewrapSandbox(state=str(tmp_path / "file")).probe()
+    assert caught.value.id == "sandbox_unavailable"
     assert "--state" in caught.value.hint
+
+
+def test_records_of_another_user_are_not_added_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    me = os.geteuid()
+    monkeypatch.setattr("minitango.sandbox._tickets.os.geteuid", lambda: me + 1)
+    with pytest.raises(SandboxUnavailable, match="belongs to another user") as caught:
+        Registry(tmp_path / "boxes")
+    assert caught.value.id == "sandbox_unavailable"
+    assert "--state DIR" in caught.value.hint
+
+
+def test_a_place_for_boxes_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(setting: Setting) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(Setting, "_settle", broken)
+    with pytest.raises(SandboxUnavailable, match=r"no place for boxes can be made: .*Input/output error") as caught:
+        BubblewrapSandbox(state=str(tmp_path / "state")).probe()
+    assert caught.value.id == "sandbox_unavailable"
 
 
 # --- uids -----------------------------------------------------------------------------------------------
@@ -564,7 +585,10 @@ def test_elsewhere_than_on_linux_it_is_said(monkeypatch: pytest.MonkeyPatch, tmp
     assert caught.value.id == "sandbox_not_linux"
 
 
-def test_root_that_may_not_mount(tmp_path: Path, sandbox: BubblewrapSandbox) -> None:
+@pytest.mark.parametrize(
+    ("right", "id"), [("sys_admin", "sandbox_no_mount_namespace"), ("setuid", "sandbox_no_setuid")]
+)
+def test_root_that_may_not_do_what_is_needed(right: str, id: str, tmp_path: Path, sandbox: BubblewrapSandbox) -> None:
     if os.geteuid() != 0 or shutil.which("setpriv") is None:
         pytest.skip("only root gives a right of root's up, and with setpriv")
     code = (
@@ -574,14 +598,14 @@ def test_root_that_may_not_mount(tmp_path: Path, sandbox: BubblewrapSandbox) -> 
         "try: BubblewrapSandbox(state=sys.argv[1]).probe()\n"
         "except SandboxUnavailable as error: print(error.id, error.hint)\n"
     )
-    without = ["setpriv", "--inh-caps=-all", "--bounding-set=-sys_admin", "--"]
+    without = ["setpriv", "--inh-caps=-all", f"--bounding-set=-{right}", "--"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
         [*without, sys.executable, "-c", code, str(tmp_path / "without")],
         capture_output=True, text=True, env=environment, check=True,
     )  # fmt: skip
     said, _, hint = done.stdout.partition(" ")
-    assert said == "sandbox_no_mount_namespace"
+    assert said == id
     assert "as a normal user" in hint
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from filelock import FileLock, Timeout
 
+from minitango.errors import SandboxUnavailable
 from minitango.sandbox import _docker_owner
 from minitango.sandbox._docker_owner import HOME, OWNER, STATE, WHERE, Owner
 
@@ -40,6 +41,14 @@ def gone(state: Path) -> dict[str, str]:
     owner = Owner(state)
     owner.close()
     return owner.labels()
+
+
+def test_a_state_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SandboxUnavailable, match=r"containers cannot be recorded in .*Not a directory") as caught:
+        Owner(tmp_path / "file")
+    assert caught.value.id == "sandbox_unavailable"
+    assert "--state DIR" in caught.value.hint
 
 
 def test_the_living_are_not_dead(ours: Owner, other: Owner, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import click
 import pytest
 
 import minitango
-from minitango import Assignment, testing
+from minitango import Assignment, errors, testing
 from minitango.assignment import toml_file
 from minitango.cli import cli
 from minitango.cli.gradebook import COLUMNS
@@ -20,10 +20,15 @@ from minitango.doctor import CHECKS
 from minitango.job import SCHEMA, Limits, Outcome
 from minitango.sandbox import End
 from minitango.store import Query
+from tests import provoked
 
 ROOT = Path(__file__).parent.parent
 CLI = (ROOT / "docs" / "cli.md").read_text()
 ASSIGNMENT = (ROOT / "docs" / "assignment.md").read_text()
+
+
+BASES = {"archive", "blob", "config", "error", "store", "unavailable"}
+"""Ids of classes that others stand below, which nothing is raised with."""
 
 
 def commands(group: click.Group, path: str = "") -> Iterator[tuple[str, click.Command]]:
@@ -83,33 +88,67 @@ def ids_in(tree: ast.Module) -> Iterator[tuple[str, str]]:
 
 def test_every_id_is_in_its_table() -> None:
     found = {pair for path in (ROOT / "minitango").rglob("*.py") for pair in ids_in(ast.parse(path.read_text()))}
-    errors, warnings = CLI.split("## Errors")[1].split("## Warnings")
-    for kind, table in (("error", errors), ("warning", warnings)):
+    tables = CLI.split("## Errors")[1].split("## Warnings")
+    for kind, table in zip(("error", "warning"), tables, strict=True):
         documented = re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)
         assert documented == sorted(set(documented))
-        assert set(documented) == {name for which, name in found if which == kind}
+        assert set(documented) == {name for which, name in found if which == kind} - BASES
 
 
-def strings(path: Path) -> Iterator[str]:
-    """Every string in a test, but for docstrings: those provoke nothing."""
-    tree = ast.parse(path.read_text())
+def strings(node: ast.AST) -> Iterator[str]:
+    """Every string in a piece of a test, but for docstrings: those provoke nothing."""
     said = {
-        id(node.body[0].value)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
-        if node.body and isinstance(node.body[0], ast.Expr)
+        id(inner.body[0].value)
+        for inner in ast.walk(node)
+        if isinstance(inner, ast.Module | ast.ClassDef | ast.FunctionDef)
+        if inner.body and isinstance(inner.body[0], ast.Expr)
     }
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in said:
-            yield node.value
+    for inner in ast.walk(node):
+        if isinstance(inner, ast.Constant) and isinstance(inner.value, str) and id(inner) not in said:
+            yield inner.value
+
+
+def named_by(tree: ast.Module, test: str) -> set[str] | None:
+    """The strings of a test, its cases and the constants of its module that it uses; None: it is not there."""
+    found = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == test]
+    if not found or not test.startswith("test_"):
+        return None
+    used = {name.id for name in ast.walk(found[0]) if isinstance(name, ast.Name)}
+    pieces: list[ast.AST] = [*found]
+    for node in tree.body:
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        if isinstance(node, ast.Assign | ast.AnnAssign) and used & {getattr(each, "id", "") for each in targets}:
+            pieces.append(node)
+    return {text for piece in pieces for text in strings(piece)}
 
 
 def test_every_id_has_a_test_that_provokes_it() -> None:
-    """As far as one can tell: some test names it, whole, or as the command line prints it."""
-    documented = re.findall(r"^\| `(\w+)` \|", CLI.split("## Errors")[1], re.MULTILINE)
-    named = {text for path in (ROOT / "tests").rglob("*.py") for text in strings(path)}
-    printed = set(re.findall(r"\[(\w+)\\?\]", " ".join(named)))  # in a regular expression, too
-    assert [name for name in documented if name not in named | printed] == []
+    tables = CLI.split("## Errors")[1].split("## Warnings")
+    for table, tests in zip(tables, (provoked.ERRORS, provoked.WARNINGS), strict=True):
+        assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == list(tests), "in order, as they are documented"
+    trees: dict[str, ast.Module] = {}
+    for name, test in {**provoked.ERRORS, **provoked.WARNINGS}.items():
+        file, _, function = test.partition("::")
+        tree = trees.setdefault(file, ast.parse((ROOT / "tests" / file).read_text()))
+        named = named_by(tree, function)
+        assert named is not None, f"{name}: there is no {test}"
+        printed = set(re.findall(r"\[(\w+)\\?\]", " ".join(named)))  # in a regular expression, too
+        assert name in named | printed, f"{test} does not name {name}"
+
+
+def test_no_id_of_a_base_class_is_that_of_an_error() -> None:
+    """What is raised has a closer one."""
+    classes = {name: kind for name, kind in vars(errors).items() if isinstance(kind, type)}
+    said = re.findall(r"`(\w+)`", CLI.split("The IDs are stable.")[1].split("belong to base classes")[0])
+    assert set(said) == BASES
+    for path in (ROOT / "minitango").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            name = (
+                (getattr(node.func, "attr", "") or getattr(node.func, "id", "")) if isinstance(node, ast.Call) else ""
+            )
+            if name in classes and isinstance(node, ast.Call):
+                given = any(keyword.arg == "id" for keyword in node.keywords)
+                assert given or classes[name].id not in BASES, f"{path.name}:{node.lineno}: {name} without an id"
 
 
 def test_every_check_of_doctor_is_documented() -> None:

@@ -213,7 +213,7 @@ def test_a_string_that_autolabs_quoting_breaks_is_refused_with_a_word_on_it(line
     assert "Autolab puts quotes around every word before a colon, even in a string" in why_not(line)
 
 
-def test_a_name_that_is_not_declared_counts_nothing_and_the_others_keep_their_scores():
+def test_a_name_that_is_not_declared_counts_nothing():
     read = grade(b'{"scores": {"Correctness": 20, "Style": 1}, "scoreboard": [21]}', problems=PROBLEMS)
     assert (read.score, read.max_score, [test.name for test in read.tests]) == (20.0, 60.0, ["Correctness"])
     assert read.leaderboard == ()

@@ -5,13 +5,16 @@ from __future__ import annotations
 import copy
 import importlib.util
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import click
 import jsonschema
 import pytest
 
+from minitango.cli import cli
 from minitango.job import SCHEMA
 
 ROOT = Path(__file__).parent.parent
@@ -35,6 +38,25 @@ def test_what_is_published_is_what_is_printed(name: str) -> None:
     assert text == schemas.encode(schemas.generate(name)), "run bin/schema"
     jsonschema.Draft202012Validator.check_schema(json.loads(text))
     assert json.loads(text)["$id"] == f"urn:minitango:schema:{SCHEMA}:{name}"
+
+
+def speaking(group: click.Group, path: str = "") -> Iterator[str]:
+    """The commands that print JSON, as their files are called; a group that has --json hands it to its `list`."""
+    for name, command in group.commands.items():
+        words = {word for option in command.params for word in option.opts}
+        if isinstance(command, click.Group):
+            yield from speaking(command, f"{path}{name}-")
+        elif words & {"--json", "--format"}:
+            yield f"{path}{name}"
+
+
+def test_every_command_that_prints_json_has_its_schema_and_is_named() -> None:
+    names = set(speaking(cli))
+    assert names == set(schemas.DOCUMENTS) - {"result"}
+    text = (ROOT / "docs" / "cli.md").read_text()
+    head = " ".join(text.partition("print one JSON document")[0].split())
+    assert [name for name in names if f"`{name.replace('-', ' ')}`" not in head and name != "export"] == []
+    assert {name for name in schemas.DOCUMENTS if f"schema/{name}.json" not in text} <= {"submit"}, "as jobs-list"
 
 
 def test_nothing_else_is_published() -> None:

@@ -97,8 +97,9 @@ def test_titles() -> None:
     ],
 )
 def test_other_fields(fields: dict[str, object]) -> None:
-    with pytest.raises(SubmissionError):
+    with pytest.raises(SubmissionError) as caught:
         Submission(**{"assignment": assignment(), "student": "ada", "files": "a.c", **fields})  # type: ignore[arg-type]
+    assert caught.value.id == "submission"
 
 
 # --- where files land -----------------------------------------------------------------------------

@@ -68,7 +68,7 @@ def _read(path: Path, name: str, entry: str, bounds: Bounds) -> list[File]:
         below = "" if entry.endswith("/") else f"{name}/"
         return [File(below + file.path, file.data, file.executable) for file in read_tree(path, bounds)]
     if entry.endswith("/"):
-        raise ArchiveError("it is a file, not a folder", hint=f"take the / away: {name!r}")
+        raise ArchiveError("it is a file, not a folder", hint=f"take the / away: {name!r}", id="file_missing")
     data, executable = read_file(path, bounds.bytes)
     return [File(name, data, executable)]
 

