@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tracemalloc
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from minitango import unpacking
 from minitango.archive import Bounds
 from minitango.errors import ArchiveError, SubmissionError
-from minitango.exchange import Export, Wish, gradescope, looks_like, members, places, read_export
+from minitango.exchange import Export, Wish, gradescope, looks_like, members, places, read_export, submitters
 
 Tree = dict[str, str]
 
@@ -250,6 +251,63 @@ def test_metadata_beyond_all_bounds_is_not_read(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(SubmissionError, match="more than the 100 B") as caught:
         read(folder(tmp_path, EXPORT))
     assert caught.value.id == "export"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a: " + "[" * 60 + "]" * 60, "nested deeper than 50 levels"),
+        ("s:\n  :results: [" + "x, " * 500 + "x]\n", "holds more than 400 values"),
+        ("s:\n  :submitters: [" + "x, " * 60 + "x]\n", "more than 50 values say whose one submission is"),
+        ("- a\n", "does not map submissions to students"),
+        ("*a : b\n", "does not map submissions to students"),
+    ],
+)
+def test_metadata_costs_no_more_than_its_bounds(text: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(submitters, "MAX_EVENTS", 400)
+    monkeypatch.setattr(submitters, "MAX_PARTS", 50)
+    with pytest.raises(ValueError, match=words):
+        submitters.submitters(text.encode())
+
+
+def test_of_metadata_only_the_submitters_are_kept(tmp_path: Path) -> None:
+    tests = "".join(f"    - output: {'x' * 200} {n}\n" for n in range(2000))
+    text = f"s1:\n  :submitters:\n  - :sid: '1'\n  :results:\n    tests:\n{tests}s2: [':submitters']\n"
+    data = text.encode()
+    tracemalloc.start()
+    assert submitters.submitters(data) == {"s1": [{":sid": "1"}], "s2": None}
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < len(data) / 4
+
+
+def test_what_the_metadata_says_by_another_name_is_what_that_stands_for(tmp_path: Path) -> None:
+    metadata = (
+        "s1:\n  :title: &t Ada\n  :submitters: &all\n  - &one\n    :sid: &id '1'\n"
+        "s2:\n  :submitters: *all\n"
+        "s3:\n  :submitters:\n  - *one\n  - :sid: '3'\n"
+        "s4:\n  :submitters:\n  - :sid: *t\n"
+    )
+    tree = {f"s{n}/a.py": "" for n in range(1, 5)}
+    export = read(folder(tmp_path, {**tree, "submission_metadata.yml": metadata}))
+    found = {one.title: members(one.labels, one.student) for one in export.handed}
+    assert found == {"s1": ("1",), "s2": ("1",), "s3": ("1", "3"), "s4": ("Ada",)}
+
+
+def test_what_says_two_things_says_nothing(tmp_path: Path) -> None:
+    metadata = (
+        "s1:\n  :submitters:\n  - :sid: ada\n"
+        "s1:\n  :submitters:\n  - :sid: bob\n"
+        "s2:\n  :submitters:\n  - :sid: ada\n  :submitters:\n  - :sid: bob\n"
+        "s3:\n  :submitters:\n  - :sid: ada\n    :sid: bob\n    :email: eve@school.edu\n"
+        f"s4:\n  :submitters:\n  - :sid: {'x' * 1001}\n    :email: eve@school.edu\n"
+        "s5:\n  :results: &far\n  - :sid: ada\n  :submitters: *far\n"
+    )
+    tree = {f"s{n}/a.py": "" for n in range(1, 6)}
+    export = read(folder(tmp_path, {**tree, "submission_metadata.yml": metadata}))
+    assert not export.handed
+    assert unclear(export) == [(f"s{n}", "export_name") for n in range(1, 6)]
+    assert "does not say whose it is, once and clearly" in str(export.unclear[0].error)
 
 
 def test_metadata_that_refers_to_itself_a_billion_times_is_read_as_it_stands(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ name, and the others are taken. So what a student packed must never be taken for
 
 places       an export's files, in a folder or a zip
 autolab      a lab's handin/ folder; `Download All Submissions`
-gradescope   `Export Submissions`: submission_metadata.yml
+gradescope   `Export Submissions`: submission_metadata.yml, which submitters reads
 canvas       `Download Submissions`
 moodle       `Download all submissions`
 """

@@ -15,13 +15,13 @@ Gradescope has no reference of it; this is what exports hold, and what programs 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 from minitango.archive import Bounds
 from minitango.errors import ArchiveError, SubmissionError
 from minitango.exchange.parts import Handed, Unclear, Wish, group, nothing, unclear
 from minitango.exchange.places import Place
-from minitango.text import one_line
+from minitango.exchange.submitters import UNCLEAR, submitters
 
 WHAT: Final = "a Gradescope export"
 METADATA: Final = "submission_metadata.yml"
@@ -48,7 +48,7 @@ def read(place: Place, wish: Wish) -> tuple[list[Handed], list[Unclear]]:
     for top, is_folder in tops.items():
         students = _students(said.get(top))
         if not students:
-            why = "does not say whose it is" if top in said else "says nothing of it"
+            why = "does not say whose it is, once and clearly" if top in said else "says nothing of it"
             doubtful.append(unclear(top, f"{METADATA} {why}", "export again, or grade it alone with --student NAME"))
             continue
         paths = {path: path.removeprefix(f"{top}/") for path in place.below(top)} if is_folder else {top: top}
@@ -63,35 +63,24 @@ def read(place: Place, wish: Wish) -> tuple[list[Handed], list[Unclear]]:
     return handed, doubtful
 
 
-def _metadata(place: Place) -> dict[str, Any]:
-    """What the file says, with every value as it is written."""
-    import yaml
-
-    # every scalar stays a text (an id such as 0012 is no number), no tag makes anything
-    loader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
+def _metadata(place: Place) -> dict[str, object]:
+    """What the file says of whose each entry is, with every value as it is written."""
     where = f"{place.where}/{METADATA}"
     try:
         (file,) = place.read({METADATA: METADATA}, Bounds(bytes=MAX_METADATA))
     except ArchiveError as error:
         raise SubmissionError(f"{where}: {error}", hint=_AGAIN, id="export") from error
     try:
-        said = yaml.load(file.data, Loader=loader)  # noqa: S506
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f" at line {mark.line + 1}" if mark is not None else ""
-        problem = one_line(str(getattr(error, "problem", None) or error), 100)
-        raise SubmissionError(f"{where}: not YAML{line}: {problem}", hint=_AGAIN, id="export") from error
-    if not isinstance(said, dict) or not all(isinstance(name, str) for name in said):
-        raise SubmissionError(f"{where} does not map submissions to students", hint=_AGAIN, id="export")
-    return said
+        return submitters(file.data)
+    except ValueError as error:
+        raise SubmissionError(f"{where}{error}", hint=_AGAIN, id="export") from error
 
 
 def _students(entry: object) -> tuple[str, ...]:
     """All who handed a submission in, each by what Gradescope knows them by; nobody where it does not say of each."""
-    submitters = entry.get(":submitters") if isinstance(entry, dict) else None
-    if not isinstance(submitters, list) or not 0 < len(submitters) <= MAX_GROUP:
+    if not isinstance(entry, list) or not 0 < len(entry) <= MAX_GROUP:
         return ()
-    students = [_student(submitter) for submitter in submitters]
+    students = [_student(submitter) for submitter in entry]
     return tuple(dict.fromkeys(students)) if all(students) else ()
 
 
@@ -101,6 +90,8 @@ def _student(submitter: object) -> str:
         return ""
     for key in (":sid", ":email", ":name"):
         value = submitter.get(key)
+        if value is UNCLEAR:
+            return ""
         if isinstance(value, str) and value.strip() not in _NOBODY:
             return value.strip()
     return ""
