@@ -251,6 +251,15 @@ def test_ruby_that_is_commented_out_or_names_the_labs_own_file_says_nothing(tmp_
         assert Assignment.load(made).submission.path == ""
 
 
+def test_what_a_lab_does_in_its_own_way_is_said_not_to_run(tmp_path: Path) -> None:
+    ruby = "  def parseAutoresult(result)\n  end\n  # def raw_score(scores)\n  def self.modifySubmissionScores(a)\n"
+    made = Assignment.load(autolab(tmp_path / "a", **{"a.rb": ruby}))
+    said = "its own modifySubmissionScores and parseAutoresult in Ruby does not run here, and scores may differ by it"
+    assert said in made.taken
+    plain = Assignment.load(autolab(tmp_path / "b", **{"b.rb": "def assessmentInitialize(course)\nend\n"}))
+    assert not any("Ruby" in line for line in plain.taken)
+
+
 @pytest.mark.parametrize("name", ["GNUmakefile", "makefile", "Makefile", "autograde.tar"])
 def test_a_hand_in_brings_no_makefile_of_its_own(name: str, tmp_path: Path, blobs: Blobs) -> None:
     handed_in = tmp_path / "eve"
@@ -448,6 +457,22 @@ def test_a_question_that_cannot_be_used(info: dict[str, Any], id: str, tmp_path:
     assert "info.json" in str(caught.value)
 
 
+def test_it_is_root_by_the_image_that_is_used(tmp_path: Path) -> None:
+    """Not by one that another was named in place of."""
+    own = {**INFO, "externalGradingOptions": {"image": "prairielearn/grader-python:latest"}}
+    question(tmp_path / "own", own)
+    question(tmp_path / "other")
+    for folder, image, root in (
+        ("own", "prairielearn/grader-c", True),
+        ("own", "school/mine:1", False),
+        ("other", "prairielearn/grader-r@sha256:" + "0" * 64, True),
+        ("other", "", False),
+    ):
+        made = Assignment.load(tmp_path / folder, image=image)
+        assert made.steps[0].root is root, (folder, image)
+        assert any("it is root" in line for line in made.taken) is root
+
+
 @pytest.mark.parametrize("image", ["prairielearn/grader-python", "docker.io/prairielearn/grader-c:latest"])
 def test_graders_that_change_users_are_root_in_their_container_and_that_is_said(
     image: str, tmp_path: Path, blobs: Blobs
@@ -469,6 +494,15 @@ def test_an_entrypoint_that_is_not_named_is_the_images_own(tmp_path: Path, blobs
     (step,) = plan_of(made, blobs).steps
     assert (step.command, step.root) == ((), UNSET)
     assert not any("root inside" in line for line in made.taken)
+
+
+def test_a_variable_that_a_question_takes_away_is_said_to_stay(tmp_path: Path) -> None:
+    made = Assignment.load(question(tmp_path / "fib", options(environment={"A": "b", "C": None, "B": None})))
+    assert made.steps[0].env == {"A": "b"}
+    assert "what its image sets stays set, though the question takes it away: B, C" in made.taken
+    assert not any(
+        "stays set" in line for line in Assignment.load(question(tmp_path / "x", options(environment={}))).taken
+    )
 
 
 def test_a_question_may_open_the_network(tmp_path: Path) -> None:

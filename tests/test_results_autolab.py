@@ -187,14 +187,14 @@ def test_the_scoreboard_is_the_leaderboard_by_column():
         (b'{"scores": {}}', "Empty autoresult string"),
         (b'{"scores": [1]}', "scores: expected an object, got a list"),
         (b'{"scores": {"a": [1]}}', 'scores."a": expected a number, got a list'),
-        (b'{"scores": {"a": "ten"}}', 'scores."a": expected a number, got a string'),
-        (b'{"scores": {"a": "1e5"}}', 'scores."a": expected a number, got a string'),
-        (b'{"scores": {"a": true}}', 'scores."a": expected a number, got a boolean'),
+        (b'{"scores": {"a": {}}}', 'scores."a": expected a number, got an object'),
+        (b'{"scores": {"a": "NaN"}}', 'scores."a": expected a number, got a string'),
+        (b'{"scores": {"a": "1e999"}}', 'scores."a": inf is out of range'),
+        (b'{"scores": {"a": " "}}', "no problem has a score"),
         (b'{"scores": {"a": null}}', "no problem has a score"),
         (b'{"scores": {"a": 1e10}}', "1e+10 is out of range"),
         (b'{"scores": {"a": NaN}}', "NaN is no number"),
         (b'{"scores": {"a\\u0000": 1}}', "a string holds a NUL"),
-        (b'{"scores": {"\xff": 1}}', "not UTF-8"),
         (b'\xef\xbb\xbf{"scores": {"a": 1}}', "it begins with a byte order mark"),
         (b'{"scores": {my_prob: 1}}', "not JSON"),
         (b"\x1b[2J" * 5000, r"\x1b[2J"),
@@ -211,6 +211,31 @@ def test_what_autolab_refuses_is_no_score_with_its_reason(output, words):
 def test_a_string_that_autolabs_quoting_breaks_is_refused_with_a_word_on_it(line):
     json.loads(line)
     assert "Autolab puts quotes around every word before a colon, even in a string" in why_not(line)
+
+
+@pytest.mark.parametrize(
+    ("value", "score"),
+    [
+        ("true", 1), ("false", 0), ('"5"', 5), ('".5"', 0.5), ('"1e1"', 10), ('" +2.5 of 3"', 2.5), ('"3/4"', 3),
+        ('"1_000"', 1000),
+        ('"7."', 7), ('"1e"', 1), ('"-1e-1x"', 0), ('"ten"', 0), ('"_1"', 0), ('"\\u0665"', 0),
+    ],
+)  # fmt: skip
+def test_a_score_that_is_no_number_is_what_autolabs_database_makes_of_it(value, score):
+    read = grade(b'{"scores": {"a": ' + value.encode() + b"}}")
+    assert (read.score, read.warnings) == (score, ())
+    mixed = grade(b'{"scores": {"a": ' + value.encode() + b', "b": ""}}')
+    assert [test.score for test in mixed.tests][1] is None
+
+
+def test_what_is_no_utf8_is_left_out_of_the_lines_that_are_read():
+    read = grade(
+        b"\xffx\n"
+        + json.dumps(STAGES).encode()[:-1]
+        + b', "\xfe": 1}\n{"scores": {"a\xff": \xc35}, "note": "\xe2\x82"}'
+    )
+    assert (read.score, read.tests[0].name, read.feedback) == (5.0, "a", "\\xffx")
+    assert len(read.tests) > 1
 
 
 def test_a_name_that_is_not_declared_counts_nothing():

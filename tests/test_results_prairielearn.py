@@ -179,17 +179,43 @@ def test_texts_are_as_prairielearn_keeps_them():
         (b"", "Could not parse the grading results: not JSON at line 1, column 1"),
         (b'{"score": 1', "Could not parse the grading results: not JSON"),
         (b'{"score": NaN}', "Could not parse the grading results: NaN is no number"),
-        (b'{"score": 1e999}', "Could not parse the grading results: the number 1e999 is too large"),
+        (b'{"score": 1e999}', "score is out of range. It is inf"),
         (b'\xef\xbb\xbf{"score": 1}', "Could not parse the grading results: it begins with a byte order mark"),
-        (b'{"score": 0, "score": 1}', 'Could not parse the grading results: the key "score" stands twice'),
         (b'{"score": 1, "output": "\0"}', "Could not parse the grading results: not JSON"),
-        (b"[" * 1000, "Could not parse the grading results: it is nested deeper than 64 levels"),
+        (b"[" * 1000, "Could not parse the grading results: it is nested deeper than 400 levels"),
         (b'{"score": 1}' + b" " * MAX_RESULTS, "The grading results were larger than 1MB."),
         (None, "Could not read grading results: the last step ended with exit status 0 and left no results.json"),
     ],
 )
 def test_what_prairielearn_refuses_is_no_score_with_its_reason(report, words):
     assert words in why_not(report)
+
+
+@pytest.mark.parametrize(
+    ("beside", "warnings"),
+    [
+        (b'"extra": {"k": 1, "k": 2}', ["key_twice"]),
+        (b'"score": 0, "score": 1', ["key_twice"]),
+        (b'"big": 1e400, "bigger": -' + b"9" * 500, []),
+        (b'"tests": [{"points": 1e400}]', ["report_part"]),
+        (b'"long": 0.' + b"3" * 500, []),
+        (b'"deep": ' + b"[" * 390 + b"]" * 390, []),
+        (b'"many": [' + b"0," * 300_000 + b"0]", []),
+        (b'"wide": {' + b",".join(b'"%d":0' % n for n in range(60_000)) + b"}", []),
+        (b'"words": [' + b'"",' * 300_000 + b'""]', []),
+    ],
+    ids=["twice", "score", "large", "points", "digits", "deep", "many", "wide", "words"],
+)
+def test_what_lies_beside_the_score_decides_nothing(beside, warnings):
+    read = grade(b"{" + beside + (b"}" if b'"score"' in beside else b', "score": 1}'))
+    assert (read.score, ids(read)) == (100.0, warnings)
+    assert len(beside) < MAX_RESULTS
+
+
+def test_what_is_nested_as_deeply_as_it_may_be_can_be_shown():
+    deep = b"[" * 390 + b"1e400" + b"]" * 390
+    read = grade(b'{"gradable": false, "format_errors": [' + deep + b"]}")
+    assert read.reason.startswith("Invalid, not gradable: [[[")
 
 
 def test_a_megabyte_is_taken():

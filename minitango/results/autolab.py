@@ -27,7 +27,10 @@ BLANK: Final = b"\0\t\n\v\f\r "
 # Autolab: gsub(/([a-zA-Z0-9]+):/, '"\1":'). Here in linear time: a run of letters is looked at once, from its start.
 _BARE_KEY: Final = re.compile(rb"(?<![a-zA-Z0-9])([a-zA-Z0-9]++):")
 _SCORES_LINE: Final = re.compile(rb'^[^\S\n]*+\{[^\n]*?(?<![a-zA-Z0-9_])scores"?[^\S\n]*+:[^\S\n]*+\{', re.MULTILINE)
-_NUMBER: Final = re.compile(r"[+-]?[0-9]{1,20}(\.[0-9]{1,20})?")
+# What Ruby's `to_f` takes of a string.
+_DIGITS: Final = "[0-9]++(?:_[0-9]++)*+"
+_NUMBER: Final = re.compile(rf"[ \t\n\v\f\r]*+[+-]?(?:{_DIGITS}(?:\.{_DIGITS})?|\.{_DIGITS})(?:[eE][+-]?{_DIGITS})?")
+_NO_NUMBERS: Final = ("NaN", "Infinity", "-Infinity")
 _ELIDED: Final = b"\n...[excess bytes elided]...\n"
 
 
@@ -43,7 +46,7 @@ def read(evidence: Evidence) -> Report:
     """
     printed = evidence.ending.rstrip(BLANK)
     start = printed.rfind(b"\n") + 1
-    line, before = printed[start:], printed[:start]
+    line, before = _sent(printed[start:]), printed[:start]
     warnings: list[Notice] = []
     most = _maximum(evidence)
     if not line and evidence.whole:
@@ -97,6 +100,11 @@ def _maximum(evidence: Evidence) -> float | None:
     return math.fsum(maxima) if maxima and len(maxima) == len(evidence.problems) else None
 
 
+def _sent(line: bytes) -> bytes:
+    """Autolab's worker leaves out what is no UTF-8."""
+    return line.decode("utf-8", "ignore").encode()
+
+
 # --- the scores line -------------------------------------------------------------------------------
 
 
@@ -140,16 +148,26 @@ def _is_json(line: bytes) -> bool:
 
 
 def _problem(name: str, value: Any, most: float | None) -> TestResult:
-    """One problem. A number in a string is one: Autolab's database makes it so. null leaves the problem ungraded."""
+    """One problem. null leaves the problem ungraded."""
     place = f'scores."{one_line(name, 40)}"'
     text_of(place, name)
-    if isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
-        value = float(value)
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+    value = _cast(value)
+    if value is not None and not isinstance(value, int | float):
         raise Refused(f"{place}: expected a number, got {kind_of(value)}")
     if value is not None and abs(value) > MAX_POINTS:
         raise Refused(f"{place}: {value:g} is out of range")
     return TestResult(name=name, score=None if value is None else float(value), max_score=most)
+
+
+def _cast(value: Any) -> Any:
+    """As Autolab's database has it, of floats: true is 1, a blank string nothing, and of another string counts the
+    number that it begins with, else 0."""
+    if isinstance(value, bool):
+        return int(value)
+    if not isinstance(value, str) or value in _NO_NUMBERS:
+        return value
+    found = _NUMBER.match(value)
+    return (float(found[0].replace("_", "")) if found else 0.0) if value.strip() else None
 
 
 def _problems(scores: dict[str, Any], evidence: Evidence) -> tuple[tuple[TestResult, ...], list[str]]:
@@ -159,7 +177,7 @@ def _problems(scores: dict[str, Any], evidence: Evidence) -> tuple[tuple[TestRes
     if len(unknown) == len(scores):
         raise Refused(_not_defined(unknown))
     known = {name: value for name, value in scores.items() if not maxima or name in maxima}
-    if all(value is None for value in known.values()):
+    if all(_cast(value) is None for value in known.values()):
         raise Refused("scores: no problem has a score")
     return tuple(_problem(name, value, maxima.get(name)) for name, value in known.items()), unknown
 
@@ -208,7 +226,7 @@ def _presentation(before: bytes, whole: bool, warnings: list[Notice]) -> tuple[l
     if b'"_presentation"' not in line or (not whole and not start):
         return [], before
     try:
-        value = parse(line)
+        value = parse(_sent(line))
         if not isinstance(value, dict) or value.get("_presentation") != "semantic":
             return [], before
         return _stages(value), above[:start]

@@ -15,11 +15,13 @@ from minitango.job import Notice, TestResult
 from minitango.results import Evidence, Report
 from minitango.results.fields import MAX_ITEMS, kind_of, text_of
 from minitango.results.points import MAX_POINTS
-from minitango.results.strict_json import Refused, parse
+from minitango.results.strict_json import Bounds, Refused, parse
 from minitango.text import ending, one_line
 
 MAX_RESULTS: Final = 1 << 20
 """Bytes that PrairieLearn takes."""
+_BOUNDS: Final = Bounds(depth=400, values=MAX_RESULTS, keys=MAX_RESULTS, infinite=True)
+"""What else lies in results.json decides nothing there, whatever it is."""
 PERCENT: Final = 100.0
 """The maximum where the assignment has none: PrairieLearn shows scores in percent."""
 
@@ -29,11 +31,13 @@ def read(evidence: Evidence) -> Report:
 
     The maximum is the assignment's, else 100. `gradable` false is no score, and so is a score that is not there, is no
     number, or is not from 0 to 1; `succeeded` false is 0, as it is there. A grader that ended badly is not read. Tests,
-    texts and images decide nothing: what of them cannot be shown is left out with a warning.
+    texts and images decide nothing: what of them cannot be shown is left out with a warning. Of a key that stands twice
+    the last value counts, as JavaScript reads it, with a warning.
     """
     most = PERCENT if evidence.max_score is None else evidence.max_score
+    repeated: list[str] = []
     try:
-        results = _results(evidence)
+        results = _results(evidence, repeated)
         share, reason = _score(results)
     except Refused as refused:
         return Report(None, most, str(refused))
@@ -50,11 +54,11 @@ def read(evidence: Evidence) -> Report:
         feedback="\n\n".join([*errors, feedback] if feedback else errors),
         feedback_format="ansi",
         extra_data={"images": len(images)} if isinstance(images, list) and images else {},
-        warnings=(*_not_gradable(results), *shown.warnings()),
+        warnings=(*_not_gradable(results), *_twice(repeated), *shown.warnings()),
     )
 
 
-def _results(evidence: Evidence) -> dict[str, Any]:
+def _results(evidence: Evidence, repeated: list[str]) -> dict[str, Any]:
     """What the grader wrote, or Refused as PrairieLearn's grader host does it."""
     how = ending(evidence.exit_status, evidence.signal)
     if evidence.signal is not None or evidence.exit_status != 0:
@@ -65,7 +69,8 @@ def _results(evidence: Evidence) -> dict[str, Any]:
         raise Refused("The grading results were larger than 1MB.")
     try:
         # a byte that is no UTF-8 is U+FFFD there: graders pass on what hand-ins print
-        results = parse(evidence.report.decode("utf-8", "replace").encode(), mark=False)
+        text = evidence.report.decode("utf-8", "replace").encode()
+        results = parse(text, mark=False, repeated=repeated, bounds=_BOUNDS)
     except Refused as refused:
         raise Refused(f"Could not parse the grading results: {refused}") from None
     if not isinstance(results, dict):
@@ -98,6 +103,13 @@ def _not_gradable(results: dict[str, Any]) -> tuple[Notice, ...]:
     if _true(results, "gradable") or not _format_errors(results):
         return ()
     return (Notice("not_gradable", "the grader says that it is the hand-in that cannot be graded"),)
+
+
+def _twice(repeated: list[str]) -> tuple[Notice, ...]:
+    if not repeated:
+        return ()
+    text = f'the key "{one_line(repeated[0], 40)}" stands twice in results.json, and the last value counts'
+    return (Notice("key_twice", text),)
 
 
 def _true(results: dict[str, Any], key: str) -> bool:

@@ -29,6 +29,10 @@ TIMEOUT: Final = 180.0
 _MOST_SECONDS: Final = 86_400.0
 _NULL: Final = ("", "~", "null", "Null", "NULL")
 _COMMENT: Final = re.compile(r"^\s*#.*$", re.MULTILINE)
+_OVERRIDDEN: Final = re.compile(
+    r"^[ \t]*def[ \t]+(?:self\.)?(autogradeInputFiles|parseAutoresult|modifySubmissionScores|raw_score)\b", re.MULTILINE
+)
+"""What a lab may do in its own way in LAB.rb: what is sent, how the scores line is read, what becomes of scores."""
 _HANDIN_IN_RUBY: Final = re.compile(r"""handin_filename["']?\s*(?:=>|=|:)\s*["']([^"'\n]{1,200})["']""")
 
 
@@ -57,6 +61,8 @@ def adopt(source: Source, wish: Wish) -> Adopted:
         taken.append(f"each hand-in becomes {handin}")
     else:
         taken.append("hand-ins keep their own names, as no LAB.yml names the one that the lab wants")
+    if overridden := _overridden(source):
+        taken.append(f"its own {' and '.join(overridden)} in Ruby does not run here, and scores may differ by it")
     problems = {} if None in lab.problems.values() else lab.problems
     timeout = lab.timeout or TIMEOUT
     image = wish.image or lab.image
@@ -155,6 +161,12 @@ class _Values:
 def _is_no_handin(name: str) -> bool:
     """Whether a hand-in cannot have this name: it is a way somewhere, or a file that make would take for the lab's."""
     return name in (".", "..", TAR, *MAKEFILES) or "/" in name or "\0" in name
+
+
+def _overridden(source: Source) -> list[str]:
+    """What the lab does in its own way, in Ruby."""
+    scripts = [source.text(name) for name in source.top() if name.endswith(".rb")]
+    return sorted({name for text in scripts for name in _OVERRIDDEN.findall(_COMMENT.sub("", text))})
 
 
 def _handin_in_ruby(source: Source) -> str:

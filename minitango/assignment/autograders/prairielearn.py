@@ -65,7 +65,7 @@ def adopt(source: Source, wish: Wish) -> Adopted:
     info = _read(source)
     options = info.external or _Options()
     image = wish.image or options.image
-    root = not wish.command and bool(_OWN.fullmatch(re.split("[:@]", options.image)[0]))
+    root = not wish.command and bool(_OWN.fullmatch(re.split("[:@]", image)[0]))
     command = wish.command or _command(source, options)
     program = command[0] if command else ""
     shared = _of_the_course(source, options.server_files_course or [])
@@ -84,6 +84,9 @@ def adopt(source: Source, wish: Wish) -> Adopted:
     taken = [f"in Docker its image is {image}" + ("" if wish.image else " (--image names another)")] if image else []
     if root:
         taken.append("it is root inside of its container, as that image changes users while it grades (docs/trust.md)")
+    unset = sorted(name for name, value in (options.environment or {}).items() if value is None)
+    if unset:
+        taken.append(f"what its image sets stays set, though the question takes it away: {', '.join(unset)}")
     if len(handins) == 1:
         taken.append(f"a hand-in of one file becomes {handins[0]}, which question.html asks for")
     return Adopted(
