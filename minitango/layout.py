@@ -9,6 +9,8 @@ Our own layout, and Autolab's, whose steps know no more than their working direc
 | /collected | what earlier steps left, one folder a step: MINITANGO_COLLECTED | nobody |
 | /report | last step only, where its report goes: MINITANGO_REPORT, if its format has a file for it | the step |
 
+A step that is root (Docker alone) may write everywhere there: what nobody may write to are files of root's in memory.
+
 Gradescope's: /autograder is the working directory, with source/, submission/, results/, submission_metadata.json and
 run_autograder. PrairieLearn's: /grade, with tests/, student/, serverFilesCourse/ and data/data.json; the step makes
 results/ itself. Both report in results/results.json.

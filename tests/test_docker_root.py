@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from minitango import Assignment, Engine, Submission
+from minitango.archive import File
 from minitango.errors import AssignmentError
 from minitango.job import Limits
 from minitango.sandbox import BoxSpec, Mount
@@ -115,9 +116,10 @@ def test_a_grader_that_changes_users_runs_as_it_is(image: str, tmp_path: Path) -
 
 
 def test_without_being_root_it_gives_nobody_a_point(image: str, tmp_path: Path) -> None:
-    """The entrypoint is the image's own here, too."""
+    """The entrypoint is the image's own here, too. It cannot become another user, and writes a report of its own."""
     result = graded(question(tmp_path, image), tmp_path, image, RIGHT)
-    assert result.score in (None, 0.0)
+    assert (result.outcome, result.score) == ("graded", 0.0), result
+    assert result.reason == "the grader says that it did not succeed: PrairieLearn gives 0 for that"
 
 
 def test_an_image_without_an_entrypoint_is_an_error_before_anything_runs(tmp_path: Path) -> None:
@@ -178,6 +180,7 @@ def test_it_has_six_capabilities_and_no_way_to_more(sandbox: DockerSandbox) -> N
         ("open('/sys/fs/cgroup/memory/memory.limit_in_bytes', 'r+').write('-1')", {"EROFS", "EACCES", "ENOENT"}),
         ("os.rename('/sys/fs/cgroup/memory', '/sys/fs/cgroup/mine')", {"EROFS", "EBUSY", "ENOENT"}),
         ("os.mkdir('/sys/fs/cgroup/memory/mine')", {"EROFS", "ENOENT"}),
+        ("os.write(os.open('/proc/1/oom_score_adj', os.O_WRONLY), b'-1000')", {"EACCES", "EPERM"}),
         ("resource.setrlimit(resource.RLIMIT_NOFILE, (9999, 9999))", {"EPERM"}),
         ("resource.prlimit(1, resource.RLIMIT_NOFILE, (9, 9))", {"EPERM"}),
         ("os.setpriority(0, 1, 19)", {"EPERM"}),
@@ -209,6 +212,38 @@ def test_what_root_does_not_get(attempt: str, refusals: set[str], sandbox: Docke
         pytest.skip("numbers of x86-64")
     _, said, _ = run(sandbox, code)
     assert said.strip() in refusals, said
+
+
+@pytest.mark.parametrize(
+    ("attempt", "refusal"),
+    [
+        ("open('/given/more', 'w')", "EACCES"),
+        ("open('/given/old', 'a')", "EACCES"),
+        ("os.remove('/given/old')", "EACCES"),
+        # it may so have all of its container killed, for memory
+        ("os.write(os.open('/proc/1/oom_score_adj', os.O_WRONLY), b'1000')", "EACCES"),
+    ],
+)
+def test_what_root_may_do_where_another_may_not(attempt: str, refusal: str, sandbox: DockerSandbox) -> None:
+    """The rights of files hold for all but root, whom only a mount's own would keep out: see docs/trust.md."""
+    code = f"""
+        import errno, os
+        try:
+            {attempt}
+            print("done")
+        except OSError as error:
+            print(errno.errorcode[error.errno])
+    """
+    for root, wanted in ((True, "done"), (False, refusal)):
+        mounts = (Mount("/job", writable=True), Mount("/given", writable=False))
+        box = sandbox.open(BoxSpec(mounts, "/job", LIMITS, root=root))
+        said = bytearray()
+        try:
+            box.put("/given", [File("old", b"as it was")])
+            box.run(["python3", "-I", "-c", textwrap.dedent(code)], env={}, output=said.extend)
+        finally:
+            box.close()
+        assert said.decode().strip() == wanted
 
 
 @pytest.mark.parametrize("signal", ["SIGTERM", "SIGKILL", "SIGINT", "SIGSTOP", "SIGCHLD", "SIGSEGV", "SIGHUP"])

@@ -63,7 +63,8 @@ class BoxSpec(Struct, frozen=True):
     """Is there when the box is open, as if it had been `put`."""
     root: bool = False
     """The job is root in its box, with what it takes to become another user there (CHOWN, DAC_OVERRIDE, FOWNER, SETUID,
-    SETGID, KILL), and with no more: no new privileges, the same filter, limits and read-only system as any job."""
+    SETGID, KILL), and with no more: no new privileges, the same filter, limits and read-only system as any job. It
+    can write to mounts that others can only read."""
     token: str = ""
     """Names the attempt, so that a leftover can be told and swept."""
 

@@ -206,7 +206,7 @@ def _writable(path: str, size: int, features: Features, uid: int) -> str:
 
 
 def _given(mount: Mount) -> str:
-    """A read-only mount. What is put there is bounded by who puts it."""
+    """A read-only mount, for all but a job that is root. What is put there is bounded by who puts it."""
     return f"rw,exec,nosuid,nodev,mode=0755,size={mount.size or 1 << 30}"
 
 
