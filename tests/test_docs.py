@@ -13,6 +13,7 @@ import pytest
 
 import minitango
 from minitango import Assignment, errors, testing
+from minitango.archive import Bounds, File
 from minitango.assignment import toml_file
 from minitango.cli import cli
 from minitango.cli.gradebook import COLUMNS
@@ -209,7 +210,15 @@ def public() -> dict[str, object]:
     ours = {
         name: value for name, value in vars(testing).items() if getattr(value, "__module__", "") == testing.__name__
     }
-    return {**found, **ours, "Query": Query, "End": End}
+    return {**found, **ours, "Query": Query, "End": End, "File": File, "Bounds": Bounds}
+
+
+def test_what_the_policy_lists_beside_the_package_is_what_is_held_to_it() -> None:
+    policy = (ROOT / "docs" / "stability.md").read_text()
+    listed = policy.split("- **The library**")[1].split("- **The command line**")[0]
+    named = set(re.findall(r"`minitango\.\w+\.(\w+)`", listed))
+    assert named == {"Query", "End", "File", "Bounds"}
+    assert named <= set(public())
 
 
 def test_every_public_name_is_documented() -> None:
