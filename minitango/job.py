@@ -351,6 +351,7 @@ class Lease(Struct, frozen=True):
     submitted: float = 0.0
     """When the job was submitted, on the store's clock."""
     course: str = ""
+    labels: dict[str, str] = field(default_factory=dict)
 
 
 class StepOutput(Struct, frozen=True):

@@ -46,6 +46,8 @@ class Trial:
             assignment=submission.assignment.name,
             student=submission.student,
             submitted=time.time(),
+            course=submission.course,
+            labels=dict(submission.labels),
         )
         threading.Thread(target=self._work, name="minitango trial", daemon=True).start()
 

@@ -34,6 +34,7 @@ FLOORS = [
         "callback_url",
         "record",
         "feedback",
+        "group",
         "room",
     },
     {"store", "sandbox", "results", "assignment"},

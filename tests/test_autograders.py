@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from msgspec import UNSET
+from msgspec import UNSET, structs
 
 from minitango import Assignment, AssignmentError, Submission
 from minitango.archive import File, unpack
 from minitango.assignment import Plan
 from minitango.assignment.autograders import gradescope
 from minitango.blobs import Blobs
+from minitango.group import group
 from minitango.job import Lease, Limits, Trust
 from minitango.layout import box_spec, environment, hand_in, layout_of
 
@@ -400,6 +401,13 @@ def test_where_gradescope_has_things(tmp_path: Path, blobs: Blobs) -> None:
     assert said["assignment"]["title"] == "calc"
     assert said["previous_submissions"] == []
     assert isinstance(said["id"], int)
+    assert (len(said["users"]), said["assignment"]["group_submission"]) == (1, False)
+    together = structs.replace(lease, labels=group(("ada@example.org", "bob", "eve")))
+    files, _ = hand_in(plan, together, [File("calculator.py", b"x")], ())
+    said = json.loads(next(file.data for file in files if file.path == "submission_metadata.json"))
+    assert [user["name"] for user in said["users"]] == ["ada@example.org", "bob", "eve"]
+    assert len({user["id"] for user in said["users"]}) == 3
+    assert said["assignment"]["group_submission"] is True
 
 
 # --- PrairieLearn ----------------------------------------------------------------------------------

@@ -13,7 +13,8 @@ import pytest
 from minitango import unpacking
 from minitango.archive import Bounds
 from minitango.errors import ArchiveError, SubmissionError
-from minitango.exchange import Export, Wish, gradescope, looks_like, members, places, read_export, submitters
+from minitango.exchange import Export, Wish, gradescope, looks_like, places, read_export, submitters
+from minitango.group import members
 
 Tree = dict[str, str]
 

@@ -15,7 +15,7 @@ from msgspec import Struct, structs
 from minitango.cli import show
 from minitango.cli.records import GradeRecord, Grades
 from minitango.cli.show import Seen
-from minitango.exchange import members
+from minitango.group import members
 from minitango.job import Job, Outcome, Result, State
 from minitango.text import for_csv, for_junit
 

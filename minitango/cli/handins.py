@@ -17,7 +17,8 @@ from minitango.cli.records import Refusal
 from minitango.cli.streams import as_called, tell
 from minitango.engine import Engine
 from minitango.errors import ConfigError, SubmissionError
-from minitango.exchange import Export, Wish, looks_like, members, read_export
+from minitango.exchange import Export, Wish, looks_like, read_export
+from minitango.group import members
 from minitango.job import ORIGIN, Job
 from minitango.record import ErrorRecord
 from minitango.store import Query

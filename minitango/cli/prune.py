@@ -21,7 +21,7 @@ from minitango.cli.settings import resolve, state_options
 from minitango.cli.streams import out, program, tell
 from minitango.engine import Engine
 from minitango.errors import ConfigError, EngineRunning, StoreFull
-from minitango.exchange import members, without
+from minitango.group import members, without
 from minitango.job import TERMINAL, Delivery, Job, State
 from minitango.keeping import GRACE
 from minitango.store import Query

@@ -23,7 +23,7 @@ from minitango.archive import Bounds, File
 from minitango.assignment.submission import natural
 from minitango.errors import SubmissionError
 from minitango.exchange import autolab, canvas, gradescope, moodle
-from minitango.exchange.parts import Handed, Unclear, Wish, members, without
+from minitango.exchange.parts import Handed, Unclear, Wish
 from minitango.exchange.places import Kept, Place, places_in
 
 
@@ -106,4 +106,4 @@ def _latest(handed: Sequence[Handed]) -> list[Handed]:
     return [one for one in handed if one.version == newest[one.student]]
 
 
-__all__ = ["Export", "Handed", "Unclear", "Wish", "looks_like", "members", "read_export", "without"]
+__all__ = ["Export", "Handed", "Unclear", "Wish", "looks_like", "read_export"]

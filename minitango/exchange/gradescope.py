@@ -19,9 +19,10 @@ from typing import Final
 
 from minitango.archive import Bounds
 from minitango.errors import ArchiveError, SubmissionError
-from minitango.exchange.parts import Handed, Unclear, Wish, group, nothing, unclear
+from minitango.exchange.parts import Handed, Unclear, Wish, nothing, unclear
 from minitango.exchange.places import Place
 from minitango.exchange.submitters import UNCLEAR, submitters
+from minitango.group import group
 
 WHAT: Final = "a Gradescope export"
 METADATA: Final = "submission_metadata.yml"

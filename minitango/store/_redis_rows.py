@@ -57,12 +57,12 @@ def from_flat(flat: Sequence[bytes]) -> dict[bytes, bytes]:
 
 
 def lease_of(row: Sequence[bytes]) -> Lease:
-    """From: id, attempt, token, expires, spec, inputs, assignment, student, solo, submitted, course."""
+    """From: id, attempt, token, expires, spec, inputs, assignment, student, solo, submitted, course, labels."""
     try:
-        job, attempt, token, expires, spec, inputs, assignment, student, solo, submitted, course = (
+        job, attempt, token, expires, spec, inputs, assignment, student, solo, submitted, course, labels = (
             item.decode() for item in row
         )
-        whose = (spec, inputs, assignment, student, solo == "1", float(submitted), course)
+        whose = (spec, inputs, assignment, student, solo == "1", float(submitted), course, rows.labels_of(labels))
         return Lease(job, int(attempt), token, float(expires), *whose)
     except ValueError as error:
         raise damaged("a lease", error) from error

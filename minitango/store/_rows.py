@@ -72,6 +72,13 @@ def job_of(row: Row) -> Job:
     return Job(*values)
 
 
+def labels_of(text: str | bytes | None) -> dict[str, str]:
+    try:
+        return _labels.decode(text) if text else {}
+    except msgspec.DecodeError as error:
+        raise _damaged("a job's labels", error) from error
+
+
 def failure_of(text: str | None) -> Failure | None:
     try:
         return None if text is None else _failure.decode(text)
@@ -99,9 +106,11 @@ def attempt_of(job: str, row: Row) -> Attempt:
 
 
 def lease_of(row: Row) -> Lease:
-    """From: id, attempt, token, expires, spec, inputs, assignment, student, solo_lease, submitted, course, and more."""
-    job, attempt, token, expires, spec, inputs, assignment, student, solo, submitted, course = row[:11]
-    return Lease(job, attempt, token, expires, spec, inputs, assignment, student, bool(solo), submitted, course)
+    """From: id, attempt, token, expires, spec, inputs, assignment, student, solo_lease, submitted, course, labels, and
+    more."""
+    job, attempt, token, expires, spec, inputs, assignment, student, solo, submitted, course, labels = row[:12]
+    whose = (spec, inputs, assignment, student, bool(solo), submitted, course, labels_of(labels))
+    return Lease(job, attempt, token, expires, *whose)
 
 
 def result_of(data: bytes) -> Result:

@@ -62,7 +62,7 @@ _CLAIM: Final = """
     WHERE seq IN (
         SELECT seq FROM (%s) ORDER BY late, priority DESC, rank, seq LIMIT ?)
     RETURNING id, attempt, token, expires, spec, inputs, assignment, student, solo_lease, submitted, course,
-              seq, priority, rank, late
+              labels, seq, priority, rank, late
 """
 _LANES: Final = """
     SELECT lane FROM lanes WHERE queue = :queue
@@ -315,10 +315,10 @@ class SqliteStore(SqliteOutbox, SqliteNodes, SqliteDump):
         places = [value for lane in served for value in (self.queue, solo, lane, most)]
         claimed = tx.execute(_CLAIM % first, (node, tx.now, tx.now + lease_for, *places, most)).fetchall()
         # RETURNING promises no order.
-        claimed.sort(key=lambda row: (row[14], -row[12], row[13], row[11]))
+        claimed.sort(key=lambda row: (row[15], -row[13], row[14], row[12]))
         tx.executemany(
             "INSERT INTO attempts (job, number, node, started) VALUES (?, ?, ?, ?)",
-            [(row[11], row[1], node, tx.now) for row in claimed],
+            [(row[12], row[1], node, tx.now) for row in claimed],
         )
         tx.move(State.QUEUED, "claim", State.RUNNING, len(claimed))
         return tuple(map(rows.lease_of, claimed))

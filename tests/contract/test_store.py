@@ -288,6 +288,14 @@ def test_a_submitted_job_is_queued_and_whole(store: Store, clock: Clock) -> None
     assert store.spec(submitted.id) == whole
 
 
+def test_a_lease_says_what_its_job_was_submitted_with(store: Store) -> None:
+    labels = {"group": '["ada", "eve"]', "section": "B"}
+    submit(store, JobSpec("hw1", "ada", "5" * 64, "1" * 64, course="15-213", labels=labels), spec())
+    first, second = claim(store, 2)
+    assert (first.student, first.course, first.labels) == ("ada", "15-213", labels)
+    assert second.labels == {}
+
+
 def test_submitting_nothing_does_nothing(store: Store) -> None:
     assert store.submit([]) == []
     assert states(store) == {}

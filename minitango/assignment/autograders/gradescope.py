@@ -17,6 +17,7 @@ from minitango.assignment.autograders import Adopted, Wish
 from minitango.assignment.autograders.source import Source
 from minitango.assignment.checks import BUILT_IMAGE
 from minitango.assignment.parts import SubmissionRule
+from minitango.group import members
 from minitango.job import Lease, Limits
 
 RUN: Final = "run_autograder"
@@ -101,16 +102,16 @@ def _handin(own: dict[str, File]) -> str:
 
 
 def metadata(title: str, max_score: float | None, lease: Lease) -> bytes:
-    """submission_metadata.json, as Gradescope writes it, of what is known here: handed in in time, by one student.
+    """submission_metadata.json, as Gradescope writes it, of what is known here: handed in in time, and by whom.
 
     Numbers that are ids there are made from ours.
     """
     at = datetime.fromtimestamp(lease.submitted, UTC).isoformat()
-    user = {"email": lease.student, "id": _number(lease.student), "name": lease.student}
+    users = [{"email": name, "id": _number(name), "name": name} for name in members(lease.labels, lease.student)]
     assignment = {
         "due_date": at,
         "group_size": None,
-        "group_submission": False,
+        "group_submission": len(users) > 1,
         "id": _number(title),
         "course_id": 1,
         "late_due_date": None,
@@ -123,7 +124,7 @@ def metadata(title: str, max_score: float | None, lease: Lease) -> bytes:
             "id": _number(lease.job),
             "created_at": at,
             "assignment": assignment,
-            "users": [user],
+            "users": users,
             "submission_method": "upload",
             "previous_submissions": [],
         }

@@ -200,7 +200,7 @@ if wanted > 0 and call('SISMEMBER', P .. 'drain', node) == 0 then
     count('queued', 'running')
     leases[i] = {
       job.id, attempt, token, expires, job.spec, job.inputs, job.assignment, job.student, job.solo_lease or '',
-      job.submitted, job.course or '',
+      job.submitted, job.course or '', job.labels or '',
     }
   end
 end
