@@ -16,9 +16,8 @@ def job(outcome: Outcome | None = Outcome.GRADED, **changes: Any) -> Job:
         "score": 0.0 if outcome is Outcome.GRADED else None,
         "max_score": 10.0,
     }
-    return Job(
-        id="j", seq=1, assignment="hw", student="ada", spec="", inputs="", outcome=outcome, **{**values, **changes}
-    )
+    values |= {"id": "j", **changes}
+    return Job(seq=1, assignment="hw", student="ada", spec="", inputs="", outcome=outcome, **values)
 
 
 def dead(id: str = "command") -> Job:
@@ -62,6 +61,22 @@ def test_a_grade_of_before_clears_the_grader_and_is_no_evidence() -> None:
     assert suspicion([ZERO] * 4, [ZERO] * 4, enough=5) is None
     assert suspicion([ZERO] * 5, [ZERO, dead(), CANCELLED, NOTHING], enough=5)
     assert suspicion([ZERO] * 5, [job(score=0.5)], enough=5) is None
+
+
+def test_a_grader_that_blames_the_hand_ins_is_cleared_by_that() -> None:
+    asked: list[str] = []
+
+    def blamed(one: Job) -> bool:
+        asked.append(one.id)
+        return one.id == "blamed"
+
+    theirs = job(Outcome.NO_SCORE, reason="no report", id="blamed")
+    assert suspicion([NOTHING] * 4 + [theirs], enough=5, blamed=blamed) is None
+    assert suspicion([NOTHING] * 5, [theirs], enough=5, blamed=blamed) is None
+    assert suspicion([NOTHING] * 5, enough=5, blamed=blamed)
+    asked.clear()
+    assert suspicion([NOTHING] * 4, enough=5, blamed=blamed) is None
+    assert not asked, "only where it matters"
 
 
 HUNG = job(Outcome.TIME_LIMIT, reason="step 'grade' took longer than 60 s")

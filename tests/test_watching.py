@@ -33,6 +33,9 @@ def inside(run: FakeRun) -> End:
         if text == b"talk":
             run.print(b"case 1\n")
         return End(limit="wall")
+    if text == b"blame":
+        report(run, {"gradable": False, "format_errors": ["a ( is missing"]})
+        return End(exit_status=0)
     report(run, {"score": int(text), "max_score": 10, "output": "x"})
     return End(exit_status=0)
 
@@ -71,6 +74,15 @@ def test_five_are_told_of_once(course: Course) -> None:
 @pytest.mark.parametrize("texts", [["0", "3", "0", "0", "0", "0", "0"], ["0", "talk", "0", "0", "0", "0", "0"]])
 def test_a_point_or_another_reason_clears_the_grader(course: Course, texts: list[str]) -> None:
     assert course.grade(texts) == []
+
+
+def test_a_grader_that_blames_the_hand_in_is_cleared(course: Course) -> None:
+    of = assignment(format="prairielearn")
+    assert course.grade(["blame"] * 6, of=of) == []
+    assert doubts.blamed(course.engine.store, course.engine.jobs()[0])
+    assert not doubts.blamed(course.engine.store, Job("none", 9, State.DONE, "hw", "ada", "", "", warnings=1))
+    again = assignment(name="again", format="prairielearn")
+    assert course.grade(["blame", *["2"] * 5], of=again) == [], "no score, for another reason"
 
 
 def test_an_assignment_that_changed_is_another_one(course: Course) -> None:

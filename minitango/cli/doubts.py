@@ -13,7 +13,7 @@ from typing import Final
 from minitango.cli import details, show
 from minitango.cli.settings import Settings
 from minitango.cli.streams import as_called, program, tell, write
-from minitango.cli.suspicion import ALIKE, Suspicion, full_marks, suspicion
+from minitango.cli.suspicion import ALIKE, Suspicion, blames, full_marks, suspicion
 from minitango.errors import JobNotFound
 from minitango.job import Job, State
 from minitango.store import History
@@ -41,6 +41,11 @@ def silent(store: History, job: Job) -> bool:
     except JobNotFound:  # pruned meanwhile: nobody knows
         return False
     return bool(outputs) and not outputs[-1].head
+
+
+def blamed(store: History, job: Job) -> bool:
+    """Whether its grader says that the hand-in is at fault."""
+    return blames(show.see(store, job).warnings)
 
 
 def evidence(job: Job, store: History, settings: Settings) -> list[str]:
@@ -74,12 +79,15 @@ def _word(place: Path | None) -> str:
 
 
 def tell_where_to_look(
-    jobs: Sequence[Job], assignment: Path, settings: Settings, *, table: bool, samples: bool = True
+    graded: Sequence[show.Seen], assignment: Path, settings: Settings, *, table: bool, samples: bool = True
 ) -> None:
     """One line on how to see why, where there is something to ask; a louder one where all ended alike with nothing.
 
     `samples`: whether the assignment has any."""
-    found = suspicion(jobs, enough=ALIKE) if all(job.state is State.DONE for job in jobs) else None
+    jobs = [seen.job for seen in graded]
+    theirs = {seen.job.id for seen in graded if blames(seen.warnings)}
+    whole = all(job.state is State.DONE for job in jobs)
+    found = suspicion(jobs, enough=ALIKE, blamed=lambda job: job.id in theirs) if whole else None
     asked = [job for job in jobs if job.state is State.DONE and not full_marks(job)]
     look = f"{program()} jobs show {asked[0].id}{settings.flags}" if asked else ""
     if found is not None:

@@ -20,7 +20,7 @@ from minitango.cli.progress import Progress
 from minitango.cli.settings import Settings
 from minitango.cli.show import Seen
 from minitango.cli.streams import tell
-from minitango.cli.suspicion import alike
+from minitango.cli.suspicion import alike, blames
 from minitango.errors import GraderSuspected, JobDead, SampleMissed, SubmissionError
 from minitango.handle import JobHandle
 from minitango.job import Outcome, State
@@ -31,7 +31,6 @@ NOTICEABLE: Final = 2.0
 STRIKES: Final = 3
 """Hand-ins without a score, each graded alone, that are the grader's fault where they have one reason. Fewer may have
 spoilt their own reports."""
-_NOT_GRADABLE: Final = "not_gradable"
 """The notice by which a grader blames the hand-in."""
 _ALL_THE_SAME: Final = "to grade all the same, the same command with --no-preflight"
 
@@ -173,7 +172,7 @@ def _clears(batch: Batch, seen: Seen) -> bool:
     """Whether this one says by itself that the grader works."""
     if seen.job.state is not State.DONE or _hung(batch, seen):
         return False
-    return seen.job.outcome is not Outcome.NO_SCORE or any(notice.id == _NOT_GRADABLE for notice in seen.warnings)
+    return seen.job.outcome is not Outcome.NO_SCORE or blames(seen.warnings)
 
 
 def _hung(batch: Batch, seen: Seen) -> bool:

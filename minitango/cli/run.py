@@ -117,9 +117,7 @@ def run(
         raise graded.stopped
     if graded.suspicion is not None:
         raise _stopped(graded, fresh=fresh)
-    doubts.tell_where_to_look(
-        [seen.job for seen in jobs], assignment, settings, table=not as_json, samples=bool(loaded.samples)
-    )
+    doubts.tell_where_to_look(jobs, assignment, settings, table=not as_json, samples=bool(loaded.samples))
     return 0 if all(seen.job.state is State.DONE for seen in jobs) and not refused else NOT_GRADED
 
 

@@ -142,8 +142,8 @@ def _follow(
     def suspect(ended: Sequence[Job]) -> Suspicion | None:
         if not careful:
             return None
-        silent = functools.partial(doubts.silent, batch.engine.store)
-        return suspicion([*tried, *ended], before, enough=ENOUGH, silent=silent)
+        silent, blamed = (functools.partial(look, batch.engine.store) for look in (doubts.silent, doubts.blamed))
+        return suspicion([*tried, *ended], before, enough=ENOUGH, silent=silent, blamed=blamed)
 
     def doubt(ended: Sequence[Job]) -> bool:
         nonlocal warned

@@ -8,12 +8,13 @@ from typing import Final
 
 from msgspec import Struct
 
-from minitango.job import Job, Outcome, State
+from minitango.job import Job, Notice, Outcome, State
 
 ENOUGH: Final = 5
 """Hand-ins that have to end alike before a run is paused."""
 HANGING: Final = 3
 """As many are enough where each took all its time without a word: every further one costs as much again."""
+_NOT_GRADABLE: Final = "not_gradable"
 ALIKE: Final = 3
 """Hand-ins that have to end alike before it is said of a run that is over."""
 
@@ -43,12 +44,14 @@ def suspicion(
     *,
     enough: int,
     silent: Callable[[Job], bool] = lambda job: False,
+    blamed: Callable[[Job], bool] = lambda job: False,
 ) -> Suspicion | None:
     """What speaks against the grader: at least `enough` jobs ended, all for the same reason, and none earned anything.
     HANGING are enough where all passed the time limit and were `silent` in the step that did.
 
     `before`: jobs of the same assignment that ended in earlier runs. They are not counted, but one of them that earned
-    something clears the grader. Jobs that were cancelled say nothing. `silent` is asked only where it matters.
+    something clears the grader; and so does any that is `blamed`: whose grader itself says that the hand-in is at
+    fault. Jobs that were cancelled say nothing. `silent` and `blamed` are asked only where it matters.
     """
     said = [job for job in ended if job.state is not State.CANCELLED]
     if len(said) < min(enough, HANGING) or not alike(said) or not all(map(earned_nothing, said)):
@@ -57,12 +60,19 @@ def suspicion(
         return None
     if len(said) < enough and not all(job.outcome is Outcome.TIME_LIMIT and silent(job) for job in said):
         return None
+    if any(map(blamed, (*said, *before))):
+        return None
     return Suspicion(len(said), said[0])
 
 
 def clears(job: Job) -> bool:
     """Whether this one alone shows that its grader can give points."""
     return job.state is State.DONE and not earned_nothing(job)
+
+
+def blames(warnings: Sequence[Notice]) -> bool:
+    """Whether a grader says by these that it is the hand-in that is at fault."""
+    return any(notice.id == _NOT_GRADABLE for notice in warnings)
 
 
 def alike(ended: Sequence[Job]) -> bool:

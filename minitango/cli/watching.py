@@ -30,21 +30,21 @@ class Watch:
         """A job is done, or dead. Returns the lines that a person has to hear now, most often none.
 
         A student who hands in again and again is heard once. Whoever earned something, now or before, clears the
-        grader, and so do two who failed for different reasons.
+        grader, and so do two who failed for different reasons, and one whom the grader itself blames.
         """
         if job.spec in self._settled or job.state not in (State.DONE, State.DEAD):
             return []
         first = self._first.setdefault(job.spec, {})
         first.setdefault(job.student, job)
         told: list[str] = []
-        if not clears(job) and alike(list(first.values())):
-            try:
+        try:
+            if not clears(job) and not doubts.blamed(store, job) and alike(list(first.values())):
                 found = suspicion(list(first.values()), enough=ENOUGH, silent=functools.partial(doubts.silent, store))
                 if found is None:
                     return []
                 told = self._words(found, store)
-            except StoreError:  # with the next one that ends
-                return []
+        except StoreError:  # with the next one that ends
+            return []
         del self._first[job.spec]
         self._settled.add(job.spec)
         return told

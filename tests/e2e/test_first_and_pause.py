@@ -240,6 +240,19 @@ def test_a_grader_that_blames_the_hand_in_is_cleared(cli: CommandLine, hw: Path,
     assert "s0, s2 and s3, each graded alone, got no score for the same reason: Invalid, not gradable" in answer.err
 
 
+def test_a_grader_that_blames_all_hand_ins_is_not_suspected(cli: CommandLine, hw: Path, many: Path) -> None:
+    says = """printf '{"gradable": false, "format_errors": ["a ( is missing"]}' >"$MINITANGO_REPORT"\n"""
+    (hw / "grade.sh").write_text(says)
+    (hw / "assignment.toml").write_text(TOML.replace("exit-code", "prairielearn"))
+    answer = cli("run", hw, many, "--no-preflight", "--json")
+    assert answer.code == 0, answer
+    assert len(answer.jobs) == 10
+    assert "your grader" not in answer.err
+    (hw / "grade.sh").write_text(says.replace('"format_errors"', '"message"'))
+    answer = cli("run", hw, many, "--no-preflight")
+    assert (answer.code, "hand-ins ended alike, and earned nothing" in answer.err) == (4, True), answer
+
+
 def test_who_had_another_end_is_not_named_with_one_that_is_dead(cli: CommandLine, handins: Path) -> None:
     hw = write_assignment(cli.folder / "hw", TOML.replace("8MiB", "1MiB"), "kill -9 $$")
     (handins / "bob.txt").write_bytes(os.urandom(3 << 20))
