@@ -149,7 +149,7 @@ def test_what_does_not_say_whose_it_is_is_listed_as_refused(cli: CommandLine, hw
 
 
 def test_an_export_that_cannot_be_read_is_one_error(cli: CommandLine, hw: Path, tmp_path: Path) -> None:
-    place = folder(tmp_path, {"submission_metadata.yml": "- {", "submission_1/answer.txt": "ok"})
+    place = folder(tmp_path, {"submission_metadata.yml": "submission_1: {", "submission_1/answer.txt": "ok"})
     refused(cli("run", hw, place), 2, "export", "submission_metadata.yml: not YAML at line", "--plain")
     assert cli("submit", hw, place, "--plain").code == 0
 
