@@ -32,7 +32,7 @@ from minitango.store import open_store
 from tests import docker_images
 from tests.docker_engine import PrivateEngine, client, need_private_engines, private_engine
 from tests.e2e.conftest import CommandLine, eventually
-from tests.e2e.test_restart import check, finish, start
+from tests.faults.harness import Place, check
 
 # The SDK leaves a socket to the garbage collector where it cannot connect.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket.socket:ResourceWarning")
@@ -154,27 +154,26 @@ def checked(state: Path, jobs: int) -> None:
     """Every job has its one result, the right one, and no failure was charged."""
     store = open_store(str(state / "queue.db"))
     try:
-        check(store, jobs)
+        check(store, range(jobs))
     finally:
         store.close()
 
 
 def test_ours_is_killed_again_and_again(docker: Docker, tmp_path: Path) -> None:
     jobs, kills = (60, 20) if LONG else (8, 3)
-    how = (tmp_path, jobs, "docker", 2, docker.image)
+    place = Place("sqlite", tmp_path)
+    how = {"jobs": jobs, "sandbox": "docker", "image": docker.image, "seconds": 0.05, "DOCKER_HOST": docker.url}
     chance = random.Random(13)
     for _ in range(kills):
-        child = start(*how, DOCKER_HOST=docker.url)
-        assert child.stdout is not None
-        assert child.stdout.readline() == "open\n"
+        child = place.start(**how)
+        child.expect("open")
         eventually(lambda: bool(docker.containers()), "no container was started")
         time.sleep(chance.uniform(0.0, 0.4))  # the fault's moment is the point of this test
         child.kill()
-        child.communicate()
         eventually(lambda: not docker.alive(), "a container outlived its engine")
-    finish(*how, DOCKER_HOST=docker.url)
-    checked(tmp_path, jobs)
-    owners = [path.name for path in (tmp_path / "docker").iterdir() if path.name != "state"]
+    place.finish(**how)
+    checked(place.state(), jobs)
+    owners = [path.name for path in (place.state() / "docker").iterdir() if path.name != "state"]
     assert owners == [], "the sweep left what dead engines had"
 
 
@@ -379,13 +378,15 @@ def test_stopping_while_the_daemon_hangs_and_a_box_is_opened(docker: Docker, tmp
 def test_engines_of_ours_share_a_daemon(docker: Docker, tmp_path: Path) -> None:
     """One sweeps what a dead one left, and nothing of one that lives."""
     seconds = f"60.{secrets.randbelow(10**6):06}"
-    child = start(tmp_path / "dead", 1, "docker", 1, docker.image, seconds, DOCKER_HOST=docker.url)
+    place = Place("sqlite", tmp_path)
+    child = place.start(
+        "dead", jobs=1, sandbox="docker", workers=1, image=docker.image, seconds=seconds, DOCKER_HOST=docker.url
+    )
     eventually(lambda: running(seconds) == 1, "the job never ran")
     with client(docker.url) as api:
         (frozen,) = docker.containers()
         api.api.pause(frozen["Id"])  # or it would leave by itself
     child.kill()
-    child.communicate()
 
     ours = DockerSandbox(tmp_path / "ours", url=docker.url, image=docker.image)
     theirs = DockerSandbox(tmp_path / "theirs", url=docker.url, image=docker.image)
