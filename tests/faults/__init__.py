@@ -1,4 +1,4 @@
-"""Every fault in the book, done to real processes: nothing accepted is lost, nothing is recorded twice, nothing is left.
+"""Faults, done to real processes: nothing accepted is lost, nothing is recorded twice, nothing is left.
 
 Engines run as processes of their own (`child`), forked from one that has all loaded (`children`), over either store
 (`harness`). Each test has a short form; MINITANGO_LONG=1 runs the long one.

@@ -10,15 +10,16 @@ what runs `--grace` seconds. The sandbox `fake` takes `--seconds` a job; `bubble
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Iterable, Sequence
 
 from minitango import Assignment, Engine, Limits, Step, Submission
 from minitango.engine import LEASE_FOR, Event
+from minitango.errors import EngineStopped
 from minitango.sandbox import End
 from minitango.store.sqlite import SqliteStore
 from minitango.testing import FakeRun, FakeSandbox
@@ -107,11 +108,10 @@ def main(words: Sequence[str]) -> int:
         on_event=tell if args.tell else None,
     )
     if not args.jobs:
-        told = threading.Event()
-        signal.signal(signal.SIGTERM, lambda number, frame: (engine.request_stop(), told.set()) and None)
+        signal.signal(signal.SIGTERM, lambda number, frame: engine.request_stop())
         say("open")
-        while not told.wait(0.2) and engine.error is None:
-            pass
+        with contextlib.suppress(EngineStopped):  # said again below
+            engine.wait()
         engine.stop(grace=args.grace)
         engine.wait()
         say("stopped")

@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import functools
 import gc
+import importlib
 import json
 import os
 import select
@@ -174,18 +175,13 @@ def _begin(out: int, status: int, which: str, words: list[str], netns: str, env:
 
     failpoint._wanted, _, count = env.get("MINITANGO_FAILPOINT", "").partition(":")
     failpoint._left = int(count or 1)
-    from tests.faults import child, story
-
-    return functools.partial({"child": child, "story": story}[which].main, words)
+    return functools.partial(importlib.import_module(f"tests.faults.{which}").main, words)
 
 
 def load() -> None:
     """All that an engine needs, so that no fork has to."""
-    import minitango.sandbox.bubblewrap
-    import minitango.store.redis
-    import tests.faults.child
-    import tests.faults.story  # noqa: F401
-
+    for module in ("minitango.sandbox.bubblewrap", "minitango.store.redis", "tests.faults.child", "tests.faults.story"):
+        importlib.import_module(module)
     gc.collect()
     gc.freeze()
 

@@ -32,7 +32,6 @@ class Place:
         self._server = server
         self._children: list[Child] = []
         self._opened: list[Any] = []
-        self.netns = ""
 
     @property
     def server(self) -> Server:
@@ -49,7 +48,9 @@ class Place:
     def start(self, name: str = "node", *words: str, url: str = "", netns: str = "", **options: Any) -> Child:
         """Start an engine: the node of this name. `options` are those of `child`; capitals go to the environment."""
         env = {key: str(value) for key, value in options.items() if key.isupper()}
-        more = [f"--{key}={value}" for key, value in options.items() if not key.isupper()]
+        more = [
+            f"--{key}={value}" if value != "" else f"--{key}" for key, value in options.items() if not key.isupper()
+        ]
         if self.kind == "redis":
             more.append(f"--name={name}")
         child = nursery().start(
@@ -69,6 +70,10 @@ class Place:
         child = self.start(jobs=jobs, **options)
         child.expect("all ended", timeout=2 * PATIENCE)
         assert child.wait() == 0
+
+    def printed(self, name: str = "node") -> list[Path]:
+        """The output of each job that runs there and has printed something."""
+        return [path for path in (self.state(name) / "live").glob("*") if path.stat().st_size]
 
     def store(self) -> Store:
         made = open_store(self.url)
