@@ -57,7 +57,7 @@ def test_the_server_is_killed_again_and_again(own: Place) -> None:
 @pytest.mark.timeout(400 if LONG else 120)
 def test_the_server_is_away(own: Place) -> None:
     """For longer than the leases are good for: what ran is recorded, and is run only once."""
-    away = 60.0 if LONG else 5.0
+    away = 60.0 if LONG else 7.0  # more than `DEAF`: from then on nobody is reaped for a while
     node = own.node("one", seconds=1.0, workers=3, lease=3.0)
     own.node("two", seconds=1.0, workers=1, lease=3.0)
     course = own.submitter()
