@@ -40,9 +40,10 @@ def free_port() -> int:
 
 
 class Server:
-    """One server in a folder of its own; `options` are lines of its configuration."""
+    """One server in a folder of its own; `options` are lines of its configuration, `within` a command that runs it."""
 
-    def __init__(self, **options: str) -> None:
+    def __init__(self, *within: str, **options: str) -> None:
+        self.within = within
         self.folder = Path(tempfile.mkdtemp(prefix="mt-redis-"))
         self.socket = self.folder / "s"
         self.port = free_port()
@@ -67,7 +68,9 @@ class Server:
         }
         config = self.folder / "redis.conf"
         config.write_text("".join(f"{name} {value}\n" for name, value in lines.items()))
-        self.process = subprocess.Popen([BINARY, str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.process = subprocess.Popen(
+            [*self.within, BINARY, str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         deadline = time.monotonic() + START
         while True:
             try:
