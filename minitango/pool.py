@@ -245,14 +245,14 @@ class Pool:
         over = threading.Event()
 
         def run() -> None:
-            self._idents.add(threading.get_ident())
             try:
+                self._idents.add(threading.get_ident())
                 target()
             except BaseException as error:  # a thread of ours must never die in silence
                 self._crash(name, error)
             finally:
-                self._idents.discard(threading.get_ident())
                 over.set()
+                self._idents.discard(threading.get_ident())
 
         threading.Thread(target=run, name=f"minitango {name}", daemon=True).start()
         self._over.append(over)
@@ -264,6 +264,7 @@ class Pool:
         self._stopping = self._releasing = True
         log.critical("the engine's %s died: %r; the engine stops", name, error, exc_info=error)
         self._release_all()
+        self._dismiss()
         self._bell.ring()
         if first:
             self._observer.crashed(name, error)
@@ -285,24 +286,26 @@ class Pool:
 
     def _produce(self) -> None:
         self._extend_at = time.monotonic() + self._lease_for / 3
-        try:
-            while self._error is None:
-                self._bell.wait(self._patience())
-                self._gather()
-                now = time.monotonic()
-                paused = self._paused  # what is asked for later is heard in the next round
-                try:
-                    self._look_after(now)
-                    self._exchange(now, paused=paused)
-                    self._trouble_over()
-                    self._resting = paused and not self._running
-                except StoreError as error:
-                    self._trouble(now, error)
-                if self._stopping and not self._running:
-                    return
-        finally:
-            for _ in range(self._workers):
-                self._work.put(None)
+        while self._error is None:
+            self._bell.wait(self._patience())
+            self._gather()
+            now = time.monotonic()
+            paused = self._paused  # what is asked for later is heard in the next round
+            try:
+                self._look_after(now)
+                self._exchange(now, paused=paused)
+                self._trouble_over()
+                self._resting = paused and not self._running
+            except StoreError as error:
+                self._trouble(now, error)
+            if self._stopping and not self._running:
+                break
+        self._dismiss()
+
+    def _dismiss(self) -> None:
+        """Each consumer ends once it has done what it was given."""
+        for _ in range(self._workers):
+            self._work.put(None)
 
     def _patience(self) -> float:
         """Seconds to sleep if nothing wakes the producer."""
