@@ -485,53 +485,7 @@ def test_a_migration_that_fails_leaves_the_file_as_it_was(path: Path, monkeypatc
     store.close()
 
 
-# --- many processes ----------------------------------------------------------------------------
-
-GRADER = """
-import sys
-from minitango.job import Finish, JobSpec, Outcome, Result
-from minitango.store import open_store
-store = open_store(sys.argv[1])
-store.submit([JobSpec("hw", sys.argv[2], "s", "i") for _ in range(int(sys.argv[3]))])
-mine, acks = [], []
-print("ready", flush=True)
-sys.stdin.readline()
-while True:
-    done = store.exchange(acks, claim=3, node=sys.argv[2])
-    assert not done.refused
-    mine += [lease.job for lease in done.leases]
-    acks = [Finish(lease, Result(Outcome.GRADED, 1, 1)) for lease in done.leases]
-    if not acks:
-        break
-print(*mine)
-"""
-
-
-def test_sixteen_processes_never_claim_a_job_twice_nor_find_the_file_locked(path: Path, store: SqliteStore) -> None:
-    each, processes = 200, 16
-    children = [
-        subprocess.Popen(
-            [sys.executable, "-c", GRADER, f"sqlite:///{path}", f"node{n}", str(each)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )
-        for n in range(processes)
-    ]  # fmt: skip
-    for child in children:
-        assert child.stdout is not None
-        assert child.stdout.readline() == "ready\n"
-    for child in children:
-        assert child.stdin is not None
-        child.stdin.write("go\n")
-        child.stdin.flush()
-    answers = [child.communicate(timeout=100) for child in children]
-    assert [error for _, error in answers if error] == []
-    claimed = [job_id for out, _ in answers for job_id in out.split()]
-    assert len(claimed) == len(set(claimed)) == each * processes
-    assert len({out for out, _ in answers}) > 3, "they did run at the same time"
-    jobs = store.list()
-    assert len(jobs) == each * processes
-    assert {(job.state, job.attempt) for job in jobs} == {(State.DONE, 1)}
-    assert sorted(job.ended_seq or 0 for job in jobs) == list(range(1, len(jobs) + 1))
+# --- locks -------------------------------------------------------------------------------------
 
 
 def test_a_lock_that_is_not_given_back_is_an_error_with_a_name(
