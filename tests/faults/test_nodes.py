@@ -9,9 +9,11 @@ import time
 import pytest
 
 from minitango.job import State
+from minitango.store import _redis_link
+from minitango.store.redis import RedisStore
 from tests.faults.children import Child
 from tests.faults.harness import LONG, SLACK, Place, check, done, eventually, leftovers, running
-from tests.support import need_bubblewrap
+from tests.support import Gate, need_bubblewrap, open_engine, submission
 
 LEASE = 3.0
 TAKEOVER = 5.0
@@ -182,3 +184,39 @@ def test_a_laptop_whose_clock_jumps_keeps_its_work(tmp_path) -> None:  # type: i
         assert store.counts()[State.RUNNING] == 0
     finally:
         place.close()
+
+
+@pytest.mark.parametrize("hours", [1, -1])
+def test_a_server_whose_clock_jumps(shared: Place, monkeypatch: pytest.MonkeyPatch, hours: int) -> None:
+    """A node that lives keeps what it runs; what a dead one ran is taken over as if the clock had gone on."""
+    off = [0]
+    true_script = _redis_link._script
+
+    def script(verb: str) -> str:
+        """As it would be if the server's TIME had jumped."""
+        text = true_script(verb)
+        assert "call('TIME')\n" in text
+        return text.replace("call('TIME')\n", f"call('TIME')\n  t[1] = t[1] + {off[0]}\n")
+
+    monkeypatch.setattr(_redis_link, "_script", script)
+    gate = Gate()
+    dead, store = RedisStore(shared.url), shared.store()
+    with open_engine(shared.url, gate, state=shared.state("lives"), name="lives", workers=1, lease_for=LEASE) as engine:
+        mine = engine.submit(submission("ada"))
+        gate.wait_entered()
+        theirs = engine.submit(submission("bob"))
+        (lease,) = dead.exchange(claim=1, node="dies", lease_for=LEASE).leases
+        died = time.monotonic()
+        time.sleep(2.5)  # it has looked for lapsed leases, so that it knows what the time was
+        off[0] = hours * 3600
+        for each in (engine.store, dead, store):
+            each._link._scripts.clear()  # type: ignore[attr-defined]
+            each._link._clock_read -= 100  # type: ignore[attr-defined]
+            each._link._clock_offset += off[0]  # type: ignore[attr-defined]
+        eventually(lambda: store.get(theirs.id).interruptions, "it was not taken over")
+        assert time.monotonic() - died < LEASE + TAKEOVER + SLACK
+        assert dead.extend([lease]) == (lease,)
+        gate.open.set()
+        assert [handle.result(60).score for handle in (mine, theirs)] == [10, 10]
+        assert store.get(mine.id).attempt == 1, "it lives, and lost its job"
+    dead.close()

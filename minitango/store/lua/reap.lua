@@ -6,7 +6,15 @@ if verb == 'reap' and ARGV[1] == '' then
   -- Engines ask every two seconds. Where nobody did, the server stood still or was away, and nobody could extend a lease.
   local last = tonumber(call('HGET', KEYS[1], 'reaped') or 0)
   call('HSET', KEYS[1], 'reaped', num(now))
-  if now - last > C.DEAF then call('HSET', KEYS[1], 'settled', num(now + C.SETTLE)) end
+  if now < last then -- the clock was set back: leases that it gave last no longer for that
+    local given = call('ZRANGE', P .. 'running', 0, -1, 'WITHSCORES')
+    for i = 1, #given, 2 do
+      local expires = num(tonumber(given[i + 1]) - (last - now))
+      call('HSET', P .. 'j:' .. given[i], 'expires', expires)
+      call('ZADD', P .. 'running', expires, given[i])
+    end
+  end
+  if now - last > C.DEAF or now < last then call('HSET', KEYS[1], 'settled', num(now + C.SETTLE)) end
   if now < tonumber(call('HGET', KEYS[1], 'settled')) then return {} end
 end
 local ids
