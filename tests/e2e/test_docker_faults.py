@@ -32,7 +32,7 @@ from minitango.store import open_store
 from tests import docker_images
 from tests.docker_engine import PrivateEngine, client, need_private_engines, private_engine
 from tests.e2e.conftest import CommandLine, eventually
-from tests.faults.harness import Place, check
+from tests.faults.harness import Place, check, make_place
 
 # The SDK leaves a socket to the garbage collector where it cannot connect.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket.socket:ResourceWarning")
@@ -99,9 +99,9 @@ def docker(caplog: pytest.LogCaptureFixture) -> Iterator[Docker]:
 class Course:
     """An engine that grades in one Docker engine, and hand-ins that take a while."""
 
-    def __init__(self, engine: Engine, state: Path) -> None:
+    def __init__(self, engine: Engine, store: str) -> None:
         self.engine = engine
-        self._state = state
+        self._store = store
         self._seconds = ""
 
     def submit(self, jobs: int, seconds: float) -> list[JobHandle]:
@@ -118,21 +118,19 @@ class Course:
         eventually(lambda: running(self._seconds) >= number, f"{number} jobs never ran at once")
 
     def jobs(self) -> list[Job]:
-        store = open_store(str(self._state / "queue.db"))
-        try:
+        with contextlib.closing(open_store(self._store)) as store:
             return store.list()
-        finally:
-            store.close()
 
     def attempts(self) -> int:
         return sum(job.attempt for job in self.jobs())
 
 
 @contextlib.contextmanager
-def grading(docker: Docker, state: Path, **more: Any) -> Iterator[Course]:
+def grading(docker: Docker, state: Path, store: str = "", **more: Any) -> Iterator[Course]:
     sandbox = DockerSandbox(state, url=docker.url, image=docker.image, **more)
-    with Engine.open(state, workers=2, sandbox=sandbox) as engine:
-        yield Course(engine, state)
+    store = store or f"sqlite:///{state}/queue.db"
+    with Engine.open(store, state=state, workers=2, sandbox=sandbox) as engine:
+        yield Course(engine, store)
 
 
 def running(seconds: str) -> int:
@@ -150,9 +148,16 @@ def wait(handles: list[JobHandle]) -> None:
         assert handle.exception(timeout=110) is None
 
 
-def checked(state: Path, jobs: int) -> None:
+@pytest.fixture(params=["sqlite", "redis"])
+def store(request: Any, tmp_path: Path) -> Iterator[str]:
+    """The URL of either store."""
+    with contextlib.closing(make_place(request.param, tmp_path / "place")) as place:
+        yield place.url
+
+
+def checked(where: Path | str, jobs: int) -> None:
     """Every job has its one result, the right one, and no failure was charged."""
-    store = open_store(str(state / "queue.db"))
+    store = open_store(str(where / "queue.db") if isinstance(where, Path) else where)
     try:
         check(store, range(jobs))
     finally:
@@ -177,15 +182,15 @@ def test_ours_is_killed_again_and_again(docker: Docker, tmp_path: Path) -> None:
     assert owners == [], "the sweep left what dead engines had"
 
 
-def test_the_daemon_is_killed_in_mid_run(docker: Docker, tmp_path: Path) -> None:
-    with grading(docker, tmp_path) as course:
+def test_the_daemon_is_killed_in_mid_run(docker: Docker, tmp_path: Path, store: str) -> None:
+    with grading(docker, tmp_path, store) as course:
         handles = course.submit(4, 1.0)
         course.wait_running(2)
         docker.engine.kill9()
         docker.engine.start()
         wait(handles)
         assert course.attempts() >= 4 + 2, "those that ran were run again"
-    checked(tmp_path, 4)
+    checked(store, 4)
 
 
 def test_the_daemon_hangs(docker: Docker, tmp_path: Path) -> None:
