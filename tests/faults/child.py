@@ -14,6 +14,7 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterable, Sequence
 
@@ -21,6 +22,7 @@ from minitango import Assignment, Engine, Limits, Step, Submission
 from minitango.engine import LEASE_FOR, Event
 from minitango.errors import EngineStopped
 from minitango.sandbox import End
+from minitango.store import _redis_link
 from minitango.store.sqlite import SqliteStore
 from minitango.testing import FakeRun, FakeSandbox
 
@@ -39,7 +41,8 @@ def hand_ins(of: Assignment, numbers: Iterable[int]) -> list[Submission]:
 class Inside:
     """What happens in a fake box. It says whose box it was; a job that is `poison` kills its engine."""
 
-    def __init__(self, seconds: float, name: str, poison: str) -> None:
+    def __init__(self, seconds: float, name: str, poison: str = "") -> None:
+        self.ended = False
         self._seconds = seconds
         self._name = name
         self._poison = poison.encode()
@@ -51,6 +54,7 @@ class Inside:
         if self._poison and answer == self._poison:
             os.kill(os.getpid(), signal.SIGKILL)
         run.write(run.env["MINITANGO_REPORT"], b'{"score": %s}' % answer)
+        self.ended = True
         return End(exit_status=0)
 
 
@@ -68,6 +72,18 @@ def skew(seconds: float) -> None:
 
     signal.signal(signal.SIGUSR1, step)
     signal.signal(signal.SIGUSR2, step)
+
+
+def stand_still(inside: Inside) -> None:
+    """Stop, as by SIGSTOP, once a job has ended, right before that is said to the server."""
+
+    def stop(name: str) -> None:
+        if name == "store.exchange.before_commit" and inside.ended:
+            inside.ended = False
+            say("stands still")
+            signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)  # before this thread goes on
+
+    _redis_link.failpoint = stop
 
 
 def say(what: str) -> None:
@@ -93,11 +109,15 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--skew", type=float, default=None)
     parser.add_argument("--poison", default="")
     parser.add_argument("--grace", type=float, default=0.0)
+    parser.add_argument("--stand-still", action="store_true")
     parser.add_argument("--tell", action="store_true")
     args = parser.parse_args(words)
     if args.skew is not None:
         skew(args.skew)
-    box = FakeSandbox(Inside(args.seconds, args.name, args.poison)) if args.sandbox == "fake" else args.sandbox
+    inside = Inside(args.seconds, args.name, args.poison)
+    if args.stand_still:
+        stand_still(inside)
+    box = FakeSandbox(inside) if args.sandbox == "fake" else args.sandbox
     engine = Engine.open(
         args.store,
         state=args.state,

@@ -48,14 +48,12 @@ class Place:
     def start(self, name: str = "node", *words: str, url: str = "", netns: str = "", **options: Any) -> Child:
         """Start an engine: the node of this name. `options` are those of `child`; capitals go to the environment."""
         env = {key: str(value) for key, value in options.items() if key.isupper()}
-        more = [
-            f"--{key}={value}" if value != "" else f"--{key}" for key, value in options.items() if not key.isupper()
-        ]
+        given = {key.replace("_", "-"): value for key, value in options.items() if not key.isupper()}
+        more = [f"--{key}" if value is True else f"--{key}={value}" for key, value in given.items()]
         if self.kind == "redis":
             more.append(f"--name={name}")
-        child = nursery().start(
-            "child", [url or self.url, str(self.state(name)), *words, *more], netns=netns, **env
-        )  # fmt: skip
+        where = [url or self.url, str(self.state(name))]
+        child = nursery().start("child", [*where, *words, *more], netns=netns, **env)
         self._children.append(child)
         return child
 

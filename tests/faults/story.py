@@ -27,7 +27,7 @@ def main(words: Sequence[str]) -> int:
     url, state = words
     store = open_store(url)
     with Engine.open(
-        url, state=state, workers=2, sandbox=FakeSandbox(Inside(0.12, "", "")), lease_for=0.3, name="node", paused=True
+        url, state=state, workers=2, sandbox=FakeSandbox(Inside(0.12, "")), lease_for=0.3, name="node", paused=True
     ) as engine:
         kept = engine.submit_many(hand_ins(assignment(), range(JOBS)))
         say("accepted")
