@@ -1,21 +1,28 @@
 """A life with every write in it, to be ended at any of them.
 
-    python -m tests.faults.story STORE STATE
+    python -m tests.faults.story STORE STATE PORT
+
+A receiver of callbacks listens at PORT.
 
 Each verb of the store that writes, and each write of blobs, is done at least once. What was accepted is said.
 """
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Sequence
 
-from minitango import Engine
+from msgspec import structs
+
+from minitango import Engine, sender
+from minitango.callback_url import Callbacks
 from minitango.job import State
-from minitango.store import open_store
+from minitango.store import Store, open_store
 from minitango.testing import FakeSandbox
 from tests.faults.child import Inside, assignment, hand_ins, say
+from tests.receiver import Receiver
 
 JOBS = 4
 CANCELLED = 3
@@ -23,13 +30,31 @@ FORGOTTEN = 4
 """Another job, of an earlier course, which is forgotten in the end."""
 
 
+def delivered(store: Store, job: str) -> None:
+    while (callback := store.callback(job)) is None or callback.delivery != "delivered":
+        time.sleep(0.01)
+
+
 def main(words: Sequence[str]) -> int:
-    url, state = words
+    url, state, port = words
+    sender.LEASE = 0.5  # type: ignore[misc]
     store = open_store(url)
-    with Engine.open(
-        url, state=state, workers=2, sandbox=FakeSandbox(Inside(0.12, "")), lease_for=0.3, name="node", paused=True
-    ) as engine:
-        kept = engine.submit_many(hand_ins(assignment(), range(JOBS)))
+    with (
+        contextlib.closing(Receiver(port=int(port))) as receiver,
+        Engine.open(
+            url,
+            state=state,
+            workers=2,
+            sandbox=FakeSandbox(Inside(0.12, "")),
+            lease_for=0.3,
+            name="node",
+            paused=True,
+            callbacks=Callbacks(allow=("127.0.0.1",)),
+        ) as engine,
+    ):
+        first, *others = hand_ins(assignment(), range(JOBS))
+        told = structs.replace(first, callback=f"http://127.0.0.1:{port}/")
+        kept = engine.submit_many([told, *others])
         say("accepted")
         (old,) = engine.submit_many(hand_ins(assignment(name="old"), [FORGOTTEN]))
         say("accepted old")
@@ -40,6 +65,10 @@ def main(words: Sequence[str]) -> int:
         engine.resume()
         for handle in (*kept[:CANCELLED], old):
             handle.exception()
+        delivered(store, kept[0].id)
+        engine.redeliver(kept[0].id)
+        delivered(store, kept[0].id)
+        assert receiver.requests
         store.reap()
         if store.get(old.id).state is State.DONE:
             store.forget([old.id])

@@ -15,15 +15,30 @@ from minitango.store import Query, Store
 from tests.faults.children import Child, nursery
 from tests.faults.harness import Place, make_place
 from tests.faults.story import CANCELLED, JOBS
+from tests.redis_server import free_port
 
 PACKAGE = Path(__file__).parents[2] / "minitango"
 LINK = PACKAGE / "store" / "_redis_link.py"
 ENGINE = ["engine.before_exchange", "engine.after_exchange", "engine.before_exchange:3", "engine.after_exchange:3"]
-FILES = ["blobs.before_rename", "blobs.before_sync"]
-PRUNE = "blobs.pruning"
+FILES = ["blobs.before_rename", "blobs.before_sync", "blobs.pruning"]
+"""Where the queue is on a server, so are its blobs."""
+CALLBACKS = ["callback.before_post", "callback.after_post"]
+OUTBOX = ["take_callbacks", "tell_callback", "redeliver"]
 VERBS = {
-    "sqlite": ["submit", "exchange", "extend", "reap", "recover", "cancel", "beat", "drain", "leave", "forget"],
-    "redis": ["submit", "exchange", "extend", "reap", "cancel", "nodes", "forget", "blobs"],
+    "sqlite": [
+        "submit",
+        "exchange",
+        "extend",
+        "reap",
+        "recover",
+        "cancel",
+        "beat",
+        "drain",
+        "leave",
+        "forget",
+        *OUTBOX,
+    ],
+    "redis": ["submit", "exchange", "extend", "reap", "cancel", "nodes", "forget", "blobs", *OUTBOX],
 }
 LATER = ["exchange:2", "exchange:3", "submit:2"]
 """Verbs of which a later call writes something else: results, another's job."""
@@ -37,7 +52,7 @@ def places(kind: str) -> list[str]:
     for verb in verbs:
         name, _, count = verb.partition(":")
         stores += [f"store.{name}.{side}{count and ':' + count}" for side in ("before_commit", "after_commit")]
-    return [*ENGINE, *FILES, *([PRUNE] if kind == "sqlite" else []), *stores]
+    return [*ENGINE, *CALLBACKS, *(FILES if kind == "sqlite" else []), *stores]
 
 
 def in_the_source() -> Iterator[tuple[Path, str]]:
@@ -78,9 +93,10 @@ def test_killed_at_each_step_of_the_way(kind: str, failpoint: str, tmp_path: Pat
 
 
 def _kill(place: Place, failpoint: str) -> None:
+    port = free_port()
     if "recover" in failpoint or (failpoint.startswith("store.reap") and place.kind == "redis"):
-        assert live(place, "engine.after_exchange").code == -signal.SIGKILL, "something must be there to recover"
-    killed = live(place, failpoint)
+        assert live(place, port, "engine.after_exchange").code == -signal.SIGKILL, "something must be there to recover"
+    killed = live(place, port, failpoint)
     assert killed.code == -signal.SIGKILL, "the failpoint was not reached"
     store = place.store()
     before = store.list()
@@ -90,7 +106,7 @@ def _kill(place: Place, failpoint: str) -> None:
     if "cancelled" in killed.lines:
         assert before[CANCELLED].state is State.CANCELLED
 
-    again = live(place)
+    again = live(place, port)
     assert again.code == 0
     assert again.lines[-2:] == ["all ended", ""]
     books_are_right(store)
@@ -113,10 +129,13 @@ def _kill(place: Place, failpoint: str) -> None:
     blobs = place.submitter().blobs
     assert all(blobs.has(job.inputs) for job in after)
     assert store.nodes() == []
+    callback = store.callback(after[0].id)
+    assert callback is not None
+    assert callback.delivery == "delivered"
 
 
-def live(place: Place, failpoint: str = "") -> Child:
-    child = nursery().start("story", [place.url, str(place.state())], MINITANGO_FAILPOINT=failpoint)
+def live(place: Place, port: int, failpoint: str = "") -> Child:
+    child = nursery().start("story", [place.url, str(place.state()), str(port)], MINITANGO_FAILPOINT=failpoint)
     try:
         while child.line():
             pass
