@@ -85,10 +85,11 @@ def test_the_server_is_away(own: Place) -> None:
 
 def test_the_servers_memory_is_full_while_jobs_run(own: Place) -> None:
     """Nearly full: nothing new is accepted, and what is queued is graded. Full: it waits, and goes on by itself."""
+    jobs = 80  # enough for what has to be noticed meanwhile
     server, store = own.server, own.store()
     course = own.submitter()
-    handles = course.submit_many(hand_ins(assignment(), range(60)))
-    node = own.node(seconds=0.05, tell=True)
+    handles = course.submit_many(hand_ins(assignment(), range(jobs)))
+    node = own.node(seconds=0.15, tell=True)
     handles[0].result(60)
     used = int(server.client().info("memory")["used_memory"])
     most = max(int(used / 0.92), used + (2 << 20))
@@ -115,7 +116,7 @@ def test_the_servers_memory_is_full_while_jobs_run(own: Place) -> None:
     for handle in handles:
         handle.result(60)
     eventually(lambda: not refused(), "there is room, and it takes nothing")
-    numbers = [*range(60), 1000]
+    numbers = [*range(jobs), 1000]
     eventually(lambda: done(store) == len(numbers), "it is not graded")
     assert {job.attempt for job in check(store, numbers)} == {1}
 
