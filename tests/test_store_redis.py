@@ -293,7 +293,11 @@ def test_a_server_that_was_restarted_is_found_again(own: Server) -> None:
     other.close()
 
 
-def test_an_exchange_whose_answer_was_lost_is_done_once(store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("id", ["store_unreachable", "store_busy"])
+def test_an_exchange_whose_answer_was_lost_is_done_once(
+    store: RedisStore, monkeypatch: pytest.MonkeyPatch, id: str
+) -> None:
+    """`store_busy`: its second try met a server that was just starting."""
     store.submit([spec(str(n)) for n in range(5)])
     first = store.exchange(claim=2).leases
     call, left = store._link.call, [1]
@@ -302,12 +306,12 @@ def test_an_exchange_whose_answer_was_lost_is_done_once(store: RedisStore, monke
         answer = call(verb, ask, **options)
         if left:
             left.pop()
-            raise StoreError("the answer was lost", hint="look", id="store_unreachable")
+            raise StoreError("the answer was lost", hint="look", id=id)
         return answer
 
     monkeypatch.setattr(store._link, "call", lose)
     acks = [Finish(first[0], RESULT), Fail(first[1], Failure("x", "x"))]
-    assert refused(lambda: store.exchange(acks, claim=2)).id == "store_unreachable"
+    assert refused(lambda: store.exchange(acks, claim=2)).id == id
     more = store.exchange([*acks, Finish(first[0], RESULT)], claim=2)
     assert [job.id for job in more.settled] == [first[0].job, first[1].job], "the answer that was lost"
     assert more.refused == (first[0],), "and what is said anew is stale"
@@ -315,6 +319,34 @@ def test_an_exchange_whose_answer_was_lost_is_done_once(store: RedisStore, monke
     assert store.get(first[1].job).failures == 1
     assert store.counts()[State.RUNNING] == 2
     assert store.extend(more.leases) == ()
+
+
+def test_what_was_claimed_is_not_lost_when_the_next_exchange_fails(
+    store: RedisStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that dies, answers what it did before, and dies again."""
+    store.submit([spec(str(n)) for n in range(4)])
+    first = store.exchange(claim=2).leases
+    call, story = store._link.call, ["lost", "answered", "refused"]
+
+    def moody(verb: str, ask: Any, **options: Any) -> Any:
+        then = story.pop(0) if story else "answered"
+        answer = call(verb, ask, **options) if then != "refused" else None
+        if then != "answered":
+            raise StoreError(then, hint="look", id="store_unreachable")
+        return answer
+
+    monkeypatch.setattr(store._link, "call", moody)
+    one, other = (Finish(lease, RESULT) for lease in first)
+    refused(lambda: store.exchange([one], claim=1))
+    refused(lambda: store.exchange([one, other], claim=2))
+    heard = store.exchange([one, other], claim=2)
+    assert not heard.refused
+    assert {job.id for job in heard.settled} == {lease.job for lease in first}
+    assert len(heard.leases) == 2
+    assert store.counts()[State.RUNNING] == 2
+    assert store.extend(heard.leases) == ()
+    assert store.exchange([one]).refused == (one.lease,), "what was heard is not said again"
 
 
 def test_a_submission_whose_answer_was_lost_is_done_once(store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,6 +37,9 @@ _SOON: Final = 0.5
 """Seconds within which a submission that was not answered is sent again: people wait for no more than 2."""
 _MANY: Final = 1000
 """Jobs in one submission from which on the server may take longer over it."""
+_MAYBE_DONE: Final = frozenset({"store_unreachable", "store_busy", "store_full"})
+"""Errors after which an exchange may have been done: the latter two may be what its second try met, on a server that
+died after the first."""
 _UNSURE: Final = "; it is not known whether this was accepted: submit it again, the same work is one job"
 
 
@@ -69,6 +72,10 @@ class RedisStore(RedisOutbox, RedisDump):
         self._exchanging = threading.Lock()
         self._unanswered: tuple[list[Value], list[Ack]] | None = None
         """An exchange that was sent and not answered: it may have been done."""
+        self._owed = Exchanged()
+        """What was answered, and the caller of `exchange` has not heard yet."""
+        self._said: list[Ack] = []
+        """The acks of that."""
 
     def __repr__(self) -> str:
         return f"RedisStore({self._link.place.shown!r}, queue={self.queue!r})"
@@ -92,10 +99,9 @@ class RedisStore(RedisOutbox, RedisDump):
             try:
                 reply = self._link.run("submit", arguments, patient=len(specs) > _MANY, repeats=False)
             except StoreError as error:
-                if error.id != "store_unreachable":
-                    raise
-                if time.monotonic() > deadline:
-                    error.message += _UNSURE
+                if error.id != "store_unreachable" or time.monotonic() > deadline:
+                    if again or error.id == "store_unreachable":
+                        error.message += _UNSURE
                     raise
                 again = True  # the connection may have gone stale: the same ids, so that it is done once
                 time.sleep(0.05)
@@ -129,36 +135,36 @@ class RedisStore(RedisOutbox, RedisDump):
         now: float | None = None,
     ) -> Exchanged:
         with self._exchanging:
-            before = Exchanged()
-            said: list[Ack] = []
             if self._unanswered is not None:
                 # First what became of it: its words may be recorded, and jobs claimed for us.
-                arguments, said = self._unanswered
-                before = self._exchanged(self._link.run("exchange", arguments, patient=True), said)
-                self._unanswered = None
-                claim = max(0, claim - len(before.leases))
-            again = [ack for ack in acks if not any(ack is other for other in said)]
-            if not again and claim <= 0:
-                return before
-            claim = min(max(claim, 0), _MAX_CLAIM)
-            offered = sorted(set(capabilities))
-            arguments = [
-                self._at(now), self._client, secrets.token_hex(8), str(claim), "1" if solo else "0",
-                redis_rows.text(node), repr(float(lease_for)), str(len(offered)), *offered,
-                *(rows.new_token() for _ in range(claim)),
-            ]  # fmt: skip
-            for ack in again:
-                arguments += _said(ack)
-            try:
-                reply = self._link.run("exchange", arguments, patient=True)
-            except StoreError as error:
-                if error.id == "store_unreachable":
-                    self._unanswered = arguments, again
-                raise
-            after = self._exchanged(reply, again)
-            return Exchanged(
-                before.refused + after.refused, before.settled + after.settled, before.leases + after.leases
-            )
+                arguments, asked = self._unanswered
+                self._hear(self._link.run("exchange", arguments, patient=True), asked)
+            again = [ack for ack in acks if not any(ack is other for other in self._said)]
+            claim = min(max(claim - len(self._owed.leases), 0), _MAX_CLAIM)
+            if again or claim > 0:
+                offered = sorted(set(capabilities))
+                arguments = [
+                    self._at(now), self._client, secrets.token_hex(8), str(claim), "1" if solo else "0",
+                    redis_rows.text(node), repr(float(lease_for)), str(len(offered)), *offered,
+                    *(rows.new_token() for _ in range(claim)),
+                ]  # fmt: skip
+                for ack in again:
+                    arguments += _said(ack)
+                try:
+                    self._hear(self._link.run("exchange", arguments, patient=True), again)
+                except StoreError as error:
+                    if error.id in _MAYBE_DONE:
+                        self._unanswered = arguments, again
+                    raise
+            owed, self._owed, self._said = self._owed, Exchanged(), []
+            return owed
+
+    def _hear(self, reply: Any, acks: list[Ack]) -> None:
+        """An exchange was answered. What it says is owed to the caller, also where the next one fails before that."""
+        now, before = self._exchanged(reply, acks), self._owed
+        self._owed = Exchanged(before.refused + now.refused, before.settled + now.settled, before.leases + now.leases)
+        self._said = [*self._said, *acks]
+        self._unanswered = None
 
     def _exchanged(self, reply: Any, acks: Sequence[Ack]) -> Exchanged:
         refused, settled, leases = reply
