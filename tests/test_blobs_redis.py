@@ -157,6 +157,25 @@ def test_a_prune_takes_what_is_old_and_needed_by_nobody(store: RedisStore, blobs
     assert not [key for key in keys() if old.encode() in key]
 
 
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_a_prune_goes_through_all_page_by_page(
+    store: RedisStore, blobs: RedisBlobs, monkeypatch: pytest.MonkeyPatch, dry_run: bool
+) -> None:
+    monkeypatch.setattr(_redis_blobs, "_BATCH", 3)
+    digests = blobs.put_many(b"%d" % n for n in range(20))
+    client = redis_server.shared().client()
+    client.zadd("minitango:{default}:blobs", {digest: 1000.0 + n // 8 for n, digest in enumerate(digests)})
+    asked: list[str] = []
+
+    def none(batch: list[str]) -> set[str]:
+        asked.extend(batch)
+        return set()
+
+    assert blobs.prune(none, dry_run=dry_run).count == 20
+    assert sorted(asked) == sorted(digests), "each once"
+    assert client.zcard("minitango:{default}:blobs") == (20 if dry_run else 0)
+
+
 def test_a_prune_spares_what_is_put_or_needed_meanwhile(store: RedisStore, blobs: RedisBlobs) -> None:
     put, needed = blobs.put_many([b"put again", b"needed at last"])
     later = time.time() + 2 * HOUR

@@ -10,7 +10,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from itertools import islice
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -201,11 +201,22 @@ class RedisBlobs:
         return Pruned(count, size)
 
     def _old(self, before: float) -> Iterator[list[str]]:
-        key = self._link.key("blobs")
-        all_old = self._link.call("blob", lambda client: client.zrangebyscore(key, "-inf", f"({before!r}"))
-        waiting = iter(all_old)
-        while batch := [digest.decode("ascii", "replace") for digest in islice(waiting, _BATCH)]:
-            yield batch
+        """Blobs that were put before then, batch by batch, each once, whatever is dropped meanwhile."""
+        key, low = self._link.key("blobs"), "-inf"
+        seen: set[bytes] = set()  # of the last time that was looked at: many may have it
+        while True:
+            found = self._link.call(
+                "blob",
+                partial(_page, key=key, low=low, high=f"({before!r}", most=_BATCH + len(seen)),
+                patient=True,
+            )
+            fresh = [digest for digest, _ in found if digest not in seen]
+            if not fresh:
+                return
+            yield [digest.decode("ascii", "replace") for digest in fresh]
+            last = found[-1][1]
+            seen = {digest for digest, at in found if at == last} | (seen if repr(last) == low else set())
+            low = repr(last)
 
     def _sizes(self, digests: Sequence[str]) -> list[Any]:
         def ask(pipe: Any) -> None:
@@ -216,6 +227,11 @@ class RedisBlobs:
 
     def _key(self, digest: str, chunk: int | None = None) -> str:
         return self._link.key(f"b:{digest}" if chunk is None else f"b:{digest}:{chunk}")
+
+
+def _page(client: Any, *, key: str, low: str, high: str, most: int) -> list[tuple[bytes, float]]:
+    found: list[tuple[bytes, float]] = client.zrangebyscore(key, low, high, start=0, num=most, withscores=True)
+    return found
 
 
 def _check_length(data: bytes) -> None:
