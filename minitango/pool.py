@@ -298,7 +298,7 @@ class Pool:
                 self._resting = paused and not self._running
             except StoreError as error:
                 self._trouble(now, error)
-            if self._stopping and not self._running:
+            if self._stopping and not self._running and not self._store.unheard:
                 break
         self._dismiss()
 
@@ -386,7 +386,7 @@ class Pool:
         self._judged = len(handed)
         claim, solo = (0, False) if paused else self._wanted(now, still)
         out = Exchanged()
-        if acks or claim:
+        if acks or claim or self._store.unheard:
             failpoint("engine.before_exchange")
             out = self._claim(acks, claim, solo=solo)
             failpoint("engine.after_exchange")
@@ -421,7 +421,7 @@ class Pool:
         for lease in leases:
             running = _Running(lease, self._runner.wall_limit(lease.spec) + OVERDUE_GRACE)
             self._running[lease.token] = running
-            if self._releasing:  # asked for while the claim was under way
+            if self._stopping:  # asked for while the claim was under way
                 running.stop.request("release")
             self._work.put(running)
         for lease in leases:

@@ -156,6 +156,7 @@ ERRORS: Final[dict[str, str]] = {
     "toml": "e2e/test_bad_input.py::test_a_bad_assignment",
     "too_large": "test_archive.py::test_at_the_bounds_and_above",
     "too_many": "test_archive.py::test_at_the_bounds_and_above",
+    "too_many_jobs": "test_store_redis.py::test_more_jobs_than_one_script_should_take_are_refused",
     "unknown_key": "test_assignment.py::test_a_byte_order_mark_is_no_matter",
     "unreadable": "e2e/test_bad_input.py::test_an_unreadable_hand_in",
     "usage": "e2e/test_doctor.py::test_settings_that_cannot_be_used_are_refused",

@@ -143,6 +143,45 @@ def test_chunks_whose_writer_died_expire(blobs: RedisBlobs, monkeypatch: pytest.
     assert redis_server.shared().client().ttl(chunk) == -1
 
 
+def test_a_second_writer_that_dies_takes_nothing_with_it(
+    blobs: RedisBlobs, other: RedisBlobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both found it missing; one sealed it, the other wrote its chunks once more and died before it sealed them."""
+    run = other._link.run
+    client = redis_server.shared().client()
+
+    class Died(BaseException):
+        pass
+
+    def late(verb: str, arguments: object, **options: object) -> object:
+        if arguments[1] == "touch":  # type: ignore[index]
+            answer = run(verb, arguments, **options)  # type: ignore[arg-type]
+            monkeypatch.undo()
+            blobs.put(LARGE)
+            monkeypatch.setattr(other._link, "run", die)
+            return answer
+        return run(verb, arguments, **options)  # type: ignore[arg-type]
+
+    def die(verb: str, arguments: object, **options: object) -> object:
+        raise Died
+
+    monkeypatch.setattr(other._link, "run", late)
+    with pytest.raises(Died):
+        other.put(LARGE)
+    monkeypatch.undo()
+    digest = hashlib.sha256(LARGE).hexdigest()
+    assert {client.ttl(key) for key in keys() if digest.encode() in key} == {-1}
+    assert blobs.get(digest) == LARGE
+
+
+def test_what_lost_a_chunk_is_mended_by_the_next_put(blobs: RedisBlobs, other: RedisBlobs) -> None:
+    digest = blobs.put(LARGE)
+    redis_server.shared().client().delete(f"minitango:{{default}}:b:{digest}:1")
+    assert not other.touch(digest)
+    assert other.put(LARGE) == digest
+    assert other.get(digest) == LARGE
+
+
 def test_a_prune_takes_what_is_old_and_needed_by_nobody(store: RedisStore, blobs: RedisBlobs) -> None:
     needed, old, new = blobs.put_many([b"needed", b"old", b"new"])
     store.submit([JobSpec("hw", "ada", needed, needed)])

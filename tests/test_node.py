@@ -204,6 +204,44 @@ def test_running_jobs_end_and_are_recorded_when_the_server_is_back(own: Server, 
         assert engine.error is None
 
 
+def test_an_engine_that_is_open_says_soon_that_the_server_hangs(own: Server, tmp_path: Path) -> None:
+    with Engine.open(own.url(), workers=0, state=tmp_path / "a") as engine:
+        engine.submit(submission("ada"))
+        own.freeze()
+        begun = time.monotonic()
+        with pytest.raises(StoreError) as caught:
+            engine.submit(submission("bob"))
+        assert caught.value.id == "store_unreachable"
+        assert time.monotonic() - begun < 4, "2 s, and what a machine under load adds"
+        own.thaw()
+
+
+def test_a_claim_whose_answer_was_lost_goes_back_when_the_engine_stops(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with node(server, tmp_path, "a", workers=1, paused=True) as engine:
+        handle = engine.submit(submission())
+        store = engine.store
+        assert isinstance(store, RedisStore)
+        run, lost = store._link.run, threading.Event()
+
+        def lose(verb: str, arguments: Any, **options: Any) -> Any:
+            answer = run(verb, arguments, **options)
+            if verb == "exchange" and not lost.is_set():
+                lost.set()
+                engine.request_stop()
+                raise StoreError("the answer was lost", id="store_unreachable")
+            return answer
+
+        monkeypatch.setattr(store._link, "run", lose)
+        engine.resume()
+        assert lost.wait(20)
+    again = RedisStore(server.url())
+    job = again.get(handle.id)
+    assert (job.state, job.interruptions) == (State.QUEUED, 0)
+    again.close()
+
+
 def test_nothing_is_reaped_for_a_while_after_the_server_was_away(
     own: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

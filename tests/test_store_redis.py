@@ -379,6 +379,14 @@ def test_what_is_not_known_is_said(own: Server, monkeypatch: pytest.MonkeyPatch)
     store.close()
 
 
+def test_more_jobs_than_one_script_should_take_are_refused(store: RedisStore) -> None:
+    with pytest.raises(ConfigError) as caught:
+        store.submit([spec()] * 10_001)
+    assert caught.value.id == "too_many_jobs"
+    assert caught.value.hint
+    assert store.list() == []
+
+
 # --- what it costs --------------------------------------------------------------------------------
 
 

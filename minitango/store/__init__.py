@@ -111,13 +111,20 @@ class Queue(Protocol):
         """What of this place weakens what is promised here, for people."""
         ...
 
+    @property
+    def unheard(self) -> bool:
+        """Whether an exchange that raised may have been done all the same: what it did is told by the next one,
+        whatever that is asked for."""
+        ...
+
     def now(self) -> float:
         """The store's clock: seconds since the epoch."""
         ...
 
     def submit(self, specs: Sequence[JobSpec], *, fresh: bool = False, now: float | None = None) -> list[Submitted]:
         """Write a queued job for each spec, all of them or none, in their order. StoreFull already where the disk, or
-        the memory, is nearly full: what is left is for the results of what was accepted.
+        the memory, is nearly full: what is left is for the results of what was accepted. ConfigError `too_many_jobs`
+        where the store takes fewer at once.
 
         A key that a queued, running or done job of this queue holds already gives that job instead of a new
         one. A dead or cancelled job, or one that is being cancelled, does not hold its key: the new job takes it and

@@ -81,13 +81,13 @@ class RedisBlobs:
         """Mark those that are there as new, and write the others: small ones in few requests."""
         if not batch:
             return
-        there = set(self._link.run("blobs", ["", "touch", *batch], patient=True))
+        there = set(self._link.run("blobs", ["", "touch", *batch]))  # people wait for the answer that nobody is there
         missing = {digest: data for digest, data in batch.items() if digest.encode() not in there}
         small = {digest: data for digest, data in missing.items() if len(data) <= _SMALL}
 
         def ask(pipe: Any) -> None:
             for digest, data in small.items():
-                pipe.set(self._key(digest, 0), data, ex=_UNSEALED)
+                pipe.set(self._key(digest, 0), data, ex=_UNSEALED, nx=True)
 
         if small:
             self._link.pipeline(ask, patient=True)
@@ -106,7 +106,7 @@ class RedisBlobs:
 
                 def ask(pipe: Any, start: int = start) -> None:
                     for n in range(start, min(start + _AT_ONCE, chunks)):
-                        pipe.set(self._key(digest, n), bytes(view[n * CHUNK : (n + 1) * CHUNK]), ex=_UNSEALED)
+                        pipe.set(self._key(digest, n), bytes(view[n * CHUNK : (n + 1) * CHUNK]), ex=_UNSEALED, nx=True)
 
                 self._link.pipeline(ask, patient=True)
             seal: Sequence[Value] = ["", "seal", digest, str(len(data)), str(chunks)]

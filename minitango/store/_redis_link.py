@@ -58,7 +58,7 @@ _CONSTANTS: Final = {
     "APART": retry.APART,
     "ID_AT": 4 + ORDER_LENGTH + 1,
     "PROMOTE": 2000,
-    "REPLY_KEPT": 900,
+    "REPLY_KEPT": 86_400,
     "DEAF": 6,
     "SETTLE": 4,
 }

@@ -33,6 +33,8 @@ from minitango.store._redis_url import check_queue, parse
 FORGET_BATCH: Final = 200
 """Jobs forgotten in one script: the server serves others between."""
 _MAX_CLAIM: Final = 10_000
+MAX_SUBMIT: Final = 10_000
+"""Jobs in one submission, which is one script: some seconds for which the server serves nobody else."""
 _SOON: Final = 0.5
 """Seconds within which a submission that was not answered is sent again: people wait for no more than 2."""
 _MANY: Final = 1000
@@ -88,6 +90,12 @@ class RedisStore(RedisOutbox, RedisDump):
     def submit(self, specs: Sequence[JobSpec], *, fresh: bool = False, now: float | None = None) -> list[Submitted]:
         if not specs:
             return []
+        if len(specs) > MAX_SUBMIT:
+            raise ConfigError(
+                f"{len(specs):,} jobs in one submission are more than a queue on Redis takes at once ({MAX_SUBMIT:,})",
+                hint="submit them in parts: the server serves others between",
+                id="too_many_jobs",
+            )
         self._link.check_room()
         ids = self._draw(len(specs), set())
         deadline = time.monotonic() + _SOON
@@ -122,6 +130,10 @@ class RedisStore(RedisOutbox, RedisDump):
             if new not in taken:
                 drawn[new] = None
         return list(drawn)
+
+    @property
+    def unheard(self) -> bool:
+        return self._unanswered is not None or self._owed != Exchanged()
 
     def exchange(
         self,

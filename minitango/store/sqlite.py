@@ -106,6 +106,7 @@ class SqliteStore(SqliteOutbox, SqliteNodes, SqliteDump):
     FINISH = _FINISH
     shared = False
     remarks = ()
+    unheard = False
 
     def __init__(self, path: str | Path, *, queue: str = "default", clock: Callable[[], float] = time.time) -> None:
         super().__init__(Database(path, queue, clock), queue)

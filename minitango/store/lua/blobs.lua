@@ -24,7 +24,15 @@ if verb == 'seal' then
 end
 if verb == 'touch' then
   for i = 3, #ARGV do
-    if call('EXISTS', P .. 'b:' .. ARGV[i]) == 1 then
+    local chunks = tonumber(call('HGET', P .. 'b:' .. ARGV[i], 'chunks'))
+    local whole = chunks ~= nil
+    for n = 0, (chunks or 0) - 1 do
+      local key = P .. 'b:' .. ARGV[i] .. ':' .. n
+      whole = whole and call('EXISTS', key) == 1
+      if whole then call('PERSIST', key) end
+    end
+    if chunks and not whole then call('DEL', P .. 'b:' .. ARGV[i]) end -- to be written anew
+    if whole then
       call('ZADD', P .. 'blobs', num(now), ARGV[i])
       done[#done + 1] = ARGV[i]
     end
