@@ -298,6 +298,15 @@ class Job(Struct, frozen=True, omit_defaults=True):
     callback: str = ""
     delivery: Delivery | None = None
     """None: it has no callback, or has not ended."""
+    handed: float | None = None
+    """When the same was last handed in again, which gave this job; None: never."""
+    handed_seq: int | None = None
+    """Its place then: numbers of `seq`'s row."""
+
+    @property
+    def turn(self) -> int:
+        """Its place in the order of hand-ins: of a student's jobs the highest is of what was handed in last."""
+        return self.handed_seq or self.seq
 
     @property
     def solo(self) -> bool:

@@ -138,6 +138,16 @@ def test_no_time_is_no_text() -> None:
     assert iso(None) == ""
 
 
+def test_what_was_handed_in_last_counts() -> None:
+    old, new = job(1, handed=9.0, handed_seq=3), job(2)
+    assert latest([old, new]).jobs == (old,)
+    assert latest([old, new, job(4)]).jobs == (job(4),)
+    dead = job(5, state=State.DEAD)
+    assert (latest([old, dead]).jobs, latest([old, dead]).overtaken) == ((old,), (dead,))
+    again = job(2, state=State.DEAD, handed_seq=9)
+    assert (latest([old, again, dead]).jobs, latest([old, again, dead]).overtaken) == ((old,), (again,))
+
+
 # --- files --------------------------------------------------------------------------------------
 
 

@@ -47,6 +47,8 @@ class Model:
         self.jobs: list[dict[str, Any]] = []
         self.holders: dict[str, dict[str, Any]] = {}
         self.ended = 0
+        self.turns: list[str] = []
+        """What was handed in, in its order."""
 
     def submit(self, id: str, created: bool, spec: JobSpec, fresh: bool, now: float) -> None:
         holder = self.holders.get(spec.key or "")
@@ -55,6 +57,7 @@ class Model:
             or ((holder["state"] == "done" or holder.get("poison")) and not fresh)
         ):
             assert (id, created) == (holder["id"], False)
+            self.turns.append(id)
             return
         assert created
         job: dict[str, Any] = {
@@ -67,6 +70,7 @@ class Model:
             "delivery": None, "letter": {},
         }  # fmt: skip
         self.jobs.append(job)
+        self.turns.append(id)
         if spec.key:
             self.holders[spec.key] = job
 
@@ -346,6 +350,8 @@ class StoreMachine(RuleBasedStateMachine):
             story = [attempt.ended_by for attempt in self.store.attempts(job.id) if attempt.ended_by]
             assert story == expected["story"]
             assert (self.store.result(job.id) is not None) == (expected["state"] == "done")
+        last = {name: at for at, name in enumerate(self.model.turns)}
+        assert [job.id for job in sorted(jobs, key=lambda job: job.turn)] == sorted(last, key=last.__getitem__)
         assert self.store.counts() == {
             state: sum(job["state"] == state for job in self.model.jobs) for state in State
         }  # fmt: skip

@@ -33,7 +33,9 @@ _BEGINNING: Final = 4096
 @click.option("--assignment", metavar="NAME", help="Only this assignment's.")
 @click.option("--student", metavar="NAME", help="Only this student's.")
 @click.option(
-    "--latest/--all", default=True, help="Of each student and assignment the newest graded job (default), or every job."
+    "--latest/--all",
+    default=True,
+    help="Of each student and assignment what was handed in last of what is graded (default), or every job.",
 )
 @click.option("--excel", is_flag=True, help="Begin the CSV with the mark by which Excel knows UTF-8.")
 @click.option("--feedback", metavar="DIR", type=ANY_PATH, help="Write a Markdown file a student, to hand out.")

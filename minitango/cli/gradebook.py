@@ -51,11 +51,11 @@ class Latest(Struct, frozen=True):
 
 
 def latest(jobs: Iterable[Job]) -> Latest:
-    """Of each student and assignment the newest job that was graded; where none was, the newest one, so that nobody is
-    missing. `jobs` in order of submission, and so is the answer."""
+    """Of each student and assignment the job of what was handed in last of that which was graded; where nothing was, of
+    what was handed in last, so that nobody is missing. In order of submission."""
     newest: dict[tuple[str, str, str], Job] = {}
     graded: dict[tuple[str, str, str], Job] = {}
-    for job in jobs:
+    for job in sorted(jobs, key=lambda job: job.turn):
         key = job.course, job.assignment, job.student
         newest[key] = job
         if job.state is State.DONE:

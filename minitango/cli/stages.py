@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -94,15 +95,26 @@ def grade(
                 )  # fmt: skip
     if tried.fault is not None:
         return _stopped(batch, before, tried, tried.fault)
-    over = {each.number: each for each in tried.done}
-    rest = [submission for n, submission in enumerate(submissions) if n not in over]
-    made = iter(batch.engine.submit_many(rest, fresh=how.fresh))
-    handles = [over[n].handle if n in over else next(made) for n in range(len(submissions))]
+    handles = _queue_all(batch, submissions, tried, fresh=how.fresh)
     ids.update(handle.id for handle in handles)
     _set_aside(batch, outdated)
     batch.engine.resume()
     seen = {each.handle.id: each.seen for each in tried.done}
     return _follow(batch, assignment.name, handles, seen, list(before.values()), how)
+
+
+def _queue_all(batch: Batch, submissions: Sequence[Submission], tried: first.Tried, *, fresh: bool) -> list[JobHandle]:
+    """Submit what was not tried. Of somebody with several hand-ins, what was tried is submitted once more in its place,
+    which gives the same job: the last one is the one that counts."""
+    over = {each.number: each for each in tried.done}
+    several = Counter(submission.student for submission in submissions)
+    again = {n for n, each in over.items() if each.seen.job.state is State.DONE and several[each.seen.job.student] > 1}
+    numbers = [n for n in range(len(submissions)) if n not in over or n in again]
+    # Where `fresh` and anything was tried, nothing was known of any: it would say no more, but of what is done by now.
+    handles = batch.engine.submit_many([submissions[n] for n in numbers], fresh=fresh and not over)
+    made = dict(zip(numbers, handles, strict=True))
+    made.update((n, each.handle) for n, each in over.items() if n not in made or made[n].id == each.handle.id)
+    return [made[n] for n in range(len(submissions))]
 
 
 def _stopped(

@@ -13,9 +13,10 @@ from minitango.store import Callback, Errand
 from minitango.store import _rows as rows
 
 _TOP: Final = 1 << 63
-_FLOATS: Final = ("submitted", "due", "started", "expires", "ended", "score", "max_score", "wall")
+_FLOATS: Final = ("submitted", "due", "started", "expires", "ended", "score", "max_score", "wall", "handed")
 _INTS: Final = (
     "seq", "priority", "rank", "attempt", "failures", "interruptions", "solo_deaths", "ended_seq", "warnings",
+    "handed_seq",
 )  # fmt: skip
 _ALWAYS: Final = ("id", "state", "lane", "assignment", "student", "spec", "inputs", "key", "supersedes", "node")
 """Texts that are there also where they are empty."""

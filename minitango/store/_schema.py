@@ -153,6 +153,9 @@ _SEVERAL: Final = (
     ) WITHOUT ROWID
     """,
     "CREATE TABLE drained (queue TEXT NOT NULL, name TEXT NOT NULL, PRIMARY KEY (queue, name)) WITHOUT ROWID",
+    # A job whose work was handed in again: when, and a number of the row of `seq`.
+    "ALTER TABLE jobs ADD COLUMN handed REAL",
+    "ALTER TABLE jobs ADD COLUMN handed_seq INTEGER",
 )
 
 _CALLBACKS: Final = (

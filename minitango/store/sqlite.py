@@ -45,9 +45,12 @@ _CLEAR: Final = """
     WHERE queue = ? AND state = 'queued' AND solo = 1 AND solo_deaths > 0
 """
 _LATEST_OF_KEY: Final = """
-    SELECT jobs.id, jobs.state, jobs.cancel_requested, jobs.failure FROM keys JOIN jobs
+    SELECT jobs.id, jobs.state, jobs.cancel_requested, jobs.failure, jobs.seq FROM keys JOIN jobs
     ON jobs.seq = keys.job WHERE keys.queue = ? AND keys.key = ?
 """
+_NEXT_SEQ: Final = "UPDATE sqlite_sequence SET seq = seq + 1 WHERE name = 'jobs' RETURNING seq"
+"""A number of the row that the jobs' own are of."""
+_HANDED_AGAIN: Final = "UPDATE jobs SET handed = ?, handed_seq = ? WHERE seq = ?"
 _PROMOTE: Final = """
     UPDATE jobs SET due = NULL WHERE seq IN (
         SELECT seq FROM jobs INDEXED BY jobs_due
@@ -135,6 +138,8 @@ class SqliteStore(SqliteOutbox, SqliteNodes, SqliteDump):
                 failure = rows.failure_of(latest[3])
                 kept = state is State.DONE or (failure is not None and failure.id == POISON.id and state is State.DEAD)
                 if (not state.terminal and not going) or (kept and not fresh):
+                    ((turn,),) = tx.execute(_NEXT_SEQ).fetchall()
+                    tx.execute(_HANDED_AGAIN, (tx.now, turn, latest[4]))
                     return Submitted(holder, False, state)
                 supersedes = supersedes or holder
         written = 0

@@ -335,6 +335,35 @@ def test_a_key_that_is_held_gives_the_job_that_holds_it(store: Store, state: Sta
     assert len(store.list()) == 1
 
 
+@pytest.mark.parametrize("state", [State.QUEUED, State.RUNNING, State.DONE])
+def test_what_is_handed_in_again_is_the_last(place: Backend, store: Store, clock: Clock, state: State) -> None:
+    first, second = submit(store, spec(key="right"), spec(key="wrong"))
+    if state is not State.QUEUED:
+        leases = claim(store, 2)
+        if state is State.DONE:
+            for lease in leases:
+                settle(store, Finish(lease, RESULT))
+    before = store.get(second)
+    assert (before.turn, before.handed, before.handed_seq) == (before.seq, None, None)
+    clock.advance(5)
+    submit(store, spec(key="right"))
+    again = place.open().get(first)
+    assert (again.handed, again.submitted, again.state) == (T0 + 5, T0, state)
+    assert again.turn > before.turn > again.seq
+    (third,) = submit(store, spec())
+    assert store.get(third).turn > again.turn, "a new job comes after it"
+    assert store.submit([spec(key="wrong"), spec(key="right")])[1].id == first
+    assert [job.id for job in sorted(store.list(), key=lambda job: job.turn)] == [third, second, first]
+    assert [job.id for job in store.list()] == [first, second, third]
+
+
+def test_a_key_that_was_given_up_is_not_handed_in_again(store: Store) -> None:
+    lease = running(store, key="k")
+    settle(store, Finish(lease, RESULT))
+    submit(store, spec(key="k"), fresh=True)
+    assert store.get(lease.job).handed is None
+
+
 @pytest.mark.parametrize("state", [State.DEAD, State.CANCELLED])
 def test_a_dead_or_cancelled_job_gives_its_key_up(store: Store, state: State) -> None:
     (first,) = submit(store, spec(key="k"))

@@ -79,6 +79,16 @@ def test_all_versions_are_graded_where_that_is_asked_for(cli: CommandLine, hw: P
     assert "ada@school.edu handed in 2 times: each is graded" in answer.err
 
 
+@pytest.mark.parametrize("order", [[(), ("--all-versions",)], [("--all-versions",), ()], [("--all-versions",)]])
+def test_the_latest_version_counts_whichever_was_graded_first(
+    cli: CommandLine, hw: Path, tmp_path: Path, order: list[tuple[str, ...]]
+) -> None:
+    tree = {"ada@school.edu_1_answer.txt": "ok", "ada@school.edu_10_answer.txt": "no"}
+    for words in order:
+        assert cli("run", hw, zipped(tmp_path, tree), *words).code == 0
+    assert [row["score"] for row in csv.DictReader(io.StringIO(cli("export").out))] == ["0"]
+
+
 def test_plain_takes_each_entry_for_a_hand_in(cli: CommandLine, hw: Path, tmp_path: Path) -> None:
     answer = cli("submit", hw, folder(tmp_path, PLATFORMS["autolab"][0]), "--plain", "--json")
     assert "taken for" not in answer.err

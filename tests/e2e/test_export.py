@@ -55,6 +55,39 @@ def test_the_gradebook(cli: CommandLine, hw: Path, handins: Path) -> None:
     assert cli("export", "--excel").out.startswith("\ufeffstudent,")
 
 
+def test_what_was_handed_in_last_counts_though_it_was_graded_before(cli: CommandLine, hw: Path, handins: Path) -> None:
+    for text in ("ok", "no", "ok"):
+        (handins / "eve.txt").write_text(text)
+        run = cli("run", hw, handins / "eve.txt", "--json")
+    assert "1 of 1 hand-in graded before" in run.err
+    assert (run.jobs[0]["score"], len(cli("jobs", "list", "--json").jobs)) == (10, 2)
+    answer = cli("export")
+    assert ([row["id"] for row in rows(answer.out)], answer.err) == ([run.jobs[0]["id"]], "")
+    assert cli("export", "--feedback", "feedback").code == 0
+    assert "**Score: 10 of 10**" in (cli.folder / "feedback" / "eve.md").read_text()
+
+
+def test_the_assignment_as_it_is_now_counts(cli: CommandLine, hw: Path, handins: Path) -> None:
+    for most in (10, 100, 10):
+        (hw / "assignment.toml").write_text(TOML.replace("max_score = 10", f"max_score = {most}"))
+        assert cli("run", hw, handins).code == 0
+    assert {row["max_score"] for row in rows(cli("export").out)} == {"10"}
+
+
+def test_of_several_hand_ins_of_one_run_the_last_one_counts(cli: CommandLine) -> None:
+    """Though it was tried, and graded, before the one before it was queued."""
+    grade = """n=$(cat "$MINITANGO_SUBMISSION"/*.txt); [ "$n" ] && echo '{"score": '$n'}' > $MINITANGO_REPORT"""
+    hw = write_assignment(cli.folder / "hw", REPORT, grade)
+    handins = [cli.folder / f"h{n}" / f"{student}.txt" for n, student in enumerate(("ada", "ada", "ada", "bob"))]
+    for path, text in zip(handins, ("", "4\n", "6\n", "5\n"), strict=True):
+        path.parent.mkdir()
+        path.write_text(text)
+    answer = cli("run", hw, *handins, "--json")
+    assert [job["score"] for job in answer.jobs] == [None, 4, 6, 5]
+    assert {row["student"]: row["score"] for row in rows(cli("export").out)} == {"ada": "6", "bob": "5"}
+    assert len(cli("jobs", "list", "--json").jobs) == 4
+
+
 def test_what_could_not_be_graded_is_no_zero(cli: CommandLine, hw: Path, handins: Path) -> None:
     assert cli("run", hw, handins).code == 0
     (hw / "assignment.toml").write_text((hw / "assignment.toml").read_text().replace('"sh", "grade.sh"', '"no-such"'))

@@ -51,6 +51,8 @@ for i = 0, n - 1 do
     end
   end
   if kept_by then
+    call('HSET', P .. 'j:' .. holder, 'handed', num(now), 'handed_seq', call('HINCRBY', KEYS[1], 'seq', 1))
+    told = true
     out[#out + 1] = holder
     out[#out + 1] = '0'
     out[#out + 1] = kept_by
