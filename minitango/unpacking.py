@@ -41,6 +41,10 @@ MAX_MEMBERS: Final = 200_000
 _PIECE: Final = 256 << 10
 _REPACK: Final = "pack it again, as a plain zip or tar.gz of regular files"
 
+_UTF8: Final = 0x800
+"""Flag of a zip's member."""
+_UNIX: Final = (3, 19)
+"""Hosts that made a zip's member: Unix, macOS."""
 _OTHERS: Final = {
     b"Rar!\x1a\x07": "a RAR archive",
     b"7z\xbc\xaf\x27\x1c": "a 7z archive",
@@ -74,22 +78,23 @@ def unpacked(data: bytes, bounds: Bounds) -> tuple[File, ...]:
 class Members:
     """A zip on disk that holds many trees. Each is read alone, so that one that is not to be taken spoils no other.
 
-    `names` are those of its files, as they stand there, at most MAX_MEMBERS. ArchiveError: it is no zip that can be
+    `names` are those of its files, at most MAX_MEMBERS. ArchiveError: it is no zip that can be
     read, or holds more. It is opened once, and its directory read once, however many trees are read; closed with this.
     """
 
     def __init__(self, path: Path) -> None:
         try:
             self._archive = zipfile.ZipFile(path)
-            found = [info for info in self._archive.infolist() if not info.orig_filename.endswith("/")]
+            found = [(_zip_name(info), info) for info in self._archive.infolist()]
+            found = [(name, info) for name, info in found if not name.endswith("/")]
         except Exception as error:  # as below
             raise _damaged(error) from error
         if len(found) > MAX_MEMBERS:
             raise too_many("members", MAX_MEMBERS)
-        self.names = tuple(info.orig_filename for info in found)
+        self.names = tuple(name for name, _ in found)
         self._called: dict[str, list[zipfile.ZipInfo]] = {}
-        for info in found:
-            self._called.setdefault(info.orig_filename, []).append(info)
+        for name, info in found:
+            self._called.setdefault(name, []).append(info)
 
     def read(self, wanted: Mapping[str, str], bounds: Bounds) -> tuple[File, ...]:
         """The members that are named, each under the path that it is to have, in order of path. ArchiveError as
@@ -98,7 +103,7 @@ class Members:
             members = [info for name in wanted for info in self._called.get(name, ())]
             grown = _Tree(bounds, packed=sum(info.compress_size for info in members))
             for info in members:
-                _read_zip_member(self._archive, info, grown, wanted[info.orig_filename])
+                _read_zip_member(self._archive, info, grown, wanted[_zip_name(info)])
         except ArchiveError:
             raise
         except Exception as error:  # as below
@@ -197,11 +202,26 @@ def _read_zip(data: bytes, grown: _Tree) -> None:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             for info in archive.infolist():
-                _read_zip_member(archive, info, grown, info.orig_filename)  # `filename` is cut at the first NUL
+                _read_zip_member(archive, info, grown, _zip_name(info))
     except ArchiveError:
         raise
     except Exception as error:  # zipfile lets nearly any exception through when it is fed garbage
         raise _damaged(error) from error
+
+
+def _zip_name(info: zipfile.ZipInfo) -> str:
+    """A member's whole name; zipfile's `filename` is cut at the first NUL.
+
+    A name without the flag for UTF-8 is code page 437 by the book, but `zip` of Linux and the Finder write UTF-8 so:
+    names from hosts of their kind are UTF-8 where they can be.
+    """
+    name = info.orig_filename
+    if info.flag_bits & _UTF8 or info.create_system not in _UNIX or name.isascii():
+        return name
+    try:
+        return name.encode("cp437").decode()
+    except UnicodeDecodeError:
+        return name
 
 
 def _read_zip_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, grown: _Tree, name: str) -> None:

@@ -8,8 +8,10 @@ import io
 import lzma
 import os
 import random
+import shutil
 import stat
 import struct
+import subprocess
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -23,6 +25,7 @@ from hypothesis import strategies as st
 from minitango import archive
 from minitango.archive import Bounds, File, check_path, is_archive_name, pack, read_archive, read_tree, unpack
 from minitango.errors import ArchiveError
+from minitango.unpacking import Members
 
 SMALL = Bounds(files=20, bytes=50_000, entries=60)
 HELLO = (File("hello.c", b"int main;\n"), File("src/util.c", b"x" * 700), File("src/run.sh", b"#!/bin/sh\n", True))
@@ -263,6 +266,36 @@ def test_zip_names_with_and_without_the_utf8_flag() -> None:
     assert archive.unarchive("x", as_zip({"é.c": b""}))[0].path == "é.c"
     data = as_zip({"A.c": b""}).replace(b"A.c", b"\x82.c")  # cp437 for é
     assert archive.unarchive("x", data)[0].path == "é.c"
+
+
+def unflagged(name: str, host: int) -> bytes:
+    """A zip of a member whose name is UTF-8 without saying so, made on this host."""
+    return zip_with("x" * len(name.encode()), b"1", create_system=host).replace(
+        b"x" * len(name.encode()), name.encode()
+    )
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"), [(3, "größe.txt"), (19, "größe.txt"), (0, "gr├╢├ƒe.txt")], ids=["Unix", "macOS", "DOS"]
+)
+def test_zip_names_that_are_utf8_without_the_flag(tmp_path: Path, host: int, expected: str) -> None:
+    data = unflagged("größe.txt", host)
+    assert not zipfile.ZipFile(io.BytesIO(data)).infolist()[0].flag_bits & 0x800
+    assert [file.path for file in archive.unarchive("x", data)] == [expected]
+    (tmp_path / "all.zip").write_bytes(data)
+    members = Members(tmp_path / "all.zip")
+    assert members.names == (expected,)
+    assert members.read({expected: "a"}, SMALL) == (File("a", b"1", False),)
+
+
+@pytest.mark.skipif(shutil.which("zip") is None, reason="there is no zip")
+def test_what_zip_packs_has_the_names_that_it_had(tmp_path: Path) -> None:
+    names = {"größe.txt", "日本語.py", "a.c", "Ångström/é.c"}
+    for name in names:
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).write_text("1")
+    subprocess.run(["zip", "-qr", "../ada.zip", "."], cwd=tmp_path / "in", check=True)
+    assert {file.path for file in archive.unarchive("x", (tmp_path / "ada.zip").read_bytes())} == names
 
 
 def test_concatenated_streams_and_padding() -> None:

@@ -342,6 +342,13 @@ def test_canvas_names_each_file_by_its_student(tmp_path: Path) -> None:
     assert whose(anonymous) == {"anon_Xb3q9: anon_Xb3q9": {"hello.c": "x"}}
 
 
+def test_names_in_a_zip_made_by_linux_or_the_finder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """UTF-8 without the flag that says so."""
+    monkeypatch.setattr(zipfile.ZipInfo, "_encodeFilenameFlags", lambda info: (info.filename.encode(), info.flag_bits))
+    export = read(zipped(tmp_path, {"Eve Müller_10323_assignsubmission_file/größe.txt": "hers"}))
+    assert whose(export) == {"Eve Müller: Eve Müller_10323": {"größe.txt": "hers"}}
+
+
 def test_moodle_names_each_folder_by_its_student(tmp_path: Path) -> None:
     tree = {
         "Ada Lovelace_10321_assignsubmission_file_/hello.c": "ada's",
