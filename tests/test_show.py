@@ -64,7 +64,7 @@ def test_a_long_name_does_not_make_every_line_as_long(monkeypatch: pytest.Monkey
     assert short == f"ada{' ' * 57}     10  {'n' * 50}"
     assert head == f"student{' ' * 53}  score  note"
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
-    monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((110, 24)))
+    monkeypatch.setattr("shutil.get_terminal_size", lambda fallback=(80, 24): os.terminal_size((110, 24)))
     _, long, short = show.table(["student", "score", "note"], rows).splitlines()
     assert long == f"{'x' * 50}…      7  fine", "the name is cut before the note is"
     assert short.endswith("n" * 50)
@@ -72,7 +72,7 @@ def test_a_long_name_does_not_make_every_line_as_long(monkeypatch: pytest.Monkey
 
 def test_where_not_even_the_fixed_columns_fit_lines_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
-    monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((30, 24)))
+    monkeypatch.setattr("shutil.get_terminal_size", lambda fallback=(80, 24): os.terminal_size((30, 24)))
     head = ["job", "student", "outcome", "note"]
     text = show.table(head, [["j" * 10, "x" * 50, "time_limit", "n" * 50]], fixed=("job", "outcome"))
     assert [cell_len(line) for line in text.splitlines()] == [30, 30]
@@ -82,7 +82,7 @@ def test_where_not_even_the_fixed_columns_fit_lines_are_cut(monkeypatch: pytest.
 @pytest.mark.parametrize("columns", [60, 80, 110])
 def test_a_table_fits_the_terminal(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
-    monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((columns, 24)))
+    monkeypatch.setattr("shutil.get_terminal_size", lambda fallback=(80, 24): os.terminal_size((columns, 24)))
     rows = [["x" * 200, "graded", "10/10", "n" * 300], ["日本語" * 30, "time_limit", "-", ""]]
     text = show.table(["student", "outcome", "score", "note"], rows, fixed=("outcome", "score"))
     assert max(cell_len(line) for line in text.splitlines()) <= columns
@@ -122,7 +122,7 @@ def test_progress_of_images_in_a_log(capsys: pytest.CaptureFixture[str], monkeyp
 
 def test_progress_of_images_on_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
-    monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((20, 24)))
+    monkeypatch.setattr("shutil.get_terminal_size", lambda fallback=(80, 24): os.terminal_size((20, 24)))
     monkeypatch.setenv("TERM", "xterm")
     say = Images()
     say("pulling gcc:14")

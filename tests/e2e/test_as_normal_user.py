@@ -181,7 +181,8 @@ def test_hostile_hand_ins_end_at_their_limit_and_the_next_is_unaffected(somebody
     subprocess.run(["chmod", "-R", "a+rX", somebody.folder], check=True)
 
     command = [somebody.python, "-P", "-m", "minitango.cli", "run", "hw", "handins"]
-    answer = somebody.run([*command, "--sandbox", "bubblewrap", "--workers", "1", "--json"])
+    # without a try of some that come later
+    answer = somebody.run([*command, "--sandbox", "bubblewrap", "--workers", "1", "--no-preflight", "--json"])
     assert answer.returncode == 0, answer.stderr
     jobs = {job["student"]: job for job in json.loads(answer.stdout)["jobs"]}
     assert sorted(jobs) == sorted(programs)
