@@ -62,8 +62,10 @@ def check(assignment: Assignment, places: Places) -> None:
 
 
 def _check_name(name: object, places: Places) -> None:
-    if not isinstance(name, str) or not name.strip() or len(name) > 100:
-        raise places.error(("name",), "the name is missing or empty, or longer than 100 characters", 'name = "hw1"')
+    if not isinstance(name, str) or not name.strip():
+        raise places.error(("name",), "the name is missing or empty", 'name = "hw1"')
+    if len(name) > 100:
+        raise places.error(("name",), f"the name has {len(name)} characters, and may have 100", 'name = "hw1"')
     if _CONTROL.search(name) or name != name.strip():
         raise places.error(("name",), f"the name {name!r} has control characters or outer spaces", 'name = "hw1"')
 

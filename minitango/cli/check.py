@@ -13,9 +13,10 @@ from msgspec import Struct, structs
 from minitango.assignment import Assignment, Sample, Submission
 from minitango.cli import details, show, verdict
 from minitango.cli.grading import Batch, terminated_like_ctrl_c, warn_of_weak_limits
+from minitango.cli.loading import load
 from minitango.cli.progress import progress
 from minitango.cli.records import Expected, SampleRecord, Samples
-from minitango.cli.settings import ANY_PATH, Settings, grading_options, load, resolve, setup_option
+from minitango.cli.settings import ANY_PATH, Settings, grading_options, resolve, setup_option
 from minitango.cli.show import Seen
 from minitango.cli.streams import as_called, out
 from minitango.errors import ConfigError, NothingToGrade

@@ -11,17 +11,9 @@ import click
 
 from minitango.cli import show
 from minitango.cli.config import explain, unknown_variables
+from minitango.cli.loading import load
 from minitango.cli.records import Checkup
-from minitango.cli.settings import (
-    ANY_PATH,
-    Settings,
-    grading_options,
-    load,
-    resolve,
-    setup_option,
-    state_options,
-    variable,
-)
+from minitango.cli.settings import ANY_PATH, Settings, grading_options, resolve, setup_option, state_options, variable
 from minitango.cli.streams import as_called, out
 from minitango.doctor import Check, Patient, examine
 from minitango.errors import ConfigError, MinitangoError

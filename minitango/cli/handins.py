@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import click
 from msgspec import Struct, structs
 
 from minitango.assignment import Assignment, Submission, find_handins
+from minitango.assignment.adopting import NAME as ASSIGNMENT_FILE
 from minitango.assignment.submission import Files
 from minitango.cli import show
 from minitango.cli.records import Refusal
@@ -35,6 +37,10 @@ class Refused(Struct, frozen=True):
     error: SubmissionError
 
 
+_LOOKED_AT: Final = 1000
+"""Jobs of a name that are looked at for another assignment of the same name."""
+
+
 def origin(job: Job) -> Path | None:
     """Where the assignment was when this was submitted; None where that is not known."""
     path = job.labels.get(ORIGIN)
@@ -45,6 +51,31 @@ def jobs_of(engine: Engine, student: str, query: Query = Query()) -> list[Job]:
     """The jobs among these that this student handed in, alone or with others."""
     found = engine.jobs(structs.replace(query, student=None, limit=None))
     return [job for job in found if student in members(job.labels, job.student)][: query.limit]
+
+
+def name_option(command: Command) -> Command:
+    """--name, for `settings.load`."""
+    text = "What the assignment is called in the queue (default: its own name)."
+    return click.option("--name", "called", metavar="NAME", help=text)(command)
+
+
+def tell_namesake(engine: Engine, assignment: Assignment, place: Path) -> None:
+    """Say where another assignment in the queue has the same name: the gradebook has one row a student of both."""
+    for job in engine.jobs(Query(assignment=assignment.name, newest_first=True, limit=_LOOKED_AT)):
+        other = origin(job)
+        if other is not None and os.path.lexists(other) and _folder(other) != _folder(place):
+            name = one_line(assignment.name, 60)
+            tell(
+                f"warning: {one_line(str(other), 200)} is called {name!r}, too, and was graded here: where a student "
+                "has handed in for both, the grades hold the later one alone; to tell them apart: --name NAME"
+            )
+            return
+
+
+def _folder(place: Path) -> Path:
+    """An assignment's folder, or archive, however it was named."""
+    found = Path(os.path.realpath(place))
+    return found.parent if found.name == ASSIGNMENT_FILE else found
 
 
 class How(Struct, frozen=True):

@@ -16,11 +16,11 @@ from typing import Final
 
 import click
 
-from minitango.assignment import Assignment, Step
 from minitango.cli import show
+from minitango.cli.loading import check_name
 from minitango.cli.settings import ANY_PATH
 from minitango.cli.streams import out, program, tell
-from minitango.errors import AssignmentError, ConfigError
+from minitango.errors import ConfigError
 from minitango.text import one_line
 
 SCAFFOLDS: Final = Path(__file__).parent.parent / "scaffolds"
@@ -50,7 +50,7 @@ def init(folder: Path, kind: str, name: str | None) -> int:
     layers, what = KINDS[kind]
     place = _where(folder)
     called = name if name is not None else place.name
-    _check_name(called, given=name is not None)
+    check_name(called, hint="give another --name" if name is not None else "say what it is to be called, with --name")
     words = {
         "name": called,
         "folder": shlex.quote(place.name),
@@ -82,14 +82,6 @@ def _where(folder: Path) -> Path:
     except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle, before Python 3.13
         text = f"{folder} cannot be found: {error}"
         raise ConfigError(text, hint="cd to a folder that is there, or name one", id="init_unwritable") from error
-
-
-def _check_name(name: str, *, given: bool) -> None:
-    try:
-        Assignment(name, steps=(Step(command=("true",)),)).validate()
-    except AssignmentError as error:
-        hint = "give another --name" if given else "say what it is to be called, with --name"
-        raise ConfigError(f"{name!r} cannot be an assignment's name: {error.message}", hint=hint, id="usage") from error
 
 
 def _render(source: Path, target: Path, words: Mapping[str, str]) -> None:

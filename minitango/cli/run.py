@@ -11,14 +11,14 @@ import click
 from minitango.assignment import Assignment
 from minitango.cli import doubts, handins, show
 from minitango.cli.grading import Batch, mixture, terminated_like_ctrl_c, warn_of_weak_limits
-from minitango.cli.handins import Refused, handin_options
+from minitango.cli.handins import Refused, handin_options, name_option
+from minitango.cli.loading import load
 from minitango.cli.records import Run
 from minitango.cli.settings import (
     ANY_PATH,
     Settings,
     callback_options,
     grading_options,
-    load,
     resolve,
     setup_option,
     state_options,
@@ -44,6 +44,7 @@ NOT_GRADED = 4
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 @click.option("-v", "--verbose", is_flag=True, help="Say which limits hold here, and how.")
 @handin_options
+@name_option
 @setup_option
 @state_options
 @grading_options
@@ -55,6 +56,7 @@ def run(
     plain: bool,
     all_versions: bool,
     export: bool,
+    called: str | None,
     fresh: bool,
     no_preflight: bool,
     keep_going: bool,
@@ -71,7 +73,7 @@ def run(
     when all were graded, whatever their scores; 4 when some could not be.
     """
     settings = resolve(**where)  # type: ignore[arg-type]
-    loaded = load(assignment, image=settings.image, no_setup=no_setup)
+    loaded = load(assignment, image=settings.image, no_setup=no_setup, called=called)
     settings = settings.of([loaded])
     settings.check_served(loaded)
     if not paths:
@@ -97,6 +99,7 @@ def run(
                 batch.preflight(loaded)
                 handins.tell_refused(refused)
                 handins.tell_twice(submissions)
+                handins.tell_namesake(batch.engine, loaded, assignment)
                 graded = grade(batch, loaded, submissions, how, ids=ids)
                 mixed = mixture(batch.engine.store, [seen.job for seen in graded.jobs])
                 interrupted = False

@@ -16,7 +16,6 @@ from minitango.assignment import Assignment
 from minitango.callback_url import Callbacks
 from minitango.cli import ages
 from minitango.cli.settings_file import KEYS, File, nearest
-from minitango.cli.streams import tell
 from minitango.engine import Engine
 from minitango.errors import ConfigError, StoreError
 from minitango.events import Event
@@ -24,7 +23,6 @@ from minitango.node import check_label
 from minitango.sandbox import join_names, kind_asked
 from minitango.statedir import default_image, locate, sandbox_kind
 from minitango.store import is_redis, shown
-from minitango.text import one_line
 
 DEFAULT_STATE: Final = ".minitango"
 MAX_WORKERS: Final = 1000
@@ -206,15 +204,6 @@ def setup_option(command: F) -> F:
     """--no-setup, where an assignment may be another platform's autograder."""
     text = "Take an autograder's setup.sh for done: this machine, or --image, has what it would install."
     return click.option("--no-setup", is_flag=True, help=text)(command)
-
-
-def load(path: Path, *, image: str, no_setup: bool) -> Assignment:
-    """The assignment there; where it is another platform's autograder, say what it is taken for."""
-    assignment = Assignment.load(path, image=image, setup=not no_setup)
-    if assignment.taken:
-        first, *more = assignment.taken
-        tell(one_line(f"{first}: {'; '.join(more)}" if more else first, 1000))
-    return assignment
 
 
 class Source(Struct, frozen=True):

@@ -8,18 +8,19 @@ import click
 from msgspec import structs
 
 from minitango.cli import show
-from minitango.cli.handins import How, gather, handin_options, tell_graded_before, tell_refused
+from minitango.cli.handins import (
+    How,
+    gather,
+    handin_options,
+    name_option,
+    tell_graded_before,
+    tell_namesake,
+    tell_refused,
+)
+from minitango.cli.loading import load
 from minitango.cli.records import Jobs
 from minitango.cli.run import NOT_GRADED
-from minitango.cli.settings import (
-    ANY_PATH,
-    callback_options,
-    image_option,
-    load,
-    resolve,
-    setup_option,
-    state_options,
-)
+from minitango.cli.settings import ANY_PATH, callback_options, image_option, resolve, setup_option, state_options
 from minitango.cli.streams import out, tell
 from minitango.errors import ConfigError, NothingToGrade
 from minitango.text import one_line
@@ -32,6 +33,7 @@ from minitango.text import one_line
 @click.option("--callback", metavar="URL", help="Send each result there, when there is one.")
 @click.option("--json", "as_json", is_flag=True, help="Print the jobs as JSON.")
 @handin_options
+@name_option
 @setup_option
 @image_option
 @callback_options
@@ -43,6 +45,7 @@ def submit(
     plain: bool,
     all_versions: bool,
     export: bool,
+    called: str | None,
     fresh: bool,
     callback: str | None,
     as_json: bool,
@@ -55,7 +58,7 @@ def submit(
     first ones speak against the grader.
     """
     settings = resolve(**where)  # type: ignore[arg-type]
-    loaded = load(assignment, image=settings.image, no_setup=no_setup)
+    loaded = load(assignment, image=settings.image, no_setup=no_setup, called=called)
     if where["image"] and not loaded.layout:
         raise ConfigError(
             "--image is a matter of whoever grades, not of what is submitted",
@@ -69,6 +72,7 @@ def submit(
         settings.callbacks.check(callback)
         submissions = [structs.replace(submission, callback=callback) for submission in submissions]
     with settings.open(workers=0) as engine:
+        tell_namesake(engine, loaded, assignment)
         handles = engine.submit_many(submissions, fresh=fresh)
         jobs = [show.see(engine.store, handle.job()) for handle in handles]
     tell_refused(refused)

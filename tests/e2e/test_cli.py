@@ -8,11 +8,13 @@ import json
 import os
 import pty
 import re
+import shutil
 import signal
 import struct
 import subprocess
 import termios
 import time
+import zipfile
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -610,3 +612,40 @@ def test_from_another_folder_with_settings_of_the_course(cli: CommandLine, hw: P
 def test_verbose_says_which_limits_hold(cli: CommandLine, hw: Path, handins: Path) -> None:
     answer = cli("run", hw, handins, "--verbose")
     assert re.search(r"sandbox bubblewrap: limits held by: memory \w+, pids \w+, cpu \w+", answer.err), answer
+
+
+# --- two assignments of one name --------------------------------------------------------------
+
+
+def test_another_assignment_of_the_same_name_is_told_of(cli: CommandLine, handins: Path) -> None:
+    one, two = write_assignment(cli.folder / "a" / "hw"), write_assignment(cli.folder / "b" / "hw")
+    assert "called" not in cli("run", one, handins).err
+    assert "called" not in cli("run", "a/../a/hw/assignment.toml", handins).err, "the same one"
+    (two / "grade.sh").write_text("true")
+    warned = f"warning: {one} is called 'hw', too, and was graded here"
+    answer = cli("run", two, handins)
+    assert (answer.code, warned in answer.err) == (0, True), answer
+    assert "to tell them apart: --name NAME" in answer.err
+    assert warned in cli("submit", two, handins).err
+    again = cli("run", two, handins, "--name", "hw b", "--json")
+    assert ("called" not in again.err, {job["assignment"] for job in again.jobs}) == (True, {"hw b"})
+    assert cli("export").out.count(",hw b,") == 3
+    shutil.rmtree(one)
+    assert "called" not in cli("run", two, handins, "--fresh").err, "it was moved"
+
+
+def test_an_autograder_by_another_name(cli: CommandLine, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        with zipfile.ZipFile(tmp_path / name / "autograder.zip", "w") as made:
+            made.writestr("run_autograder", f"#!/bin/sh\necho '{{\"score\": 1}}' > results/results.json # {name}\n")
+            made.writestr("setup.sh", "")
+    (tmp_path / "ada.py").write_text("")
+    first = cli("submit", "a/autograder.zip", "ada.py", "--no-setup")
+    assert (first.code, "called" in first.err) == (0, False), first
+    assert "is called 'autograder', too" in cli("submit", "b/autograder.zip", "ada.py", "--no-setup").err
+    answer = cli("submit", "b/autograder.zip", "ada.py", "--no-setup", "--name", "hw2", "--json")
+    assert ("called" in answer.err, answer.jobs[0]["assignment"]) == (False, "hw2")
+    for name, words in (("", "the name is missing or empty"), ("x" * 150, "the name has 150 characters")):
+        refused = cli("submit", "b/autograder.zip", "ada.py", "--no-setup", "--name", name)
+        assert (refused.code, f"cannot be an assignment's name: {words}" in refused.err) == (2, True), refused
