@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from minitango.archive import File, pack
 from minitango.assignment import Assignment, Step, SubmissionRule
-from minitango.assignment.submission import MAX_STUDENT, Submission, find_handins, printable
+from minitango.assignment.submission import MAX_STUDENT, Submission, find_handins, of_one_stem, printable
 from minitango.errors import ArchiveError, NothingToGrade, SubmissionError
 
 
@@ -441,3 +441,11 @@ def test_links_among_hand_ins_are_seen_and_then_refused(tmp_path: Path) -> None:
     place = touch(tmp_path / "x", "bob.c")
     (place / "ada.c").symlink_to("none")
     assert [h.student for h in find_handins([place])] == ["ada", "bob"]
+
+
+def test_those_of_one_stem_are_told(tmp_path: Path) -> None:
+    here, there = touch(tmp_path / "x", "ada.py", "ada.zip", "bob.py", "eve.c"), touch(tmp_path / "y", "bob.py")
+    found = find_handins([here, there])
+    assert [[(each.student, each.title) for each in clash] for clash in of_one_stem(found)] == [
+        [("ada.py", "ada.py"), ("ada.zip", "ada.zip")]
+    ]

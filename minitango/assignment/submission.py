@@ -231,6 +231,14 @@ def find_handins(paths: Sequence[Path]) -> list[Handin]:
     ]
 
 
+def of_one_stem(handins: Iterable[Handin]) -> list[tuple[Handin, ...]]:
+    """Those of `find_handins` that keep their suffixes as students: without them, different names would be one."""
+    groups: dict[str, dict[str, Handin]] = {}
+    for handin in handins:
+        groups.setdefault(_stem(handin.path), {}).setdefault(handin.path.name, handin)
+    return [tuple(group.values()) for group in groups.values() if len(group) > 1]
+
+
 def _below(path: Path) -> list[Path]:
     try:
         if not stat.S_ISDIR(path.stat().st_mode):

@@ -13,12 +13,12 @@ from msgspec import Struct, structs
 
 from minitango.assignment import Assignment, Submission, find_handins
 from minitango.assignment.adopting import NAME as ASSIGNMENT_FILE
-from minitango.assignment.submission import Files
+from minitango.assignment.submission import Files, Handin, of_one_stem
 from minitango.cli import show
 from minitango.cli.records import Refusal
 from minitango.cli.streams import as_called, tell
 from minitango.engine import Engine
-from minitango.errors import ConfigError, SubmissionError
+from minitango.errors import ConfigError, NothingToGrade, SubmissionError
 from minitango.exchange import Export, Wish, looks_like, read_export
 from minitango.group import members
 from minitango.job import ORIGIN, Job
@@ -124,6 +124,7 @@ def gather(
                 "--student goes with one PATH", hint="name one hand-in, or leave --student out", id="usage"
             )
         return [Submission(assignment, student=how.student, files=paths[0], title=paths[0].name, labels=labels)], []
+    _refuse_itself(place, paths)
     found = _Found(assignment, labels)
     rule = assignment.submission
     expected = (rule.path or rule.name).rpartition("/")[2]
@@ -147,9 +148,22 @@ def gather(
         for one in export.handed:
             found.take(one.student, one.title, export.files(one), one.labels)
     if plain or not (found.taken or found.refused):
-        for handin in find_handins(plain or paths):
+        handins = find_handins(plain or paths)
+        for clash in of_one_stem(handins):
+            _tell_clash(clash)
+        for handin in handins:
             found.take(handin.student, handin.title, handin.path)
     return found.taken, found.refused
+
+
+def _refuse_itself(place: Path, paths: Sequence[Path]) -> None:
+    """NothingToGrade where the assignment is named in place of its hand-ins."""
+    for path in paths:
+        if _folder(path) == _folder(place):
+            folder = place.parent if place.name == ASSIGNMENT_FILE else place
+            inside = folder / "handins"
+            hint = f"did you mean {inside}?" if inside.is_dir() else f"minitango run {place} PATH-TO-HANDINS"
+            raise NothingToGrade(f"{path} is the assignment itself, and no hand-ins", hint=hint)
 
 
 class _Found:
@@ -171,6 +185,15 @@ class _Found:
             self.refused.append(Refused(student, title, error))
         else:
             self.taken.append(submission)
+
+
+def _tell_clash(clash: Sequence[Handin]) -> None:
+    titles = " and ".join(one_line(each.title, 60) for each in clash)
+    students = " and ".join(repr(one_line(each.student, 60)) for each in clash)
+    tell(
+        f"warning: {titles} have one name without their suffixes, so each is a student of its own, {students}; "
+        "if they are of one student, take away what is not to count"
+    )
 
 
 def _tell_export(path: Path, export: Export) -> None:

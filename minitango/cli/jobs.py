@@ -11,6 +11,7 @@ import click
 from minitango import callback_url, statedir
 from minitango.cli import show, story
 from minitango.cli.handins import jobs_of
+from minitango.cli.numbers import between
 from minitango.cli.records import Jobs, Stories
 from minitango.cli.settings import Settings, resolve, state_options
 from minitango.cli.streams import out, out_bytes, program, tell
@@ -68,7 +69,7 @@ def _find(engine: Engine, id: str) -> Job:
 )
 @click.option("--assignment", metavar="NAME", help="Only this assignment's.")
 @click.option("--student", metavar="NAME", help="Only this student's, of a group's too.")
-@click.option("-n", "--limit", type=click.IntRange(1), metavar="N", help="Only the latest N.")
+@click.option("-n", "--limit", callback=between(1), metavar="N", help="Only the latest N.")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 @state_options
 def list_jobs(

@@ -15,6 +15,7 @@ from minitango import image_name
 from minitango.assignment import Assignment
 from minitango.callback_url import Callbacks
 from minitango.cli import ages
+from minitango.cli.numbers import between
 from minitango.cli.settings_file import KEYS, File, nearest
 from minitango.engine import Engine
 from minitango.errors import ConfigError, StoreError
@@ -180,8 +181,8 @@ def state_options(command: F) -> F:
 
 def grading_options(command: F) -> F:
     """--sandbox, --image, --workers and --capability."""
-    count = click.IntRange(1, MAX_WORKERS)
-    workers = click.option("--workers", type=count, metavar="N", help="Jobs at once (default: one a core).")
+    count = between(1, MAX_WORKERS)
+    workers = click.option("--workers", callback=count, metavar="N", help="Jobs at once (default: one a core).")
     sandbox = click.option("--sandbox", metavar="NAME", help="auto (default), docker, docker+URL[,...] or bubblewrap.")
     text = "What this machine offers to assignments that need it, such as gpu; repeatable."
     capability = click.option("--capability", "capabilities", multiple=True, metavar="LABEL", help=text)
@@ -349,7 +350,7 @@ def _number(count: Any) -> int | None:
     try:
         number = int(count)
     except ValueError as error:
-        text = f"MINITANGO_WORKERS is {count!r}, not a number"
+        text = f"workers is {count!r}, not a number"
         raise ConfigError(text, hint="MINITANGO_WORKERS=4", id="workers") from error
     if not 1 <= number <= MAX_WORKERS:
         raise ConfigError(f"workers is {number}", hint=f"give 1 to {MAX_WORKERS}", id="workers")

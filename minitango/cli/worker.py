@@ -5,12 +5,14 @@ from __future__ import annotations
 import queue
 import signal
 from contextlib import ExitStack
+from typing import Final
 
 import click
 
 from minitango.cli import show
 from minitango.cli.grading import warn_of_weak_limits
 from minitango.cli.journal import LEVELS, Journal, journal
+from minitango.cli.numbers import between
 from minitango.cli.progress import Images, describe, summary
 from minitango.cli.settings import Settings, callback_options, grading_options, resolve, state_options
 from minitango.cli.streams import drop_lost_terminal
@@ -23,12 +25,14 @@ from minitango.metrics import Metrics
 from minitango.text import one_line
 
 INTERRUPTED = 130
+MAX_GRACE: Final = 7 * 86_400
 
 
 @click.command(short_help="Grade what is queued, and what comes, until it is stopped.")
 @click.option(
     "--grace",
-    type=click.FloatRange(0),
+    type=str,
+    callback=between(0, MAX_GRACE, measures="seconds"),
     default=GRACE,
     show_default=True,
     metavar="SECONDS",

@@ -137,6 +137,33 @@ def test_settings(cli: CommandLine, hw: Path, handins: Path, text: bytes, said: 
     refused(cli("submit", hw, handins), 2, "settings", said)
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("worker", "--grace", "inf"), "'inf' is not a number of seconds from 0 to 604800"),
+        (("worker", "--grace", "1e12"), "'1e12' is not a number of seconds from 0 to 604800"),
+        (("worker", "--grace", "nan"), "'nan' is not a number of seconds from 0 to 604800"),
+        (("worker", "--grace", "-1"), "'-1' is not a number of seconds"),
+        (("worker", "--workers", "0"), "'0' is not a whole number from 1 to 1000"),
+        (("worker", "--workers", "1.5"), "'1.5' is not a whole number from 1 to 1000"),
+        (("jobs", "list", "--limit", "x"), "'x' is not a whole number from 1"),
+    ],
+)
+def test_a_number_that_will_not_do(cli: CommandLine, words: tuple[str, ...], said: str) -> None:
+    refused(cli(*words), 2, "usage", said)
+
+
+def test_the_assignment_is_no_hand_in(cli: CommandLine, hw: Path, handins: Path) -> None:
+    for words in ((hw, hw), (hw, hw / "assignment.toml"), (hw / "assignment.toml", "hw")):
+        said = f"{words[1]} is the assignment itself, and no hand-ins"
+        refused(cli("run", *words), 5, "nothing_to_grade", said, f"next: minitango run {words[0]} PATH-TO-HANDINS")
+    (hw / "handins").mkdir()
+    for command in ("run", "submit"):
+        answer = cli(command, hw, handins, hw)
+        refused(answer, 5, "nothing_to_grade", "the assignment itself", f"next: did you mean {hw / 'handins'}?")
+    assert not (cli.folder / ".minitango").exists()
+
+
 @pytest.mark.parametrize(("count", "said"), [("many", "MINITANGO_WORKERS"), ("0", "1 to"), ("-3", "1 to")])
 def test_workers_of_the_environment(cli: CommandLine, hw: Path, handins: Path, count: str, said: str) -> None:
     refused(cli("run", hw, handins, env={"MINITANGO_WORKERS": count}), 2, "workers", said)
@@ -288,7 +315,7 @@ RUBBISH: dict[str, tuple[Callable[[Path], object], str]] = {
     "large.txt": (lambda path: path.write_bytes(bytes(11 << 20)), "too_large"),
     "linked": (a_folder_with_a_link, "not_regular"),
     "hollow": (lambda path: path.mkdir(), "submission_empty"),
-    "link.txt": (lambda path: path.symlink_to("/etc/passwd"), "not_regular"),
+    "pointer.txt": (lambda path: path.symlink_to("/etc/passwd"), "not_regular"),
     "loop.txt": (lambda path: path.symlink_to("loop.txt"), "not_regular"),
     "fifo.txt": (lambda path: os.mkfifo(path), "not_regular"),
     "socket.txt": (a_socket, "unreadable"),
@@ -322,7 +349,7 @@ def test_a_device_is_not_to_be_removed(cli: CommandLine, hw: Path) -> None:
     assert answer.err.endswith("next: name a file, folder or archive\n")
 
 
-@pytest.mark.parametrize("name", ["climb.zip", "bomb.zip", "fifo.txt", "link.txt"])
+@pytest.mark.parametrize("name", ["climb.zip", "bomb.zip", "fifo.txt", "pointer.txt"])
 def test_one_rubbish_hand_in(cli: CommandLine, hw: Path, name: str) -> None:
     RUBBISH[name][0](cli.folder / name)
     refused(cli("submit", hw, name, "--student", "ada"), 2, RUBBISH[name][1])

@@ -649,3 +649,12 @@ def test_an_autograder_by_another_name(cli: CommandLine, tmp_path: Path) -> None
     for name, words in (("", "the name is missing or empty"), ("x" * 150, "the name has 150 characters")):
         refused = cli("submit", "b/autograder.zip", "ada.py", "--no-setup", "--name", name)
         assert (refused.code, f"cannot be an assignment's name: {words}" in refused.err) == (2, True), refused
+
+
+def test_two_hand_ins_of_one_stem_are_told_of(cli: CommandLine, hw: Path, handins: Path) -> None:
+    assert "suffix" not in cli("submit", hw, handins).err
+    (handins / "ada.c").write_text("no")
+    answer = cli("submit", hw, handins, "--json")
+    assert [job["student"] for job in answer.jobs] == ["ada.c", "ada.txt", "bob", "eve"]
+    assert "warning: ada.c and ada.txt have one name without their suffixes" in answer.err
+    assert "each is a student of its own, 'ada.c' and 'ada.txt'" in answer.err
