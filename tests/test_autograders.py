@@ -481,6 +481,50 @@ def test_it_is_root_by_the_image_that_is_used(tmp_path: Path) -> None:
         assert any("it is root" in line for line in made.taken) is root
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "is empty"),
+        ("[]", "is no JSON object"),
+        ("[" * 5000 + "]" * 5000, "cannot be read: "),
+        ('{"title": ', "cannot be read: "),
+    ],
+    ids=["empty", "list", "deep", "cut"],
+)
+def test_a_question_whose_description_is_damaged(text: str, said: str, tmp_path: Path) -> None:
+    write(tmp_path / "fib", {"info.json": text, "question.html": "", "tests/run.sh": ""})
+    for place in (tmp_path / "fib", zipped(tmp_path / "fib")):
+        with pytest.raises(AssignmentError) as caught:
+            Assignment.load(place)
+        assert caught.value.id == "json"
+        assert "info.json: " in str(caught.value)
+        assert f"by which a PrairieLearn question is known, {said}" in str(caught.value)
+
+
+def test_a_question_that_only_says_that_it_is_graded_elsewhere(tmp_path: Path) -> None:
+    write(tmp_path / "fib", {"info.json": '{"gradingMethod":"External"}'})
+    with pytest.raises(AssignmentError, match=r"externalGradingOptions\.entrypoint") as caught:
+        Assignment.load(tmp_path / "fib")
+    assert caught.value.id == "missing_key"
+
+
+@pytest.mark.parametrize(
+    ("info", "why"),
+    [
+        (options(enabled=False), "enabled is false"),
+        ({**INFO, "gradingMethod": "Internal"}, "its gradingMethod is Internal"),
+        ({key: value for key, value in INFO.items() if key != "gradingMethod"}, "its gradingMethod is Internal"),
+        (INFO, ""),
+    ],
+    ids=["disabled", "internal", "unsaid", "external"],
+)
+def test_a_question_that_prairielearn_would_not_grade_so(info: dict[str, Any], why: str, tmp_path: Path) -> None:
+    said = [
+        line for line in Assignment.load(question(tmp_path / "fib", info)).taken if "PrairieLearn would not" in line
+    ]
+    assert said == ([f"PrairieLearn would not run this grader now, as {why} in info.json"] if why else [])
+
+
 @pytest.mark.parametrize("image", ["prairielearn/grader-python", "docker.io/prairielearn/grader-c:latest"])
 def test_graders_that_change_users_are_root_in_their_container_and_that_is_said(
     image: str, tmp_path: Path, blobs: Blobs

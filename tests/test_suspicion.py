@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from minitango.cli.suspicion import Suspicion, earned_nothing, suspicion
+from minitango.cli.suspicion import Suspicion, earned_nothing, full_marks, suspicion
 from minitango.job import Failure, Job, Outcome, State
 
 
@@ -113,3 +113,20 @@ def test_who_is_suspected() -> None:
 
 def test_what_was_cancelled_did_not_earn_nothing() -> None:
     assert not earned_nothing(CANCELLED)
+
+
+@pytest.mark.parametrize(
+    ("ended", "full"),
+    [
+        (job(score=10.0), True),
+        (job(score=9.0), False),
+        (job(score=3.0, max_score=None), True),
+        (job(score=0.0, max_score=None), False),
+        (job(score=0.0, max_score=0.0), True),
+        (job(score=10.0, warnings=1), False),
+        (NOTHING, False),
+    ],
+)
+def test_whether_there_is_anything_to_ask(ended: Job, full: bool) -> None:
+    """A 0 of an unknown maximum may be a fault, anything above it may be all."""
+    assert full_marks(ended) is full

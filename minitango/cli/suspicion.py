@@ -97,4 +97,5 @@ def full_marks(job: Job) -> bool:
     """Whether there is nothing to ask about its grade."""
     if job.outcome is not Outcome.GRADED or job.score is None:
         return False
-    return job.warnings == 0 and (job.max_score is None or job.score >= job.max_score)
+    enough = job.score > 0 if job.max_score is None else job.score >= job.max_score
+    return job.warnings == 0 and enough

@@ -90,6 +90,12 @@ def test_run_prints_a_table(cli: CommandLine, hw: Path, handins: Path) -> None:
     assert "see why" not in cli("run", hw, handins).err
 
 
+def test_a_zero_of_an_unknown_maximum_may_be_asked_about(cli: CommandLine, handins: Path) -> None:
+    toml = TOML.replace("exit-code", "gradescope").replace("max_score = 10\n", "")
+    hw = write_assignment(cli.folder / "hw", toml, "echo '{\"score\": 0}' > $MINITANGO_REPORT")
+    assert "see why: minitango jobs show " in cli("run", hw, handins / "ada.txt").err
+
+
 def test_the_smallest_assignment_of_the_reference(cli: CommandLine) -> None:
     """It grades hand-ins of any name."""
     text = (ROOT / "docs" / "assignment.md").read_text()

@@ -101,6 +101,13 @@ def adopt(layout: str, source: Source, wish: Wish = Wish()) -> Adopted:
 
 def unknown(source: Source) -> AssignmentError:
     """The error for what is none of them."""
+    if why := _module("prairielearn").damage(source):
+        return source.error(
+            f"there is no assignment.toml beside it, and this, by which a PrairieLearn question is known, {why}",
+            "correct it, or write an assignment.toml",
+            id="json",
+            path="info.json",
+        )
     signs = "; ".join(f"{what(layout)} by {_SIGNS[layout]}" for layout in LAYOUTS)
     return source.error(
         "there is no assignment.toml in it, and it is no autograder that is known",

@@ -25,6 +25,7 @@ from minitango.assignment.autograders import Adopted, Wish
 from minitango.assignment.autograders.source import Source
 from minitango.assignment.parts import SubmissionRule
 from minitango.job import Limits
+from minitango.text import one_line
 
 INFO: Final = "info.json"
 HOME: Final = "/grade"
@@ -35,6 +36,7 @@ LIMITS: Final = Limits(memory=2 << 30, pids=1024, disk=1 << 30)
 _OWN: Final = re.compile(r"(?:docker\.io/)?prairielearn/grader-[a-z0-9-]+")
 """PrairieLearn's own graders: they are root, and become another user for what the student wrote. Where they cannot,
 they give everybody 0. See graders/ of https://github.com/PrairieLearn/PrairieLearn."""
+_EXTERNAL: Final = re.compile(r'"externalGradingOptions"|"gradingMethod"\s*:\s*"External"')
 _FOLDERS: Final = ("serverFilesCourse", "shared", "tests", "student")
 """They are always there."""
 _ELEMENTS: Final = {"pl-file-editor": "file-name", "pl-file-upload": "file-names"}
@@ -52,12 +54,24 @@ class _Options(Struct, rename="camel"):
 
 class _Info(Struct):
     title: str = ""
+    grading_method: str = msgspec.field(name="gradingMethod", default="Internal")
     external: _Options | None = msgspec.field(name="externalGradingOptions", default=None)
 
 
 def looks(source: Source) -> bool:
     """Whether this is such a question."""
-    return source.has(INFO) and '"externalGradingOptions"' in source.text(INFO)
+    return source.has(INFO) and _EXTERNAL.search(source.text(INFO)) is not None
+
+
+def damage(source: Source) -> str:
+    """What is wrong with info.json such that nobody can say what it is of; empty where nothing is, or none is there."""
+    if not source.has(INFO):
+        return ""
+    text = source.text(INFO)
+    try:
+        return "" if isinstance(msgspec.json.decode(text), dict) else "is no JSON object"
+    except (msgspec.DecodeError, RecursionError) as error:
+        return f"cannot be read: {error}" if text.strip() else "is empty"
 
 
 def adopt(source: Source, wish: Wish) -> Adopted:
@@ -82,6 +96,9 @@ def adopt(source: Source, wish: Wish) -> Adopted:
     timeout = options.timeout if options.timeout is not None else TIMEOUT
     handins = _handins(source)
     taken = [f"in Docker its image is {image}" + ("" if wish.image else " (--image names another)")] if image else []
+    if not options.enabled or info.grading_method != "External":
+        why = f"its gradingMethod is {one_line(info.grading_method, 40)}" if options.enabled else "enabled is false"
+        taken.append(f"PrairieLearn would not run this grader now, as {why} in {INFO}")
     if root:
         taken.append("it is root inside of its container, as that image changes users while it grades (docs/trust.md)")
     unset = sorted(name for name, value in (options.environment or {}).items() if value is None)
