@@ -5,19 +5,28 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
+import stat
 import sys
+import tempfile
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from msgspec import Struct
 
-from minitango.errors import EngineRunning, StoreError
+from minitango.errors import EngineRunning, MinitangoError, StoreError
+from minitango.sandbox import open_sandbox
 
 _MAX_IMAGES: Final = 100
 """Images that are noted of a kind of sandbox: the latest. A name has at most about 500 characters."""
 _A_LOOK: Final = 0.04
 """Seconds that the lock may be held by somebody who only looks whether it is free."""
+PRIVATE: Final = "minitango-check-"
+"""How the name of a state begins that a check makes for itself, in the folder for temporary files."""
+_JUST_MADE: Final = 60.0
+"""Seconds in which a private state may have no lock yet."""
 _MAX_NOTE: Final = 256 << 10
 _ELSEWHERE: Final = "choose another --state DIR"
 _MAX_TRIED: Final = 200
@@ -116,6 +125,31 @@ def _is_held(path: Path, status: os.stat_result) -> bool:
         return False
     file.release()
     return False
+
+
+def abandoned() -> list[Path]:
+    """Private states of checks that were killed: this user's, with no engine in them."""
+    found = []
+    for path in Path(tempfile.gettempdir()).glob(f"{PRIVATE}*"):
+        with contextlib.suppress(OSError):
+            status = path.lstat()
+            ours = not hasattr(os, "geteuid") or status.st_uid == os.geteuid()
+            if ours and stat.S_ISDIR(status.st_mode) and time.time() - status.st_mtime > _JUST_MADE:
+                found += [] if running(path) else [path]
+    return sorted(found)
+
+
+def discard(state: Path) -> None:
+    """Remove a state that no engine is in, and what its boxes left. What cannot be removed stays."""
+    kind = sandbox_kind(state)
+    if kind:
+        with contextlib.suppress(MinitangoError):
+            sandbox = open_sandbox(kind, state=str(state))
+            try:
+                sandbox.sweep()
+            finally:
+                sandbox.close()
+    shutil.rmtree(state, ignore_errors=True)
 
 
 Images = dict[str, tuple[str, str]]

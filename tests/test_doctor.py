@@ -469,8 +469,25 @@ def test_orphans_are_counted_and_removed_only_when_asked(tmp_path: Path) -> None
     assert not dead.exists()
 
 
+@pytest.mark.parametrize("fix", [False, True])
+def test_states_of_killed_checks_are_seen_and_removed_only_when_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fix: bool
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    left = tmp_path / "minitango-check-x"
+    left.mkdir()
+    os.utime(left, (1, 1))
+    found = boxes._orphans([Surveyed("docker", HELD, orphans=2)], patient(tmp_path, fix=fix))
+    words = "removed 1 state of a check" if fix else "2 boxes and 1 state of a check"
+    assert (found.text, left.exists()) == (f"{words} that dead engines left", not fix)
+    assert found.facts["check"] == {"left": 1, "swept": int(fix)}
+
+
 @pytest.mark.parametrize(("left", "swept", "verdict"), [(0, 0, "ok"), (2, 0, "warning"), (2, 2, "ok")])
-def test_what_is_said_of_orphans(left: int, swept: int, verdict: str, tmp_path: Path) -> None:
+def test_what_is_said_of_orphans(
+    left: int, swept: int, verdict: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     found = boxes._orphans([Surveyed("docker", HELD, orphans=left, swept=swept)], patient(tmp_path))
     assert found.verdict == verdict
     assert ("minitango doctor --fix" in found.next) is (verdict == "warning")

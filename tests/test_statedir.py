@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -69,3 +70,30 @@ def test_who_only_looks_keeps_no_engine_from_starting(tmp_path: Path, monkeypatc
     timer.start()
     statedir.lock(tmp_path)()
     timer.join()
+
+
+def test_what_killed_checks_left_is_found_and_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+    def made(name: str, age: float = 100.0) -> Path:
+        state = tmp_path / name
+        (state / "live").mkdir(parents=True)
+        then = time.time() - age
+        os.utime(state, (then, then))
+        return state
+
+    left = made("minitango-check-a")
+    made("minitango-init-b")
+    made("minitango-check-young", age=5.0)
+    (tmp_path / "minitango-check-file").write_text("")
+    (tmp_path / "minitango-check-link").symlink_to(left)
+    alive = made("minitango-check-alive")
+    release = statedir.lock(alive)
+    os.utime(alive, (1.0, 1.0))
+    assert statedir.abandoned() == [left]
+    release()
+    assert statedir.abandoned() == [left, alive]
+    for state in statedir.abandoned():
+        statedir.discard(state)
+    assert not left.exists()
+    assert not alive.exists()

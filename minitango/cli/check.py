@@ -10,6 +10,7 @@ from xml.etree import ElementTree as ET
 import click
 from msgspec import Struct, structs
 
+from minitango import statedir
 from minitango.assignment import Assignment, Sample, Submission
 from minitango.cli import details, show, verdict
 from minitango.cli.grading import Batch, terminated_like_ctrl_c, warn_of_weak_limits
@@ -71,7 +72,9 @@ def check(
         settings.check_served(assignment)
     if junit is not None:
         _write_junit(junit, [])  # better to hear now that it cannot be written
-    with tempfile.TemporaryDirectory(prefix="minitango-check-") as state:
+    for left in statedir.abandoned():
+        statedir.discard(left)
+    with tempfile.TemporaryDirectory(prefix=statedir.PRIVATE) as state:
         private = structs.replace(settings, store=state, state=None, blobs=None, flags="", by_store=False).of(loaded)
         checked = _grade(private, loaded, quiet=quiet, verbose=verbose)
     if junit is not None:

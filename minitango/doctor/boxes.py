@@ -121,7 +121,8 @@ def _images_there(engines: Sequence[Surveyed], names: Sequence[str]) -> Check:
 
 
 def _orphans(kinds: Sequence[Surveyed], patient: Patient) -> Check:
-    left, swept = sum(each.orphans for each in kinds), sum(each.swept for each in kinds)
+    boxes, swept = sum(each.orphans for each in kinds), sum(each.swept for each in kinds)
+    states = statedir.abandoned()
     facts = {
         kind: {
             "left": sum(each.orphans for each in kinds if each.kind == kind),
@@ -129,16 +130,23 @@ def _orphans(kinds: Sequence[Surveyed], patient: Patient) -> Check:
         }
         for kind in dict.fromkeys(each.kind for each in kinds)
     }
-    if swept:
-        return Check("orphans", "ok", f"removed {_boxes(swept)} that dead engines left", facts=facts)
-    if left:
-        hint = f"minitango doctor --fix{patient.flags} removes them, and so does the next engine that starts here"
-        return Check("orphans", "warning", f"{_boxes(left)} that dead engines left", hint, facts=facts)
+    facts["check"] = {"left": len(states), "swept": len(states) if patient.fix else 0}
+    if patient.fix:
+        for state in states:
+            statedir.discard(state)
+    if swept or (patient.fix and states):
+        text = f"removed {_left(swept, len(states))} that dead engines left"
+        return Check("orphans", "ok", text, facts=facts)
+    if boxes or states:
+        after = "the next engine that starts here" if boxes else "the next check"
+        hint = f"minitango doctor --fix{patient.flags} removes them, and so does {after}"
+        return Check("orphans", "warning", f"{_left(boxes, len(states))} that dead engines left", hint, facts=facts)
     return Check("orphans", "ok", "nothing is left of dead engines", facts=facts)
 
 
-def _boxes(count: int) -> str:
-    return "1 box" if count == 1 else f"{count} boxes"
+def _left(boxes: int, states: int) -> str:
+    counts = ((boxes, "box", "boxes"), (states, "state of a check", "states of checks"))
+    return " and ".join(f"{count} {one if count == 1 else several}" for count, one, several in counts if count)
 
 
 def _preflight(patient: Patient, found: Survey) -> Check:

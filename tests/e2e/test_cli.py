@@ -304,6 +304,25 @@ def test_a_check_that_is_interrupted_leaves_nothing(cli: CommandLine) -> None:
     assert list(place.glob("minitango-check-*")) == []
 
 
+def test_what_a_killed_check_leaves_is_removed_by_the_next(cli: CommandLine) -> None:
+    hw = samples(cli.folder / "hw")
+    (hw / "right.txt").write_text("wait 29")
+    place = cli.folder / "tmp"
+    place.mkdir()
+    process = cli.start("check", hw, env={"TMPDIR": str(place)})
+    eventually(lambda: bool(list(place.glob("minitango-check-*/live/*.log"))), "no sample is graded")
+    process.kill()
+    cli.answer(process)
+    (left,) = place.glob("minitango-check-*")
+    os.utime(left, (1, 1))
+    seen = cli("doctor", env={"TMPDIR": str(place)}).out
+    assert "1 state of a check that dead engines left" in seen
+    assert left.exists()
+    (hw / "right.txt").write_text("ok")
+    assert cli("check", hw, env={"TMPDIR": str(place)}).code == 0
+    assert list(place.glob("minitango-check-*")) == []
+
+
 def test_nohup_stays_in_force(cli: CommandLine, hw: Path, handins: Path) -> None:
     (handins / "ada.txt").write_text("wait 1")
     process = cli.start("run", hw, handins, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))

@@ -147,11 +147,11 @@ def test_what_dead_engines_left_goes_with_fix_alone(cli: CommandLine, hw: Path, 
     dead.mkdir()
     (dead / "lock").touch()
     (dead / "minitango-1-dead-1.json").write_text("{}\n")
-    assert checks(cli)["orphans"]["verdict"] == "warning"
+    assert checks(cli, TMPDIR=str(cli.folder))["orphans"]["verdict"] == "warning"
     assert dead.exists()
-    assert "removed 1 box that dead engines left" in cli("doctor", "--fix").out
+    assert "removed 1 box that dead engines left" in cli("doctor", "--fix", env={"TMPDIR": str(cli.folder)}).out
     assert not dead.exists()
-    assert checks(cli)["orphans"]["text"] == "nothing is left of dead engines"
+    assert checks(cli, TMPDIR=str(cli.folder))["orphans"]["text"] == "nothing is left of dead engines"
 
 
 def test_with_docker(cli: CommandLine, hw: Path, handins: Path) -> None:
