@@ -181,7 +181,7 @@ def test_formats_have_their_readers() -> None:
         (simple() + f"limits.wall = '{'9' * 400}s'\n", 4, "step[0].limits.wall", "is not a duration"),
         (simple() + f"limits.wall = {'9' * 400}\n", 4, "step[0].limits.wall", "range"),
         (simple() + f"image = 0x{'f' * 9000}\n", 4, "step[0].image", "a number, not a string"),
-        (simple(f"max_score = {'9' * 400}"), 2, "max_score", "not a number above 0"),
+        (simple(f"max_score = {'9' * 400}"), 2, "max_score", "too large a number"),
         (simple() + "limits.wall = inf\n", 4, "step[0].limits.wall", "range"),
         (simple() + "limits.cpus = nan\n", 4, "step[0].limits.cpus", "range"),
         (simple() + "limits.pids = '5'\n", 4, "step[0].limits.pids", "a string, not a whole number"),
@@ -205,7 +205,10 @@ def test_formats_have_their_readers() -> None:
         (simple("format = 1979-05-27"), 2, "format", "a date or time, not a string"),
         (simple("format = 'exit-code'"), 1, "max_score", "is missing|max_score = 100"),
         (simple("max_score = 0"), 2, "max_score", "not a number above 0"),
-        (simple("max_score = inf"), 2, "max_score", "not a number above 0"),
+        (simple("max_score = inf"), 2, "max_score", "too large a number"),
+        (simple("max_score = 1e308"), 2, "max_score", "too large a number"),
+        (simple("max_score = nan"), 2, "max_score", "not a number above 0"),
+        (simple("max_score = -1e308"), 2, "max_score", "not a number above 0"),
         (simple("max_score = '100'"), 2, "max_score", "a string, not a number"),
         (simple("bonus = 1"), 2, "bonus", "a number, not true or false"),
         (simple("submission = 'x.c'"), 2, "submission", "a string, not a table|[submission]"),
@@ -253,7 +256,9 @@ def test_mistakes_name_key_and_line(folder: Path, text: str, line: int | None, k
     [
         ("name = hw\n", 1, "column 8"),
         ("name = 'a'\nname = 'b'\n", 2, "overwrite"),
-        ("name = 'a'\nx = [1,\n", None, "at end of document"),
+        ("name = 'a'\nx = [1,\n", 2, "at end of document"),
+        ("\nname = \n\n", 2, "Invalid value"),
+        ("name =", 1, "Invalid value"),
         ("x = " + "9" * 9000, None, "Exceeds the limit"),
         ("x = " + "[" * 5000 + "]" * 5000, None, "nested too deeply"),
     ],
@@ -773,3 +778,12 @@ def test_packing_again_spares_the_blobs(folder: Path) -> None:
 def test_pack_checks(folder: Path) -> None:
     with pytest.raises(AssignmentError):
         Assignment("hw", (), root=folder).pack(Blobs(folder.parent / "blobs"))
+
+
+def test_a_link_that_leads_nowhere_is_named(folder: Path) -> None:
+    (folder / "assignment.toml").unlink(missing_ok=True)
+    (folder / "assignment.toml").symlink_to("gone.toml")
+    with pytest.raises(AssignmentError, match="No such file") as caught:
+        Assignment.load(folder)
+    assert caught.value.id == "assignment_unreadable"
+    assert caught.value.file == str(folder / "assignment.toml")

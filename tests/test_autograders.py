@@ -167,6 +167,7 @@ def test_an_archive_that_is_none(name: str, tmp_path: Path) -> None:
     with pytest.raises(AssignmentError) as caught:
         Assignment.load(tmp_path / name)
     assert name in str(caught.value)
+    assert caught.value.hint.startswith("pack the autograder again"), "it is no student who reads this"
 
 
 # --- Autolab ---------------------------------------------------------------------------------------

@@ -155,3 +155,12 @@ def test_what_is_told_is_what_is_in_force(tmp_path: Path, monkeypatch: pytest.Mo
 def test_variables_that_are_no_settings() -> None:
     environ = {"MINITANGO_WORKER": "1", "MINITANGO_PROG": "x", "MINITANGO_STATE": "y", "MINITANGO_ZZZ": "", "HOME": "/"}
     assert unknown_variables(environ) == {"MINITANGO_WORKER": "MINITANGO_WORKERS", "MINITANGO_ZZZ": ""}
+
+
+@pytest.mark.parametrize("text", ["workers = 1\nstate =\n\n", "workers = 1\nstate = "])
+def test_a_file_that_ends_in_the_middle_names_its_last_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "minitango.toml").write_text(text)
+    with pytest.raises(ConfigError, match="Invalid value") as caught:
+        resolve(environ={}, folder=tmp_path)
+    assert "at line " in str(caught.value)
+    assert "end of document" not in str(caught.value)

@@ -10,7 +10,7 @@ import pytest
 from rich.cells import cell_len
 
 from minitango import Engine
-from minitango.cli import details, show
+from minitango.cli import cli, details, show, streams
 from minitango.cli.grading import mixture
 from minitango.cli.progress import Images, _names
 from minitango.cli.records import ErrorRecord
@@ -181,3 +181,9 @@ def test_names_of_running_students_fit() -> None:
     assert _names(["ada", "bob"], 20) == "ada, bob"
     assert _names(["ada", "bob", "eve", "zoe"], 16) == "ada, bob +2"
     assert _names(["x" * 99], 5) == "x" * 15 + "…"
+
+
+def test_each_command_in_a_hint_is_as_it_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINITANGO_PROG", "./bin/minitango")
+    for name in cli.commands:
+        assert streams.as_called(f"see minitango {name} X") == f"see ./bin/minitango {name} X"

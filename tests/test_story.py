@@ -121,7 +121,7 @@ def test_the_whole_story(tmp_path: Path) -> None:
     text = "\n".join(story.lines(told))
     assert text.isprintable() or "\x1b" not in text
     assert "grade: exit status 0; 9 s of 10 s (90%: near its limit), memory 10 MiB of 100 MiB" in text
-    assert r"    command: sh grade.sh\x1b" in text
+    assert r"    command: sh 'grade.sh\x1b'" in text, "as a shell would take it"
     assert "feedback\n  so so" in text
     assert "trust: shared; sandbox: fake" in text
     path = tmp_path / "blobs" / told.job.inputs[:2] / told.job.inputs

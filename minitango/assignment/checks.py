@@ -79,7 +79,9 @@ def _check_score(assignment: Assignment, places: Places) -> None:
             text = "is missing: with exit-code, a step that ends with status 0 earns it"
             raise places.error(("max_score",), text, "max_score = 100")
     elif not _is_number(score) or score <= 0:
-        raise places.error(("max_score",), f"is {_repr(score)}, not a number above 0", "max_score = 100")
+        huge = isinstance(score, int | float) and not isinstance(score, bool) and score > 0  # not NaN
+        what = "too large a number" if huge else "not a number above 0"
+        raise places.error(("max_score",), f"is {_repr(score)}, {what}", "max_score = 100")
 
 
 def _check_problems(problems: object, places: Places) -> None:

@@ -37,7 +37,7 @@ def _load(file: Path, wish: Wish) -> Assignment:
     try:
         table = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # ValueError: an integer of thousands of digits, too
-        raise _malformed(file, error) from error
+        raise _malformed(file, error, text) from error
     reader = Reader(Places(str(file), key_lines(text.replace("\r\n", "\n"))))
     if "layout" in table:
         assignment = adopting.beside(reader, table, file.parent.absolute(), wish)
@@ -63,8 +63,11 @@ def _find(path: Path) -> Path | None:
     if folder:
         file = path / NAME
         try:
-            there = file.exists()
-        except PermissionError:
+            file.lstat()
+            there = True  # also a link that leads nowhere: reading it will say so
+        except (FileNotFoundError, NotADirectoryError):
+            there = False
+        except OSError:
             there = True  # reading it will say what is wrong
         if there:
             return file
@@ -98,10 +101,12 @@ def _text(file: Path) -> str:
         raise AssignmentError("it is not UTF-8", file=str(file), line=line, hint=hint, id="encoding") from error
 
 
-def _malformed(file: Path, error: Exception) -> AssignmentError:
+def _malformed(file: Path, error: Exception, read: str) -> AssignmentError:
     text = "values are nested too deeply" if isinstance(error, RecursionError) else str(error)
     found = re.search(r" \(at line (\d+), column (\d+)\)", text)
     line = int(found[1]) if found else None
+    if text.endswith("(at end of document)"):  # that of the last value
+        line = read.rstrip().count("\n") + 1
     message = "not TOML: " + (text.replace(found[0], f" at column {found[2]}") if found else text)
     hint = 'correct this line; text is in quotes, as in name = "hw1", and a list in brackets, as in ["make", "-s"]'
     return AssignmentError(message, file=str(file), line=line, hint=hint, id="toml")

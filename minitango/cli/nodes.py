@@ -8,7 +8,7 @@ from minitango import statedir
 from minitango.cli import show
 from minitango.cli.records import NodeRecord, NodeRecords
 from minitango.cli.settings import Settings, resolve, state_options
-from minitango.cli.streams import out, tell
+from minitango.cli.streams import out, program, tell
 from minitango.engine import Engine
 from minitango.errors import ConfigError
 from minitango.job import State
@@ -122,7 +122,7 @@ def _tell_node(name: str, where: dict[str, object], *, on: bool) -> int:
         if not engine.store.drain(name, on):
             raise _unknown(engine, name, settings)
     if on:
-        tell(f"{name} begins no more jobs; see: minitango nodes{settings.flags}")
+        tell(f"{name} begins no more jobs; see: {program()} nodes{settings.flags}")
     else:
         tell(f"{name} takes jobs again")
     return 0

@@ -63,12 +63,16 @@ def nearest(folder: Path) -> File | None:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    text = ""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        text = path.read_text(encoding="utf-8-sig")
+        return tomllib.loads(text)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         if path.name == "pyproject.toml":
             return {}  # another tool's file: its own tools will complain
-        raise ConfigError(f"{path}: {error}", hint="correct the file", id="settings") from error
+        end = f"(at line {text.rstrip().count(chr(10)) + 1}, the last one)"
+        why = str(error).replace("(at end of document)", end)
+        raise ConfigError(f"{path}: {why}", hint="correct the file", id="settings") from error
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}", hint="make it readable", id="settings") from error
 

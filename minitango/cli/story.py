@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Iterator, Sequence
 from typing import Final
@@ -200,7 +201,7 @@ def _steps(told: Story, result: Result) -> list[str]:
         step = planned.get(report.name)
         text.append(details.step(report, step.limits if step is not None else None))
         if step is not None:
-            text.append(f"  command: {one_line(' '.join(step.command) or 'what its image runs by itself', 200)}")
+            text.append(f"  command: {one_line(shlex.join(step.command) or 'what its image runs by itself', 200)}")
         text += [f"  not taken: {one_line(path, 80)}: {one_line(why, 200)}" for path, why in report.refused[:5]]
     text += [f"warning [{notice.id}]: {one_line(notice.message, 300)}" for notice in result.warnings]
     image = f"; image: {one_line(result.image_digest, 100)}" if result.image_digest else ""

@@ -19,6 +19,10 @@ _GONE = frozenset({errno.EPIPE, errno.EIO, errno.EBADF})
 """Nobody reads any more: the pipe's other end was closed, or the terminal hung up."""
 
 
+_closed: list[str] = []
+"""What is to be told of a standard output that was closed when we started, until it is told."""
+
+
 _terminals: list[TextIO] = []
 """The streams that were a terminal's when we started."""
 
@@ -47,6 +51,8 @@ def prepare() -> None:
             os.fstat(number)
         except OSError:  # closed, so that the next file opened, say the queue, would get its number
             os.open(os.devnull, os.O_RDWR)
+            if number == 1:
+                _closed.append("warning: the standard output is closed: what was to be printed there is lost")
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
@@ -58,7 +64,10 @@ def prepare() -> None:
 
 
 def out(text: str) -> None:
-    """Print data. A reader that had enough (`| head`) is no error; a disk that is full is."""
+    """Print data. A reader that had enough (`| head`) is no error; a disk that is full is. That there was no output
+    from the start is told."""
+    while _closed:
+        tell(_closed.pop())
     try:
         print(text, flush=True)
     except OSError as error:

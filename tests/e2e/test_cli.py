@@ -606,6 +606,8 @@ def test_streams_that_are_closed_cost_no_grade(cli: CommandLine, hw: Path, handi
     answer = cli("run", hw, handins, within=within)
     assert answer.code == 0, answer
     assert "Traceback" not in answer.out + answer.err
+    lost = "warning: the standard output is closed: what was to be printed there is lost\n"
+    assert (lost in answer.err) is (plumbing == '"$@" >&-')
     assert {job.state for job in queue(cli).values()} == {State.DONE}
 
 

@@ -172,4 +172,6 @@ def _below_one_top(files: tuple[File, ...]) -> dict[str, File]:
 def _hint(error: ArchiveError) -> str:
     if error.id in ("too_large", "too_many"):
         return f"an autograder may be {MAX_FILES} files of {human_size(MAX_BYTES)} together"
+    if error.id.startswith("archive_"):  # what is said of a hand-in is said to a student
+        return "pack the autograder again, as a plain zip or tar.gz of regular files, or name its folder"
     return error.hint
