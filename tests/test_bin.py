@@ -112,7 +112,8 @@ class Checkout:
         for version in ("1.0", "2.0"):
             write_wheel(wheels, version)
         self.tools = base / "tools"
-        for tool in ("bwrap", "git", "dockerd", "debootstrap", "redis-server", "ip"):  # so that set-up does not look for them
+        # so that set-up does not look for them
+        for tool in ("bwrap", "git", "dockerd", "debootstrap", "redis-server", "ip"):
             script(self.tools / tool, "#!/bin/sh\n")
         (self.root / "tests").mkdir()
         (self.root / "tests/docker_engine.py").write_text(ENGINE)

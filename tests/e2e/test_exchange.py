@@ -138,7 +138,10 @@ def test_several_exports_are_said_to_be_some(cli: CommandLine, hw: Path, tmp_pat
     two = zipped(tmp_path, PLATFORMS["canvas"][0], "two.zip")
     answer = cli("run", hw, one, two, "--export", "--json")
     assert scores(answer) == {"0017": 10, "bob@school.edu": 0, "34": 10, "35": 0}
-    refused(cli("run", hw, one, hw, "--export"), 2, "export", "is no export that is known", "without --export")
+    none = tmp_path / "none"
+    none.mkdir()
+    (none / "ada.txt").write_text("ok\n")
+    refused(cli("run", hw, one, none, "--export"), 2, "export", "is no export that is known", "without --export")
     for flag in ("--plain", "--student=ada"):
         refused(cli("submit", hw, one, "--export", flag), 2, "usage", "--export goes with", "leave one of them out")
 
