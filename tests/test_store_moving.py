@@ -23,7 +23,7 @@ from msgspec.structs import replace
 
 from minitango.errors import ConfigError, StoreError
 from minitango.job import Fail, Failure, Finish, JobSpec, Outcome, Result, State, StepOutput
-from minitango.store import Node, Store, open_store, settle_copy
+from minitango.store import Node, Store, _redis_dump, open_store, settle_copy
 from minitango.store.portable import Books, JobDump
 from minitango.store.redis import RedisStore
 from minitango.store.sqlite import SqliteStore
@@ -371,3 +371,98 @@ def test_a_key_whose_latest_job_came_after_the_dump_began(opened: Callable[[str]
 
     there.load(meanwhile(), here.books)
     assert [dumped.holder for dumped in there.dump()] == [True] * 60
+
+
+def half_filled(here: Store, queue: str) -> RedisStore:
+    """A queue that somebody left half filled, opened to be filled anew."""
+
+    def dies() -> Iterator[JobDump]:
+        yield from itertools.islice(here.dump(), 110)
+        raise InterruptedError
+
+    there = RedisStore(redis_server.shared().url(), queue=queue, filling=True)
+    with pytest.raises(InterruptedError):
+        there.load(dies(), here.books)
+    return there
+
+
+def test_what_an_earlier_one_left_is_cleared_though_the_answer_to_its_begin_was_lost(
+    opened: Callable[[str], Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    redis_server.need_redis()
+    here = opened("sqlite")
+    here.submit([spec(f"s{n}") for n in range(120)])
+    there = half_filled(here, f"q{next(QUEUES)}")
+    here.exchange([Finish(lease, Result(Outcome.GRADED, 1.0)) for lease in here.exchange(claim=120).leases])
+    link, said = there._link, []
+    run = link.run
+
+    def twice(verb: str, arguments: Any, **how: Any) -> Any:
+        said.append(arguments[0])
+        if arguments[0] in ("begin", "cleared", "end"):
+            run(verb, arguments, **how)
+        return run(verb, arguments, **how)
+
+    monkeypatch.setattr(link, "run", twice)
+    there.load(here.dump(), here.books)
+    assert said[0] == "begin"
+    assert said[-1] == "end"
+    assert whole(there) == whole(here)
+    assert there.counts() == here.counts()
+    there.close()
+
+
+def test_one_who_was_replaced_while_he_cleared_clears_no_more(
+    opened: Callable[[str], Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two begin anew, and the first is slow."""
+    redis_server.need_redis()
+    here, queue = opened("sqlite"), f"q{next(QUEUES)}"
+    here.submit([spec(f"s{n}") for n in range(150)])
+    first = half_filled(here, queue)
+    second = RedisStore(redis_server.shared().url(), queue=queue, filling=True)
+    in_turn, filled, go_on = _redis_dump._in_turn, threading.Event(), threading.Event()
+
+    def slow(keys: Any, n: int) -> Iterator[list[bytes]]:
+        if threading.current_thread() is not other:
+            other.start()
+            assert filled.wait(30)
+        yield from in_turn(keys, n)
+
+    def all_in() -> Books:
+        filled.set()
+        assert go_on.wait(30)
+        return here.books()
+
+    other = threading.Thread(target=lambda: second.load(here.dump(), all_in))
+    monkeypatch.setattr(_redis_dump, "_in_turn", slow)
+    with pytest.raises(StoreError) as caught:
+        first.load(here.dump(), here.books)
+    assert caught.value.id == "store_filling"
+    go_on.set()
+    other.join()
+    assert whole(second) == whole(here)
+    assert second.counts()[State.QUEUED] == 150
+    first.close()
+    second.close()
+
+
+def test_a_queue_that_lost_jobs_while_it_was_filled_is_not_opened(opened: Callable[[str], Store]) -> None:
+    redis_server.need_redis()
+    here, queue = opened("sqlite"), f"q{next(QUEUES)}"
+    here.submit([spec(f"s{n}") for n in range(3)])
+    there = RedisStore(redis_server.shared().url(), queue=queue, filling=True)
+
+    def loses() -> Books:
+        redis_server.shared().client().zremrangebyrank(f"minitango:{{{queue}}}:jobs", 0, 0)
+        return here.books()
+
+    with pytest.raises(StoreError) as caught:
+        there.load(here.dump(), loses)
+    assert caught.value.id == "store_filling"
+    assert "3 jobs were carried" in caught.value.message
+    with pytest.raises(StoreError):
+        there.submit([spec("x")])
+    there.load(here.dump(), here.books)
+    assert whole(there) == whole(here)
+    there.close()

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from minitango.errors import reach_of
-from minitango.job import State
 from minitango.retry import POISON, Hold
 from minitango.store import _redis_rows as redis_rows
 from minitango.store import _rows as rows
+from minitango.store._redis_errors import not_whole
 from minitango.store._redis_history import RedisHistory
 from minitango.store._redis_link import Value
 from minitango.store.portable import Books, JobDump, Post, Streak, not_empty
@@ -53,7 +53,7 @@ class RedisDump(RedisHistory):
         if not begun:
             raise not_empty(f"the queue {self.queue} on {self._link.place.shown}")
         if begun > 1:
-            self._clear()
+            self._clear(token)
         count = size = 0
         batch: list[Value] = []
         for dumped in jobs:
@@ -67,22 +67,25 @@ class RedisDump(RedisHistory):
         if batch:
             self._link.run("load", ["jobs", token, *batch], patient=True)
         kept = books()
-        self._link.run("load", ["end", token, str(kept.seq), str(kept.ended_seq), *kept.drained], patient=True)
+        end: list[Value] = ["end", token, str(count), str(kept.seq), str(kept.ended_seq), *kept.drained]
+        there = int(self._link.run("load", end, patient=True))
+        if there >= 0:
+            raise not_whole(self._link.place.shown, there, count)
         return count
 
-    def _clear(self) -> None:
-        """Remove what somebody left who died while filling this queue. Blobs stay: they are what they are."""
+    def _clear(self, token: str) -> None:
+        """Remove what somebody left who died while filling this queue, as long as it is ours to fill. Blobs stay: they
+        are what they are."""
         prefix = self._key("").encode()
 
         def clear(client: Any) -> None:
             for keys in _in_turn(client.scan_iter(prefix + b"*", count=1000), 500):
-                gone = [key for key in keys if not _stays(key.removeprefix(prefix))]
-                if gone:
-                    client.unlink(*gone)
+                names = [key.removeprefix(prefix) for key in keys]
+                if gone := [name for name in names if not _stays(name)]:
+                    self._link.run("load", ["clear", token, *gone], patient=True)
 
         self._link.call("load", clear, patient=True)
-        counts = [f"n:{state.value}" for state in State]
-        self._link.call("load", lambda client: client.hdel(self._key("meta"), "seq", "ended_seq", *counts))
+        self._link.run("load", ["cleared", token], patient=True)
 
     def _arguments(self, dumped: JobDump) -> list[Value]:
         """One job for load.lua."""

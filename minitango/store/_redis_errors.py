@@ -78,3 +78,11 @@ def filling(shown: str) -> StoreError:
         hint="wait for its end; if it died, repeat it: minitango migrate FROM TO",
         id="store_filling",
     )
+
+
+def not_whole(shown: str, there: int, carried: int) -> StoreError:
+    return StoreError(
+        f"{carried} jobs were carried to the queue on Redis at {shown}, and {there} are there: it stays closed",
+        hint="see that nobody else fills it, and repeat it: minitango migrate FROM TO",
+        id="store_filling",
+    )

@@ -3,30 +3,46 @@
 -- Writes meta j: a: r: o: jobs ids of:a: of:s: keys key: refs lanes ready: alone: due solo spec: held: others running
 -- cancels ended outbox cb: drain
 -- ARGV: verb, token, and:
---   begin: nothing. Replies 0: there are jobs; 1: begun; 2: begun, and what an earlier one left is to be cleared first.
+--   begin: nothing. Replies 0: there are jobs; 1: begun; 2: begun, and what an earlier one left is to be cleared first,
+--     which it says until `cleared` was said.
+--   clear: keys, as they are below the queue's own beginning.
+--   cleared: nothing.
 --   jobs: for each, in order of their numbers: how many values, the hash; how many, the attempts; the result; how many,
 --     the outputs; how many, what became of its callback; when that is due, or ''; '1' where it is its key's latest. A job that is there already was sent before.
---   end: the last number, the last end, drained nodes.
+--   end: how many jobs there are to be, the last number, the last end, drained nodes. Replies how many there are where
+--     it is another number, and does not end then; -1: ended.
 local verb, token = ARGV[1], ARGV[2]
 local filling = call('HGET', KEYS[1], 'loading')
 if verb == 'begin' then
-  if filling == token then return 1 end
   if not filling and call('EXISTS', P .. 'jobs') == 1 then return 0 end
+  if filling and filling ~= token then call('HSET', KEYS[1], 'clearing', '1') end
   call('HSET', KEYS[1], 'loading', token)
-  return filling and 2 or 1
+  return call('HEXISTS', KEYS[1], 'clearing') == 1 and 2 or 1
 end
-if verb == 'end' and not filling then return 1 end -- said again, as no answer came
+if verb == 'end' and not filling then return -1 end -- said again, as no answer came
 if filling ~= token then return redis.error_reply('FILLING by another') end
 
+if verb == 'clear' then
+  for i = 3, #ARGV do call('UNLINK', P .. ARGV[i]) end
+  return 1
+end
+if verb == 'cleared' then
+  call('HDEL', KEYS[1], 'clearing', 'seq', 'ended_seq')
+  for _, state in ipairs({ 'queued', 'running', 'done', 'dead', 'cancelled' }) do call('HDEL', KEYS[1], 'n:' .. state) end
+  return 1
+end
+
 if verb == 'end' then
+  local there = call('ZCARD', P .. 'jobs')
+  if there ~= tonumber(ARGV[3]) then return there end
   for i, field in ipairs({ 'seq', 'ended_seq' }) do
-    local given = tonumber(ARGV[2 + i])
-    if given > tonumber(call('HGET', KEYS[1], field) or 0) then call('HSET', KEYS[1], field, ARGV[2 + i]) end
+    local given = tonumber(ARGV[3 + i])
+    if given > tonumber(call('HGET', KEYS[1], field) or 0) then call('HSET', KEYS[1], field, ARGV[3 + i]) end
   end
-  for i = 5, #ARGV do call('SADD', P .. 'drain', ARGV[i]) end
+  for i = 6, #ARGV do call('SADD', P .. 'drain', ARGV[i]) end
   call('HDEL', KEYS[1], 'loading')
   tell()
-  return 1
+  return -1
 end
 
 local at = 3
