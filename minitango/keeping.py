@@ -65,6 +65,8 @@ class Keeper:
         self._forgot: float | None = None
         """When jobs were last forgotten; None: all that was needless since is gone."""
         self._prune_at = 0.0
+        self._cursor = 0
+        """The last `ended_seq` that was looked at: what has to stay keeps nothing behind it from being seen."""
 
     def start(self) -> None:
         """Look from now on, after a first pause. Does nothing where all is kept for ever."""
@@ -94,16 +96,17 @@ class Keeper:
         """Forget what is old enough, at most some thousand jobs, and prune blobs where it is time. Returns how many
         jobs went. StoreError."""
         before = self._store.now() - self._keep
-        cursor = gone = 0
+        gone = 0
         for _ in range(_ROUNDS):
-            found = self._store.ended_since(cursor, limit=_BATCH)
+            found = self._store.ended_since(self._cursor, limit=_BATCH)
             old = list(takewhile(lambda job: job.ended is not None and job.ended < before, found))
-            if not old or self._stop.is_set():
+            if self._stop.is_set():
                 break
-            cursor = old[-1].ended_seq or 0
             gone += self._store.forget(job.id for job in old if job.delivery is not Delivery.PENDING)
-            if len(old) < _BATCH:
+            if len(old) < _BATCH:  # from the beginning, next time: what had to stay may go by then
+                self._cursor = 0
                 break
+            self._cursor = old[-1].ended_seq or 0
         now = self._clock()
         if gone:
             self._forgot = now

@@ -105,6 +105,24 @@ def test_what_somebody_has_still_to_be_told_of_stays(store: Store, tmp_path: Pat
     assert keeper.look() == 0
 
 
+def test_what_has_to_stay_keeps_nothing_behind_it(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More callbacks wait than one look goes through; when they are delivered, their jobs go, too."""
+    monkeypatch.setattr("minitango.keeping._BATCH", 10)
+    monkeypatch.setattr("minitango.keeping._ROUNDS", 2)
+    blobs, now = open_blobs(store, tmp_path), store.now()
+    ended(store, blobs, now - 10 * DAY, *(f"w{n:02}" for n in range(45)), callback="https://x.example/")
+    ended(store, blobs, now - 9 * DAY, *(f"s{n:02}" for n in range(15)))
+    ended(store, blobs, now, "new")
+    keeper = Keeper(store, blobs, DAY)
+    assert [keeper.look() for _ in range(5)] == [0, 0, 15, 0, 0]
+    for errand in store.take_callbacks(100):
+        store.callback_delivered(errand)
+    assert sum(keeper.look() for _ in range(8)) == 45
+    assert students(store) == ["new"]
+
+
 def test_it_does_little_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("minitango.keeping._BATCH", 10)
     monkeypatch.setattr("minitango.keeping._ROUNDS", 2)
