@@ -379,7 +379,8 @@ class Outbox(Protocol):
         self, errand: Errand, error: str, *, again_in: float | None, counts: bool = True, now: float | None = None
     ) -> bool:
         """This try went wrong: it is due again in so many seconds, an hour at most; None gives it up. False where the
-        errand is stale: nothing is changed. `counts`: False where nothing was sent, which is no try."""
+        errand is stale: nothing is changed. `counts`: False where nothing was sent, which is no try. An empty `error`
+        leaves the one before."""
         ...
 
     def next_callback(self) -> float | None:

@@ -57,7 +57,7 @@ class SqliteOutbox(SqliteHistory):
         self, errand: Errand, error: str, *, again_in: float | None, counts: bool = True, now: float | None = None
     ) -> bool:
         became = Delivery.UNDELIVERED if again_in is None else Delivery.PENDING
-        return self._tell(errand, became, again_in, rows.clean_text(error), int(counts), now)
+        return self._tell(errand, became, again_in, rows.clean_text(error) or None, int(counts), now)
 
     def _tell(
         self, errand: Errand, became: Delivery, delay: float | None, error: str | None, tried: int, now: float | None

@@ -1760,6 +1760,12 @@ def test_what_failed_is_due_again_when_it_was_said(store: Store, clock: Clock) -
     told = store.callback(job_id)
     assert told is not None
     assert (told.tries, told.error) == (1, "nothing was sent")
+    clock.advance(1)
+    (errand,) = take(store)
+    assert store.callback_failed(errand, "", again_in=1, counts=False)
+    told = store.callback(job_id)
+    assert told is not None
+    assert told.error == "nothing was sent", "nothing else was met"
     assert store.get(job_id).state is State.DONE
 
 
