@@ -21,7 +21,7 @@ from minitango.errors import ConfigError, JobNotFound, StoreError
 from minitango.failpoint import failpoint
 from minitango.job import Job, State
 from minitango.pool import Bell, EventKind
-from minitango.retry import MOST_DELIVERY_WAIT, after_delivery
+from minitango.retry import MOST_DELIVERY_BACKOFF, MOST_DELIVERY_WAIT, after_delivery
 from minitango.store import Errand, Store
 
 log = logging.getLogger("minitango")
@@ -36,6 +36,9 @@ TELL_AGAIN: Final = 60.0
 """Seconds after which it is said again that a host's callbacks fail."""
 LAST_ROUND: Final = 10.0
 """Seconds in which a sender that stops goes on to deliver what is due."""
+APART: Final = 0.25
+"""Seconds between two callbacks that are put back for a host which is left alone: however many wait, the store is asked
+for few of them at a time, and a host that is there again is not run over."""
 _ALMOST: Final = 0.05
 """Seconds until another look where our clock is a little before the store's, or another sender was faster."""
 _LOOK: Final = 0.1
@@ -55,6 +58,8 @@ class _Host:
         self.trying = 0
         self.error = ""
         self.told: float | None = None
+        self.turn = 0.0
+        """When the last of those that were put back is due, on the sender's clock."""
 
 
 class Sender:
@@ -199,10 +204,16 @@ class Sender:
             self._bell.ring()
 
     def _put_back(self, errand: Errand, host: _Host) -> None:
-        """The host was not reached just now: others' callbacks go first."""
+        """The host was not reached just now: others' callbacks go first. Each is due after the one that was put back
+        before it."""
         with self._lock:
-            rest = host.breaker.wait(self._clock()) or 0.0
-        again_in = max(1.0, rest) * (1 + self._chance())
+            now = self._clock()
+            rest = host.breaker.wait(now) or 0.0
+            host.turn = max(now + max(1.0, rest) * (1 + self._chance()), host.turn + APART)
+            again_in = host.turn - now
+            if again_in > MOST_DELIVERY_BACKOFF:  # nobody waits for longer than after a try
+                host.turn = now + MOST_DELIVERY_BACKOFF
+                again_in = MOST_DELIVERY_BACKOFF * (1 + self._chance()) / 2
         self._store.callback_failed(errand, host.error, again_in=again_in, counts=False)
 
     def _try(self, errand: Errand, call: Call, host: _Host) -> None:
@@ -220,6 +231,7 @@ class Sender:
                 host.error = verdict.error
             else:
                 host.breaker.succeeded()
+                host.turn = 0.0
         if not verdict.error:
             if self._record(lambda: self._store.callback_delivered(errand)):
                 self._tell("callback_delivered", self._store.get(errand.job))

@@ -225,6 +225,35 @@ def test_a_host_that_hangs_does_not_keep_others_waiting(tmp_path: Path) -> None:
     bench.close()
 
 
+def test_many_callbacks_for_a_dead_host_leave_the_store_in_peace(tmp_path: Path) -> None:
+    """Each is looked at again within minutes, and few of them at a time."""
+    tried: list[str] = []
+
+    def post(call: Call, errand: Errand, data: bytes) -> Verdict:
+        tried.append(errand.job)
+        return Verdict("nobody is there", unreachable=True)
+
+    bench = Bench(tmp_path, post)
+    store, n = bench.store, 400
+    store.submit([JobSpec("hw", f"s{i}", "s", "i", callback="https://dead.example/x") for i in range(n)])
+    while leases := store.exchange(claim=100).leases:
+        store.exchange([Finish(lease, RESULT) for lease in leases])
+    ids = [job.id for job in store.list()]
+    bench.sender.start()
+    began = bench.clock.time
+
+    def dues() -> list[float]:
+        told = [store.callback(job_id) for job_id in ids]
+        return sorted(one.due - began for one in told if one is not None and one.due is not None and not one.trying)
+
+    eventually(lambda: len(dues()) == n and dues()[0] > 0, "they are not put back")
+    at = dues()
+    assert len(tried) < 10
+    assert all(sum(start <= due < start + 10 for due in at) <= 10 / sender.APART + 10 for start in range(0, 700, 10))
+    assert at[-1] <= MOST_DELIVERY_BACKOFF
+    bench.close()
+
+
 def test_few_are_under_way_at_once_and_all_come(bench: Bench) -> None:
     lock, most, now = threading.Lock(), [0], [0]
 
