@@ -52,6 +52,8 @@ class Moved(Struct, frozen=True):
 
     jobs: int
     blobs: int
+    left: tuple[str, ...] = ()
+    """Other queues of the source that have jobs, and were not carried."""
 
 
 def open_source(place: Place) -> Store:
@@ -69,7 +71,8 @@ def migrate(source: Place, target: Place) -> Moved:
 
     The source is only read, and stays. Nobody sees the target before it is whole; killed, it may be begun again.
     EngineRunning where somebody grades at either; ConfigError `store_not_empty` where jobs are at the target,
-    `queue_moved` where somebody submits or cancels meanwhile, `same_queue`, `no_queue`; StoreError, BlobError.
+    `queue_moved` where somebody submits, cancels, prunes or redelivers meanwhile, `same_queue`, `no_queue`; StoreError,
+    BlobError.
     """
     if source.url == target.url:
         raise ConfigError(f"{shown(source.url)} is both, FROM and TO", hint="name two places", id="same_queue")
@@ -107,13 +110,13 @@ def carry(here: Store, there: Store, from_blobs: BlobStore, to_blobs: BlobStore)
         refuse_living(here)
         if here.books() != before:
             raise ConfigError(
-                "jobs were submitted or cancelled while the queue moved",
+                "jobs were submitted, cancelled, pruned or redelivered while the queue moved",
                 hint="stop what submits, and repeat it",
                 id="queue_moved",
             )
         return before
 
-    return Moved(there.load(jobs(), books), len(carried))
+    return Moved(there.load(jobs(), books), len(carried), here.others())
 
 
 def guard(store: Store, place: Place, undo: ExitStack) -> None:

@@ -138,7 +138,10 @@ def test_everything_is_there(kind: str, to: str, opened: Callable[[str], Store])
     here, there = lived(opened(kind)), opened(to)
     assert there.load(here.dump(), here.books) == 6
     assert whole(there) == whole(here)
-    assert there.books() == here.books() == Books(7, 2, ("n1",))
+    assert there.books() == here.books()
+    assert replace(here.books(), posts="", cancels=()) == Books(7, 2, ("n1",), 6)
+    assert here.books().posts
+    assert len(here.books().cancels) == 1
     assert there.counts() == here.counts()
     ids = [job.id for job in here.list()]
     for each in (here, there):
@@ -371,6 +374,48 @@ def test_a_key_whose_latest_job_came_after_the_dump_began(opened: Callable[[str]
 
     there.load(meanwhile(), here.books)
     assert [dumped.holder for dumped in there.dump()] == [True] * 60
+
+
+def test_books_tell_of_each_change(kind: str, opened: Callable[[str], Store]) -> None:
+    """Of what changes neither the last number nor the last end, too."""
+    store = opened(kind)
+    done, runs, waits = [made.id for made in store.submit([spec(n, callback="https://x.example/") for n in "abc"])]
+    leases = store.exchange(claim=2).leases
+    store.exchange([Finish(leases[0], Result(Outcome.GRADED, 1.0))])
+    (errand,) = store.take_callbacks(1)
+    store.callback_failed(errand, "no", again_in=50)
+    before = store.books()
+    assert store.books() == before
+    assert (before.jobs, before.cancels, bool(before.posts)) == (3, (), True)
+    for change in (
+        lambda: store.redeliver(done),
+        lambda: store.callback_delivered(store.take_callbacks(1)[0]),
+        lambda: store.redeliver(done),
+        lambda: store.cancel(runs),
+        lambda: store.forget([done]),
+        lambda: store.cancel(waits),
+    ):
+        change()
+        after = store.books()
+        assert after != before
+        assert after == store.books()
+        before = after
+
+
+def test_other_queues_of_a_file_are_named(kind: str, tmp_path: Path, opened: Callable[[str], Store]) -> None:
+    store = opened(kind)
+    store.submit([spec("ada")])
+    assert store.others() == ()
+    if kind == "sqlite":
+        path = store._db.path  # type: ignore[attr-defined]
+        for name in ("b", "a", "empty"):
+            another_queue = SqliteStore(path, queue=name)
+            (made,) = another_queue.submit([spec("ada")])
+            if name == "empty":
+                another_queue.cancel(made.id)
+                another_queue.forget([made.id])
+            another_queue.close()
+        assert store.others() == ("a", "b")
 
 
 def half_filled(here: Store, queue: str) -> RedisStore:

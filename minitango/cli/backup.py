@@ -10,6 +10,7 @@ import click
 from minitango.backup import backup as make_backup
 from minitango.backup import restore as make_queue
 from minitango.cli import show
+from minitango.cli.migrate import tell_of_left
 from minitango.cli.settings import ANY_PATH, Settings, resolve, state_options
 from minitango.cli.streams import as_called, out, tell
 from minitango.job import State
@@ -51,5 +52,6 @@ def restore(src: Path, **where: object) -> int:
     place = place_of(resolve(**where))  # type: ignore[arg-type]
     moved = make_queue(src.absolute(), place)
     out(f"{show.plural(moved.jobs, 'job')} and {show.plural(moved.blobs, 'file')} restored")
+    tell_of_left(moved)
     tell(as_called(f"next: minitango jobs{place.flags}; then minitango worker{place.flags}"))
     return 0

@@ -6,8 +6,16 @@ import click
 
 from minitango.cli import show
 from minitango.cli.streams import as_called, out, tell
-from minitango.moving import Place
+from minitango.moving import Moved, Place
 from minitango.moving import migrate as move
+from minitango.text import one_line
+
+
+def tell_of_left(moved: Moved) -> None:
+    """Say what was not carried."""
+    if moved.left:
+        named = ", ".join(repr(one_line(name, 80)) for name in moved.left)
+        tell(f"warning: only the queue 'default' was carried; these stay where they were: {named}")
 
 
 @click.command(short_help="Carry a whole queue from one store to another, where none is.")
@@ -24,5 +32,6 @@ def migrate(source: str, target: str, from_blobs: str | None, to_blobs: str | No
     to = Place.of(target, blobs=to_blobs)
     moved = move(Place.of(source, blobs=from_blobs), to)
     out(f"{show.plural(moved.jobs, 'job')} and {show.plural(moved.blobs, 'file')} moved")
+    tell_of_left(moved)
     tell(as_called(f"next: minitango jobs{to.flags}; use it everywhere, and keep FROM until you have seen it"))
     return 0

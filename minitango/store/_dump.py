@@ -19,7 +19,7 @@ from minitango.store import _rows as rows
 from minitango.store._database import Database, Transaction, refuse_foreign
 from minitango.store._rows import JOB_COLUMNS, WIDTH, Row
 from minitango.store._sqlite_errors import from_os, from_sqlite, not_a_store
-from minitango.store.portable import Books, Copy, JobDump, Post, Streak, not_empty
+from minitango.store.portable import Books, Copy, JobDump, Post, Streak, not_empty, posts_digest
 
 _BATCH: Final = 200
 _OWN: Final = (
@@ -48,7 +48,27 @@ class SqliteDump:
             "(SELECT value FROM meta WHERE name = 'ended_seq')"
         )
         drained = self._db.read("SELECT name FROM drained WHERE queue = ? ORDER BY name", self.queue)
-        return Books(int(seq), int(ended), tuple(name for (name,) in drained))
+        ((jobs,),) = self._db.read("SELECT coalesce(sum(n), 0) FROM counts WHERE queue = ?", self.queue)
+        cancels = self._db.read(
+            "SELECT id FROM jobs INDEXED BY jobs_running WHERE queue = ? AND state = 'running' AND cancel_requested "
+            "ORDER BY id",
+            self.queue,
+        )
+        posts = self._db.read(
+            "SELECT id, outbox.due FROM outbox JOIN jobs ON seq = job "
+            "WHERE outbox.queue = ? AND outbox.due IS NOT NULL",
+            self.queue,
+        )
+        return Books(
+            int(seq), int(ended), tuple(name for (name,) in drained), int(jobs), tuple(job for (job,) in cancels),
+            posts_digest((job, float(due)) for job, due in posts),
+        )  # fmt: skip
+
+    def others(self) -> tuple[str, ...]:
+        found = self._db.read(
+            "SELECT queue FROM counts WHERE queue <> ? GROUP BY queue HAVING sum(n) > 0 ORDER BY queue", self.queue
+        )
+        return tuple(name for (name,) in found)
 
     def dump(self) -> Iterator[JobDump]:
         try:

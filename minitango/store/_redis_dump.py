@@ -16,7 +16,7 @@ from minitango.store import _rows as rows
 from minitango.store._redis_errors import not_whole
 from minitango.store._redis_history import RedisHistory
 from minitango.store._redis_link import Value
-from minitango.store.portable import Books, JobDump, Post, Streak, not_empty
+from minitango.store.portable import Books, JobDump, Post, Streak, not_empty, posts_digest
 
 _OUT: Final = 20
 """Jobs in one reply, each with what its steps printed."""
@@ -33,9 +33,18 @@ class RedisDump(RedisHistory):
         def ask(pipe: Any) -> None:
             pipe.hmget(self._key("meta"), "seq", "ended_seq")
             pipe.smembers(self._key("drain"))
+            pipe.zcard(self._key("jobs"))
+            pipe.smembers(self._key("cancels"))
+            pipe.zrange(self._key("outbox"), 0, -1, withscores=True)
 
-        (seq, ended), drained = self._link.pipeline(ask)
-        return Books(int(seq or 0), int(ended or 0), tuple(sorted(name.decode() for name in drained)))
+        (seq, ended), drained, jobs, cancels, posts = self._link.pipeline(ask)
+        return Books(
+            int(seq or 0), int(ended or 0), _sorted(drained), int(jobs), _sorted(cancels),
+            posts_digest((job.decode(), float(due)) for job, due in posts),
+        )  # fmt: skip
+
+    def others(self) -> tuple[str, ...]:
+        return ()  # each queue on a server is a place
 
     def dump(self) -> Iterator[JobDump]:
         top = self.books().seq
@@ -124,6 +133,10 @@ def _in_turn(keys: Iterable[bytes], n: int) -> Iterator[list[bytes]]:
     waiting = iter(keys)
     while batch := list(islice(waiting, n)):
         yield batch
+
+
+def _sorted(names: Iterable[bytes]) -> tuple[str, ...]:
+    return tuple(sorted(name.decode() for name in names))
 
 
 def _stays(name: bytes) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
@@ -70,6 +71,18 @@ class Books(Struct, frozen=True):
     ended_seq: int
     drained: tuple[str, ...] = ()
     """Nodes that are to take no more."""
+    jobs: int = 0
+    """How many it has."""
+    cancels: tuple[str, ...] = ()
+    """Running jobs whose cancel was requested, in the order of their ids."""
+    posts: str = ""
+    """A digest of which callbacks are pending, and when each is due; empty where none is."""
+
+
+def posts_digest(due: Iterable[tuple[str, float]]) -> str:
+    """`Books.posts` of jobs and due times, in any order."""
+    said = sorted(f"{job} {when!r}" for job, when in due)
+    return hashlib.sha256("\n".join(said).encode()).hexdigest() if said else ""
 
 
 class Copy(Struct, frozen=True):
@@ -84,7 +97,12 @@ class Portable(Protocol):
     """Verbs that take a whole queue out of a store, and into one. Nodes do not move: they are where they are."""
 
     def books(self) -> Books:
-        """As they are now. Whoever finds them equal twice knows that nothing was submitted, nor ended, between."""
+        """As they are now. Whoever finds them equal twice knows that nobody submitted between, nor ended, cancelled or
+        forgot a job, nor asked for a delivery; a job that was claimed and is running is not seen in them."""
+        ...
+
+    def others(self) -> tuple[str, ...]:
+        """The names of other queues of this place that have jobs: of all verbs here only `snapshot` knows of them."""
         ...
 
     def dump(self) -> Iterator[JobDump]:

@@ -288,6 +288,52 @@ def test_a_submit_while_it_moves_is_not_lost(tmp_path: Path) -> None:
     there.close()
 
 
+@pytest.mark.parametrize("what", ["redeliver", "forget", "cancel"])
+def test_other_changes_while_it_moves_are_not_lost(tmp_path: Path, what: str) -> None:
+    from minitango import ConfigError
+    from minitango.job import Finish, JobSpec, Outcome, Result
+    from minitango.moving import carry
+    from minitango.store import open_blobs, open_store
+
+    here, there = open_store(str(tmp_path / "a" / "queue.db")), open_store(str(tmp_path / "b" / "queue.db"))
+    blobs = open_blobs(here, tmp_path / "a")
+    digest = blobs.put(b"x")
+    specs = [JobSpec("hw", "ada", digest, digest, callback="https://x.example/")] * 2
+    ended, runs = [one.id for one in here.submit(specs)]
+    here.exchange([Finish(here.exchange(claim=2).leases[0], Result(Outcome.GRADED, 1.0))])
+    here.callback_delivered(here.take_callbacks(1)[0])
+    original = here.dump
+
+    def meanwhile() -> Any:
+        yield from original()
+        if what == "redeliver":
+            here.redeliver(ended)
+        elif what == "forget":
+            here.forget([ended])
+        else:
+            here.cancel(runs)
+
+    here.dump = meanwhile  # type: ignore[method-assign]
+    with pytest.raises(ConfigError) as caught:
+        carry(here, there, blobs, open_blobs(there, tmp_path / "b"))
+    assert caught.value.id == "queue_moved"
+    here.close()
+    there.close()
+
+
+def test_queues_that_are_not_carried_are_named(cli: CommandLine, server: Server, hw: Path, handins: Path) -> None:
+    from minitango.job import JobSpec
+    from minitango.store import open_store
+
+    graded(cli, hw, handins)
+    other = open_store(str(cli.folder / ".minitango" / "queue.db"), queue="exams")
+    other.submit([JobSpec("hw", "ada", "s" * 64, "i" * 64)])
+    other.close()
+    answer = cli("migrate", ".minitango", server.url("carried"))
+    assert answer.code == 0, answer
+    assert "warning: only the queue 'default' was carried; these stay where they were: 'exams'" in answer.err
+
+
 def test_a_job_that_is_forgotten_while_it_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its blob may be gone: then the copy begins anew, without it."""
     from minitango.backup import backup
