@@ -149,7 +149,8 @@ class Blobs:
         if data is None:
             raise BlobError(
                 f"the blob {digest} is not there: {path}",
-                hint="restore the state directory from a backup, or submit the work again",
+                hint="restore the state directory from a backup, or submit the work again; "
+                "where nodes share --blobs DIR, look whether this is it",
                 id="blob_missing",
             )
         if hashlib.sha256(data).hexdigest() != digest:

@@ -79,6 +79,7 @@ class Engine:
                 tell=lambda text: self._telling.image(text),
                 grader=self._graders.by,
                 on_box=lambda seconds: self.on_box(seconds),
+                shared=store.shared,
             )
         self._pool: Pool | None = None
         self._callbacks = Callbacks()

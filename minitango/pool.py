@@ -472,7 +472,7 @@ class Pool:
         elif (
             isinstance(ack, Fail)
             and self._runner.seats is None  # else it sees itself to what fails, and the others go on
-            and ack.failure.id.startswith("sandbox")
+            and ack.failure.id.startswith(("sandbox", "blob_") if not ack.charge else "sandbox")
             and self._breaker.failed(now, certain=not ack.charge)
         ):
             rest = self._breaker.wait(now) or 0.0

@@ -19,6 +19,7 @@ from minitango.assignment import Plan, PlanStep
 from minitango.blobs import BlobStore
 from minitango.errors import (
     AssignmentError,
+    BlobError,
     ConfigError,
     MinitangoError,
     SandboxFailed,
@@ -99,11 +100,14 @@ class Runner:
         tell: Callable[[str], None] = lambda text: None,
         grader: Callable[[str, Plan], tuple[str, ...]] = lambda spec, plan: (),
         on_box: Callable[[float], None] = lambda seconds: None,
+        shared: bool = False,
     ) -> None:
         """`on_image` hears the name and the digest of each image that was prepared, `tell`, for people, on which of
         several engines an assignment cannot be graded, and `on_box` how long each step waited for its box, all from any
-        thread; `grader` says what `Finish.grader` is to have of a plan and its digest."""
+        thread; `grader` says what `Finish.grader` is to have of a plan and its digest. `shared`: other nodes grade the
+        same queue, so that files that are not here may be there."""
         self._on_box = on_box
+        self._shared = shared
         self._grader = grader
         self._sandbox = sandbox
         self._blobs = blobs
@@ -133,6 +137,9 @@ class Runner:
             return Fail(lease, _failure(error), charge=False)
         except ConfigError as error:
             return Fail(lease, _failure(error), retry=False)
+        except BlobError as error:
+            # Of several nodes, it may be this one alone that does not see where they are.
+            return Fail(lease, _failure(error), charge=not self._shared)
         except StoreError as error:  # what is to be graded is on a server that is away
             log.warning("job %s goes back: %s", lease.job, error)
             return Release(lease)

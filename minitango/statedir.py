@@ -18,6 +18,7 @@ from msgspec import Struct
 
 from minitango.errors import EngineRunning, MinitangoError, StoreError
 from minitango.sandbox import open_sandbox
+from minitango.store import check_place
 
 _MAX_IMAGES: Final = 100
 """Images that are noted of a kind of sandbox: the latest. A name has at most about 500 characters."""
@@ -36,6 +37,7 @@ _MAX_TRIED: Final = 200
 def locate(store: str | os.PathLike[str], state: str | os.PathLike[str] | None) -> tuple[str, Path]:
     """The store's URL and the state directory, absolute. A `store` that is no URL is a state directory."""
     text = os.fspath(store)
+    check_place(text)
     if "://" not in text:
         folder = Path(text).absolute()
         return f"sqlite:///{folder / 'queue.db'}", Path(state).absolute() if state is not None else folder

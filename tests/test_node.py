@@ -339,6 +339,21 @@ def test_blobs_in_a_directory_that_nodes_share(server: Server, tmp_path: Path) -
     assert any((tmp_path / "nfs").rglob("*"))
 
 
+def test_a_node_that_does_not_see_the_files_harms_no_job(server: Server, tmp_path: Path) -> None:
+    """As one whose shared directory is not mounted: it goes back, and the others grade it."""
+    events: list[Event] = []
+    shared = tmp_path / "nfs"
+    with (
+        node(server, tmp_path, "bad", blobs=tmp_path / "empty", on_event=events.append) as bad,
+        Engine.open(server.url(), workers=0, state=tmp_path / "c", blobs=shared) as submitter,
+    ):
+        handles = submitter.submit_many(students())
+        eventually(lambda: "paused" in [event.kind for event in events])
+        with node(server, tmp_path, "good", blobs=shared):
+            assert {handle.result(60).score for handle in handles} == {10}
+        assert {job.failures for job in bad.jobs()} == {0}
+
+
 def test_a_sandbox_object_is_closed_with_its_engine(server: Server, tmp_path: Path) -> None:
     sandbox = FakeSandbox(scoring(3))
     with Engine.open(server.url(), workers=1, sandbox=sandbox, state=tmp_path / "a") as engine:

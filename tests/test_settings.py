@@ -14,6 +14,21 @@ from minitango.errors import ConfigError
 from minitango.statedir import locate
 
 
+@pytest.mark.parametrize(
+    "text", ["127.0.0.1:6379/0", "localhost:6379", "redis:/h:1/0?queue=q", "mt:secret@h/0", "sqlite://relative.db"]
+)
+def test_a_server_without_its_scheme_is_no_file(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the queue would be split without a word."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError) as caught:
+        locate(text, None)
+    assert caught.value.id == "store_url"
+    assert "secret" not in str(caught.value)
+    (tmp_path / "a:b").mkdir()
+    assert locate("a:b", None)[1] == tmp_path / "a:b", "one that is there"
+    assert locate("./c:d", None)[1] == tmp_path / "c:d"
+
+
 def test_defaults(tmp_path: Path) -> None:
     assert resolve(environ={}, folder=tmp_path) == Settings(".minitango", None, "auto", None)
 

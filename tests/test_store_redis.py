@@ -88,6 +88,10 @@ def test_a_url_is_read(url: str, server: str, queue: str) -> None:
         ("redis://h/0?socket_timeout=1", "unknown parameter 'socket_timeout'"),
         ("redis://h/0?durability=some", "durability"),
         ("redis://:se#cret@h/0", "'#'"),
+        ("redis://mt:se/cret@h/0", "cannot be read"),
+        ("redis://mt:s@e/cret@h/0?x=1", "."),
+        ("reddis://mt:secret@h/0", "unknown scheme"),
+        ("redis://h/0?password=secret", "unknown parameter"),
     ],
 )
 def test_a_url_that_cannot_be_used_says_why_and_tells_no_secret(url: str, why: str) -> None:

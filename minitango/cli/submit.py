@@ -73,6 +73,8 @@ def submit(
         submissions = [structs.replace(submission, callback=callback) for submission in submissions]
     with settings.open(workers=0) as engine:
         tell_namesake(engine, loaded, assignment)
+        for text in engine.store.remarks:
+            tell(f"warning: {text}")
         handles = engine.submit_many(submissions, fresh=fresh)
         jobs = [show.see(engine.store, handle.job()) for handle in handles]
     tell_refused(refused)

@@ -20,6 +20,8 @@ Rules that hold for every verb:
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -447,6 +449,30 @@ def open_blobs(store: Store, folder: Path, directory: Path | None = None) -> Blo
     return Blobs(folder / "blobs")
 
 
+def check_place(text: str) -> None:
+    """ConfigError where a text that is to name a queue names none, and would be taken for a file: a server without its
+    scheme, or a SQLite URL with two slashes."""
+    if "://" in text:
+        if text.partition("://")[0] == "sqlite":
+            sqlite_path(text)
+        return
+    before = text.partition("/")[0]
+    if ":" in before and not (len(before) == 2 and before[0].isalpha()) and not os.path.lexists(text):
+        raise ConfigError(
+            f"{hidden(text)!r} names no queue",
+            hint="a server is redis://HOST:PORT/DB?queue=NAME; a folder with ':' in its name is ./NAME",
+            id="store_url",
+        )
+
+
+def hidden(text: str) -> str:
+    """What may be a URL, for people: without what stands before the last `@`, and without values called password."""
+    scheme, separator, rest = text.partition("://") if "://" in text else ("", "", text)
+    if "@" in rest:
+        rest = "...@" + rest.rpartition("@")[2]
+    return re.sub(r"((?:password|pass|pwd|token)=)[^&]*", r"\1...", f"{scheme}{separator}{rest}")
+
+
 def shown(url: str) -> str:
     """A store's URL, or whatever else stands for it, without a password in it."""
     before, separator, rest = url.partition("://")
@@ -485,13 +511,13 @@ def sqlite_path(url: str) -> Path:
     if scheme == "sqlite":
         if not rest.startswith("/") or rest == "/":
             raise ConfigError(
-                f"the store URL {url!r} names no file",
+                f"the store URL {hidden(url)!r} names no file",
                 hint="write sqlite:///queue.db for a file in this folder, sqlite:////srv/queue.db for an absolute path",
                 id="store_url",
             )
         return Path(rest[1:])
     raise ConfigError(
-        f"the store URL {url!r} has an unknown scheme {scheme!r}",
+        f"the store URL {hidden(url)!r} has an unknown scheme {scheme!r}",
         hint="use sqlite:///PATH or redis://HOST/DB?queue=NAME",
         id="store_url",
     )

@@ -9,6 +9,7 @@ from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 from msgspec import Struct
 
 from minitango.errors import ConfigError
+from minitango.store import hidden
 
 SCHEMES: Final = ("redis", "rediss", "unix")
 _QUEUE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -83,9 +84,9 @@ def check_queue(queue: str) -> str:
 
 
 def _refuse(url: str, why: str) -> ConfigError:
-    secret = re.sub(r"://[^/@]*@", "://...@", url)
     return ConfigError(
-        f"the store URL {secret!r} cannot be used: {why}",
-        hint="write redis://HOST:6379/0?queue=NAME, rediss://USER:PASSWORD@HOST?queue=NAME or unix:///run/redis.sock",
+        f"the store URL {hidden(url)!r} cannot be used: {why}",
+        hint="write redis://HOST:6379/0?queue=NAME, rediss://USER:PASSWORD@HOST?queue=NAME or unix:///run/redis.sock; "
+        "in a password / is %2F, @ is %40, # is %23",
         id="store_url",
     )

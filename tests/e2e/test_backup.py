@@ -98,6 +98,16 @@ def test_a_backup_is_a_state_directory(cli: CommandLine, hw: Path, handins: Path
     assert jobs(cli, "--state", "kept") == before
 
 
+def test_a_backup_that_was_looked_at_is_whole(cli: CommandLine, hw: Path, handins: Path) -> None:
+    before = graded(cli, hw, handins)
+    assert cli("backup", "kept").code == 0
+    for command in (["jobs"], ["export"], ["nodes"]):
+        assert cli(*command, "--state", "kept").code == 0
+    answer = cli("restore", "kept", "--state", "again")
+    assert answer.code == 0, answer
+    assert set(jobs(cli, "--state", "again")) == set(before)
+
+
 def test_what_is_refused(cli: CommandLine, hw: Path, handins: Path) -> None:
     graded(cli, hw, handins)
     assert cli("backup", "kept").code == 0
