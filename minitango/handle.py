@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent import futures
 
-from minitango.errors import EngineStopped, JobDead, StoreError
+from minitango.errors import EngineStopped, JobDead, JobNotFound, StoreError
 from minitango.job import Job, Result, State, StepOutput
 from minitango.store import Store, Submitted
 
@@ -15,9 +15,9 @@ class JobHandle(futures.Future[Result]):
     """A job, as a future: `result()` waits for its Result.
 
     It raises JobDead where the job could not be graded, CancelledError where it was cancelled, EngineStopped where
-    the engine stopped first (the job is safe in the store). Unlike a plain future, it can be had again, by
-    `engine.job(id)`, in another process or after a restart. Works with `concurrent.futures.wait`, `as_completed`
-    and `asyncio.wrap_future`.
+    the engine stopped first (the job is safe in the store), JobNotFound where the store's server lost the job. Unlike
+    a plain future, it can be had again, by `engine.job(id)`, in another process or after a restart. Works with
+    `concurrent.futures.wait`, `as_completed` and `asyncio.wrap_future`.
     """
 
     def __init__(
@@ -82,6 +82,9 @@ class Handles:
         self._lock = threading.RLock()
         self._waiting: dict[str, list[JobHandle]] = {}
         self._cursor = store.last_ended()
+        self._last = "".join(job.id for job in store.ended_since(self._cursor - 1, limit=1))
+        """The job that ended with this number; empty where it is not known, since it was forgotten or is another
+        queue's."""
         self._over: EngineStopped | None = None
 
     def submit(self, write: Callable[[], Sequence[Submitted]]) -> list[JobHandle]:
@@ -127,15 +130,45 @@ class Handles:
         """
         while True:
             with self._lock:
-                ended = self._store.ended_since(self._cursor)
-                if not ended:
-                    return
+                cursor, last, ended, lost = self._news()
                 # everything is read before a handle is let go of
                 found = [(job, self._result(job.id, job.state)) for job in ended if job.id in self._waiting]
-                self._cursor = ended[-1].ended_seq or self._cursor
+                self._cursor, self._last = cursor, last
                 taken = [(self._waiting.pop(job.id, ()), job, result) for job, result in found]
+                gone = [(handle, error) for one, error in lost.items() for handle in self._waiting.pop(one, ())]
             for handles, job, result in taken:  # outside the lock: settling runs callbacks
                 _settle(handles, job, result)
+            for handle, error in gone:
+                if not handle.done():
+                    handle.set_exception(error)
+            if not ended:
+                return
+
+    def _news(self) -> tuple[int, str, list[Job], dict[str, JobNotFound]]:
+        """The last job that ended and its number, the jobs that ended meanwhile, and those that are gone.
+
+        A server that lost its last second, or whose replica took over, gives numbers another time. So the last job that
+        we know of has to be there still, under its number; else each job that is waited for is looked at.
+        """
+        ended = self._store.ended_since(self._cursor - 1)
+        if ended and ended[0].ended_seq == self._cursor and self._last in ("", ended[0].id):
+            return ended[-1].ended_seq or self._cursor, ended[-1].id, ended[1:], {}
+        if not self._last and ended and (ended[0].ended_seq or 0) > self._cursor:
+            return ended[-1].ended_seq or self._cursor, ended[-1].id, ended, {}
+        cursor = self._store.last_ended()  # first: what ends from now on is told of with a later number
+        if not self._last and cursor >= self._cursor and not ended:
+            return self._cursor, "", [], {}
+        lost: dict[str, JobNotFound] = {}
+        ended = []
+        for one in self._waiting:
+            try:
+                job = self._store.get(one)
+            except JobNotFound as error:
+                lost[one] = error
+                continue
+            if job.state.terminal:
+                ended.append(job)
+        return cursor, "", ended, lost
 
     def settle(self, job: Job, result: Result | None = None) -> None:
         """Settle the handles of one job, if it has ended. A result that is not given is read from the store."""

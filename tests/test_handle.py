@@ -15,10 +15,11 @@ from typing import Any
 
 import pytest
 
-from minitango import Engine, EngineStopped, JobDead, Outcome, Result, State, StoreError
+from minitango import Engine, EngineStopped, JobDead, JobNotFound, Outcome, Result, State, StoreError
 from minitango.handle import Handles
 from minitango.job import Cancelled, Fail, Failure, Finish, JobSpec, Lease
 from minitango.store import Store, Submitted, open_store
+from tests import redis_server
 from tests.support import PATIENCE, eventually, open_engine, scoring, submission
 
 GRADED = Result(Outcome.GRADED, score=7, max_score=10)
@@ -148,6 +149,59 @@ def test_following_goes_on_to_the_last_that_ended(
         finish(elsewhere, Result(Outcome.GRADED, score=n))
     handles.follow()
     assert [handle.result(0).score for handle in made] == list(range(5))
+
+
+@pytest.mark.parametrize("opened", ["before", "after"])
+@pytest.mark.parametrize("again", [0, 1, 2, 3])
+def test_a_server_that_went_back_in_time_leaves_no_handle_waiting(opened: str, again: int) -> None:
+    """It lost what two jobs ended with; `again` of the four that it has left end before that is noticed."""
+    redis_server.need_redis()
+    redis_server.shared().client().flushall()
+    client, url = redis_server.shared().client(), redis_server.shared().url()
+    with contextlib.closing(open_store(url)) as store, contextlib.closing(open_store(url)) as elsewhere:
+        handles = Handles(store, store.cancel)
+        made = handles.submit(lambda: store.submit([spec(str(n)) for n in range(6)]))
+        finish(elsewhere)
+        handles.follow()
+        before = {key: client.dump(key) for key in client.scan_iter()}
+        (late,) = handles.submit(lambda: store.submit([spec("late")]))
+        finish(elsewhere)
+        finish(elsewhere)
+        handles.follow()
+        waiting = made[3:]
+        if opened == "after":
+            handles = Handles(store, store.cancel)
+            *waiting, late = [handles.get(handle.id) for handle in [*waiting, late]]
+        client.flushall()
+        for key, value in before.items():
+            client.restore(key, 0, value)
+        leases = [claim(elsewhere) for _ in range(5)]
+        for lease in leases[5 - again :]:
+            elsewhere.exchange([Finish(lease, GRADED)])
+        handles.follow()
+        assert [handle.done() for handle in waiting] == [False] * (3 - again) + [True] * again
+        with pytest.raises(JobNotFound):
+            late.result(0)
+        for lease in leases[: 5 - again]:
+            elsewhere.exchange([Finish(lease, GRADED)])
+        handles.follow()
+        assert [handle.result(0) for handle in waiting] == [GRADED] * 3
+
+
+def test_a_last_job_that_was_forgotten_is_no_reason_to_look_at_all_again_and_again(
+    store: Store, elsewhere: Store, handles: Handles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = handles.submit(lambda: store.submit([spec("a"), spec("b")]))
+    finish(elsewhere)
+    handles.follow()
+    elsewhere.forget([first.id])
+    handles.follow()
+    monkeypatch.setattr(store, "get", None)
+    handles.follow()
+    assert not second.done()
+    finish(elsewhere)
+    handles.follow()
+    assert second.result(0) == GRADED
 
 
 @pytest.mark.parametrize("verb", ["follow", "settle"])
