@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +21,7 @@ from minitango.store._redis_url import parse
 from minitango.store.redis import RedisStore
 from tests import redis_server
 from tests.redis_server import Server
-from tests.support import eventually
+from tests.support import eventually, open_engine, scoring, submission
 
 RESULT = Result(Outcome.GRADED, 1.0, 1.0)
 
@@ -295,6 +298,91 @@ def test_a_server_that_was_restarted_is_found_again(own: Server) -> None:
     stop()
     store.close()
     other.close()
+
+
+class Firewall:
+    """Passes on what goes between us and a server, until it forgets the connections that there are: then it drops in
+    silence what is said on them. New ones work."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._known: set[socket.socket] = set()
+        self._sockets: list[socket.socket] = []
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listening.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def forget(self) -> None:
+        self._known.clear()
+
+    def close(self) -> None:
+        for one in [self._listening, *self._sockets]:
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+            one.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self._listening.accept()
+                far = socket.create_connection(("127.0.0.1", self._port))
+                self._known |= {near, far}
+                self._sockets += [near, far]
+                for pair in ((near, far), (far, near)):
+                    threading.Thread(target=self._pass_on, args=pair, daemon=True).start()
+
+    def _pass_on(self, source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while said := source.recv(1 << 16):
+                if source in self._known:
+                    target.sendall(said)
+            if source in self._known:
+                target.shutdown(socket.SHUT_WR)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_handle_is_told_though_its_watchs_connection_was_forgotten(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    monkeypatch.setattr(_redis_link, "PING", 0.5)
+    firewall = Firewall(server.port)
+    url = f"redis://127.0.0.1:{firewall.port}/0"
+    with open_engine(url, scoring(1), state=tmp_path, workers=workers, paused=bool(workers)) as engine:
+        other = RedisStore(server.url())
+        handle = engine.submit(submission("ada"))
+        (lease,) = other.exchange(claim=1, node="x").leases
+        time.sleep(0.2)  # what was told of these was heard
+        firewall.forget()
+        other.exchange([Finish(lease, RESULT)])
+        assert handle.result(12) == RESULT
+        other.close()
+    firewall.close()
+
+
+def test_a_watch_looks_by_itself_now_and_then(store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though nothing was told, and though its server answers: a word may have been lost on the way all the same."""
+    monkeypatch.setattr(_redis_link, "PING", 0.3)
+    connections: list[Any] = []
+    subscribe = store._link._subscribe
+    monkeypatch.setattr(store._link, "_subscribe", lambda bell: connections.append(bell) or subscribe(bell))
+    looks: list[float] = []
+    stop = store.watch(lambda: looks.append(time.monotonic()))
+    eventually(lambda: len(looks) >= 3)
+    stop()
+    assert len(connections) == 1
+    assert looks[-1] - looks[0] > 0.5
+
+
+def test_a_tcp_connection_is_kept_alive(server: Server) -> None:
+    store = RedisStore(server.url(tcp=True))
+    for client in (store._link._quick, store._link._steady):
+        connection = client.connection_pool.get_connection()
+        sock = connection._sock
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        if hasattr(socket, "TCP_KEEPIDLE"):
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 10
+        client.connection_pool.release(connection)
+    store.close()
 
 
 @pytest.mark.parametrize("id", ["store_unreachable", "store_busy"])

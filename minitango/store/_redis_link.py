@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.resources
 import secrets
+import socket
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -36,11 +37,16 @@ PATIENCE: Final = 10.0
 """Seconds for what the engine does by itself, and what may take a server long."""
 QUIET: Final = 0.02
 """Seconds between two calls of a watcher: what happens meanwhile is told of at once, in one."""
+PING: Final = 10.0
+"""Seconds without a word after which a watcher asks whether its server is still there, and has its caller look anew."""
 _LISTEN: Final = 0.5
 _CLOCK_GOOD_FOR: Final = 10.0
 _MEMORY_GOOD_FOR: Final = 2.0
 _FULL_AT: Final = 0.9
 """Of its maxmemory: beyond, nothing new is accepted."""
+
+_KEEPALIVE: Final = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
+"""Of idle connections, where the system can: a firewall does not forget them, and one that is dead is known to be."""
 
 Value = str | bytes | int | float
 
@@ -100,6 +106,10 @@ class Link:
             raise
 
     def _client(self, timeout: float) -> redis.Redis:
+        lively: dict[str, Any] = {}
+        if not self.place.server.startswith("unix:"):
+            options = {getattr(socket, name): n for name, n in _KEEPALIVE.items() if hasattr(socket, name)}
+            lively = {"socket_keepalive": True, "socket_keepalive_options": options}
         try:
             return redis.Redis.from_url(
                 self.place.server,
@@ -109,6 +119,7 @@ class Link:
                 protocol=2,
                 health_check_interval=0,
                 client_name="minitango",
+                **lively,
             )
         except (ValueError, OSError) as error:
             raise StoreError(
@@ -253,20 +264,31 @@ class Link:
     # --- watching ---------------------------------------------------------------------------------
 
     def watch(self, changed: Callable[[], None]) -> Callable[[], None]:
-        """Call `changed`, which must not raise, after each change of the queue, and each time after we were deaf."""
+        """Call `changed`, which must not raise, after each change of the queue, each time after we were deaf, and at
+        least every PING seconds or so: a connection may be dead, and what was told on it lost, without a sign."""
         stopping = threading.Event()
         bell = self.key(f"stop:{secrets.token_hex(8)}")
         first = self._subscribe(bell)
 
         def listen() -> None:
             ears: Any = first
+            heard, asked = time.monotonic(), None
             while not stopping.is_set():
                 try:
                     if ears is None:
                         ears = self._subscribe(bell)
+                        heard, asked = time.monotonic(), None
                         changed()  # something may have been missed
                     message = ears.get_message(timeout=_LISTEN)
-                    if message is None or message["type"] != "message" or stopping.is_set():
+                    now = time.monotonic()
+                    if message is not None:
+                        heard, asked = now, None
+                    elif asked is not None and now - asked > ANSWER:
+                        raise redis.TimeoutError("no answer to PING")
+                    elif asked is None and now - heard > PING:
+                        ears.ping()
+                        asked = now
+                    if message is None or stopping.is_set() or message["type"] not in ("message", "pong"):
                         continue
                     changed()
                     stopping.wait(QUIET)
