@@ -26,6 +26,8 @@ BEAT: Final = 5.0
 GOOD_FOR: Final = 30.0
 """Seconds without one after which a node is taken to be gone. Its jobs go by their leases."""
 _SOON: Final = 0.5
+_MOST_BEFORE: Final = 50
+"""Instances that are noted: of starts in a row that were killed before they were through."""
 _LABEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -40,31 +42,43 @@ def check_label(label: Any, what: str) -> str:
     return label
 
 
-def identify(store: Store, folder: Path, wanted: str = "") -> tuple[str, str]:
-    """This node's name and its new instance. Call it while holding the state directory's lock.
+def identify(store: Store, folder: Path, wanted: str, beat: Callable[[str, str, Collection[str]], None]) -> None:
+    """Find this node's name and its new instance, and have them known. Call it while holding the directory's lock.
 
     The name is `wanted`, else the one that it had here before, else the machine's with something after it. A directory
-    that was copied to another machine, or beside an engine that is alive, gets another name. ConfigError `node_taken`:
-    an engine of another state directory is alive under the wanted name.
+    that was copied to another machine, or beside an engine that is alive, gets another name. `beat` has a name and an
+    instance known to the store, as one that comes after these instances, or raises ConfigError `node_taken`, which goes
+    on to the caller where the name was wanted.
+
+    The instance is noted before it is known, and with all that came before until it is: whenever we are killed, what
+    the store knows of us is here.
     """
     host = _label(socket.gethostname())
     last = statedir.last_node(folder)
     instance = secrets.token_hex(8)
-    living = {node.name: node for node in store.nodes() if store.now() - node.seen < node.good_for}
+    before = [one for one in (last.get("instance", ""), *last.get("before", "").split()) if one][:_MOST_BEFORE]
+
+    def known_as(name: str) -> None:
+        note = {"name": name, "host": host, "instance": instance}
+        statedir.note_node(folder, {**note, "before": " ".join(before)})
+        try:
+            beat(name, instance, before)
+        except ConfigError:
+            statedir.note_node(folder, last)
+            raise
+        statedir.note_node(folder, note)
+
     name = wanted or (last.get("name", "") if last.get("host") == host else "")
-    if name in living and living[name].instance != last.get("instance"):
-        if wanted:
-            other = living[name]
-            raise ConfigError(
-                f"another engine is alive on this queue as node {name!r} (on {other.host}, process {other.pid})",
-                hint="give each node a --name and a --state DIR of its own",
-                id="node_taken",
-            )
-        name = ""
-    if not name:
-        name = f"{host[:48]}-{secrets.token_hex(2)}" if store.shared else host
-    statedir.note_node(folder, {"name": name, "host": host, "instance": instance})
-    return name, instance
+    if name:
+        try:
+            return known_as(name)
+        except ConfigError as error:
+            if wanted or error.id != "node_taken":
+                raise
+    if not store.shared:  # who has the machine's name there is dead: we hold the lock
+        before += [node.instance for node in store.nodes() if node.name == host]
+        return known_as(host)
+    return known_as(f"{host[:48]}-{secrets.token_hex(2)}")
 
 
 def _label(host: str) -> str:
@@ -77,6 +91,8 @@ class Membership:
     def __init__(self, store: Store, node: Node) -> None:
         self.node = node
         self.draining = False
+        self.replaced = False
+        """Whether another engine has taken this one's name, while nothing was heard of it."""
         self._store = store
         self._beat_at = 0.0
         self._looked = 0.0
@@ -98,31 +114,53 @@ class Membership:
         offered = tuple(sorted({check_label(label, "what a node offers") for label in capabilities}))
         if name:
             check_label(name, "a node's name")
-        called, instance = identify(store, folder, name)
-        node = Node(
-            called, instance, host=socket.gethostname(), pid=os.getpid(), version=__version__, slots=workers,
-            sandbox=sandbox, capabilities=offered, started=store.now(), good_for=GOOD_FOR,
-        )  # fmt: skip
-        member = cls(store, node)
-        member.draining = store.beat(node)
-        return member
+        made: list[Membership] = []
 
-    def look(self, running: int, *, changed: bool, told: Callable[[bool], None]) -> None:
-        """Give a sign of life when it is time, and see whether we are drained: `told` hears of a change. StoreError."""
+        def beat(called: str, instance: str, after: Collection[str]) -> None:
+            node = Node(
+                called, instance, host=socket.gethostname(), pid=os.getpid(), version=__version__, slots=workers,
+                sandbox=sandbox, capabilities=offered, started=store.now(), good_for=GOOD_FOR,
+            )  # fmt: skip
+            member = cls(store, node)
+            member.draining = store.beat(node, after=after)
+            made.append(member)
+
+        identify(store, folder, name, beat)
+        return made[0]
+
+    def look(self, running: int, *, changed: bool, told: Callable[[bool, str], None]) -> None:
+        """Give a sign of life when it is time, and see whether we are to begin nothing, since we are drained or another
+        has our name: `told` hears of a change, and why. StoreError."""
         now = time.monotonic()
-        before = self.draining
+        before, why = (self.draining, self.replaced), ""
         if self._store.shared:
             if changed:
                 self._beat_at = min(self._beat_at, self._looked + _SOON)
             if now < self._beat_at:
                 return
-            self.draining = self._store.beat(structs.replace(self.node, running=running))
+            try:
+                self.draining = self._store.beat(structs.replace(self.node, running=running))
+                self.replaced = False
+            except ConfigError as error:
+                if error.id != "node_taken":
+                    raise
+                self.replaced, why = True, f"{error}: this one begins no job; next: {error.hint}"
             self._beat_at = now + BEAT
         elif changed:  # one engine alone: its lock says that it is alive
             self.draining = any(node.draining for node in self._store.nodes() if node.name == self.node.name)
         self._looked = now
-        if self.draining != before:
-            told(self.draining)
+        if (self.draining, self.replaced) == before:
+            return
+        if self.draining and not self.replaced:
+            why = (
+                f"the node {self.node.name} is drained: it begins no job; next: minitango nodes resume {self.node.name}"
+            )
+        told(self.resting, why or f"the node {self.node.name} takes jobs again")
+
+    @property
+    def resting(self) -> bool:
+        """Whether no job is to be begun."""
+        return self.draining or self.replaced
 
     def leave(self) -> None:
         """Be no node any more. StoreError."""

@@ -334,7 +334,7 @@ class Pool:
         """Pass on what others changed, keep the leases, and end what hangs."""
         if self._releasing:
             self._release_all()
-        self._member.look(len(self._running), changed=self._changed, told=self._drained)
+        self._member.look(len(self._running), changed=self._changed, told=self._rests)
         if self._changed:
             self._changed = False
             try:
@@ -360,12 +360,8 @@ class Pool:
                 self._observer.settled(job, None)
                 self._observer.event(taken_back(job), job)
 
-    def _drained(self, on: bool) -> None:
-        if on:
-            text = f"the node {self._node} is drained: it begins no job; next: minitango nodes resume {self._node}"
-            self._observer.event("paused", None, text)
-        else:
-            self._observer.event("resumed", None, f"the node {self._node} takes jobs again")
+    def _rests(self, on: bool, why: str) -> None:
+        self._observer.event("paused" if on else "resumed", None, why)
 
     def _pass_cancels_on(self) -> None:
         if not self._running:
@@ -441,7 +437,7 @@ class Pool:
 
     def _wanted(self, now: float, still: Sequence[_Running]) -> tuple[int, bool]:
         """How many jobs to claim, and whether it is the turn of one that must run alone."""
-        if self._stopping or self._member.draining or any(running.lease.solo for running in still):
+        if self._stopping or self._member.resting or any(running.lease.solo for running in still):
             return 0, False
         room = self._workers - len(still)
         seats = self._runner.seats

@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 from msgspec import structs
 
+from minitango import node as node_module
 from minitango import pool as pool_module
 from minitango.engine import Engine
 from minitango.errors import ConfigError, StoreError
 from minitango.events import Event
 from minitango.job import State
-from minitango.node import identify
+from minitango.node import Membership
 from minitango.sandbox import End
 from minitango.store import Node, Query, _redis_link, open_store
 from minitango.store.redis import RedisStore
@@ -268,27 +269,111 @@ def known(store: RedisStore, name: str, instance: str, *, good_for: float = 60) 
     store.beat(Node(name, instance, host="elsewhere", pid=7, good_for=good_for))
 
 
+def join(store: RedisStore, folder: Path, name: str = "") -> Membership:
+    return Membership.join(store, folder, name=name, workers=1, sandbox="fake", capabilities=())
+
+
 def test_a_directory_keeps_its_name(server: Server, tmp_path: Path) -> None:
     store = RedisStore(server.url())
-    name, instance = identify(store, tmp_path)
-    known(store, name, instance)
-    again, other = identify(store, tmp_path)
-    assert again == name, "its predecessor's sign of life is still warm"
-    assert other != instance
-    assert name.startswith(socket.gethostname().split(".")[0][:8])
+    first = join(store, tmp_path).node
+    again = join(store, tmp_path).node
+    assert again.name == first.name, "its predecessor's sign of life is still warm"
+    assert again.instance != first.instance
+    assert first.name.startswith(socket.gethostname().split(".")[0][:8])
     store.close()
 
 
 def test_a_copied_directory_is_another_node(server: Server, tmp_path: Path) -> None:
     store = RedisStore(server.url())
-    name, _ = identify(store, tmp_path)
-    known(store, name, "of the original, which started again since")
-    assert identify(store, tmp_path)[0] != name
+    first = join(store, tmp_path).node
+    store.beat(structs.replace(first, instance="the original, started again"), after=[first.instance])
+    assert join(store, tmp_path).node.name != first.name
     kept = json.loads((tmp_path / "node.json").read_text())
     (tmp_path / "node.json").write_text(json.dumps({**kept, "host": "elsewhere"}))
-    assert identify(store, tmp_path)[0] != kept["name"], "also on another machine, where nobody tells"
+    assert join(store, tmp_path).node.name != kept["name"], "also on another machine, where nobody tells"
     (tmp_path / "node.json").write_text("[rubbish")
-    assert identify(store, tmp_path)[0]
+    assert join(store, tmp_path).node.name
+    store.close()
+
+
+class Killed(BaseException):
+    """As `kill -9`, at this point."""
+
+
+@pytest.mark.parametrize("at", ["before_commit", "after_commit"])
+@pytest.mark.parametrize("name", ["", "lab"])
+def test_an_engine_that_was_killed_while_it_became_known_keeps_its_name(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str, name: str
+) -> None:
+    store = RedisStore(server.url())
+    called = join(store, tmp_path, name).node.name
+
+    def die(point: str) -> None:
+        if point == f"store.nodes.{at}":
+            raise Killed
+
+    monkeypatch.setattr(_redis_link, "failpoint", die)
+    for _ in range(3):
+        with pytest.raises(Killed):
+            join(store, tmp_path, name)
+    monkeypatch.undo()
+    assert join(store, tmp_path, name).node.name == called
+    assert [each.name for each in store.nodes()] == [called]
+    store.close()
+
+
+def test_of_two_that_start_together_under_one_name_one_is_refused(server: Server, tmp_path: Path) -> None:
+    stores = [RedisStore(server.url()) for _ in range(8)]
+    together = threading.Barrier(len(stores))
+    joined: list[str] = []
+
+    def start(number: int) -> None:
+        (tmp_path / f"{number}").mkdir()
+        together.wait(20)
+        try:
+            joined.append(join(stores[number], tmp_path / f"{number}", "lab").node.instance)
+        except ConfigError as error:
+            joined.append(error.id)
+
+    threads = [threading.Thread(target=start, args=(number,)) for number in range(len(stores))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert joined.count("node_taken") == len(stores) - 1
+    assert stores[0].nodes()[0].instance in joined
+    for store in stores:
+        store.close()
+
+
+def test_a_name_that_was_refused_is_not_taken_on(server: Server, tmp_path: Path) -> None:
+    store = RedisStore(server.url())
+    join(store, tmp_path, "a")
+    known(store, "lab", "x")
+    with pytest.raises(ConfigError):
+        join(store, tmp_path, "lab")
+    assert join(store, tmp_path).node.name == "a"
+    store.close()
+
+
+def test_an_engine_whose_name_another_took_meanwhile_begins_nothing_until_it_is_free(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if it had been asleep for longer than its word is good for."""
+    monkeypatch.setattr(node_module, "BEAT", 0.1)
+    store, events = RedisStore(server.url()), list[Event]()
+    with node(server, tmp_path, "a", on_event=events.append) as engine:
+        (mine,) = store.nodes()
+        successor = structs.replace(mine, instance="its successor", host="elsewhere")
+        store.beat(successor, after=[mine.instance])
+        eventually(lambda: any(event.kind == "paused" and "elsewhere" in event.message for event in events))
+        handle = engine.submit(submission())
+        time.sleep(0.5)
+        assert handle.job().state is State.QUEUED
+        assert store.nodes()[0].instance == "its successor"
+        store.leave("a", "its successor")
+        assert handle.result(20).score == 10
+        assert [event.kind for event in events if event.kind in ("paused", "resumed")] == ["paused", "resumed"]
     store.close()
 
 
@@ -315,7 +400,7 @@ def test_only_this_instance_takes_itself_off_the_list(server: Server, tmp_path: 
     store = RedisStore(server.url())
     with node(server, tmp_path, "a") as engine:
         (mine,) = engine.store.nodes()
-        store.beat(structs.replace(mine, instance="a later one"))
+        store.beat(structs.replace(mine, instance="a later one"), after=[mine.instance])
     assert [each.instance for each in store.nodes()] == ["a later one"]
     store.close()
 

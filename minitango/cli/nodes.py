@@ -50,12 +50,16 @@ def list_nodes(as_json: bool = False, **where: object) -> int:
         running = engine.jobs(Query(states=(State.RUNNING,)))
         found = [_record(engine, node, now, sum(job.node == node.name for job in running)) for node in _nodes(engine)]
         queued = engine.store.counts()[State.QUEUED]
+        away = sorted(set(engine.store.books().drained) - {node.name for node in found})
     if as_json:
         show.print_json(NodeRecords(nodes=tuple(found)))
         return 0
     if found:
         titles = ["node", "state", "jobs", "sandbox", "offers", "heard of", "host"]
         out(show.table(titles, [_row(node) for node in found], fixed=("node", "state")))
+    if away:
+        names = one_line(", ".join(away), 200)
+        tell(f"drained, and not here: {names}; next: minitango nodes resume {one_line(away[0], 64)}{settings.flags}")
     if not any(node.state in ("ready", "draining") for node in found):
         tell(f"nobody grades here, and {show.plural(queued, 'job')} queued; next: minitango worker{settings.flags}")
     return 0
@@ -137,15 +141,17 @@ def forget(name: str, **where: object) -> int:
     with settings.open_existing() as engine:
         node = next((node for node in engine.store.nodes() if node.name == name), None)
         if node is None:
-            raise _unknown(engine, name, settings)
-        if _record(engine, node, engine.store.now(), 0).state != "lost":
+            if not engine.store.drain(name, False):  # one that left, and was drained
+                raise _unknown(engine, name, settings)
+        elif _record(engine, node, engine.store.now(), 0).state != "lost":
             raise ConfigError(
                 f"node {name} is alive",
                 hint=f"stop it first (process {node.pid} on {node.host}), or: minitango nodes drain {name}",
                 id="node_alive",
             )
-        engine.store.drain(name, False)
-        engine.store.leave(name)
+        else:
+            engine.store.drain(name, False)
+            engine.store.leave(name)
     tell(f"{name} is off the list")
     return 0
 

@@ -24,7 +24,7 @@ import os
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Final, Protocol, runtime_checkable
 
 from msgspec import Struct
 
@@ -272,6 +272,12 @@ class History(Protocol):
         ...
 
 
+UNHEARD: Final = 86400.0
+"""Seconds without a word after which a node is forgotten."""
+GOOD_FOR: Final = 60.0
+"""Seconds without a word after which a node that says nothing else of itself is taken to be gone."""
+
+
 class Node(Struct, frozen=True, omit_defaults=True):
     """An engine that grades a queue, as it says of itself."""
 
@@ -288,7 +294,7 @@ class Node(Struct, frozen=True, omit_defaults=True):
     sandbox: str = ""
     capabilities: tuple[str, ...] = ()
     started: float = 0.0
-    good_for: float = 60.0
+    good_for: float = GOOD_FOR
     """Seconds without a word after which it is taken to be gone."""
     seen: float = 0.0
     """When it was last heard of, on the store's clock. The store writes it."""
@@ -296,11 +302,24 @@ class Node(Struct, frozen=True, omit_defaults=True):
     """Whether it is to take no more jobs. The store writes it."""
 
 
+def node_taken(other: Node) -> ConfigError:
+    return ConfigError(
+        f"another engine is alive on this queue as node {other.name!r} (on {other.host}, process {other.pid})",
+        hint="give each node a --name and a --state DIR of its own",
+        id="node_taken",
+    )
+
+
 class Nodes(Protocol):
     """Who grades a queue."""
 
-    def beat(self, node: Node, *, now: float | None = None) -> bool:
-        """Note that this node is there, as it is now. Returns whether it is to take no more jobs."""
+    def beat(self, node: Node, *, after: Collection[str] = (), now: float | None = None) -> bool:
+        """Note that this node is there, as it is now. Returns whether it is to take no more jobs.
+
+        ConfigError `node_taken` where another instance has the name, was heard of in its `good_for` seconds, and is
+        none of those that this one comes `after`: nothing is noted then. Nodes that have not been heard of for
+        `UNHEARD` seconds are forgotten; that they were drained is not.
+        """
         ...
 
     def leave(self, name: str, instance: str | None = None) -> bool:
@@ -309,11 +328,12 @@ class Nodes(Protocol):
         ...
 
     def drain(self, name: str, on: bool = True) -> bool:
-        """Have a node take no more jobs, now and after a restart, or take some again; False: it is not there."""
+        """Have a node take no more jobs, now and after a restart, or take some again; False: it is not there, and was
+        not drained when it was."""
         ...
 
     def nodes(self) -> Sequence[Node]:
-        """All nodes that did not leave, by name, also those that have not been heard of for long."""
+        """All nodes that did not leave, by name, also those that have not been heard of for a while."""
         ...
 
 

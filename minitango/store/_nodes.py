@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from minitango.store import Node
+from collections.abc import Collection
+
+from minitango.store import UNHEARD, Node, node_taken
 from minitango.store import _rows as rows
 from minitango.store._database import Database, Transaction
 
@@ -13,8 +15,15 @@ class SqliteNodes:
     queue: str
     _db: Database
 
-    def beat(self, node: Node, *, now: float | None = None) -> bool:
+    def beat(self, node: Node, *, after: Collection[str] = (), now: float | None = None) -> bool:
         def body(tx: Transaction) -> bool:
+            for record, seen in tx.execute(
+                "SELECT record, seen FROM nodes WHERE queue = ? AND name = ?", (self.queue, node.name)
+            ).fetchall():
+                other = rows.node_of(record, seen, False)
+                if other.instance not in (node.instance, *after) and tx.now - seen < other.good_for:
+                    raise node_taken(other)
+            tx.execute("DELETE FROM nodes WHERE queue = ? AND seen < ?", (self.queue, tx.now - UNHEARD))
             tx.execute(
                 "INSERT OR REPLACE INTO nodes (queue, name, record, seen) VALUES (?, ?, ?, ?)",
                 (self.queue, node.name, rows.to_text(node), tx.now),
@@ -37,7 +46,11 @@ class SqliteNodes:
 
     def drain(self, name: str, on: bool = True) -> bool:
         def body(tx: Transaction) -> bool:
-            found = tx.execute("SELECT 1 FROM nodes WHERE queue = ? AND name = ?", (self.queue, name)).fetchone()
+            found = tx.execute(
+                "SELECT 1 FROM nodes WHERE queue = ?1 AND name = ?2 "
+                "UNION ALL SELECT 1 FROM drained WHERE queue = ?1 AND name = ?2",
+                (self.queue, name),
+            ).fetchone()
             if found is None:
                 return False
             if on:

@@ -23,6 +23,7 @@ from minitango import retry
 from minitango.errors import StoreError, StoreFull, StoreTooNew
 from minitango.failpoint import failpoint
 from minitango.job import SOLO_AFTER
+from minitango.store import GOOD_FOR, UNHEARD
 from minitango.store._redis_errors import filling, from_redis
 from minitango.store._redis_url import Place
 
@@ -67,6 +68,8 @@ _CONSTANTS: Final = {
     "REPLY_KEPT": 86_400,
     "DEAF": 6,
     "SETTLE": 4,
+    "GOOD_FOR": GOOD_FOR,
+    "UNHEARD": UNHEARD,
 }
 """What the scripts know as C. PROMOTE bounds what one claim or reap looks at; the others are seconds."""
 

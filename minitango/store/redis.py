@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from minitango.errors import ConfigError, StoreError, reach_of
 from minitango.job import Ack, Cancelled, Fail, Finish, Job, JobSpec, Lease, Release, State, work_key
-from minitango.store import Exchanged, Node, Submitted
+from minitango.store import Exchanged, Node, Submitted, node_taken
 from minitango.store import _redis_rows as redis_rows
 from minitango.store import _rows as rows
 from minitango.store._history import not_found
@@ -237,9 +237,12 @@ class RedisStore(RedisOutbox, RedisDump):
 
     # --- Nodes ------------------------------------------------------------------------------------
 
-    def beat(self, node: Node, *, now: float | None = None) -> bool:
-        record = rows.to_json(node)
-        return bool(self._link.run("nodes", [self._at(now), "beat", redis_rows.text(node.name), record], patient=True))
+    def beat(self, node: Node, *, after: Collection[str] = (), now: float | None = None) -> bool:
+        said: list[Value] = [redis_rows.text(node.name), rows.to_json(node), node.instance, *after]
+        answer = self._link.run("nodes", [self._at(now), "beat", *said], patient=True)
+        if isinstance(answer, bytes):
+            raise node_taken(rows.node_of(answer, 0.0, False))
+        return bool(answer)
 
     def leave(self, name: str, instance: str | None = None) -> bool:
         return bool(self._link.run("nodes", [self._at(None), "leave", redis_rows.text(name), instance or ""]))

@@ -53,7 +53,7 @@ from minitango.retry import (
     MAX_SOLO_DEATHS,
     MOST_BACKOFF,
 )
-from minitango.store import Errand, Node, Query, Store
+from minitango.store import UNHEARD, Errand, Node, Query, Store
 from minitango.store.redis import RedisStore
 from minitango.store.sqlite import SqliteStore
 from tests import redis_server
@@ -1420,8 +1420,58 @@ def test_a_node_is_drained_until_it_is_not(place: Backend) -> None:
     store.leave("n1")
     assert store.beat(structs.replace(node, instance="i2")) is True, "also after a restart"
     assert store.drain("n1", False) is True
-    assert store.beat(node) is False
+    assert store.beat(node, after=["i2"]) is False
     assert [one.draining for one in store.nodes()] == [False]
+
+
+def test_a_drained_node_that_left_can_be_resumed(store: Store) -> None:
+    store.beat(Node("n1", "i1"))
+    store.drain("n1")
+    store.leave("n1")
+    assert store.drain("n1") is True, "it is"
+    assert store.drain("n1", False) is True
+    assert store.books().drained == ()
+    assert store.drain("n1", False) is False, "now nobody knows it"
+    assert store.beat(Node("n1", "i2")) is False
+
+
+def test_a_name_is_one_instances_while_it_is_heard_of(store: Store, clock: Clock) -> None:
+    first = Node("n1", "i1", host="here", pid=7, good_for=30)
+    store.beat(first)
+    clock.advance(29)
+    with pytest.raises(ConfigError, match=r"'n1'.*here.*7") as caught:
+        store.beat(Node("n1", "i2"), after=["i0"])
+    assert caught.value.id == "node_taken"
+    assert list(store.nodes()) == [structs.replace(first, seen=T0)], "nothing was noted"
+    store.beat(first)
+    clock.advance(30)
+    store.beat(Node("n1", "i2"))
+    with pytest.raises(ConfigError):
+        store.beat(first)
+    clock.advance(59)
+    with pytest.raises(ConfigError):
+        store.beat(first)
+    assert store.beat(first, after=["i0", "i2"]) is False
+    with pytest.raises(ConfigError):
+        store.beat(Node("n1", "i2"))
+    store.leave("n1", "i1")
+    assert store.beat(Node("n1", "i2")) is False
+
+
+def test_nodes_that_were_not_heard_of_for_long_are_forgotten(place: Backend, clock: Clock) -> None:
+    store, other = place.open(), place.open("another")
+    for each in ("killed", "drained", "alive"):
+        store.beat(Node(each, "i"))
+    other.beat(Node("killed", "i"))
+    store.drain("drained")
+    clock.advance(UNHEARD)
+    store.beat(Node("alive", "i"))
+    assert len(store.nodes()) == 3
+    clock.advance(1)
+    store.beat(Node("alive", "i"))
+    assert [each.name for each in store.nodes()] == ["alive"]
+    assert len(other.nodes()) == 1, "another queue's"
+    assert store.beat(Node("drained", "j")) is True, "what was asked for holds"
 
 
 def test_a_drained_node_claims_nothing(store: Store) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import time
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from minitango.store import Node, open_store
 from tests import redis_server
 from tests.e2e.conftest import TOML, CommandLine, eventually, write_assignment
 from tests.e2e.test_schema import printed
@@ -121,6 +123,19 @@ def test_drain_resume_and_forget(cli: CommandLine, shared: dict[str, str], hw: P
     unknown = cli("nodes", "drain", "nobody", env=shared)
     assert (unknown.code, "error[node_unknown]" in unknown.err) == (2, True), unknown
     assert "one" in unknown.err
+
+
+def test_a_drained_node_that_left_is_told_of_and_taken_back(cli: CommandLine, shared: dict[str, str]) -> None:
+    with contextlib.closing(open_store(shared["MINITANGO_STORE"])) as store:
+        for name in ("one", "two"):
+            store.beat(Node(name, "i"))
+            store.drain(name)
+            store.leave(name)
+    answer = cli("nodes", env=shared)
+    assert "drained, and not here: one, two; next: minitango nodes resume one" in answer.err, answer
+    assert cli("nodes", "resume", "one", env=shared).code == 0
+    assert cli("nodes", "forget", "two", env=shared).code == 0
+    assert "drained" not in cli("nodes", env=shared).err
 
 
 def test_run_is_a_node_for_its_time(cli: CommandLine, shared: dict[str, str], hw: Path) -> None:

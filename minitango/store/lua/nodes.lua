@@ -1,16 +1,28 @@
 -- Who grades this queue (`Nodes`).
 -- Writes nodes seen drain
--- ARGV: now, verb, node, and: beat: its record; leave: its instance; drain: '1' or '0'.
--- Replies: 1 where beat finds that it is to take no more, where leave or drain knew the node; else 0.
+-- ARGV: now, verb, node, and: beat: its record, its instance, those that it comes after; leave: its instance;
+--   drain: '1' or '0'.
+-- Replies: 1 where beat finds that it is to take no more, where leave or drain knew the node; else 0. beat: the record
+--   of another that is alive under this name, and nothing is changed.
 local now, verb, node = clock(ARGV[1]), ARGV[2], ARGV[3]
 local known = call('HGET', P .. 'nodes', node)
 if verb == 'beat' then
+  if known then
+    local other, ours = cjson.decode(known), false
+    for i = 5, #ARGV do ours = ours or ARGV[i] == other.instance end
+    local seen = tonumber(call('ZSCORE', P .. 'seen', node) or 0)
+    if not ours and now - seen < (other.good_for or C.GOOD_FOR) then return known end
+  end
+  for _, name in ipairs(call('ZRANGEBYSCORE', P .. 'seen', '-inf', '(' .. num(now - C.UNHEARD), 'LIMIT', 0, 100)) do
+    call('HDEL', P .. 'nodes', name)
+    call('ZREM', P .. 'seen', name)
+  end
   call('HSET', P .. 'nodes', node, ARGV[4])
   call('ZADD', P .. 'seen', num(now), node)
   if not known then tell() end
   return call('SISMEMBER', P .. 'drain', node)
 end
-if not known then return 0 end
+if not known and (verb == 'leave' or call('SISMEMBER', P .. 'drain', node) == 0) then return 0 end
 if verb == 'leave' then
   if ARGV[4] ~= '' and cjson.decode(known).instance ~= ARGV[4] then return 0 end
   call('HDEL', P .. 'nodes', node)
