@@ -206,16 +206,28 @@ def _by_kind(note: dict[str, Any]) -> dict[str, Any]:
 
 
 def last_node(state: Path) -> dict[str, str]:
-    """What `note_node` noted here last."""
-    found = _read(state / "node.json")
-    return {key: value for key, value in found.items() if isinstance(value, str)} if isinstance(found, dict) else {}
+    """What `note_node` noted here last; empty where this directory is a copy of the one that it was noted in."""
+    file = state / "node.json"
+    found = _read(file)
+    if not isinstance(found, dict):
+        return {}
+    inode = found.pop("inode", None)
+    with contextlib.suppress(OSError):
+        if inode is not None and inode != file.stat().st_ino:
+            return {}
+    return {key: value for key, value in found.items() if isinstance(value, str)}
 
 
 def note_node(state: Path, node: Mapping[str, str]) -> None:
-    """Note which node of its queue this directory is. StoreError."""
+    """Note which node of its queue this directory is. StoreError.
+
+    The note names its own inode, so that a copy of it is known for one. The device's number is not noted: it may be
+    another after the machine starts again.
+    """
     file = state / "node.json"
     try:
-        file.with_suffix(".new").write_text(json.dumps(node))
+        with file.with_suffix(".new").open("w") as new:
+            json.dump({**node, "inode": os.fstat(new.fileno()).st_ino}, new)
         file.with_suffix(".new").replace(file)
     except OSError as error:
         raise StoreError(f"{file} cannot be written: {error.strerror}", hint=_ELSEWHERE, id="state") from error

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -293,6 +295,30 @@ def test_a_copied_directory_is_another_node(server: Server, tmp_path: Path) -> N
     assert join(store, tmp_path).node.name != kept["name"], "also on another machine, where nobody tells"
     (tmp_path / "node.json").write_text("[rubbish")
     assert join(store, tmp_path).node.name
+    store.close()
+
+
+@pytest.mark.parametrize("how", ["cp", "shutil"])
+def test_a_directory_that_was_copied_while_its_engine_lives_leaves_that_one_alone(
+    server: Server, tmp_path: Path, how: str
+) -> None:
+    gate = Gate()
+    with open_engine(server.url(), gate, state=tmp_path / "a", workers=1) as original:
+        handle = original.submit(submission("ada"))
+        gate.wait_entered()
+        if how == "cp":
+            subprocess.run(["cp", "-a", str(tmp_path / "a"), str(tmp_path / "b")], check=True)
+        else:
+            shutil.copytree(tmp_path / "a", tmp_path / "b")
+        with open_engine(server.url(), scoring(1), state=tmp_path / "b", workers=1) as copy:
+            assert copy.node != original.node
+            assert handle.job().node == original.node
+        gate.open.set()
+        assert handle.result(20).score == 10
+        assert [each.ended_by for each in original.store.attempts(handle.id)] == ["finish"]
+    (tmp_path / "a").rename(tmp_path / "moved")
+    store = RedisStore(server.url())
+    assert join(store, tmp_path / "moved").node.name == original.node, "it is the same one"
     store.close()
 
 
