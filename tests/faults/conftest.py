@@ -31,9 +31,9 @@ def shared(tmp_path: Path) -> Iterator[Place]:
 
 @pytest.fixture
 def own(tmp_path: Path) -> Iterator[Place]:
-    """A queue on a server that is this test's to hurt."""
+    """A queue on a server that is this test's to hurt. With `everysec` it may lose what it accepted: see docs/nodes.md."""
     redis_server.need_redis()
-    server = Server()
+    server = Server(appendfsync="always")
     made = make_place("redis", tmp_path, server)
     yield made
     made.close()
