@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import queue
 import threading
 import time
@@ -49,6 +50,8 @@ REAP: Final = 2.0
 """Seconds between two looks for jobs of engines that are gone, where a queue is shared."""
 GATHER: Final = 0.002
 """Seconds for which short jobs are waited for, so that several ends are one commit. Short is what takes no longer."""
+HEARD: Final = 0.5
+"""Seconds within which a signal's handler is run, whichever thread the system has interrupted."""
 GIVE_UP: Final = 10.0
 """Seconds for which a stopping pool goes on trying to record into a store that fails."""
 
@@ -109,6 +112,16 @@ class Bell:
             self._rings.get(timeout=timeout)
             while True:
                 self._rings.get_nowait()
+
+
+def wait_for(event: threading.Event, timeout: float = math.inf) -> bool:
+    """As `event.wait`, but a signal is heard meanwhile also where the system interrupted another thread by it than the
+    main one, which has to go on for the handler to run."""
+    deadline = time.monotonic() + timeout
+    while not event.wait(min(HEARD, max(0.0, deadline - time.monotonic()))):
+        if time.monotonic() >= deadline:
+            return False
+    return True
 
 
 class _Running:
@@ -227,17 +240,17 @@ class Pool:
         self.request_stop(release=grace <= 0)
         if threading.get_ident() in self._idents:
             raise RuntimeError("an engine cannot be waited for by one of its own threads: use request_stop")
-        if self._over and not self._over[0].wait(max(0.0, grace)):
+        if self._over and not wait_for(self._over[0], max(0.0, grace)):
             self.request_stop(release=True)
-        if self._over and not self._over[0].wait(LINGER):
+        if self._over and not wait_for(self._over[0], LINGER):
             force()
         for over in self._over:
-            over.wait()
+            wait_for(over)
 
     def join(self) -> None:
         """Wait until the producer ends: because it was told to, or because a thread died."""
         for over in self._over[:1]:
-            over.wait()
+            wait_for(over)
 
     # --- threads ------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import signal
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Final
 
 import click
@@ -22,6 +22,7 @@ from minitango.errors import ConfigError, MinitangoError
 from minitango.events import Event
 from minitango.job import State
 from minitango.metrics import Metrics
+from minitango.pool import HEARD
 from minitango.text import one_line
 
 INTERRUPTED = 130
@@ -137,7 +138,10 @@ def _work(
                 said.say("store", "warning", text)
             if served:
                 said.say("metrics", "info", f"metrics at {served}")
-        ending.get()
+        while True:
+            with suppress(queue.Empty):
+                ending.get(timeout=HEARD)  # not without end: see `HEARD`
+                break
         if received and not quiet and engine.store.counts()[State.RUNNING]:
             said.say("stopping", "info", f"stopping: running jobs get {grace:g} s (a second signal: at once)")
         engine.stop(grace=grace)

@@ -3,8 +3,9 @@
 Each verb that moves jobs is one script (`lua/`), so it is whole or did not happen. What becomes of a job is decided
 there by the rules of `retry.py`, with its constants; the same tests hold this store and the SQLite one to them.
 
-What is durable is the server's to say: with `appendonly yes` what was accepted survives the death of the server, all but
-up to two seconds of it where its disk cannot keep up; with `appendfsync always` all of it, and the loss of power, too.
+What is durable is the server's to say: with `appendonly yes` what was accepted survives the death of the server,
+but for up to two seconds of it where its disk cannot keep up; with `appendfsync always` it all does, and the loss of
+power, too.
 """
 
 from __future__ import annotations

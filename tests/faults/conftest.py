@@ -31,7 +31,7 @@ def shared(tmp_path: Path) -> Iterator[Place]:
 
 @pytest.fixture
 def own(tmp_path: Path) -> Iterator[Place]:
-    """A queue on a server that is this test's to hurt. With `everysec` it may lose what it accepted: see docs/nodes.md."""
+    """A queue on a server that is this test's to hurt. With `everysec` it may lose what it accepted (docs/nodes.md)."""
     redis_server.need_redis()
     server = Server(appendfsync="always")
     made = make_place("redis", tmp_path, server)

@@ -70,6 +70,7 @@ def main(words: Sequence[str]) -> int:
         delivered(store, kept[0].id)
         assert receiver.requests
         store.reap()
+        store.hand_over(old.id, f"s{FORGOTTEN}", {"group": "of one"})
         if store.get(old.id).state is State.DONE:
             store.forget([old.id])
             say("forgotten")
