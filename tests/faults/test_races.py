@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import CancelledError
 from pathlib import Path
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from minitango.job import State
+from minitango.pool import wait_for
 from minitango.sandbox import End
 from minitango.store import Query
 from minitango.testing import FakeRun
@@ -195,3 +197,21 @@ def test_twice_means_at_once(place: Place) -> None:
     assert worker.returncode == 0
     assert {(job.state, job.failures, job.interruptions) for job in store.list()} == {(State.QUEUED, 0, 0)}
     assert not leftovers(place.state(), [worker.pid])
+
+
+def test_a_signal_that_interrupts_another_thread_is_heard() -> None:
+    """The system may choose which; Python runs the handler once the main thread goes on."""
+    heard = threading.Event()
+    before = signal.signal(signal.SIGUSR1, lambda number, frame: heard.set())
+    other = threading.Timer(0.1, lambda: signal.pthread_kill(threading.get_ident(), signal.SIGUSR1))
+    try:
+        other.start()
+        begun = time.monotonic()
+        assert wait_for(heard, 30)
+        assert time.monotonic() - begun < 10
+    finally:
+        other.join()
+        signal.signal(signal.SIGUSR1, before)
+    begun = time.monotonic()
+    assert not wait_for(threading.Event(), 1.2), "and it goes on waiting"
+    assert time.monotonic() - begun >= 1.2
