@@ -318,7 +318,7 @@ def test_dead_jobs_are_warned_of(tmp_path: Path) -> None:
     health = inspect_store(f"sqlite:///{tmp_path}/queue.db", now=NOW)
     assert health is not None
     counts = {**health.counts, State.DEAD: 2}
-    found = queue._jobs(patient(tmp_path), msgspec.structs.replace(health, counts=counts))
+    found = queue.jobs(patient(tmp_path), counts)
     assert (found.verdict, found.next) == ("warning", "minitango jobs list --state-is dead")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from minitango import statedir
@@ -34,7 +34,7 @@ def look(patient: Patient, now: float) -> Iterator[Check]:
     yield _clock(health, now)
     yield _engine(patient, running, health)
     if health is not None:
-        yield _jobs(patient, health)
+        yield jobs(patient, health.counts)
 
 
 def _store(patient: Patient, health: Health | None, running: Running | None) -> Check:
@@ -95,10 +95,11 @@ def _engine(patient: Patient, running: Running | None, health: Health | None) ->
     return Check("engine", "ok", "none runs here", facts=facts)
 
 
-def _jobs(patient: Patient, health: Health) -> Check:
-    counts = {str(state): count for state, count in health.counts.items()}
+def jobs(patient: Patient, found: Mapping[State, int]) -> Check:
+    """What the jobs came to."""
+    counts = {str(state): count for state, count in found.items()}
     text = ", ".join(f"{count} {state}" for state, count in counts.items() if count) or "none"
-    if health.counts[State.DEAD]:
+    if found[State.DEAD]:
         hint = f"minitango jobs list --state-is dead{patient.flags}"
         return Check("jobs", "warning", f"{text}: what is dead could not be graded", hint, facts=counts)
     return Check("jobs", "ok", text, facts=counts)

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from typing import Final
 
 from minitango.doctor import Check, Patient
+from minitango.doctor.queue import jobs
 from minitango.errors import StoreError
-from minitango.job import State, serves
+from minitango.job import serves
 from minitango.store.health import ServerHealth, inspect_server
 from minitango.text import human_seconds, human_size, one_line
 
@@ -27,7 +28,7 @@ def look(patient: Patient) -> Iterator[Check]:
     yield _store(health)
     yield _clock(health)
     yield _nodes(patient, health)
-    yield _jobs(patient, health)
+    yield jobs(patient, health.counts)
 
 
 def _store(health: ServerHealth) -> Check:
@@ -102,12 +103,3 @@ def _nodes(patient: Patient, health: ServerHealth) -> Check:
         hint = f"start it again, or: minitango nodes forget {one_line(lost[0].name, 64)}"
         return Check("engine", "warning", f"{text}; lost: {names}", hint, facts=facts)
     return Check("engine", "ok", text, facts=facts)
-
-
-def _jobs(patient: Patient, health: ServerHealth) -> Check:
-    counts = {str(state): count for state, count in health.counts.items()}
-    text = ", ".join(f"{count} {state}" for state, count in counts.items() if count) or "none"
-    if health.counts[State.DEAD]:
-        hint = f"minitango jobs list --state-is dead{patient.flags}"
-        return Check("jobs", "warning", f"{text}: what is dead could not be graded", hint, facts=counts)
-    return Check("jobs", "ok", text, facts=counts)
