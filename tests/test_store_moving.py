@@ -139,7 +139,9 @@ def test_everything_is_there(kind: str, to: str, opened: Callable[[str], Store])
     assert there.load(here.dump(), here.books) == 6
     assert whole(there) == whole(here)
     assert there.books() == here.books()
-    assert replace(here.books(), posts="", cancels=()) == Books(7, 2, ("n1",), 6)
+    assert replace(here.books(), posts="", cancels=()) == Books(8, 2, ("n1",), 6), (
+        "to hand in again takes a number, too"
+    )
     assert here.books().posts
     assert len(here.books().cancels) == 1
     assert there.counts() == here.counts()
@@ -162,7 +164,7 @@ def test_everything_is_there(kind: str, to: str, opened: Callable[[str], Store])
     for each in (here, there):
         assert each.exchange(claim=5, node="n1", now=9e3).leases == (), "it is drained there, too"
         assert each.submit([spec("x")])[0].created
-        assert each.list()[-1].seq == 8, "no number is given twice"
+        assert each.list()[-1].seq == 9, "no number is given twice"
         each.submit([spec("zoe", key="z")])
         assert len(each.list()) == 7, "its key holds"
 

@@ -79,10 +79,10 @@ def test_an_interruption_while_python_loads_is_none_of_its_business(cli: Command
     from tests.e2e.conftest import ROOT, environment
 
     script = (ROOT / "bin" / "minitango").read_text()
-    code = script.split("-P -c '", 1)[1].split('\' "$@"')[0]
+    code = script.split(" -P -S -c '", 1)[1].split('\' "$@"')[0]
     for delay in (0.0, 0.05, 0.1, 0.2, 0.4):
         started = subprocess.Popen(
-            [sys.executable, "-P", "-c", code, "worker", "--sandbox", "bubblewrap"],
+            [sys.executable, "-P", "-S", "-c", code, "worker", "--sandbox", "bubblewrap"],
             cwd=cli.folder,
             env=environment(),
             stderr=subprocess.PIPE,
