@@ -175,6 +175,8 @@ class Handles:
         if not job.state.terminal:
             return
         with self._lock:
+            if job.ended_seq == self._cursor + 1:
+                self._cursor, self._last = job.ended_seq, job.id  # `follow` need not read it
             if job.id not in self._waiting:
                 return
             found = result or self._result(job.id, job.state)

@@ -162,6 +162,8 @@ class Pool:
         self._node = member.node.name
         self._capabilities = member.node.capabilities
         self._acks: deque[tuple[Lease, Ack | None]] = deque()
+        self._untold: deque[tuple[list[Ack], Exchanged]] = deque()
+        """What was recorded, and may not be on the disk yet."""
         self._work: queue.SimpleQueue[_Running | None] = queue.SimpleQueue()
         self._running: dict[str, _Running] = {}
         self._bell = Bell()
@@ -311,7 +313,7 @@ class Pool:
                 self._resting = paused and not self._running
             except StoreError as error:
                 self._trouble(now, error)
-            if self._stopping and not self._running and not self._store.unheard:
+            if self._stopping and not self._running and not (self._store.unheard or self._untold):
                 break
         self._dismiss()
 
@@ -386,6 +388,7 @@ class Pool:
 
     def _exchange(self, now: float, *, paused: bool) -> None:
         """Commit what consumers handed over, claim for those that are idle, and tell everyone."""
+        self._tell_all()
         handed = list(self._acks)
         over = {lease.token for lease, _ in handed}
         still = [running for running in self._running.values() if running.lease.token not in over]
@@ -401,13 +404,15 @@ class Pool:
             failpoint("engine.after_exchange")
         # committed: only now are the consumers' words taken from their list
         self._judged = 0
+        if acks:
+            self._untold.append((acks, out))
         for lease, _ in handed:
             self._acks.popleft()
             running = self._running.pop(lease.token, None)
             if running is not None and running.stop.begun is not None:
                 self._usual += (now - running.stop.begun - self._usual) / 8
         self._admit(out.leases)
-        self._tell(acks, out)
+        self._tell_all()  # it waits for the disk, while the new ones are under way
         if claim and not solo and not out.leases and not self._running:
             quiet = self._claim((), 1, solo=True)
             self._admit(quiet.leases)
@@ -423,6 +428,7 @@ class Pool:
             node=self._node,
             capabilities=self._capabilities,
             lease_for=self._lease_for,
+            ahead=True,
         )
 
     def _admit(self, leases: Sequence[Lease]) -> None:
@@ -435,6 +441,13 @@ class Pool:
             self._work.put(running)
         for lease in leases:
             self._observer.started(lease)
+
+    def _tell_all(self) -> None:
+        """Tell what was recorded, once it is on the disk."""
+        if self._untold:
+            self._store.sync()
+            while self._untold:
+                self._tell(*self._untold.popleft())
 
     def _tell(self, acks: Sequence[Ack], out: Exchanged) -> None:
         for lease in out.refused:

@@ -17,7 +17,7 @@ import pytest
 
 from minitango import Engine, EngineStopped, JobDead, JobNotFound, Outcome, Result, State, StoreError
 from minitango.handle import Handles
-from minitango.job import Cancelled, Fail, Failure, Finish, JobSpec, Lease
+from minitango.job import Cancelled, Fail, Failure, Finish, Job, JobSpec, Lease
 from minitango.store import Store, Submitted, open_store
 from tests import redis_server
 from tests.support import PATIENCE, eventually, open_engine, scoring, submission
@@ -311,3 +311,28 @@ def test_who_comes_after_the_engine_ended_is_told_the_first_reason(
     assert late.exception(0) is died
     assert handles.get(late.id).exception(0) is died
     assert handles.get(done.id).result(0) == GRADED, "what is known is told"
+
+
+def test_what_is_settled_here_is_not_read_again(
+    store: Store, elsewhere: Store, handles: Handles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = handles.submit(lambda: store.submit([spec(str(n)) for n in range(4)]))
+    for n in range(2):
+        finish(elsewhere, Result(Outcome.GRADED, score=n))
+        handles.settle(store.get(made[n].id))
+    read: list[int] = []
+    real = store.ended_since
+
+    def note(cursor: int, **how: int) -> list[Job]:
+        jobs = real(cursor, **how)
+        read.append(len(jobs))
+        return jobs
+
+    monkeypatch.setattr(store, "ended_since", note)
+    handles.follow()
+    assert read == [1], "the last that is known, and nothing else"
+    for n in (2, 3):
+        finish(elsewhere, Result(Outcome.GRADED, score=n))
+    handles.settle(store.get(made[3].id))  # out of order: what came between is still to be read
+    handles.follow()
+    assert [handle.result(0).score for handle in made] == list(range(4))

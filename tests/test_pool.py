@@ -7,6 +7,7 @@ the one timer under test can end them.
 from __future__ import annotations
 
 import concurrent.futures
+import queue
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -650,3 +651,57 @@ def test_a_stop_gives_up_on_a_store_that_fails_for_ever(tmp_path: Path, monkeypa
     assert caught.value.__cause__ is engine.error
     with open_engine(tmp_path, scoring(2)) as after:  # and nothing is lost
         assert after.job(handle.id).result(PATIENCE).score == 2
+
+
+# --- the disk -------------------------------------------------------------------------------------
+
+
+def test_nobody_is_told_of_a_result_before_it_is_on_the_disk_and_others_run_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def run(run: FakeRun) -> End:
+        ran.put(run.spec.token)
+        return scoring(1)(run)
+
+    with open_engine(tmp_path, run, workers=1) as engine:
+        syncing, disk, sync = threading.Event(), threading.Event(), engine.store.sync
+
+        def slow() -> None:
+            syncing.set()
+            assert disk.wait(PATIENCE)
+            sync()
+
+        monkeypatch.setattr(engine.store, "sync", slow)
+        engine.pause()
+        first, second = engine.submit(submission("one")), engine.submit(submission("two"))
+        engine.resume()
+        ran.get(timeout=PATIENCE)
+        assert syncing.wait(PATIENCE)
+        ran.get(timeout=PATIENCE)  # the second one's attempt did not wait for the first one's disk
+        assert not first.done()
+        disk.set()
+        assert first.result(PATIENCE).score == second.result(PATIENCE).score == 1
+
+
+def test_a_result_whose_disk_failed_is_told_once_it_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_engine(tmp_path, scoring(1)) as engine:
+        told: list[Event] = []
+        engine.subscribe(told.append)
+        failures, sync = [StoreError("the disk was pulled", id="store_io")] * 2, engine.store.sync
+
+        def fail() -> None:
+            if failures:
+                raise failures.pop()
+            sync()
+
+        monkeypatch.setattr(engine.store, "sync", fail)
+        handle = engine.submit(submission())
+        assert handle.result(PATIENCE).score == 1
+        in_time(engine.drain)
+    assert not failures
+    kinds = [event.kind for event in told]
+    assert kinds.count("done") == 1
+    assert kinds.index("store_trouble") < kinds.index("resumed") < len(kinds)
+    assert kinds.index("store_trouble") < kinds.index("done")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import socket
 import subprocess
 import sys
@@ -13,15 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from minitango.errors import ConfigError, MinitangoError, StoreError, StoreFull, StoreTooNew
 from minitango.job import Fail, Failure, Finish, JobSpec, Outcome, Result, State
 from minitango.store import _redis_link, open_store
+from minitango.store._redis_blobs import MOST_BROUGHT
 from minitango.store._redis_url import parse
 from minitango.store.redis import RedisStore
 from tests import redis_server
 from tests.redis_server import Server
-from tests.support import eventually, open_engine, scoring, submission
+from tests.support import PATIENCE, eventually, open_engine, scoring, submission
 
 RESULT = Result(Outcome.GRADED, 1.0, 1.0)
 
@@ -541,3 +544,80 @@ def test_threads_share_a_store(store: RedisStore) -> None:
     while leases := store.exchange(claim=9).leases:
         store.exchange([Finish(lease, RESULT) for lease in leases])
     assert store.counts()[State.DONE] == 120
+
+
+def test_a_watch_is_told_of_others_exchanges_and_not_of_its_own(server: Server, store: RedisStore) -> None:
+    other = RedisStore(server.url())
+    told = threading.Event()
+    stop = store.watch(told.set)
+    try:
+        store.submit([spec(), spec("bob")])
+        assert told.wait(PATIENCE)
+        time.sleep(0.1)
+        told.clear()
+        (lease,) = store.exchange(claim=1).leases
+        store.exchange([Finish(lease, RESULT)])
+        assert not told.wait(0.3)
+        other.exchange(claim=1)
+        assert told.wait(PATIENCE)
+    finally:
+        stop()
+        other.close()
+
+
+def test_a_small_hand_in_comes_with_its_claim(
+    server: Server, store: RedisStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blobs = store.blobs(tmp_path)
+    small, large = blobs.put(b"small"), blobs.put(bytes(MOST_BROUGHT + 1))
+    gone = hashlib.sha256(b"never put").hexdigest()
+    store.submit([structs.replace(spec(digest), inputs=digest) for digest in (small, large, gone)])
+    asked: list[str] = []
+    chunks = blobs._chunks
+    monkeypatch.setattr(blobs, "_chunks", lambda digest: asked.append(digest) or chunks(digest))
+    leases = store.exchange(claim=3).leases
+    assert [lease.inputs for lease in leases] == [small, large, gone]
+    assert blobs.get(small) == b"small"
+    assert asked == []
+    assert len(blobs.get(large)) == MOST_BROUGHT + 1
+    assert blobs.get(small) == b"small", "it came once, and is asked for like any other then"
+    assert asked == [large, small]
+
+
+def test_a_hand_in_that_came_damaged_is_asked_for(store: RedisStore, tmp_path: Path) -> None:
+    blobs = store.blobs(tmp_path)
+    digest = blobs.put(b"good")
+    blobs.bring([(digest, b"bad")])
+    assert blobs.get(digest) == b"good"
+
+
+def test_what_comes_and_is_not_asked_for_is_bounded(store: RedisStore, tmp_path: Path) -> None:
+    blobs = store.blobs(tmp_path)
+    blobs.bring((f"{n:064x}", b"x") for n in range(1000))
+    assert len(blobs._brought) == 256
+    assert f"{999:064x}" in blobs._brought
+
+
+def test_an_exchange_that_is_asked_for_again_brings_no_hand_ins_and_they_are_fetched(
+    store: RedisStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blobs = store.blobs(tmp_path)
+    digest = blobs.put(b"data")
+    store.submit([structs.replace(spec(), inputs=digest)])
+    run = store._link.run
+    lost = [True]
+
+    def lose(verb: str, *arguments: Any, **how: Any) -> Any:
+        answer = run(verb, *arguments, **how)
+        if verb == "exchange" and lost.pop():
+            raise StoreError("the answer was lost", id="store_unreachable")
+        return answer
+
+    monkeypatch.setattr(store._link, "run", lose)
+    with pytest.raises(StoreError):
+        store.exchange(claim=1)
+    lost.append(False)
+    (lease,) = store.exchange(claim=1).leases
+    assert lease.inputs == digest
+    assert not blobs._brought
+    assert blobs.get(digest) == b"data"

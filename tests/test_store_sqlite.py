@@ -792,3 +792,69 @@ def test_who_reads_meanwhile_keeps_nobody_from_forgetting(
     reader.close()
     assert store._db.empty_log()
     assert b"victim" not in b"".join(file.read_bytes() for file in path.parent.iterdir())
+
+
+# --- what is recorded ahead of the disk ----------------------------------------------------------------
+
+
+def syncs(store: SqliteStore) -> int:
+    """PRAGMA synchronous of the connection that writes."""
+    return int(store._db._writer.execute("PRAGMA synchronous").fetchone()[0])
+
+
+def test_what_is_recorded_ahead_is_there_at_once_and_on_the_disk_after_a_sync(
+    store: SqliteStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    real = os.fdatasync
+
+    def note(fd: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{fd}"))
+        real(fd)
+
+    monkeypatch.setattr(os, "fdatasync", note)
+    (done,) = store.submit([SPEC])
+    (lease,) = store.exchange(claim=1).leases
+    assert syncs(store) == 2, "FULL"
+    store.exchange([Finish(lease, RESULT)], ahead=True)
+    assert syncs(store) == 1, "NORMAL: SQLite itself does not wait"
+    assert store.get(done.id).state is State.DONE
+    assert not synced
+    store.sync()
+    assert synced == [f"{path}-wal"]
+    store.submit([SPEC])
+    assert syncs(store) == 2, "what is submitted is on the disk when it returns, whatever came before"
+
+
+def test_a_log_that_could_not_be_written_is_written_elsewhere(
+    store: SqliteStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a failed sync the kernel may say that the next one succeeded, of pages that it has let go."""
+    store.submit([SPEC])
+    store.exchange(claim=1, ahead=True)
+    log = Path(f"{path}-wal")
+    assert log.stat().st_size
+    with monkeypatch.context() as patch:
+
+        def fail(fd: int) -> None:
+            raise OSError(5, "Input/output error")
+
+        patch.setattr(os, "fdatasync", fail)
+        with pytest.raises(StoreError) as caught:
+            store.sync()
+        assert caught.value.id == "store_io"
+    store.sync()
+    assert log.stat().st_size == 0, "the whole log went into the file"
+    store.exchange(claim=1, ahead=True)
+    store.sync()
+
+
+def test_a_log_that_was_made_anew_is_found(store: SqliteStore, path: Path) -> None:
+    store.submit([SPEC])
+    store.sync()
+    Path(f"{path}-wal").unlink()  # as the last connection of another process does
+    with pytest.raises(StoreError, match=r"queue\.db-wal"):
+        store.sync()
+    Path(f"{path}-wal").touch()
+    store._db._unsafe = False
+    store.sync()

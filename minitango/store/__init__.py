@@ -146,9 +146,14 @@ class Queue(Protocol):
         node: str = "",
         capabilities: Collection[str] = (),
         lease_for: float = 60.0,
+        ahead: bool = False,
         now: float | None = None,
     ) -> Exchanged:
         """Record what became of attempts, and claim up to `claim` jobs, in one commit.
+
+        `ahead`: the store may return before what was recorded is on its disk. It outlives the death of this process
+        then, but the loss of power only once `sync` has returned: tell nobody of a result before. A claim that is lost
+        with the power is none, as is the attempt.
 
         Acks are applied in order, each by the state machine (`job.TRANSITIONS`, `after_failure`): Finish
         writes the one result and the outputs, and where it names another grader than the job was submitted for, gives
@@ -174,6 +179,11 @@ class Queue(Protocol):
         one job, and only such a job. The cost of a claim does not grow with the length of the queue, nor with
         the number of jobs that are not yet due.
         """
+        ...
+
+    def sync(self) -> None:
+        """Wait until all that was recorded before, `ahead` too, is as durable as anything else. StoreError: it is not
+        known to be; ask again."""
         ...
 
     def extend(

@@ -6,13 +6,15 @@ Knows files and locks; what the tables mean is `sqlite.py`'s.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import random
 import sqlite3
 import stat
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, TypeVar
@@ -22,7 +24,7 @@ from minitango.failpoint import failpoint
 from minitango.job import TRANSITIONS, State
 from minitango.store._rows import Row, new_token
 from minitango.store._schema import APPLICATION_ID, MIGRATIONS
-from minitango.store._sqlite_errors import from_os, from_sqlite, is_busy, not_a_store
+from minitango.store._sqlite_errors import from_os, from_sqlite, is_busy, not_a_store, unsynced
 
 OLDEST_SQLITE: Final = (3, 35, 0)
 """The first library with RETURNING."""
@@ -54,6 +56,11 @@ class Transaction:
         self._queue = queue
         self._moved: dict[State, int] = {}
         self._ended_seq: int | None = None
+        self._later: dict[str, list[Sequence[object]]] = {}
+
+    def later(self, statement: str, row: Sequence[object]) -> None:
+        """Execute this before the commit, with all other rows of the same statement: for what nobody reads before."""
+        self._later.setdefault(statement, []).append(row)
 
     def move(self, source: State | None, verb: str, target: State, n: int = 1) -> None:
         """Count `n` jobs from one state to another. Every change of a state passes here, and must be an edge."""
@@ -84,7 +91,9 @@ class Transaction:
         return int(value)
 
     def flush(self) -> None:
-        """Write the books."""
+        """Write what was left for later, and the books."""
+        for statement, rows in self._later.items():
+            self.executemany(statement, rows)
         if self._ended_seq is not None:
             self.execute("UPDATE meta SET value = ? WHERE name = 'ended_seq'", (self._ended_seq,))
         for state, n in self._moved.items():
@@ -109,6 +118,10 @@ class Database:
         self._write_lock = threading.Lock()
         self._read_lock = threading.Lock()
         self._watchers: list[Callable[[], None]] = []
+        self._ahead = False
+        self._unsafe = False
+        """Whether a `sync` failed, and none succeeded since."""
+        self._log = _Log(self.path)
         if sqlite3.sqlite_version_info < OLDEST_SQLITE:
             raise StoreError(
                 f"SQLite {sqlite3.sqlite_version} is too old: minitango needs 3.35 or later",
@@ -153,11 +166,17 @@ class Database:
             raise from_sqlite(error, self.path) from error
         return connection
 
-    def transact(self, verb: str, body: Callable[[Transaction], T], now: float | None = None) -> T:
-        """Run `body` in one transaction: durable and whole when this returns, undone when it raises."""
+    def transact(
+        self, verb: str, body: Callable[[Transaction], T], now: float | None = None, *, ahead: bool = False
+    ) -> T:
+        """Run `body` in one transaction: durable and whole when this returns, undone when it raises. `ahead`: durable
+        once `sync` has returned, or a later transaction without it."""
         with self._write_lock:
             writer = self._writer
             try:
+                if ahead is not self._ahead:
+                    writer.execute(f"PRAGMA synchronous = {'NORMAL' if ahead else 'FULL'}")
+                    self._ahead = ahead
                 _begin(writer)
                 transaction = Transaction(writer, self._queue, self._clock() if now is None else now)
                 answer = body(transaction)
@@ -180,6 +199,18 @@ class Database:
                 raise
         failpoint(f"store.{verb}.after_commit")
         return answer
+
+    def sync(self) -> None:
+        """Wait until what was committed `ahead` has reached the disk. StoreError."""
+        try:
+            if self._unsafe:  # the kernel may have let go of what it could not write: read it, and write it elsewhere
+                self.empty_log()
+            else:
+                self._log.sync()
+            self._unsafe = False
+        except OSError as error:
+            self._unsafe = True
+            raise unsynced(error, self.path) from error
 
     def read(self, sql: str, *parameters: object) -> list[Row]:
         """The rows of one SELECT, all from one moment."""
@@ -271,6 +302,45 @@ class Database:
             self._reader.close()
         with self._write_lock:
             self._writer.close()
+        self._log.close()
+
+
+class _Log:
+    """The write-ahead log, beside SQLite, which holds no lock on this file: closing a descriptor of it is safe."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = Path(f"{path}-wal")
+        self._lock = threading.Lock()
+        self._fd = -1
+
+    def sync(self) -> None:
+        """Have on the disk what was written to it. OSError."""
+        with self._lock:
+            if self._fd < 0 or os.fstat(self._fd).st_nlink == 0:  # SQLite removes it with the last connection
+                self._let_go()
+                self._fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+                folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                try:
+                    os.fsync(folder)  # its name, too
+                finally:
+                    os.close(folder)
+            _to_disk(self._fd)
+
+    def close(self) -> None:
+        with self._lock:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def _to_disk(fd: int) -> None:
+    if sys.platform == "darwin":
+        fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
+    else:
+        os.fdatasync(fd)
 
 
 def _begin(db: sqlite3.Connection) -> None:

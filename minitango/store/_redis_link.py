@@ -266,10 +266,12 @@ class Link:
 
     # --- watching ---------------------------------------------------------------------------------
 
-    def watch(self, changed: Callable[[], None]) -> Callable[[], None]:
+    def watch(self, changed: Callable[[], None], *, own: str) -> Callable[[], None]:
         """Call `changed`, which must not raise, after each change of the queue, each time after we were deaf, and at
-        least every PING seconds or so: a connection may be dead, and what was told on it lost, without a sign."""
+        least every PING seconds or so: a connection may be dead, and what was told on it lost, without a sign. Not for
+        exchanges of the client `own`."""
         stopping = threading.Event()
+        ours = own.encode()
         bell = self.key(f"stop:{secrets.token_hex(8)}")
         first = self._subscribe(bell)
 
@@ -293,11 +295,13 @@ class Link:
                         asked = now
                     if message is None or stopping.is_set() or message["type"] not in ("message", "pong"):
                         continue
+                    if message["data"] == ours:
+                        continue
                     changed()
                     stopping.wait(QUIET)
                     more = False
-                    while ears.get_message(timeout=0) is not None:
-                        more = True
+                    while (message := ears.get_message(timeout=0)) is not None:
+                        more = more or message["data"] != ours
                     if more and not stopping.is_set():
                         changed()
                 except (redis.RedisError, OSError, StoreError):

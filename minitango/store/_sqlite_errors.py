@@ -50,6 +50,16 @@ def from_os(error: OSError, path: Path) -> StoreError:
     )
 
 
+def unsynced(error: OSError, path: Path) -> StoreError:
+    """What was recorded may not be on the disk."""
+    if error.errno in _FULL:
+        return _full(path)
+    why = error.strerror or error
+    return StoreError(
+        f"{path}-wal could not be brought to the disk: {why}", hint="look at the disk: sudo dmesg | tail", id="store_io"
+    )
+
+
 def from_sqlite(error: sqlite3.Error, path: Path) -> StoreError:
     name = str(getattr(error, "sqlite_errorname", ""))
     if name == "SQLITE_FULL" or (name.startswith("SQLITE_IOERR") and _no_space(path)):

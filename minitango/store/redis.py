@@ -25,7 +25,7 @@ from minitango.store import Exchanged, Node, Submitted, node_taken
 from minitango.store import _redis_rows as redis_rows
 from minitango.store import _rows as rows
 from minitango.store._history import not_found
-from minitango.store._redis_blobs import RedisBlobs
+from minitango.store._redis_blobs import MOST_BROUGHT, RedisBlobs
 from minitango.store._redis_dump import RedisDump
 from minitango.store._redis_link import Link, Value
 from minitango.store._redis_outbox import RedisOutbox
@@ -73,6 +73,7 @@ class RedisStore(RedisOutbox, RedisDump):
         self.remarks = self._link.remarks
         self._client = secrets.token_hex(8)
         self._exchanging = threading.Lock()
+        self._blobs: RedisBlobs | None = None
         self._unanswered: tuple[list[Value], list[Ack]] | None = None
         """An exchange that was sent and not answered: it may have been done."""
         self._owed = Exchanged()
@@ -145,6 +146,7 @@ class RedisStore(RedisOutbox, RedisDump):
         node: str = "",
         capabilities: Collection[str] = (),
         lease_for: float = 60.0,
+        ahead: bool = False,
         now: float | None = None,
     ) -> Exchanged:
         with self._exchanging:
@@ -158,7 +160,8 @@ class RedisStore(RedisOutbox, RedisDump):
                 offered = sorted(set(capabilities))
                 arguments = [
                     self._at(now), self._client, secrets.token_hex(8), str(claim), "1" if solo else "0",
-                    redis_rows.text(node), repr(float(lease_for)), str(len(offered)), *offered,
+                    redis_rows.text(node), repr(float(lease_for)), str(MOST_BROUGHT if self._blobs else 0),
+                    str(len(offered)), *offered,
                     *(rows.new_token() for _ in range(claim)),
                 ]  # fmt: skip
                 for ack in again:
@@ -172,6 +175,9 @@ class RedisStore(RedisOutbox, RedisDump):
             owed, self._owed, self._said = self._owed, Exchanged(), []
             return owed
 
+    def sync(self) -> None:
+        """Nothing to wait for: how durable an answer is, is the server's to say."""
+
     def _hear(self, reply: Any, acks: list[Ack]) -> None:
         """An exchange was answered. What it says is owed to the caller, also where the next one fails before that."""
         now, before = self._exchanged(reply, acks), self._owed
@@ -180,11 +186,14 @@ class RedisStore(RedisOutbox, RedisDump):
         self._unanswered = None
 
     def _exchanged(self, reply: Any, acks: Sequence[Ack]) -> Exchanged:
-        refused, settled, leases = reply
+        refused, settled, claimed, *brought = reply
+        leases = tuple(redis_rows.lease_of(row) for row in claimed)
+        if self._blobs is not None and brought:
+            self._blobs.bring((lease.inputs, data) for lease, data in zip(leases, brought[0], strict=True) if data)
         return Exchanged(
             tuple(acks[int(at)].lease for at in refused),
             tuple(redis_rows.job_of(redis_rows.from_flat(flat)) for flat in settled),
-            tuple(redis_rows.lease_of(row) for row in leases),
+            leases,
         )
 
     def extend(
@@ -234,7 +243,7 @@ class RedisStore(RedisOutbox, RedisDump):
         return {state: int(n or 0) for state, n in zip(State, found, strict=True)}
 
     def watch(self, changed: Callable[[], None]) -> Callable[[], None]:
-        return self._link.watch(changed)
+        return self._link.watch(changed, own=self._client)
 
     # --- Nodes ------------------------------------------------------------------------------------
 
@@ -298,7 +307,8 @@ class RedisStore(RedisOutbox, RedisDump):
 
     def blobs(self, cache: Path) -> RedisBlobs:
         """The blobs of this queue, which are on its server; `cache` is a directory for what is fetched."""
-        return RedisBlobs(self._link, cache)
+        self._blobs = RedisBlobs(self._link, cache)
+        return self._blobs
 
     def close(self) -> None:
         self._link.close()

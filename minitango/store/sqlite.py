@@ -84,6 +84,8 @@ _LEAVE: Final = """
     WHERE seq = ?
 """
 _END_ATTEMPT: Final = "UPDATE attempts SET ended = ?, ended_by = ?, failure = ? WHERE job = ? AND number = ?"
+_RESULT: Final = "INSERT INTO results (job, result) VALUES (?, ?)"
+_OUTPUT: Final = "INSERT INTO outputs (job, position, step, head, tail, elided) VALUES (?, ?, ?, ?, ?, ?)"
 _FENCE: Final = "id = ? AND queue = ? AND attempt = ? AND token = ?"
 _FINISH: Final = f"""
     UPDATE jobs SET state = 'done', due = NULL, due_since = ?, ended = ?, ended_seq = ?, outcome = ?, score = ?,
@@ -174,6 +176,7 @@ class SqliteStore(SqliteOutbox, SqliteNodes, SqliteDump):
         node: str = "",
         capabilities: Collection[str] = (),
         lease_for: float = 60.0,
+        ahead: bool = False,
         now: float | None = None,
     ) -> Exchanged:
         if not acks and claim <= 0:
@@ -190,7 +193,10 @@ class SqliteStore(SqliteOutbox, SqliteNodes, SqliteDump):
             leases = self._claim(tx, claim, solo, node, capabilities, lease_for) if claim > 0 else ()
             return Exchanged(tuple(refused), tuple(settled), leases)
 
-        return self._db.transact("exchange", body, now)
+        return self._db.transact("exchange", body, now, ahead=ahead)
+
+    def sync(self) -> None:
+        self._db.sync()
 
     def _held(self, tx: Transaction, lease: Lease) -> Row | None:
         """The fence: the job's row, if this lease is its current one. A token is gone when its attempt ends."""
@@ -239,16 +245,11 @@ class SqliteStore(SqliteOutbox, SqliteNodes, SqliteDump):
         tx.move(State.RUNNING, "finish", State.DONE)
         if found[WIDTH]:
             holds.over(tx, self.queue, job, found[WIDTH + 1])
-        tx.execute("INSERT INTO results (job, result) VALUES (?, ?)", (job.seq, rows.to_json(result)))
-        if ack.outputs:
-            tx.executemany(
-                "INSERT INTO outputs (job, position, step, head, tail, elided) VALUES (?, ?, ?, ?, ?, ?)",
-                [
-                    (job.seq, at, rows.clean_text(output.step), output.head, output.tail, output.elided)
-                    for at, output in enumerate(ack.outputs)
-                ],
-            )
-        tx.execute(_END_ATTEMPT, (tx.now, "finish", None, job.seq, job.attempt))
+        tx.later(_RESULT, (job.seq, rows.to_json(result)))
+        for at, output in enumerate(ack.outputs):
+            step = rows.clean_text(output.step)
+            tx.later(_OUTPUT, (job.seq, at, step, output.head, output.tail, output.elided))
+        tx.later(_END_ATTEMPT, (tx.now, "finish", None, job.seq, job.attempt))
         if job.callback:
             self._post(tx, job)
         if ack.grader and job.key is not None:

@@ -34,7 +34,7 @@
 --   nodes         hash   node -> JSON;   seen  zset  node -> when it was last heard of;   drain  set  to take no more
 --   last:CLIENT   hash   the last exchange of a client and its reply, for a while: asked again, it answers the same
 --
--- A change is told on the channel <queue>changed. Numbers that are times travel as text, since Redis cuts them.
+-- A change is told on the channel <queue>changed; by an exchange with its client, who knows. Numbers that are times travel as text, since Redis cuts them.
 
 local P = string.sub(KEYS[1], 1, -5)
 local call = redis.call
@@ -53,7 +53,7 @@ local function clock(given)
   return tonumber(t[1]) + tonumber(t[2]) / 1000000
 end
 
-local function tell() call('PUBLISH', P .. 'changed', '') end
+local function tell(who) call('PUBLISH', P .. 'changed', who or '') end
 
 local function as_table(flat)
   local t = {}

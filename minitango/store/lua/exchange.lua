@@ -1,13 +1,16 @@
 -- Record what became of attempts, and claim (`Queue.exchange`).
 -- Writes meta j: a: r: o: keys key: ready: alone: due solo spec: held: others running cancels ended outbox cb: last:
--- ARGV: now, client, request, claim, solo, node, lease_for, number of capabilities, they, `claim` new tokens,
--- then for each ack: kind, job, attempt, token, and what `settle` reads.
--- Replies: {numbers of refused acks}, {settled jobs}, {leases, each 11 values}.
+-- Reads b:
+-- ARGV: now, client, request, claim, solo, node, lease_for, bring, number of capabilities, they, `claim` new tokens,
+-- then for each ack: kind, job, attempt, token, and what `settle` reads. `bring`: bytes of a hand-in's blob that is to
+-- come with its lease, if it has no more.
+-- Replies: {numbers of refused acks}, {settled jobs}, {leases, each 12 values}, {the blob of each lease, or empty}: the last
+-- not where it is the answer to what was asked before.
 local now = clock(ARGV[1])
 local slot, request = P .. 'last:' .. ARGV[2], ARGV[3]
 if call('HGET', slot, 'request') == request then return cmsgpack.unpack(call('HGET', slot, 'reply')) end
-local wanted, solo, node, lease_for = tonumber(ARGV[4]), ARGV[5] == '1', ARGV[6], tonumber(ARGV[7])
-local at = 8
+local wanted, solo, node, lease_for, bring = tonumber(ARGV[4]), ARGV[5] == '1', ARGV[6], tonumber(ARGV[7]), tonumber(ARGV[8])
+local at = 9
 local function take()
   at = at + 1
   return ARGV[at - 1]
@@ -209,6 +212,14 @@ local reply = { refused, settled, leases }
 if #leases > 0 or number > 0 then
   call('HSET', slot, 'request', request, 'reply', cmsgpack.pack(reply))
   call('EXPIRE', slot, C.REPLY_KEPT)
-  tell()
+  tell(ARGV[2])
+end
+if bring > 0 then
+  local brought = {}
+  for i, lease in ipairs(leases) do
+    local size = tonumber(call('HGET', P .. 'b:' .. lease[6], 'size'))
+    brought[i] = size and size <= bring and call('GET', P .. 'b:' .. lease[6] .. ':0') or ''
+  end
+  reply[4] = brought
 end
 return reply
