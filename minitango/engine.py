@@ -6,8 +6,6 @@ The work is done by a `Pool` (producer and consumers) over a `Store`; here is wh
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import logging
 import os
 import threading
@@ -28,7 +26,8 @@ from minitango.events import Event, Telling
 from minitango.graders import Graders
 from minitango.handle import Handles, JobHandle
 from minitango.identity import Found
-from minitango.job import Job, JobSpec, Lease, Result, State, lane_of, work_key
+from minitango.intake import Intake
+from minitango.job import Job, JobSpec, Lease, Result, State
 from minitango.keeping import Keeper, kept_for
 from minitango.node import Membership
 from minitango.pool import EventKind, Pool, taken_back
@@ -82,7 +81,7 @@ class Engine:
                 shared=store.shared,
             )
         self._pool: Pool | None = None
-        self._callbacks = Callbacks()
+        self._intake = Intake(blobs, self._graders, Callbacks())
         self._sender: Sender | None = None
         self._handles = Handles(store, self.cancel)
         self._telling = Telling()
@@ -168,7 +167,7 @@ class Engine:
             files = open_blobs(opened, folder, None if blobs is None else Path(blobs).absolute())
             engine = cls(opened, files, sandbox=box, sandbox_kind=kind, state=folder)
             engine._telling = telling
-            engine._callbacks = callbacks
+            engine._intake = Intake(files, engine._graders, callbacks)
             undo.callback(opened.watch(engine._store_changed))
             if workers:
                 member = Membership.join(
@@ -212,45 +211,10 @@ class Engine:
         return self.submit_many([submission], fresh=fresh)[0]
 
     def submit_many(self, submissions: Iterable[Submission], *, fresh: bool = False) -> list[JobHandle]:
-        """Take many at once: all of them or none, in their order, in one transaction."""
+        """Take many at once: all of them or none, in their order, in one transaction. An assignment's files are read at
+        its first submission."""
         self._check_open()
-        taken: list[tuple[Submission, str, tuple[str, ...]]] = []
-
-        def bundles() -> Iterator[bytes]:  # one in memory at a time
-            for submission in submissions:
-                if not isinstance(submission, Submission):
-                    text = f"{type(submission).__name__} is not a Submission"
-                    raise ConfigError(
-                        text, hint="Submission(assignment, student=..., files=...)", id="not_a_submission"
-                    )
-                if submission.callback:
-                    self._callbacks.check(submission.callback)
-                packed = submission.assignment.pack(self.blobs)
-                taken.append((submission, packed.digest, packed.refs))
-                yield archive.pack(submission.bundle())
-
-        inputs = self.blobs.put_many(bundles())
-        images = self._graders.images()
-        specs = [
-            JobSpec(
-                assignment=submission.assignment.name,
-                student=submission.student,
-                spec=plan,
-                inputs=digest,
-                key=work_key(
-                    self._graders.of(submission.assignment, plan, images), submission.course, submission.student, digest
-                ),
-                course=submission.course,
-                title=submission.title,
-                priority=submission.priority,
-                lane=lane_of(submission.assignment.needs),
-                labels=dict(submission.labels),
-                refs=refs,
-                callback=submission.callback,
-            )
-            for (submission, plan, refs), digest in zip(taken, inputs, strict=True)
-        ]
-        return self._submit(specs, fresh=fresh)
+        return self._submit(self._intake.take(submissions), fresh=fresh)
 
     def retry(self, id: str) -> JobHandle:
         """Grade the same inputs again, as a new job that names this one. ConfigError unless this one has ended."""
@@ -307,21 +271,14 @@ class Engine:
     def fingerprint(self, assignment: Assignment) -> str:
         """What, beside the hand-in, decides on a grade here, as one word: the assignment with its files, the kind of
         sandbox, and what its images are known to be. AssignmentError, StoreError."""
-        parts = self._graders.of(assignment, assignment.pack(self.blobs).digest, self._graders.images())
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+        return self._intake.fingerprint(assignment)
 
     def find(self, submissions: Sequence[Submission]) -> Found:
         """Which jobs there are of these hand-ins, as things are. Nothing is submitted.
 
         Raises what `submit` raises, but for StoreFull.
         """
-        images = self._graders.images()
-        works = []
-        for submission in submissions:
-            grader = self._graders.of(submission.assignment, submission.assignment.pack(self.blobs).digest, images)
-            inputs = hashlib.sha256(archive.pack(submission.bundle())).hexdigest()
-            key = work_key(grader, submission.course, submission.student, inputs)
-            works.append(identity.Work(key, submission, inputs))
+        works = self._intake.works(submissions)
         names = {submission.assignment.name for submission in submissions}
         return identity.find(works, [job for name in names for job in self.jobs(Query(assignment=name))])
 

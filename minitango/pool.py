@@ -7,9 +7,7 @@ consumer takes one lease at a time and runs it. A thread that dies takes the poo
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import math
 import queue
 import threading
 import time
@@ -18,6 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, Literal, Protocol
 
+from minitango.bell import Bell, wait_for
 from minitango.breaker import Breaker
 from minitango.errors import StoreError, reach_of
 from minitango.failpoint import failpoint
@@ -50,8 +49,6 @@ REAP: Final = 2.0
 """Seconds between two looks for jobs of engines that are gone, where a queue is shared."""
 GATHER: Final = 0.002
 """Seconds for which short jobs are waited for, so that several ends are one commit. Short is what takes no longer."""
-HEARD: Final = 0.5
-"""Seconds within which a signal's handler is run, whichever thread the system has interrupted."""
 GIVE_UP: Final = 10.0
 """Seconds for which a stopping pool goes on trying to record into a store that fails."""
 
@@ -94,34 +91,6 @@ class Observer(Protocol):
 
     def crashed(self, thread: str, error: BaseException) -> None:
         """A thread died; the pool ends."""
-
-
-class Bell:
-    """Wakes one thread. Ringing is safe anywhere, a signal handler that interrupts a ring included, which
-    `threading.Event` is not: it would wait for its own lock."""
-
-    def __init__(self) -> None:
-        self._rings: queue.SimpleQueue[None] = queue.SimpleQueue()
-
-    def ring(self) -> None:
-        self._rings.put(None)
-
-    def wait(self, timeout: float) -> None:
-        """Return once it was rung since the last wait, or after `timeout` seconds."""
-        with contextlib.suppress(queue.Empty):
-            self._rings.get(timeout=timeout)
-            while True:
-                self._rings.get_nowait()
-
-
-def wait_for(event: threading.Event, timeout: float = math.inf) -> bool:
-    """As `event.wait`, but a signal is heard meanwhile also where the system interrupted another thread by it than the
-    main one, which has to go on for the handler to run."""
-    deadline = time.monotonic() + timeout
-    while not event.wait(min(HEARD, max(0.0, deadline - time.monotonic()))):
-        if time.monotonic() >= deadline:
-            return False
-    return True
 
 
 class _Running:

@@ -9,6 +9,7 @@ from typing import Final
 
 import click
 
+from minitango.bell import HEARD
 from minitango.cli import show
 from minitango.cli.grading import warn_of_weak_limits
 from minitango.cli.journal import LEVELS, Journal, journal
@@ -22,7 +23,6 @@ from minitango.errors import ConfigError, MinitangoError
 from minitango.events import Event
 from minitango.job import State
 from minitango.metrics import Metrics
-from minitango.pool import HEARD
 from minitango.text import one_line
 
 INTERRUPTED = 130

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from minitango.bell import wait_for
 from minitango.job import State
-from minitango.pool import wait_for
 from minitango.sandbox import End
 from minitango.store import Query
 from minitango.testing import FakeRun

@@ -1,0 +1,101 @@
+"""What a queue needs of submissions: their files in blobs, and a `JobSpec` for each."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Final
+
+from minitango import archive, identity, statedir
+from minitango.assignment import Packed, Submission
+from minitango.blobs import BlobStore
+from minitango.callback_url import Callbacks
+from minitango.errors import ConfigError
+from minitango.graders import Graders
+from minitango.job import JobSpec, lane_of, work_key
+
+if TYPE_CHECKING:
+    from minitango.assignment import Assignment
+
+REPACK: Final = 60.0
+"""Seconds after which an assignment is packed again in the middle of many submissions: well within a prune's grace."""
+
+
+class Intake:
+    """Turns submissions into specs. Safe from any thread."""
+
+    def __init__(self, blobs: BlobStore, graders: Graders, callbacks: Callbacks) -> None:
+        self._blobs = blobs
+        self._graders = graders
+        self._callbacks = callbacks
+
+    def take(self, submissions: Iterable[Submission]) -> list[JobSpec]:
+        """Have all files of these submissions, and of their assignments, in blobs: durable, and spared by a prune for
+        its grace. One bundle at a time is in memory; an assignment is read once, or once a REPACK.
+
+        ConfigError, SubmissionError, ArchiveError, AssignmentError, StoreError, StoreFull.
+        """
+        taken: list[tuple[Submission, Packed]] = []
+        packs: dict[int, tuple[float, Packed]] = {}  # by the id of objects that `taken` holds
+
+        def packed_of(assignment: Assignment) -> Packed:
+            now = time.monotonic()
+            at, packed = packs.get(id(assignment), (-math.inf, None))
+            if packed is None or now - at > REPACK:
+                packed = assignment.pack(self._blobs)
+                packs[id(assignment)] = now, packed
+            return packed
+
+        def bundles() -> Iterator[bytes]:
+            for submission in submissions:
+                if not isinstance(submission, Submission):
+                    text = f"{type(submission).__name__} is not a Submission"
+                    raise ConfigError(
+                        text, hint="Submission(assignment, student=..., files=...)", id="not_a_submission"
+                    )
+                if submission.callback:
+                    self._callbacks.check(submission.callback)
+                taken.append((submission, packed_of(submission.assignment)))
+                yield archive.pack(submission.bundle())
+
+        digests = self._blobs.put_many(bundles())
+        images = self._graders.images()
+        return [
+            JobSpec(
+                assignment=submission.assignment.name,
+                student=submission.student,
+                spec=packed.digest,
+                inputs=digest,
+                key=self._key(submission, packed, digest, images),
+                course=submission.course,
+                title=submission.title,
+                priority=submission.priority,
+                lane=lane_of(submission.assignment.needs),
+                labels=dict(submission.labels),
+                refs=packed.refs,
+                callback=submission.callback,
+            )
+            for (submission, packed), digest in zip(taken, digests, strict=True)
+        ]
+
+    def works(self, submissions: Sequence[Submission]) -> list[identity.Work]:
+        """What these submissions are to a queue, without anything of them in blobs but their assignments."""
+        images = self._graders.images()
+        works = []
+        for submission in submissions:
+            inputs = hashlib.sha256(archive.pack(submission.bundle())).hexdigest()
+            key = self._key(submission, submission.assignment.pack(self._blobs), inputs, images)
+            works.append(identity.Work(key, submission, inputs))
+        return works
+
+    def fingerprint(self, assignment: Assignment) -> str:
+        """See `Engine.fingerprint`."""
+        parts = self._graders.of(assignment, assignment.pack(self._blobs).digest, self._graders.images())
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    def _key(self, submission: Submission, packed: Packed, inputs: str, images: statedir.Images) -> str:
+        grader = self._graders.of(submission.assignment, packed.digest, images)
+        return work_key(grader, submission.course, submission.student, inputs)
