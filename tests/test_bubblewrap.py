@@ -390,7 +390,7 @@ def test_the_job_cannot_forge_how_it_ended(tmp_path: Path, sandbox: BubblewrapSa
 import os
 for pid in filter(str.isdigit, os.listdir("/proc")):
     for fd in range(3, 64):
-        try: os.write(os.open(f"/proc/{pid}/fd/{fd}", os.O_WRONLY), b"X 0 1 1 1\\n")
+        try: os.write(os.open(f"/proc/{pid}/fd/{fd}", os.O_WRONLY), b"X 0 1 1 1 1 0\\n")
         except OSError: pass
 for path in ("/proc/1/mem", "/proc/1/environ", "/proc/1/maps"):
     try: open(path, "rb").read(1); print("read", path)
@@ -406,16 +406,17 @@ os._exit(5)
     [
         b"",
         b"X",
-        b"X 0 0 0 0",
-        b"X 0 0 0 0\n\n",
-        b"X -1 0 0 0\n",
-        b"X 0 0 0\n",
+        b"X 0 0 0 0 0 0",
+        b"X 0 0 0 0 0 0\n\n",
+        b"X -1 0 0 0 0 0\n",
+        b"X 0 0 0 0\n",
+        b"X 0 0 0 0 0 2\n",
         b"E \n",
-        b"E 2\nX 0 0 0 0\n",
+        b"E 2\nX 0 0 0 0 0 0\n",
         b"R\n",
-        b"X 9999999 0 0 0\n",
-        b"X \xd9\xa1 0 0 0\n",
-        b"X 0 0 0 0\n\0",
+        b"X 9999999 0 0 0 0 0\n",
+        b"X \xd9\xa1 0 0 0 0 0\n",
+        b"X 0 0 0 0 0 0\n\0",
         b"x" * 300,
     ],
 )
@@ -424,9 +425,10 @@ def test_what_is_no_status_is_none(text: bytes) -> None:
 
 
 def test_a_status_is_read_whole() -> None:
-    status = parse_status(b"X 35584 1500000 250000 2048\n")
+    status = parse_status(b"X 35584 1500000 250000 2048 1700000000123456789 1\n")
     assert status is not None
     assert (os.WEXITSTATUS(status.wait or 0), status.cpu, status.max_rss) == (139, 1.75, 2 << 20)
+    assert (status.ended, status.others) == (1_700_000_000_123_456_789, True)
     assert (parse_status(b"E 2\n") or status).exec_error == 2
     assert (parse_status(b"F 11\n") or status).fork_error == 11
     assert (parse_status(b"L 1\n") or status).limit_error == 1

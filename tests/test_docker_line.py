@@ -89,6 +89,15 @@ def test_a_listing() -> None:
         ("\udcff", "p", True),
     ]
     assert (found[0].size, found[0].allocated, found[0].links) == (3, 4096, 1)
+    raw = bytearray(entry(b"a"))
+    flags = {}
+    for raw[1] in range(4):
+        (one,) = _frames.entries(bytes(raw))
+        flags[raw[1]] = one.executable, one.late
+    assert flags == {0: (False, False), 1: (True, False), 2: (False, True), 3: (True, True)}
+    raw[1] = 4
+    with pytest.raises(BadFrame):
+        list(_frames.entries(bytes(raw)))
 
 
 def test_an_answers_end() -> None:

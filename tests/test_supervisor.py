@@ -1005,7 +1005,9 @@ def test_the_engine_reads_what_the_supervisor_writes(plain: Line) -> None:
     assert 0 < end.wall < PATIENCE
     assert end.max_rss > 0
     plain.say(list_frame())
-    assert list(_frames.entries(plain.hear("l"))) == [_frames.Entry("f", "f", False, 1, 4096, 1)]
+    assert list(_frames.entries(plain.hear("l"))) == [
+        _frames.Entry(name="f", kind="f", executable=False, late=False, size=1, allocated=4096, links=1)
+    ]
     assert _frames.answered(plain.hear("e")) == (0, False)
 
 

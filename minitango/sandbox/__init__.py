@@ -95,6 +95,9 @@ class Collected(Struct, frozen=True):
 
     files: tuple[File, ...] = ()
     refused: tuple[tuple[str, str], ...] = ()
+    late: tuple[str, ...] = ()
+    """Paths of those files that were changed, or put there, after the main process had ended by itself. A change in the
+    very moment of its end may be missed; none is told of that was before."""
 
 
 class CollectBounds(Struct, frozen=True):
@@ -149,8 +152,9 @@ class Box(Protocol):
         stdout and stderr arrive together, in order, through `output`, called from a single thread while it
         runs, in chunks of at most 64 KiB; never after `run` has returned; and nothing beyond the output limit
         plus one chunk. When the main process has ended, or a limit is passed, or `kill` was called, **every**
-        process of the box is killed; `run` returns when all are dead, within 2 s of a limit. A process that
-        outlives the main one and holds its output does not delay it. A time in which we stood still (stopped, or with
+        process of the box is killed; `run` returns when all are dead, within 2 s of a limit. Processes that
+        outlive the main one have some 25 ms, in which a file that they go on writing to becomes `Collected.late`; that
+        they hold the output delays nothing further. A time in which we stood still (stopped, or with
         an `output` that did not return) is not charged to the wall limit, but for a second or two. ValueError for what
         can be no command: empty, or with a NUL. What `output` raises ends the box, and goes through.
         """

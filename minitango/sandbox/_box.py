@@ -60,6 +60,7 @@ class BubblewrapBox:
         self._process: subprocess.Popen[bytes] | None = None
         self._monitor = -1
         self._pid1 = -1
+        self._main_ended: int | None = None
         try:
             self._start()
         except BaseException:
@@ -248,6 +249,7 @@ class BubblewrapBox:
             self._send(message)
         ended = supervisor.run()
         wait_dead(self._monitor, 10)
+        self._main_ended = ended.main
         return ended
 
     def collect(self, mount: str, patterns: Sequence[str], bounds: CollectBounds = CollectBounds()) -> Collected:
@@ -258,7 +260,7 @@ class BubblewrapBox:
             with self._busy, acting_as(uid):
                 if self._state != "over":
                     raise SandboxFailed("files are collected after the run, and before the box is closed")
-                with tree_at(self._mounts[mount]) as tree:
+                with tree_at(self._mounts[mount], ended=self._main_ended) as tree:
                     return collect(tree, wanted, bounds)
         except OSError as error:
             raise SandboxFailed(f"what the job left in {mount} cannot be read: {error.strerror}") from error

@@ -112,9 +112,10 @@ _MOST_REFUSALS: Final = 200
 class Tree(Protocol):
     """A directory that no process changes any more. No link in it is ever followed."""
 
-    def names(self, parents: Sequence[str], wanted: list[str] | None) -> Iterator[tuple[str, str]]:
-        """Names in a directory and what they are (FILE, DIRECTORY, LINK, ...), lazily; only the wanted ones, if they
-        are known. PermissionError where the job locked it; another OSError where it cannot be listed."""
+    def names(self, parents: Sequence[str], wanted: list[str] | None) -> Iterator[tuple[str, str, bool]]:
+        """Names in a directory, what they are (FILE, DIRECTORY, LINK, ...), and whether they were changed after the
+        main process had ended, lazily; only the wanted ones, if they are known. PermissionError where the job locked
+        it; another OSError where it cannot be listed."""
         ...
 
     def take(self, parents: Sequence[str], name: str, most: int) -> tuple[File | None, str]:
@@ -140,6 +141,8 @@ class _Found:
         self._bounds = bounds
         self.entries = 0
         self.files: list[str] = []
+        self.late: set[str] = set()
+        """Those that came there, or were changed, after the main process had ended."""
         self.refused: list[tuple[str, str]] = []
         self._unnamed = 0
 
@@ -178,11 +181,13 @@ def printable(text: str) -> str:
 
 
 def _walk(tree: Tree, patterns: Patterns, bounds: CollectBounds, found: _Found) -> None:
-    pending: list[tuple[tuple[str, ...], frozenset[tuple[int, int]]]] = [((), patterns.inside(patterns.start()))]
+    pending: list[tuple[tuple[str, ...], frozenset[tuple[int, int]], bool]] = [
+        ((), patterns.inside(patterns.start()), False)
+    ]
     while pending:
-        parents, state = pending.pop()
+        parents, state, above_late = pending.pop()
         try:
-            for name, kind in tree.names(parents, patterns.literal(state)):
+            for name, kind, itself_late in tree.names(parents, patterns.literal(state)):
                 found.entries += 1
                 path = "/".join((*parents, name))
                 if found.entries > bounds.entries:
@@ -198,12 +203,15 @@ def _walk(tree: Tree, patterns: Patterns, bounds: CollectBounds, found: _Found) 
                     if fault is None and len(path) > bounds.path:
                         fault = f"its path is longer than {bounds.path} characters"
                     if fault is None:
-                        pending.append(((*parents, name), patterns.inside(after)))
+                        # a folder may be put in the place of another, with all that is in it
+                        pending.append(((*parents, name), patterns.inside(after), above_late or itself_late))
                     else:
                         found.refuse(path, fault)
                 elif patterns.matched(after):
                     if kind == FILE:
                         found.files.append(path)
+                        if above_late or itself_late:
+                            found.late.add(path)
                     else:
                         found.refuse(path, kind)
         except PermissionError:
@@ -239,4 +247,5 @@ def collect(tree: Tree, patterns: Patterns, bounds: CollectBounds) -> Collected:
                 left -= len(file.data)
                 continue
         found.refuse(path, fault)
-    return Collected(files=tuple(taken), refused=found.refusals())
+    late = tuple(file.path for file in taken if file.path in found.late)
+    return Collected(files=tuple(taken), refused=found.refusals(), late=late)

@@ -358,7 +358,7 @@ class _Tree:
         self._most = bounds.entries + 1
         self._known: dict[str, _frames.Entry] = {}
 
-    def names(self, parents: Sequence[str], wanted: list[str] | None) -> Iterator[tuple[str, str]]:
+    def names(self, parents: Sequence[str], wanted: list[str] | None) -> Iterator[tuple[str, str, bool]]:
         """See `Tree.names`."""
         if wanted is None:
             found = list(self._listed(_frames.list_directory(self._mount, _path(parents), self._most)))
@@ -367,7 +367,7 @@ class _Tree:
         for entry in found:
             if entry.kind == "f":
                 self._known["/".join((*parents, entry.name))] = entry
-            yield entry.name, _KINDS.get(entry.kind, NOT_REGULAR)
+            yield entry.name, _KINDS.get(entry.kind, NOT_REGULAR), entry.late
 
     def _one(self, parts: Sequence[str]) -> list[_frames.Entry]:
         try:

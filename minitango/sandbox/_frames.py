@@ -32,6 +32,8 @@ _INSTRUCTION_THERE: Final = struct.Struct("!HBBI")
 _HELLO: Final = struct.Struct("!HIQQQQ")
 _END: Final = struct.Struct("!BBIQQQQQIBB")
 _ENTRY: Final = struct.Struct("!cBQQIH")
+_EXECUTABLE: Final = 1
+_LATE: Final = 2
 _TYPES: Final = (b"f", b"d", b"l", b"p", b"s", b"c")
 _NONE: Final = (1 << 64) - 1
 
@@ -206,6 +208,8 @@ class Entry(Struct, frozen=True):
     kind: str
     """f, d, l, p, s or c, as in the paper."""
     executable: bool
+    late: bool
+    """It was changed after the main process had ended."""
     size: int
     allocated: int
     links: int
@@ -263,12 +267,22 @@ def entries(body: bytes) -> Iterator[Entry]:
     while at < len(body):
         if at + _ENTRY.size > len(body):
             raise BadFrame("an entry that is cut")
-        kind, executable, size, allocated, links, length = _ENTRY.unpack_from(body, at)
+        kind, flags, size, allocated, links, length = _ENTRY.unpack_from(body, at)
         at += _ENTRY.size
         name = body[at : at + length]
-        if len(name) < length or kind not in _TYPES or name in (b"", b".", b"..") or b"/" in name or b"\0" in name:
+        if flags > _EXECUTABLE | _LATE or len(name) < length or kind not in _TYPES:
             raise BadFrame("an entry that is none")
-        yield Entry(name.decode("utf-8", "surrogateescape"), kind.decode(), bool(executable), size, allocated, links)
+        if name in (b"", b".", b"..") or b"/" in name or b"\0" in name:
+            raise BadFrame("an entry that is none")
+        yield Entry(
+            name=name.decode("utf-8", "surrogateescape"),
+            kind=kind.decode(),
+            executable=bool(flags & _EXECUTABLE),
+            late=bool(flags & _LATE),
+            size=size,
+            allocated=allocated,
+            links=links,
+        )
         at += length
 
 

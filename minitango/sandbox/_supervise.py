@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Final
 
 from minitango.errors import SandboxFailed
-from minitango.sandbox._inside import Status, parse_status
+from minitango.sandbox._inside import LINGER, Status, parse_status
 from minitango.sandbox._meter import Limit, Meter
 
 CHUNK: Final = 64 << 10
@@ -21,6 +21,8 @@ _BEAT: Final = 1.0
 """Seconds after which the loop looks at the clock, whatever happens."""
 _LATE: Final = 1.0
 """Seconds by which the loop may be late and still have been running: the machine is busy."""
+_SET_BACK: Final = 1_000_000
+"""Nanoseconds by which the clock of files may be set back and nobody minds."""
 _SMALL: Final = 4096
 _PACE: Final = 0.003
 """Seconds to let output gather, where it comes in small pieces: a flood of short lines must be cheap."""
@@ -35,6 +37,9 @@ class Ended:
         self.cancelled = False
         self.output_bytes = 0
         self.wall = 0.0
+        self.main: int | None = None
+        """When the main process had ended by itself, in nanoseconds on the clock of files; None: it did not, or that
+        clock was set back, so that files may seem later than they are."""
 
 
 class Supervisor:
@@ -74,17 +79,27 @@ class Supervisor:
 
         SandboxFailed where the box will not die. Whatever is raised, the box was told to die.
         """
-        started = self._clock()
+        started, ahead = self._clock(), _clock_of_files_ahead()
         try:
             self._until_over(started)
+            self._ended.wall = self._clock() - started
+            self._linger()
         finally:
             kill(self._pid1)
-        self._ended.wall = self._clock() - started
         wait_dead(self._pid1, _PATIENCE)
         self._hear()
         self._drain()
-        self._ended.status = parse_status(self._said)
+        status = self._ended.status = parse_status(self._said)
+        if status is not None and _clock_of_files_ahead() > ahead - _SET_BACK:
+            self._ended.main = status.ended
         return self._ended
+
+    def _linger(self) -> None:
+        """Leave what the main process left to pid 1 for a moment, so that who goes on writing can be seen."""
+        status = parse_status(self._said)
+        if status is not None and status.others and self._ended.limit is None and not self._ended.cancelled:
+            with contextlib.suppress(SandboxFailed):
+                wait_dead(self._pid1, 2 * LINGER)
 
     def _until_over(self, started: float) -> None:
         deadline = started + self._wall
@@ -162,6 +177,11 @@ class Supervisor:
         """Deliver what the dead left in the pipe: it is bounded, for nothing can write any more."""
         while self._ended.output_bytes <= self._output_limit and self._read():
             pass
+
+
+def _clock_of_files_ahead() -> int:
+    """How far it is ahead of the machine's own, in nanoseconds: that changes where somebody sets it."""
+    return time.time_ns() - time.monotonic_ns()
 
 
 def kill(pidfd: int) -> None:

@@ -107,28 +107,35 @@ _KINDS: Final = {
 
 
 @contextlib.contextmanager
-def tree_at(root: int) -> Iterator[Tree]:
-    """The directory `root` as a tree that is collected from."""
+def tree_at(root: int, *, ended: int | None = None) -> Iterator[Tree]:
+    """The directory `root` as a tree that is collected from. `ended`: what was changed later is late; in nanoseconds on
+    the clock of files."""
     with _Path(root) as place:
-        yield _DirectoryTree(place)
+        yield _DirectoryTree(place, ended)
 
 
 class _DirectoryTree:
-    def __init__(self, place: _Path) -> None:
+    def __init__(self, place: _Path, ended: int | None) -> None:
         self._place = place
+        self._ended = ended
 
-    def names(self, parents: Sequence[str], wanted: list[str] | None) -> Iterator[tuple[str, str]]:
+    def names(self, parents: Sequence[str], wanted: list[str] | None) -> Iterator[tuple[str, str, bool]]:
         """See `Tree.names`."""
         directory = self._place.to(parents)
         if wanted is not None:
             for name in wanted:
                 with contextlib.suppress(OSError):
-                    yield name, _kind(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode)
+                    yield name, *self._seen(os.stat(name, dir_fd=directory, follow_symlinks=False))
             return
         with os.scandir(directory) as entries:
             for entry in entries:
                 with contextlib.suppress(FileNotFoundError):
-                    yield entry.name, _kind(entry.stat(follow_symlinks=False).st_mode)
+                    yield entry.name, *self._seen(entry.stat(follow_symlinks=False))
+
+    def _seen(self, info: os.stat_result) -> tuple[str, bool]:
+        """What it is, and whether it is late: a job can set every time of a file but its ctime."""
+        kind = _KINDS.get(stat.S_IFMT(info.st_mode), NOT_REGULAR)
+        return kind, self._ended is not None and info.st_ctime_ns > self._ended
 
     def take(self, parents: Sequence[str], name: str, most: int) -> tuple[File | None, str]:
         """See `Tree.take`."""
@@ -154,7 +161,3 @@ class _DirectoryTree:
             return None, f"it cannot be read: {error.strerror}"
         finally:
             os.close(fd)
-
-
-def _kind(mode: int) -> str:
-    return _KINDS.get(stat.S_IFMT(mode), NOT_REGULAR)

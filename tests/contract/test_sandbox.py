@@ -822,6 +822,71 @@ def test_nothing_changes_any_more_when_files_are_collected(sandbox: Sandbox) -> 
         box.close()
 
 
+LATECOMER = """
+import ctypes, os, time
+libc = ctypes.CDLL(None)
+if os.fork() == 0:
+    os.setsid()
+    for fd in (0, 1, 2): os.close(fd)
+    os.mkdir("/job/other")
+    open("/job/other/inside", "w").close()
+    os.mkfifo("/job/ready")
+    os.open("/job/ready", os.O_RDWR)
+    mine = os.getppid()
+    while os.getppid() == mine: time.sleep(0.001)
+    while True:
+        try:
+            {what}
+        except OSError: pass
+        time.sleep(0.001)
+while not os.path.exists("/job/ready"): time.sleep(0.001)
+os.mkdir("/job/place")
+for path in ("report", "place/inside", "spared"): open("/job/" + path, "w").write("honest")
+"""
+
+
+@pytest.mark.parametrize(
+    ("what", "late"),
+    [
+        ("pass", ()),
+        ('open("/job/report", "w").write("forged")', ("report",)),
+        ('open("/job/report", "w").write("forged"); os.utime("/job/report", (1, 1))', ("report",)),
+        ('libc.renameat2(-100, b"/job/other", -100, b"/job/place", 2)', ("place/inside",)),
+        ('open("/job/new", "w").close()', ("new",)),
+    ],
+)
+def test_what_is_written_after_the_main_process_is_late(sandbox: Sandbox, what: str, late: tuple[str, ...]) -> None:
+    box = sandbox.open(BoxSpec(MOUNTS, "/job", LIMITS))
+    try:
+        end = box.run(python(LATECOMER.format(what=what)), env={}, output=lambda _: None)
+        left = box.collect("/job", ["report", "place/inside", "spared", "new"])
+    finally:
+        box.close()
+    assert end.exit_status == 0
+    assert left.late == late
+
+
+def test_what_is_written_at_the_last_moment_is_not_late(sandbox: Sandbox) -> None:
+    """Also where a file was looked at just before: then some kernels note its time more finely."""
+    code = """
+import os
+report = os.open("/job/report", os.O_WRONLY | os.O_CREAT)
+for _ in range(9):
+    os.fstat(report)
+    os.write(report, b"x")
+os._exit(0)
+"""
+    for command in (python(code), sh("sleep 9 & stat . > /job/report; echo x >> /job/report")):
+        for _ in range(5):
+            box = sandbox.open(BoxSpec(MOUNTS, "/job", LIMITS))
+            try:
+                assert box.run(command, env={}, output=lambda _: None).exit_status == 0
+                left = box.collect("/job", ["report"])
+            finally:
+                box.close()
+            assert ([file.path for file in left.files], left.late) == (["report"], ())
+
+
 def test_killing_everything_inside_harms_only_itself(sandbox: Sandbox) -> None:
     ran = live(
         sandbox, sh("(kill -9 1; kill -TERM 1; kill -STOP 1) 2>/dev/null; echo on; kill -9 -1 2>/dev/null; echo never")

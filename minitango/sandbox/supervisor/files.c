@@ -375,6 +375,14 @@ static char type_of(mode_t mode) {
 }
 
 enum { ENTRY = 24 }; /* bytes of an entry before its name */
+enum { EXECUTABLE = 1, LATE = 2 };
+
+/* Whether it was changed after the main process had ended. A job can set every time of a file but this one. */
+static bool is_late(const struct stat *about) {
+    const struct timespec *changed = &about->st_ctim;
+    return main_ended.tv_sec && (changed->tv_sec > main_ended.tv_sec ||
+                                 (changed->tv_sec == main_ended.tv_sec && changed->tv_nsec > main_ended.tv_nsec));
+}
 
 static bool put_entry(struct writer *to, int directory, const char *name) {
     struct stat about;
@@ -382,7 +390,7 @@ static bool put_entry(struct writer *to, int directory, const char *name) {
     if (fstatat(directory, name, &about, AT_SYMLINK_NOFOLLOW) < 0)
         return false;
     put_u8(to, (uint8_t)type_of(about.st_mode));
-    put_u8(to, (about.st_mode & S_IXUSR) != 0);
+    put_u8(to, (uint8_t)((about.st_mode & S_IXUSR ? EXECUTABLE : 0) | (is_late(&about) ? LATE : 0)));
     put_u64(to, (uint64_t)about.st_size);
     put_u64(to, (uint64_t)about.st_blocks * 512);
     put_u32(to, (uint32_t)about.st_nlink);

@@ -31,8 +31,10 @@
 #define ALIVE (2 * SECOND)       /* of silence, then `b` */
 #define TICK ((uint64_t)50000)   /* between two looks at the processes' accounts */
 #define AGAIN ((uint64_t)10000)  /* between two kills */
+#define LINGER ((uint64_t)25000) /* after the main process, for who goes on writing to be seen by the files' times */
 #define PACE ((uint64_t)3000)    /* to let small pieces of output gather: a flood of short lines must be cheap */
 #define SHORT ((uint64_t)5000)   /* between two looks at the control group's account */
+enum { CLOCK_SLACK = 1000 /* microseconds by which it may be set back and nobody minds */ };
 enum { SMALL = 4096, BATCH = 256 /* dead processes that are reaped at a time */ };
 enum { LIMIT = 12, INSTRUCTION = 8 }; /* bytes of each in `R` */
 
@@ -57,6 +59,9 @@ static struct {
 static uint64_t idle_limit, idle_since, said, moved, stood_still;
 static int signals;
 static bool more_dead; /* than were reaped at once */
+static int64_t civil_ahead; /* by how much the clock of files was ahead of the machine's when the run started */
+
+struct timespec main_ended;
 
 /* --- time --- */
 
@@ -64,6 +69,11 @@ static uint64_t machine_time(void) {
     struct timespec time;
     clock_gettime(CLOCK_MONOTONIC, &time);
     return (uint64_t)time.tv_sec * SECOND + (uint64_t)time.tv_nsec / 1000;
+}
+
+/* How far the clock of files is ahead of the machine's, in microseconds; it changes where somebody sets that clock. */
+static int64_t ahead(const struct timespec *civil) {
+    return (int64_t)civil->tv_sec * (int64_t)SECOND + civil->tv_nsec / 1000 - (int64_t)machine_time();
 }
 
 /* The clock that limits are held by: it leaves out the time in which we stood still. */
@@ -161,6 +171,10 @@ static void start_killing(enum how how) {
         sample_memory();
     run.how = how;
     run.ended = machine_time();
+    struct timespec civil;
+    clock_gettime(CLOCK_REALTIME, &civil);
+    if (how == ENDED && ahead(&civil) > civil_ahead - CLOCK_SLACK) /* else files may seem late that are not */
+        main_ended = civil;
     run.killing = now();
     phase = KILLING;
 }
@@ -188,6 +202,8 @@ static void bury(bool any_left) {
         uint64_t time = now();
         if (time - run.killing > BURIAL)
             leave(STUCK); /* the end of pid 1 is the end of all */
+        if (run.how == ENDED && time - run.killing < LINGER)
+            return;
         if (time >= run.kill_again) {
             kill(-1, SIGKILL);
             run.kill_again = time + AGAIN; /* it looks at every process: not after each that is reaped */
@@ -321,6 +337,9 @@ static bool start(struct reader *payload) {
     run.metered = cpu_is_metered();
     run.sampled = memory_must_be_sampled();
     run.started = machine_time();
+    struct timespec civil;
+    clock_gettime(CLOCK_REALTIME, &civil);
+    civil_ahead = ahead(&civil);
     run.deadline = sum(now(), wall);
     said = run.last_read = now();
     phase = RUNNING;

@@ -13,6 +13,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
+#include <time.h>
 
 enum {
     VERSION = 1,
@@ -71,6 +72,9 @@ void in_forget(void); /* give the memory of a long frame back */
 
 /* Answer `!`, and leave. */
 _Noreturn void malformed(char kind, const char *why);
+
+/* When the main process had ended by itself, on the clock of files; 0: it did not, or that clock was set back. */
+extern struct timespec main_ended;
 
 /* --- job.c --- */
 
