@@ -138,6 +138,19 @@ class Notice(Struct, frozen=True):
     message: str
 
 
+SIGNS: Final = frozenset(
+    {"grader_exit", "report_late", "score_above_max", "score_line_not_last", "score_line_twice", "test_twice"}
+)
+"""Ids of what may be a sign of tampering, where grader and hand-in shared a sandbox: honest graders hardly ever give
+rise to them."""
+
+
+def signs_in(warnings: Iterable[Notice], trust: Trust | None) -> tuple[Notice, ...]:
+    """Those that may be signs of tampering. None where the score was out of the hand-in's reach: it is the grader's own
+    doing then, whatever it is."""
+    return tuple(notice for notice in warnings if notice.id in SIGNS) if trust is Trust.SHARED else ()
+
+
 # --- results ----------------------------------------------------------------------------------
 
 

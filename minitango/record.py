@@ -7,7 +7,7 @@ from typing import Literal
 
 from msgspec import Struct, structs
 
-from minitango.job import ORIGIN, SCHEMA, Job, Notice, Outcome, Result, State, Trust
+from minitango.job import ORIGIN, SCHEMA, Job, Notice, Outcome, Result, State, Trust, signs_in
 
 
 class ErrorRecord(Struct, frozen=True):
@@ -54,6 +54,8 @@ class JobRecord(Struct, frozen=True):
     """The id of the job in whose place this one is."""
     error: ErrorRecord | None
     """Why the job is dead, or why its latest attempt failed."""
+    signs: tuple[str, ...]
+    """Ids of those warnings that may be signs of tampering; empty where the score was out of the hand-in's reach."""
 
 
 class Document(Struct, frozen=True, kw_only=True):
@@ -103,6 +105,7 @@ def of(job: Job, warnings: Sequence[Notice] = ()) -> JobRecord:
         wall=round(job.wall, 6) if job.wall is not None else None,
         supersedes=job.supersedes,
         error=ErrorRecord(failure.id, failure.message, failure.hint) if failure is not None else None,
+        signs=tuple(dict.fromkeys(notice.id for notice in signs_in(warnings, job.trust))),
     )
 
 

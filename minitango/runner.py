@@ -13,6 +13,8 @@ import os
 import time
 from collections.abc import Callable, Sequence
 
+from msgspec import structs
+
 from minitango import archive
 from minitango.archive import File
 from minitango.assignment import Plan, PlanStep
@@ -393,7 +395,11 @@ class Runner:
             max_score=plan.max_score,
             bonus=plan.bonus,
         )
-        return reader(plan.format)(evidence)
+        report = reader(plan.format)(evidence)
+        if not left.late:
+            return report
+        text = f"the report {one_line(left.late[0], 60)} was written to after the main process of its step had ended"
+        return structs.replace(report, warnings=(*report.warnings, Notice("report_late", text)))
 
     def _stopped(self, lease: Lease, stop: Stop) -> Ack | None:
         match stop.why:

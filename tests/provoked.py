@@ -177,11 +177,15 @@ WARNINGS: Final[dict[str, str]] = {
     "pids_limit": "test_runner.py::test_what_a_box_noticed_becomes_warnings",
     "problem_unknown": "test_results_autolab.py::test_a_name_that_is_not_declared_counts_nothing",
     "refused_files": "test_runner.py::test_refused_files_of_a_step_are_a_warning",
+    "report_late": "test_runner.py::test_a_report_that_is_written_after_the_grader_has_ended",
     "report_part": "test_results_autolab.py::test_formatted_feedback_that_cannot_be_read_costs_no_score",
     "score_above_max": "test_results.py::test_a_score_above_the_maximum_is_none_unless_there_is_bonus",
+    "score_line_not_last": "test_results_autolab.py"
+    "::test_a_scores_line_that_more_output_follows_is_a_sign_unless_it_is_make_that_speaks",
     "score_line_twice": "test_results_autolab.py::test_a_scores_line_before_the_last_is_a_warning",
     "shadowed_files": "test_runner.py::test_the_assignments_files_win_over_the_hand_ins",
     "test_above_max": "test_results.py::test_a_score_above_the_maximum_is_none_unless_there_is_bonus",
     "test_count": "test_results_junit.py::test_a_suite_that_says_it_failed_more_than_its_tests_is_a_warning",
     "test_status": "test_results_junit.py::test_an_unknown_status_has_not_passed_and_is_a_warning",
+    "test_twice": "test_results_junit.py::test_two_files_that_contradict_each_other_are_a_warning",
 }

@@ -9,6 +9,7 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
+from msgspec import structs
 
 from minitango.cli.files import write_whole
 from minitango.cli.gradebook import COLUMNS, Entry, as_csv, as_json, as_junit, iso, latest
@@ -49,7 +50,24 @@ def test_a_row_has_it_all() -> None:
         "score": "7", "max_score": "8", "percent": "87.5", "trust": "shared", "reason": "", "warnings": "w: x",
         "submitted": "1970-01-01T00:00:00Z", "ended": "1970-01-01T23:59:59Z", "wall": "1.235", "cpu": "0.5",
         "memory": "1048576", "attempts": "2", "sandbox": "docker", "image_digest": "sha256:ab", "id": "j1",
+        "signs": "",
     }  # fmt: skip
+
+
+def test_signs_of_tampering_are_in_every_form() -> None:
+    odd = structs.replace(
+        RESULT, warnings=(Notice("report_late", "=late"), Notice("w", "]]>"), Notice("grader_exit", "x"))
+    )
+    (row,) = rows(as_csv([Entry(job(), odd)]))
+    assert (row["signs"], row["warnings"]) == ("report_late grader_exit", "report_late: =late; w: ]]>; grader_exit: x")
+    (found,) = json.loads(as_json([Entry(job(), odd)]))["jobs"]
+    assert found["signs"] == ["report_late", "grader_exit"]
+    case = ET.fromstring(as_junit([Entry(job(), odd)])).find("*/testcase")
+    assert case is not None
+    assert [each.get("value") for each in case.iter("property") if each.get("name") == "sign"] == found["signs"]
+    said = "sign of tampering [report_late]: =late\nwarning [w]: ]]>\nsign of tampering [grader_exit]: x"
+    assert case.findtext("system-out") == said
+    assert rows(as_csv([Entry(job(trust=Trust.SEPARATED), odd)]))[0]["signs"] == ""
 
 
 def test_what_has_no_score_has_none_and_never_a_zero() -> None:

@@ -262,6 +262,29 @@ def test_a_report_beside_a_bad_ending_counts_with_a_warning(exit_status, signal)
     assert [warning.id for warning in read.warnings] == ["grader_exit"]
 
 
+@pytest.mark.parametrize(
+    ("report", "exit_status", "signal", "odd"),
+    [
+        ({"tests": [{"score": 0, "max_score": 1}, {"score": 1, "max_score": 1}]}, 1, None, []),  # as pytest ends
+        ({"tests": [{"status": "failed"}], "score": 1}, 5, None, []),
+        ({"score": 3, "max_score": 4}, 1, None, ["grader_exit"]),  # no maximum that is read
+        ({"tests": [{"score": 1, "max_score": 1}]}, 1, None, ["grader_exit"]),
+        ({"tests": [{"score": 0, "max_score": 1}]}, 139, None, ["grader_exit"]),  # a shell's word for SIGSEGV
+        ({"tests": [{"score": 0, "max_score": 1}]}, None, 9, ["grader_exit"]),
+        (b"{", 1, None, ["grader_exit"]),
+        (b"{", 0, None, []),
+    ],
+)
+def test_a_runner_may_say_by_its_exit_status_that_a_test_failed(report, exit_status, signal, odd):
+    read = grade(report, exit_status=exit_status, signal=signal)
+    assert [warning.id for warning in read.warnings] == odd
+
+
+def test_less_than_the_maximum_explains_an_error_exit_too():
+    assert grade({"score": 3}, exit_status=1, max_score=4).warnings == ()
+    assert [warning.id for warning in grade({"score": 4}, exit_status=1, max_score=4).warnings] == ["grader_exit"]
+
+
 def test_a_score_above_the_maximum_is_none_unless_there_is_bonus():
     report = {"score": 101, "tests": [{"score": 101, "max_score": 100}]}
     read = grade(report, max_score=100)

@@ -297,6 +297,22 @@ def test_a_scores_line_before_the_last_is_a_warning(earlier):
     assert ids(grade(b"more\n" + SCORES, head=earlier + b"\n", elided=True)) == ["score_line_twice"]
 
 
+@pytest.mark.parametrize(
+    ("after", "odd"),
+    [
+        (b"bye", ["score_line_not_last"]),
+        (b"bye\nmake: *** [Makefile:4: all] Error 1", ["score_line_not_last"]),
+        (b"remake: x", ["score_line_not_last"]),
+        (b"make: *** [Makefile:4: all] Error 1\n", []),
+        (b"make[2]: *** [all] Error 1\nmake[1]: *** [all] Error 2\nmake: *** [all] Error 2", []),
+    ],
+)
+def test_a_scores_line_that_more_output_follows_is_a_sign_unless_it_is_make_that_speaks(after, odd):
+    read = grade(SCORES + b"\n" + after, exit_status=2)
+    assert (read.score, ids(read)) == (None, odd)
+    assert "it is not the last line" in read.reason
+
+
 @pytest.mark.parametrize("other", [b'the scores: {"a"', b'{"_scores": {}}', b'{"scores": 3}', b'{"highscores": {}}'])
 def test_other_lines_are_no_scores_lines(other):
     assert grade(other + b"\n" + SCORES).warnings == ()

@@ -160,7 +160,19 @@ def test_a_suite_that_says_it_failed_more_than_its_tests_is_a_warning():
     assert ids(grade(b'<testsuite failures="many" errors="99999999999999999999"><testcase/></testsuite>')) == []
 
 
+def test_two_files_that_contradict_each_other_are_a_warning():
+    good, bad = b'<testcase classname="T" name="a"/>', b'<testcase classname="T" name="a"><failure/></testcase>'
+    read = grade(suite(good), suite(bad), names=["x.xml", "y.xml"])
+    assert (read.score, ids(read)) == (1.0, ["test_twice"])
+    assert read.warnings[0].message == "T.a failed in y.xml, and passed in x.xml"
+    assert ids(grade(suite(bad), suite(good))) == ["test_twice"]
+    assert ids(grade(suite(good), suite(good))) == [], "TestNG says all twice"
+    assert ids(grade(suite(bad, good))) == [], "parametrised tests may share a name"
+    assert ids(grade(suite(bad, good), suite(bad))) == []
+
+
 def test_an_error_exit_is_a_warning_where_no_test_failed():
+    assert ids(grade(PYTEST, exit_status=134)) == ["grader_exit"], "a shell's word for SIGABRT"
     assert ids(grade(GOOD, exit_status=2)) == ["grader_exit"]
     assert ids(grade(PYTEST, exit_status=1)) == []
     assert ids(grade(PYTEST, exit_status=None, signal=11)) == ["grader_exit"]

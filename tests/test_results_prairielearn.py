@@ -128,6 +128,14 @@ def test_the_score_is_that_of_prairielearn(report, percent):
     assert grade(report, max_score=8.0).score == percent * 8 / 100
 
 
+def test_signs_of_a_report_that_is_none():
+    assert ids(grade({"score": 1.01})) == ["score_above_max"]
+    assert ids(grade({"score": -1})) == []
+    assert ids(grade({"score": 1}, exit_status=1)) == ["grader_exit"]
+    assert ids(grade({"score": 1}, exit_status=None, signal=9)) == ["grader_exit"]
+    assert ids(grade(None, exit_status=1)) == [], "it left none"
+
+
 def test_a_grader_that_says_it_did_not_succeed_gives_zero_and_says_so():
     assert "did not succeed" in grade({"score": 1, "succeeded": False}).reason
 

@@ -261,6 +261,24 @@ def test_a_refused_report_is_no_score_and_says_why(case: Case) -> None:
     assert "a symbolic link" in result.reason
 
 
+class Late(FakeSandbox):
+    """What is collected was written after the main process."""
+
+    def open(self, spec: BoxSpec) -> FakeBox:
+        box = super().open(spec)
+        taken = box.collect
+        box.collect = lambda *a: Collected(taken(*a).files, late=("results.json",))  # type: ignore[method-assign]
+        return box
+
+
+def test_a_report_that_is_written_after_the_grader_has_ended(case: Case) -> None:
+    result = case.result(scoring(7), sandbox=Late(scoring(7)))
+    assert result.score == 7, "a sign decides nothing"
+    (notice,) = result.warnings
+    assert notice.id == "report_late"
+    assert notice.message == "the report results.json was written to after the main process of its step had ended"
+
+
 def test_refused_files_of_a_step_are_a_warning(case: Case) -> None:
     result = case.result(scoring(1), *TWO, sandbox=Refusing(scoring(1)))
     assert result.warnings[0].id == "refused_files"

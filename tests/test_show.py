@@ -14,7 +14,7 @@ from minitango.cli import cli, details, show, streams
 from minitango.cli.grading import mixture
 from minitango.cli.progress import Images, _names
 from minitango.cli.records import ErrorRecord
-from minitango.job import Failure, Job, Notice, Outcome, State, StepReport
+from minitango.job import Failure, Job, Notice, Outcome, State, StepReport, Trust
 from minitango.testing import FakeSandbox
 from tests.support import PATIENCE, open_engine, scoring, submission
 
@@ -48,8 +48,18 @@ def test_a_note_has_the_reason_and_the_first_warning() -> None:
     done = job(outcome=Outcome.TIME_LIMIT, reason="too slow")
     one, two = Notice("a", "first"), Notice("b", "second")
     assert show.note(show.Seen(done)) == "too slow"
-    assert show.note(show.Seen(done, (one,))) == "too slow; warning: first"
-    assert show.note(show.Seen(done, (one, two))) == "too slow; warning: first (and 1 more)"
+    assert show.note(show.Seen(done, (one,))) == "too slow; warning [a]: first"
+    assert show.note(show.Seen(done, (one, two))) == "too slow; warning [a]: first (and 1 more)"
+
+
+def test_signs_of_tampering_come_first_where_the_score_could_be_reached() -> None:
+    warnings = Notice("disk_full", "full"), Notice("report_late", "late"), Notice("grader_exit", "bad")
+    shared = show.Seen(job(outcome=Outcome.GRADED, score=1, trust=Trust.SHARED), warnings)
+    assert show.note(shared) == "sign of tampering [report_late]: late (and 2 more)"
+    assert show.record(shared).signs == ("report_late", "grader_exit")
+    apart = show.Seen(job(outcome=Outcome.GRADED, score=1, trust=Trust.SEPARATED), warnings)
+    assert show.note(apart) == "warning [disk_full]: full (and 2 more)"
+    assert show.record(apart).signs == ()
 
 
 def test_columns_are_aligned_by_what_a_terminal_shows() -> None:

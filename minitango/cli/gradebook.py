@@ -22,6 +22,7 @@ from minitango.text import for_csv, for_junit
 COLUMNS: Final = (
     "student", "assignment", "course", "title", "state", "outcome", "score", "max_score", "percent", "trust", "reason",
     "warnings", "submitted", "ended", "wall", "cpu", "memory", "attempts", "sandbox", "image_digest", "id",
+    "signs",
 )  # fmt: skip
 
 
@@ -95,6 +96,7 @@ def _row(entry: Entry) -> list[str]:
         iso(job.submitted), iso(job.ended), _rounded(job.wall), _rounded(usage.cpu if usage else None),
         usage.memory if usage else None, job.attempt, result.sandbox if result is not None else "",
         result.image_digest if result is not None else "", job.id,
+        " ".join(show.record(entry.seen).signs),
     ]  # fmt: skip
     return [_cell(cell) for cell in cells]
 
@@ -144,7 +146,12 @@ def as_junit(entries: Sequence[Entry]) -> bytes:
         for key, value in (("id", job.id), ("score", job.score), ("max_score", job.max_score), ("trust", job.trust)):
             if value is not None:
                 ET.SubElement(properties, "property", name=key, value=_cell(value) if key != "id" else job.id)
+        for sign in show.record(entry.seen).signs:
+            ET.SubElement(properties, "property", name="sign", value=sign)
         _verdict(case, entry)
+        if entry.seen.warnings:
+            said = "\n".join(show.warning(notice, entry.seen) for notice in entry.seen.warnings)
+            ET.SubElement(case, "system-out").text = for_junit(said)
     for suite in suites.values():
         for count, what in (("tests", "testcase"), ("failures", "*/failure"), ("errors", "*/error"),
                             ("skipped", "*/skipped")):  # fmt: skip

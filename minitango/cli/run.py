@@ -177,6 +177,10 @@ def _table(
     name = one_line(assignment.name, 60)
     total = show.plural(len(jobs) + left_out + len(refused), "hand-in")
     text += f"\n\n{name}: {total}: {parts}. Trust: {assignment.trust}."
+    signed = [seen for seen in jobs if seen.signs]
+    if signed:
+        count = show.plural(len(signed), "hand-in")
+        text += f"\nSigns of tampering in {count}: {program()} jobs show {signed[0].job.id}{settings.flags}"
     dead = [seen.job.id for seen in jobs if seen.job.state is State.DEAD]
     if dead:
         text += f"\nNot graded, for a reason that is not the student's: {program()} jobs show {dead[0]}{settings.flags}"

@@ -14,7 +14,7 @@ from rich.cells import cell_len, set_cell_size
 
 from minitango.cli.streams import out
 from minitango.errors import JobNotFound
-from minitango.job import Job, Notice, Result, State
+from minitango.job import Job, Notice, Result, State, signs_in
 from minitango.record import Document, JobRecord
 from minitango.record import of as record_of
 from minitango.store import History
@@ -34,6 +34,11 @@ class Seen(Struct, frozen=True):
 
     job: Job
     warnings: tuple[Notice, ...] = ()
+
+    @property
+    def signs(self) -> tuple[Notice, ...]:
+        """Those warnings that may be signs of tampering."""
+        return signs_in(self.warnings, self.job.trust)
 
 
 def result(store: History, job: Job) -> Result | None:
@@ -76,9 +81,15 @@ def note(seen: Seen) -> str:
         return job.failure.message
     parts = [job.reason] if job.reason else []
     if seen.warnings:
-        more = len(seen.warnings) - 1
-        parts.append(f"warning: {seen.warnings[0].message}" + (f" (and {more} more)" if more else ""))
+        first, *more = *seen.signs, *(notice for notice in seen.warnings if notice not in seen.signs)
+        parts.append(warning(first, seen) + (f" (and {len(more)} more)" if more else ""))
     return "; ".join(parts)
+
+
+def warning(notice: Notice, seen: Seen) -> str:
+    """A warning for people, with its id; in other words where it may be a sign of tampering."""
+    word = "sign of tampering" if notice in seen.signs else "warning"
+    return f"{word} [{notice.id}]: {notice.message}"
 
 
 def seconds(job: Job) -> str:

@@ -203,7 +203,8 @@ def _steps(told: Story, result: Result) -> list[str]:
         if step is not None:
             text.append(f"  command: {one_line(shlex.join(step.command) or 'what its image runs by itself', 200)}")
         text += [f"  not taken: {one_line(path, 80)}: {one_line(why, 200)}" for path, why in report.refused[:5]]
-    text += [f"warning [{notice.id}]: {one_line(notice.message, 300)}" for notice in result.warnings]
+    seen = Seen(told.job, result.warnings)
+    text += [one_line(show.warning(notice, seen), 400) for notice in result.warnings]
     image = f"; image: {one_line(result.image_digest, 100)}" if result.image_digest else ""
     return [*text, f"trust: {result.trust}; sandbox: {one_line(result.sandbox, 40)}{image}"]
 

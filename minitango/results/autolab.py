@@ -17,7 +17,7 @@ from typing import Any, Final
 from minitango.job import LeaderboardEntry, Notice, TestResult
 from minitango.results import Evidence, Report
 from minitango.results.fields import MAX_ITEMS, kind_of, text_of
-from minitango.results.points import MAX_POINTS, tests_above, within
+from minitango.results.points import MAX_POINTS, bad_ending, tests_above, within
 from minitango.results.strict_json import Refused, parse
 from minitango.text import ending, one_line
 
@@ -27,6 +27,8 @@ BLANK: Final = b"\0\t\n\v\f\r "
 # Autolab: gsub(/([a-zA-Z0-9]+):/, '"\1":'). Here in linear time: a run of letters is looked at once, from its start.
 _BARE_KEY: Final = re.compile(rb"(?<![a-zA-Z0-9])([a-zA-Z0-9]++):")
 _SCORES_LINE: Final = re.compile(rb'^[^\S\n]*+\{[^\n]*?(?<![a-zA-Z0-9_])scores"?[^\S\n]*+:[^\S\n]*+\{', re.MULTILINE)
+_OF_MAKE: Final = re.compile(rb"(?<=\})[^\S\n]*+(?:\nmake(?:\[[0-9]++\])?: [^\n]*+)+\Z")
+"""What make itself says of a driver that exits with an error, right after a line that may have scores."""
 # What Ruby's `to_f` takes of a string.
 _DIGITS: Final = "[0-9]++(?:_[0-9]++)*+"
 _NUMBER: Final = re.compile(rf"[ \t\n\v\f\r]*+[+-]?(?:{_DIGITS}(?:\.{_DIGITS})?|\.{_DIGITS})(?:[eE][+-]?{_DIGITS})?")
@@ -60,12 +62,14 @@ def read(evidence: Evidence) -> Report:
     except Refused as refused:
         reason = f"An error occurred while parsing the autoresult: {refused}"
         if _SCORES_LINE.search(before):
-            reason += "; a scores line was found earlier, but it is not the last line"
-        return Report(None, most, reason)
+            text = "a scores line was found earlier, but it is not the last line"
+            reason += f"; {text}"
+            if not _OF_MAKE.search(printed):
+                warnings.append(Notice("score_line_not_last", text))
+        return Report(None, most, reason, warnings=tuple(warnings))
 
-    if evidence.signal is not None or evidence.exit_status != 0:
-        how = ending(evidence.exit_status, evidence.signal)
-        warnings.append(Notice("grader_exit", f"the last step printed a scores line, but {how}"))
+    # whatever its scores are: the hand-in prints there, too, and can end the grader after it did
+    warnings += bad_ending(evidence.exit_status, evidence.signal, "a scores line", tests=())
     if unknown:
         left = "" if scoreboard is None else ", and the scoreboard was left out"
         warnings.append(Notice("problem_unknown", f"{_not_defined(unknown)}: they count nothing{left}"))

@@ -15,7 +15,7 @@ from typing import Final
 from minitango.job import LeaderboardEntry, Notice, TestResult
 from minitango.results import MAX_REPORT, Evidence, Report
 from minitango.results.fields import Object, text_of
-from minitango.results.points import tests_above, within
+from minitango.results.points import bad_ending, tests_above, within
 from minitango.results.strict_json import Refused, parse
 from minitango.text import ending, human_size
 
@@ -30,7 +30,8 @@ def read(evidence: Evidence) -> Report:
 
     A top-level score stands above the sum of the tests' scores. The maximum is the assignment's, else the sum of
     the tests' if each has one. A total below 0, or above the maximum without `bonus`, is no score; a single test
-    may be above its own maximum, or below 0 as a penalty. A report beside a bad ending counts, with a warning.
+    may be above its own maximum, or below 0 as a penalty. A report beside a bad ending counts, with a warning; that a
+    runner exits with an error where a test failed is the rule.
     """
     how = ending(evidence.exit_status, evidence.signal)
     if evidence.report is None:
@@ -39,17 +40,15 @@ def read(evidence: Evidence) -> Report:
         return Report(None, evidence.max_score, f"the report results.json is empty (0 bytes); the last step {how}")
     if len(evidence.report) > MAX_REPORT:
         return Report(None, evidence.max_score, f"the report results.json is larger than {human_size(MAX_REPORT)}")
-    warnings: list[Notice] = []
-    if evidence.signal is not None or evidence.exit_status != 0:
-        warnings.append(Notice("grader_exit", f"the last step left a report, but {how}"))
     try:
-        return _report(Object("", parse(evidence.report)), evidence, warnings)
+        return _report(Object("", parse(evidence.report)), evidence)
     except Refused as refused:
         why = f"the report results.json cannot be used: {refused}"
+        warnings = bad_ending(evidence.exit_status, evidence.signal, "a report", tests=())
         return Report(None, evidence.max_score, why, warnings=tuple(warnings))
 
 
-def _report(top: Object, evidence: Evidence, warnings: list[Notice]) -> Report:
+def _report(top: Object, evidence: Evidence) -> Report:
     # `execution_time` is not read: the sandbox measures it, and gradescope-utils writes it as a string
     visibility = top.choice("visibility", VISIBILITIES, "visible")
     output_format = top.choice("test_output_format", TEXT_FORMATS, "text")
@@ -65,6 +64,8 @@ def _report(top: Object, evidence: Evidence, warnings: list[Notice]) -> Report:
         score, reason = None, "the report results.json has no score: neither at the top nor in a test"
     else:
         score, reason = within(total, most, evidence.bonus)
+    short = score is not None and most is not None and score < most
+    warnings = bad_ending(evidence.exit_status, evidence.signal, "a report", tests=tests, short=short)
     if total is not None and most is not None and total > most and score is None:
         warnings.append(Notice("score_above_max", reason))
     if not evidence.bonus:

@@ -15,6 +15,7 @@ from xml.parsers import expat
 from minitango.job import Notice, TestResult
 from minitango.results import MAX_REPORT, Evidence, Report
 from minitango.results.fields import MAX_ITEMS
+from minitango.results.points import bad_ending
 from minitango.results.strict_json import Refused
 from minitango.text import ending, human_size, one_line
 
@@ -52,15 +53,14 @@ def read(evidence: Evidence) -> Report:
     for path, data in evidence.reports:
         try:
             _File(found).parse(data)
+            found.file_ends(path)
         except Refused as refused:
             why = f"the report {one_line(path, 60)} cannot be used: {refused}"
             return Report(None, evidence.max_score, why)
     if not found.tests:
         return Report(None, evidence.max_score, f"no test is in the report: the last step {how}")
     passed = sum(test.status == "passed" for test in found.tests)
-    if evidence.signal is not None or (evidence.exit_status != 0 and passed == len(found.tests)):
-        # that a runner exits with an error where a test failed is the rule
-        found.warnings.append(Notice("grader_exit", f"the last step left a report, but {how}"))
+    found.warnings += bad_ending(evidence.exit_status, evidence.signal, "a report", tests=found.tests)
     most = float(len(found.tests)) if evidence.max_score is None else evidence.max_score
     return Report(
         score=most * (passed / len(found.tests)),
@@ -77,6 +77,22 @@ class _Found:
         self.tests: list[TestResult] = []
         self.warnings: list[Notice] = []
         self.elements = 0
+        self._before = 0
+        self._verdicts: dict[str, tuple[bool, str]] = {}
+
+    def file_ends(self, path: str) -> None:
+        """What came since the last one is of this file. Two files need not speak of different tests: some writers say
+        all twice. But where they do not say the same, one of them is not the runner's."""
+        said: dict[str, bool] = {}
+        for test in self.tests[self._before :]:
+            said[test.name] = said.get(test.name, True) and test.status == "passed"
+        self._before = len(self.tests)
+        for name, passed in said.items():
+            before, other = self._verdicts.setdefault(name, (passed, path))
+            if before != passed:
+                failed, good = (path, other) if before else (other, path)
+                text = f"{one_line(name, 60)} failed in {one_line(failed, 60)}, and passed in {one_line(good, 60)}"
+                self.warn(Notice("test_twice", text))
 
     def warn(self, notice: Notice) -> None:
         """The first of each id."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from minitango.job import Notice, TestResult
+from minitango.text import ending
 
 MAX_POINTS: Final = 1e9
 ROUNDING: Final = 1e-9
@@ -39,6 +40,22 @@ def tests_above(tests: tuple[TestResult, ...]) -> list[Notice]:
         return []
     more = f", and {len(above) - 1} more" if len(above) > 1 else ""
     return [Notice("test_above_max", f"a test is above its own maximum: {above[0]}{more}")]
+
+
+def bad_ending(
+    exit_status: int | None, signal: int | None, left: str, *, tests: Sequence[TestResult], short: bool = False
+) -> list[Notice]:
+    """A word where the last step `left` a report and ended badly all the same.
+
+    An exit status that is no passed-on death is how runners say that a test failed: nothing is said where one did, or
+    where the score is `short` of its maximum.
+    """
+    if exit_status == 0 and signal is None:
+        return []
+    told = exit_status is not None and exit_status <= 128
+    if told and (short or any(failed(test) or partly(test) for test in tests)):
+        return []
+    return [Notice("grader_exit", f"the last step left {left}, but {ending(exit_status, signal)}")]
 
 
 def failed(test: TestResult) -> bool:

@@ -14,7 +14,7 @@ from typing import Any, Final
 from minitango.job import Notice, TestResult
 from minitango.results import Evidence, Report
 from minitango.results.fields import MAX_ITEMS, kind_of, text_of
-from minitango.results.points import MAX_POINTS
+from minitango.results.points import MAX_POINTS, bad_ending
 from minitango.results.strict_json import Bounds, Refused, parse
 from minitango.text import ending, one_line
 
@@ -22,6 +22,12 @@ MAX_RESULTS: Final = 1 << 20
 """Bytes that PrairieLearn takes."""
 _BOUNDS: Final = Bounds(depth=400, values=MAX_RESULTS, keys=MAX_RESULTS, infinite=True)
 """What else lies in results.json decides nothing there, whatever it is."""
+
+
+class _OutOfRange(Refused):
+    """The score is above the maximum."""
+
+
 PERCENT: Final = 100.0
 """The maximum where the assignment has none: PrairieLearn shows scores in percent."""
 
@@ -39,8 +45,11 @@ def read(evidence: Evidence) -> Report:
     try:
         results = _results(evidence, repeated)
         share, reason = _score(results)
+    except _OutOfRange as refused:
+        return Report(None, most, str(refused), warnings=(Notice("score_above_max", str(refused)),))
     except Refused as refused:
-        return Report(None, most, str(refused))
+        odd = bad_ending(evidence.exit_status, evidence.signal, "results.json", tests=()) if evidence.report else ()
+        return Report(None, most, str(refused), warnings=tuple(odd))
     shown = _Shown()
     tests = shown.tests(results.get("tests"))
     errors = [f"Error: {shown.text('format_errors', _in_words(error))}" for error in _format_errors(results)]
@@ -92,7 +101,7 @@ def _score(results: dict[str, Any]) -> tuple[float | None, str]:
     if score is None:
         raise Refused("Error parsing external grading results: score was not provided.")
     if not 0 <= score <= 1:
-        raise Refused(
+        raise (_OutOfRange if score > 1 else Refused)(
             f"Error parsing external grading results: score is out of range. It is {score:g}, not from 0 to 1"
         )
     return score + 0.0, ""  # never -0.0

@@ -219,7 +219,7 @@ def test_a_warning_is_told_in_words(cli: CommandLine, handins: Path) -> None:
     hw = write_assignment(cli.folder / "hw", grade="cat /dev/zero >fill 2>/dev/null; true")
     answer = cli("run", hw, handins)
     assert answer.code == 0, answer
-    assert answer.out.count("warning: step 'grade' filled its disk") == 3
+    assert answer.out.count("warning [disk_full]: step 'grade' filled its disk") == 3
     listed = cli("jobs", "list", "--json").jobs
     assert [job["warnings"] for job in listed] == [
         [{"id": "disk_full", "message": "step 'grade' filled its disk"}],
