@@ -81,6 +81,12 @@ class Handles:
         self._cancel = cancel
         self._lock = threading.RLock()
         self._waiting: dict[str, list[JobHandle]] = {}
+        self._writing = 0
+        """Submissions under way: their jobs may end before their handles are made."""
+        self._early: dict[str, Job] = {}
+        """Jobs that nobody waited for and that ended meanwhile."""
+        self._missed = False
+        """Whether there may have been others."""
         self._cursor = store.last_ended()
         self._last = "".join(job.id for job in store.ended_since(self._cursor - 1, limit=1))
         """The job that ended with this number; empty where it is not known, since it was forgotten or is another
@@ -90,7 +96,21 @@ class Handles:
     def submit(self, write: Callable[[], Sequence[Submitted]]) -> list[JobHandle]:
         """Submit by calling `write`, and make a handle for each job."""
         with self._lock:
-            made = [(s, self._make(s.id, created=s.created, state=s.state)) for s in write()]
+            self._writing += 1
+        try:
+            written = write()
+            with self._lock:
+                made = [(s, self._make(s.id, created=s.created, state=s.state)) for s in written]
+                early = [job for s in written if (job := self._early.get(s.id)) is not None]
+                looked_at = written if self._missed else ()
+        finally:
+            with self._lock:
+                self._writing -= 1
+                if not self._writing:
+                    self._early.clear()
+                    self._missed = False
+        for job in (*early, *(self._store.get(s.id) for s in looked_at)):
+            self.settle(job)
         for submitted, handle in made:
             if submitted.state.terminal:
                 handle.settle(self._store.get(submitted.id), self._result(submitted.id, submitted.state))
@@ -131,6 +151,8 @@ class Handles:
         while True:
             with self._lock:
                 cursor, last, ended, lost = self._news()
+                if self._writing:
+                    self._early.update({job.id: job for job in ended})
                 # everything is read before a handle is let go of
                 found = [(job, self._result(job.id, job.state)) for job in ended if job.id in self._waiting]
                 self._cursor, self._last = cursor, last
@@ -158,6 +180,7 @@ class Handles:
         cursor = self._store.last_ended()  # first: what ends from now on is told of with a later number
         if not self._last and cursor >= self._cursor and not ended:
             return self._cursor, "", [], {}
+        self._missed = self._writing > 0
         lost: dict[str, JobNotFound] = {}
         ended = []
         for one in self._waiting:
@@ -178,6 +201,8 @@ class Handles:
             if job.ended_seq == self._cursor + 1:
                 self._cursor, self._last = job.ended_seq, job.id  # `follow` need not read it
             if job.id not in self._waiting:
+                if self._writing:
+                    self._early[job.id] = job
                 return
             found = result or self._result(job.id, job.state)
             handles = self._waiting.pop(job.id)

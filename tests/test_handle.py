@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from minitango import Engine, EngineStopped, JobDead, JobNotFound, Outcome, Result, State, StoreError
-from minitango.handle import Handles
+from minitango.handle import Handles, JobHandle
 from minitango.job import Cancelled, Fail, Failure, Finish, Job, JobSpec, Lease
 from minitango.store import Store, Submitted, open_store
 from tests import redis_server
@@ -77,11 +77,64 @@ def test_a_job_that_ends_before_its_handle_is_known_resolves(
         tell = handles.follow if verb == "follow" else lambda: handles.settle(job, GRADED)
         threads.append(threading.Thread(target=tell, daemon=True))
         threads[0].start()
-        threads[0].join(0.1)  # who need not wait for us is done by then, and has told nobody
+        threads[0].join(PATIENCE)
+        assert not threads[0].is_alive(), "who tells of ends does not wait for a submission"
         return written
 
     (handle,) = handles.submit(write)
-    threads[0].join(PATIENCE)
+    assert handle.result(PATIENCE) == GRADED
+    assert not handles._early
+
+
+@pytest.mark.parametrize("verb", ["follow", "settle"])
+def test_of_two_submissions_at_once_each_hears_of_its_own(
+    store: Store, elsewhere: Store, handles: Handles, verb: str
+) -> None:
+    inner: list[JobHandle] = []
+
+    def write() -> Sequence[Submitted]:
+        written = store.submit([spec("outer")])
+        inner.extend(handles.submit(lambda: store.submit([spec("inner")])))
+        for _ in range(2):
+            finish(elsewhere)
+        if verb == "follow":
+            handles.follow()
+        else:
+            for one in (inner[0].id, written[0].id):
+                handles.settle(elsewhere.get(one), GRADED)
+        return written
+
+    (outer,) = handles.submit(write)
+    assert outer.result(PATIENCE) == inner[0].result(PATIENCE) == GRADED
+
+
+def test_a_submission_beside_a_server_that_went_back_in_time_resolves(
+    store: Store, elsewhere: Store, handles: Handles
+) -> None:
+    def write() -> Sequence[Submitted]:
+        written = store.submit([spec()])
+        finish(elsewhere)
+        handles._cursor, handles._last = 99, "a job that is no more"
+        handles.follow()
+        return written
+
+    (handle,) = handles.submit(write)
+    assert handle.result(PATIENCE) == GRADED
+
+
+def test_a_submission_that_fails_leaves_nothing_behind(store: Store, elsewhere: Store, handles: Handles) -> None:
+    def write() -> Sequence[Submitted]:
+        store.submit([spec()])
+        finish(elsewhere)
+        handles.follow()
+        raise StoreError("gone", id="store_io")
+
+    with pytest.raises(StoreError):
+        handles.submit(write)
+    assert not handles._early
+    (handle,) = handles.submit(lambda: store.submit([spec("bob")]))
+    finish(elsewhere)
+    handles.follow()
     assert handle.result(PATIENCE) == GRADED
 
 

@@ -32,7 +32,7 @@ VERSION: Final = 1
 OLDEST: Final = (6, 0)
 ORDER_LENGTH: Final = 46
 """Letters of a job's `order`: 16 for its priority, 16 for its rank, 14 for its number."""
-ANSWER: Final = 1.8
+ANSWER: Final = 1.5
 """Seconds in which a verb is answered, or raises: people wait for it."""
 PATIENCE: Final = 10.0
 """Seconds for what the engine does by itself, and what may take a server long."""
