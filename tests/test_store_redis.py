@@ -18,7 +18,7 @@ from msgspec import structs
 
 from minitango.errors import ConfigError, MinitangoError, StoreError, StoreFull, StoreTooNew
 from minitango.job import Fail, Failure, Finish, JobSpec, Outcome, Result, State
-from minitango.store import _redis_link, open_store
+from minitango.store import Query, _redis_link, open_store
 from minitango.store._redis_blobs import MOST_BROUGHT
 from minitango.store._redis_url import parse
 from minitango.store.redis import RedisStore
@@ -621,3 +621,17 @@ def test_an_exchange_that_is_asked_for_again_brings_no_hand_ins_and_they_are_fet
     assert lease.inputs == digest
     assert not blobs._brought
     assert blobs.get(digest) == b"data"
+
+
+def test_what_runs_is_listed_without_a_look_at_what_waits(server: Server, store: RedisStore) -> None:
+    store.submit([spec(str(n), priority=n % 2) for n in range(1200)])
+    leases = store.exchange(claim=3).leases
+    before = int(server.client().info("stats")["total_commands_processed"])
+    found = store.list(Query(states=(State.RUNNING,)))
+    asked = int(server.client().info("stats")["total_commands_processed"]) - before
+    assert [job.id for job in found] == [lease.job for lease in leases]
+    assert [job.seq for job in found] == sorted(job.seq for job in found)
+    assert asked < 10
+    newest = store.list(Query(states=(State.RUNNING,), newest_first=True, limit=1))
+    assert [job.id for job in newest] == [leases[-1].job]
+    assert store.list(Query(states=(State.RUNNING,), student=leases[1].student)) == [found[1]]

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from minitango.errors import JobNotFound
-from minitango.job import Attempt, Job, JobSpec, Result, StepOutput
+from minitango.job import Attempt, Job, JobSpec, Result, State, StepOutput
 from minitango.store import Query
 from minitango.store import _redis_rows as redis_rows
 from minitango.store import _rows as rows
@@ -102,8 +102,12 @@ class RedisHistory:
     def _candidates(self, query: Query) -> Iterator[dict[bytes, bytes]]:
         """The hashes of jobs among which those are that match, in their order."""
         if query.ids is not None:
-            raws = self._read([one.encode() for one in dict.fromkeys(query.ids) if rows.is_id(one)])
-            yield from sorted(raws, key=lambda raw: int(raw[b"seq"]), reverse=query.newest_first)
+            asked = [one.encode() for one in dict.fromkeys(query.ids) if rows.is_id(one)]
+            yield from self._in_order(asked, query)
+            return
+        if set(query.states) == {State.RUNNING}:  # as many as nodes have slots, however long the queue is
+            ids = self._link.call("read", lambda client: client.zrange(self._key("running"), 0, -1))
+            yield from self._in_order(ids, query)
             return
         if query.student is not None:
             index = f"of:s:{rows.clean_text(query.student)}"
@@ -122,6 +126,9 @@ class RedisHistory:
                 high = f"({ids[-1][1]:.0f}"
             else:
                 low = f"({ids[-1][1]:.0f}"
+
+    def _in_order(self, ids: Sequence[bytes], query: Query) -> builtins.list[dict[bytes, bytes]]:
+        return sorted(self._read(ids), key=lambda raw: int(raw[b"seq"]), reverse=query.newest_first)
 
     def _page(self, index: str, low: str, high: str, newest_first: bool) -> builtins.list[tuple[bytes, float]]:
         key = self._key(index)
