@@ -17,9 +17,8 @@ import os
 import re
 import shutil
 import tarfile
-import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any, Final
@@ -32,7 +31,17 @@ from minitango.blobs import Blobs, sync
 from minitango.errors import BlobError, ConfigError, StoreError
 from minitango.failpoint import failpoint
 from minitango.job import State
-from minitango.moving import Moved, Place, carry, guard, open_source
+from minitango.moving import (
+    Moved,
+    Place,
+    carry,
+    guard,
+    open_source,
+    put_in_place,
+    sync_file,
+    there_already,
+    workplace,
+)
 from minitango.store import open_blobs, open_store, settle_copy
 
 FORMAT: Final = 1
@@ -67,7 +76,7 @@ def backup(place: Place, dest: Path) -> Label:
     if os.path.lexists(dest):
         raise ConfigError(f"{dest} is there already", hint="name a new folder, or a new .tar", id="backup_exists")
     with ExitStack() as undo:
-        work = undo.enter_context(_workplace(dest.parent))
+        work = undo.enter_context(workplace(dest.parent))
         tree = work / "backup"
         tree.mkdir(mode=0o700)
         store = open_source(place)
@@ -99,7 +108,7 @@ def backup(place: Place, dest: Path) -> Label:
         shutil.rmtree(tree / "blobs" / "tmp", ignore_errors=True)
         for path in (*tree.glob("*.json"), tree / "queue.db"):
             path.chmod(0o600)
-            _sync_file(path)
+            sync_file(path)
         failpoint("backup.before_rename")
         if dest.suffix == ".tar":
             _pack(tree, work / "packed", label, copy.digests)
@@ -114,26 +123,22 @@ def backup(place: Place, dest: Path) -> Label:
 
 
 def restore(source: Path, place: Place) -> Moved:
-    """Make a queue of a backup, at a place where none is; jobs that ran in it go back to the queue: on Redis at once,
-    in a file when an engine starts there.
+    """Make a queue of a backup, at a place where none is; jobs that ran in it are queued there.
 
     Every blob is verified before the queue is there; killed, it may be begun again. EngineRunning where an engine
     grades there; ConfigError `store_not_empty`, `backup_missing`; StoreError `backup_damaged`, `backup_unknown`.
     """
     if not source.exists():
         raise ConfigError(f"there is no backup at {source}", hint="name its folder, or its .tar", id="backup_missing")
+    _label_of(source) if source.is_dir() else _label_in(source)  # nothing is made for what is no backup
     file = place.file
     with ExitStack() as undo:
         statedir.make(place.folder)
         if file is not None:
             undo.callback(statedir.lock(place.folder))
             if os.path.lexists(file):
-                raise ConfigError(
-                    f"there is a queue at {file}",
-                    hint="name a state directory that is not there yet: --state DIR",
-                    id="store_not_empty",
-                )
-        work = undo.enter_context(_workplace(place.folder if file is None else file.parent))
+                raise there_already(file)
+        work = undo.enter_context(workplace(place.folder if file is None else file.parent))
         tree = source if source.is_dir() else _unpack(source, work / "unpacked")
         label = _label_of(tree)
         try:
@@ -144,52 +149,56 @@ def restore(source: Path, place: Place) -> Moved:
             raise _damaged(tree, "queue.db has other bytes than were written")
         copy = settle_copy(work / "queue.db")
         kept = Blobs(tree / "blobs")
+        here = open_store(f"sqlite:///{work / 'queue.db'}")
+        undo.callback(here.close)
+        here.recover()
         if file is None:
-            here = open_store(f"sqlite:///{work / 'queue.db'}")
-            undo.callback(here.close)
             there = open_store(place.url, filling=True)
             undo.callback(there.close)
             guard(there, place, undo)
-            moved = carry(here, there, kept, open_blobs(there, place.folder, place.blobs))
-            there.recover()
-            return moved
+            return carry(here, there, kept, open_blobs(there, place.folder, place.blobs))
+        here.close()
         Blobs(place.blobs or place.folder / "blobs").put_many(kept.get(digest) for digest in copy.digests)
         for name in _NOTES:
             if (tree / name).is_file() and not (place.folder / name).exists():
                 shutil.copyfile(tree / name, place.folder / name)
-        (work / "queue.db").chmod(0o600)
-        _sync_file(work / "queue.db")
-        failpoint("restore.before_link")
-        os.link(work / "queue.db", file)  # never over another
-        sync(file.parent)
+        put_in_place(work / "queue.db", file)
     return Moved(sum(copy.counts.values()), len(copy.digests))
-
-
-@contextlib.contextmanager
-def _workplace(parent: Path) -> Iterator[Path]:
-    """A folder for this user alone, on the disk where something is to be, which goes again. ConfigError `output`."""
-    try:
-        made = Path(tempfile.mkdtemp(prefix=".minitango-", dir=parent))
-    except OSError as error:
-        raise ConfigError(
-            f"nothing can be written to {parent}: {error.strerror}", hint="choose another place", id="output"
-        ) from error
-    try:
-        yield made
-    except OSError as error:
-        raise ConfigError(
-            f"{error.filename or parent} cannot be written or read: {error.strerror}",
-            hint=f"look at its disk: df -h {parent}",
-            id="output",
-        ) from error
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
 
 
 def _label_of(tree: Path) -> Label:
     try:
-        with (tree / "backup.json").open("rb") as file:
-            said: Any = json.loads(file.read(_MAX_NOTE))
+        note = (tree / "backup.json").read_bytes()[:_MAX_NOTE]
+    except FileNotFoundError:
+        known = (tree / "queue.db").exists()
+        raise ConfigError(
+            f"{tree} is no backup: it has no backup.json",
+            hint=f"it is a state directory: use it as it is, --state {tree}, or minitango migrate {tree} TO"
+            if known
+            else "name the folder, or the .tar, that minitango backup made",
+            id="backup_missing",
+        ) from None
+    except OSError as error:
+        raise _damaged(tree, f"backup.json: {error.strerror}") from error
+    return _read_label(tree, note)
+
+
+def _label_in(packed: Path) -> Label:
+    """The label of a tar file of ours, where it is the first file."""
+    try:
+        with tarfile.open(packed, "r:") as tar:
+            first = tar.next()
+            read = None if first is None or first.name != "backup.json" else tar.extractfile(first)
+            if read is None:
+                raise _damaged(packed, "it does not begin with backup.json")
+            return _read_label(packed, read.read(_MAX_NOTE))
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise _damaged(packed, str(error)) from error
+
+
+def _read_label(tree: Path, note: bytes) -> Label:
+    try:
+        said: Any = json.loads(note)
         if isinstance(said, dict) and isinstance(said.get("format"), int) and said["format"] > FORMAT:
             raise StoreError(
                 f"{tree} was made by a later minitango ({said.get('minitango')})",
@@ -197,7 +206,7 @@ def _label_of(tree: Path) -> Label:
                 id="backup_unknown",
             )
         return msgspec.convert(said, Label)
-    except (OSError, ValueError, RecursionError, msgspec.ValidationError) as error:
+    except (ValueError, RecursionError, msgspec.ValidationError) as error:
         raise _damaged(tree, f"backup.json: {error}") from error
 
 
@@ -223,11 +232,6 @@ def _digest(file: IO[bytes]) -> str:
     while chunk := file.read(1 << 20):
         digest.update(chunk)
     return digest.hexdigest()
-
-
-def _sync_file(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
 
 
 # --- tar -----------------------------------------------------------------------------------------

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing, contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -11,9 +14,10 @@ from typing import Final
 from msgspec import Struct
 
 from minitango import statedir
-from minitango.blobs import BlobStore
+from minitango.blobs import BlobStore, sync
 from minitango.errors import ConfigError, EngineRunning
-from minitango.store import Store, is_redis, open_blobs, open_store, shown
+from minitango.failpoint import failpoint
+from minitango.store import Store, is_redis, open_blobs, open_store, settle_copy, shown
 from minitango.store.portable import Books, JobDump
 
 _BATCH: Final = 100
@@ -80,16 +84,71 @@ def migrate(source: Place, target: Place) -> Moved:
         here = open_source(source)
         undo.callback(here.close)
         guard(here, source, undo)
-        if target.file is not None:
-            statedir.make(target.folder)
-        there = open_store(target.url, filling=True)
-        undo.callback(there.close)
-        guard(there, target, undo)
-        moved = carry(
-            here, there, open_blobs(here, source.folder, source.blobs), open_blobs(there, target.folder, target.blobs)
-        )
-        there.recover()
+        blobs = open_blobs(here, source.folder, source.blobs)
+        if target.file is None or target.file.exists():
+            there = open_store(target.url, filling=True)
+            undo.callback(there.close)
+            guard(there, target, undo)
+            moved = carry(here, there, blobs, open_blobs(there, target.folder, target.blobs))
+            there.recover()
+            return moved
+        statedir.make(target.folder)
+        undo.callback(statedir.lock(target.folder))
+        with workplace(target.file.parent) as work:
+            with closing(open_store(f"sqlite:///{work / 'queue.db'}")) as there:
+                moved = carry(here, there, blobs, open_blobs(there, target.folder, target.blobs))
+                there.recover()
+            put_in_place(work / "queue.db", target.file)
     return moved
+
+
+@contextmanager
+def workplace(parent: Path) -> Iterator[Path]:
+    """A folder for this user alone, on the disk where something is to be, which goes again. ConfigError `output`."""
+    try:
+        made = Path(tempfile.mkdtemp(prefix=".minitango-", dir=parent))
+    except OSError as error:
+        raise ConfigError(
+            f"nothing can be written to {parent}: {error.strerror}", hint="choose another place", id="output"
+        ) from error
+    try:
+        yield made
+    except OSError as error:
+        raise ConfigError(
+            f"{error.filename or parent} cannot be written or read: {error.strerror}",
+            hint=f"look at its disk: df -h {parent}",
+            id="output",
+        ) from error
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def put_in_place(made: Path, file: Path) -> None:
+    """Have a whole store, which nobody uses yet, where others look for it, and never over another. ConfigError
+    `store_not_empty`."""
+    settle_copy(made)
+    made.chmod(0o600)
+    sync_file(made)
+    failpoint("moving.before_link")
+    try:
+        os.link(made, file)
+    except FileExistsError:
+        raise there_already(file) from None
+    sync(file.parent)
+
+
+def there_already(file: Path) -> ConfigError:
+    return ConfigError(
+        f"there is a queue at {file}",
+        hint="name a state directory that is not there yet: --state DIR",
+        id="store_not_empty",
+    )
+
+
+def sync_file(path: Path) -> None:
+    """Have its bytes on the disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def carry(here: Store, there: Store, from_blobs: BlobStore, to_blobs: BlobStore) -> Moved:

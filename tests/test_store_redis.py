@@ -75,6 +75,7 @@ def refused(action: Any) -> StoreError:
         ("unix:///run/redis.sock?db=3&queue=a.b-c_d", "unix:///run/redis.sock?db=3", "a.b-c_d"),
         ("rediss://u:p%40@h:1/0?ssl_ca_certs=%2Fca.pem", "rediss://u:p%40@h:1/0?ssl_ca_certs=%2Fca.pem", ""),
         ("redis://[::1]:7000/0", "redis://[::1]:7000/0", ""),
+        ("REDIS://h?queue=CS101", "redis://h", "CS101"),
     ],
 )
 def test_a_url_is_read(url: str, server: str, queue: str) -> None:
@@ -91,6 +92,7 @@ def test_a_url_is_read(url: str, server: str, queue: str) -> None:
         ("redis://h/x", "no database"),
         ("redis://h:port/0", "[Pp]ort"),
         ("redis://h/0?queue=a&queue=b", "twice"),
+        ("redis://h/3?db=4", "two databases"),
         ("redis://h/0?socket_timeout=1", "unknown parameter 'socket_timeout'"),
         ("redis://h/0?durability=some", "durability"),
         ("redis://:se#cret@h/0", "'#'"),
@@ -112,6 +114,12 @@ def test_a_url_that_cannot_be_used_says_why_and_tells_no_secret(url: str, why: s
 def test_a_queues_name_is_checked(server: Server, name: str) -> None:
     with pytest.raises(ConfigError) as caught:
         RedisStore(server.url(), queue=name)
+    assert caught.value.id == "queue_name"
+
+
+def test_a_queue_whose_name_was_left_out_is_not_the_usual_one() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse("redis://h?queue=")
     assert caught.value.id == "queue_name"
 
 
@@ -524,7 +532,7 @@ def test_what_is_forgotten_leaves_no_key(server: Server, store: RedisStore) -> N
         store.exchange([Finish(lease, RESULT) for lease in leases])
     assert store.forget([job.id for job in store.list()]) == store.last_ended()
     left = {key for key in server.client().scan_iter() if b"last:" not in key} - empty
-    assert left == {b"minitango:{default}:lanes"}
+    assert left == {b"minitango:{default}:lanes", b"minitango:{default}:meta"}
     for state in State:
         assert store.counts()[state] == 0
 
@@ -635,3 +643,14 @@ def test_what_runs_is_listed_without_a_look_at_what_waits(server: Server, store:
     newest = store.list(Query(states=(State.RUNNING,), newest_first=True, limit=1))
     assert [job.id for job in newest] == [leases[-1].job]
     assert store.list(Query(states=(State.RUNNING,), student=leases[1].student)) == [found[1]]
+
+
+def test_who_only_looks_writes_nothing(server: Server) -> None:
+    looking = RedisStore(server.url())
+    assert looking.list() == []
+    assert looking.nodes() == []
+    assert sum(looking.counts().values()) == looking.last_ended() == 0
+    assert server.client().dbsize() == 0
+    looking.submit([spec()])
+    looking.close()
+    assert server.client().hget("minitango:{default}:meta", "version") == b"1", "what was written says by whom"

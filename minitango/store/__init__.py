@@ -514,7 +514,7 @@ def shown(url: str) -> str:
 
 def is_redis(url: str) -> bool:
     """Whether a store URL names a Redis server."""
-    return url.partition("://")[0] in ("redis", "rediss", "unix") and "://" in url
+    return url.partition("://")[0].lower() in ("redis", "rediss", "unix") and "://" in url
 
 
 def need_redis() -> None:

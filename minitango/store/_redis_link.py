@@ -140,9 +140,7 @@ class Link:
                 id="redis_too_old",
             )
         wrote, loading = self.call("open", lambda client: client.hmget(self.key("meta"), "version", "loading"))
-        if wrote is None:
-            self.call("open", lambda client: client.hsetnx(self.key("meta"), "version", str(VERSION)))
-        elif int(wrote) > VERSION:
+        if wrote is not None and int(wrote) > VERSION:
             raise StoreTooNew(
                 f"the queue {self.queue!r} on Redis at {self.place.shown} was written by a later minitango "
                 f"(store version {int(wrote)}; this one knows {VERSION})",

@@ -45,8 +45,8 @@ def parse(url: str) -> Place:
     asked = dict(pairs)
     if len(asked) != len(pairs):
         raise _refuse(url, "it names something twice")
-    queue, durability = asked.pop("queue", ""), asked.pop("durability", "warn")
-    if queue:
+    queue, durability = asked.pop("queue", None), asked.pop("durability", "warn")
+    if queue is not None:
         check_queue(queue)
     if durability not in _DURABILITY:
         raise _refuse(url, f"durability is {durability!r}, not {', '.join(_DURABILITY)}")
@@ -60,7 +60,10 @@ def parse(url: str) -> Place:
             raise _refuse(url, "it names no socket")
     elif not parts.hostname:
         raise _refuse(url, "it names no host")
-    database = asked.get("db") or (parts.path.strip("/") if parts.scheme != "unix" else "")
+    inside = parts.path.strip("/") if parts.scheme != "unix" else ""
+    if inside and "db" in asked:
+        raise _refuse(url, f"it names two databases, /{inside[:80]} and db={asked['db'][:80]}")
+    database = asked.get("db", inside)
     if not re.fullmatch(r"[0-9]{0,5}", database):
         raise _refuse(url, f"{database!r} is no database's number")
     rest = parts.path + (f"?{urlencode(asked)}" if asked else "")
@@ -69,7 +72,7 @@ def parse(url: str) -> Place:
         host = f"[{host}]"
     user = f"{quote(parts.username)}@" if parts.username else ""
     shown = f"{user}{host}{f':{port}' if port else ''}"
-    return Place(f"{parts.scheme}://{parts.netloc}{rest}", f"{parts.scheme}://{shown}{rest}", queue, durability)
+    return Place(f"{parts.scheme}://{parts.netloc}{rest}", f"{parts.scheme}://{shown}{rest}", queue or "", durability)
 
 
 def check_queue(queue: str) -> str:

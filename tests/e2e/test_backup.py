@@ -78,9 +78,9 @@ def test_beside_a_running_engine(cli: CommandLine, hw: Path, handins: Path, dest
     assert f"minitango worker --state {cli.folder}/.minitango" in restored.err
     assert (cli.folder / ".minitango").stat().st_mode & 0o777 == 0o700
     after = jobs(cli)
-    assert states(after) == ["done", "done", "queued", "running"]
+    assert states(after) == ["done", "done", "queued", "queued"], "nobody runs it here"
     assert {one: after[one] for one in before} == before
-    (stuck,) = [one for one, job in after.items() if job["state"] == "running"]
+    (stuck,) = [one for one, job in after.items() if job["interruptions"]]
     worker = cli.start("worker", "--workers", "2", env=BUBBLEWRAP)
     eventually(lambda: states(jobs(cli)) == ["done", "done", "done", "running"], "it does not go on")
     assert jobs(cli)[stuck]["interruptions"] == 1
@@ -111,13 +111,19 @@ def test_a_backup_that_was_looked_at_is_whole(cli: CommandLine, hw: Path, handin
 def test_what_is_refused(cli: CommandLine, hw: Path, handins: Path) -> None:
     graded(cli, hw, handins)
     assert cli("backup", "kept").code == 0
+    (cli.folder / "rubbish.tar").write_bytes(b"no tar file at all")
+    with tarfile.open(cli.folder / "other.tar", "w") as tar:
+        tar.add(handins, "handins")
     for command, error in (
         (["backup", "kept"], "backup_exists"),
         (["backup", "no/such/folder/kept"], "output"),
         (["backup", "new", "--state", "nowhere"], "no_queue"),
         (["restore", "kept"], "store_not_empty"),
         (["restore", "nothing"], "backup_missing"),
-        (["restore", "handins", "--state", "new"], "backup_damaged"),
+        (["restore", "handins", "--state", "new"], "backup_missing"),
+        (["restore", ".minitango", "--state", "new"], "backup_missing"),
+        (["restore", "rubbish.tar", "--state", "new"], "backup_damaged"),
+        (["restore", "other.tar", "--state", "new"], "backup_damaged"),
         (["migrate", "nowhere", "new"], "no_queue"),
         (["migrate", ".minitango", ".minitango"], "same_queue"),
         (["migrate", ".minitango", "kept"], "store_not_empty"),
@@ -126,7 +132,8 @@ def test_what_is_refused(cli: CommandLine, hw: Path, handins: Path) -> None:
         assert f"error[{error}]" in answer.err, answer
         assert "next:" in answer.err
         assert answer.code in (2, 3)
-    assert not (cli.folder / "new" / "queue.db").exists()
+    assert not (cli.folder / "new").exists(), "nothing is made of what is no backup"
+    assert "a state directory" in cli("restore", ".minitango", "--state", "new").err
     assert not (cli.folder / "nowhere" / "queue.db").exists()
     worker = cli.start("worker", env=BUBBLEWRAP)
     eventually(lambda: b"grading in" in (cli.folder / "err0").read_bytes(), "the worker does not start")
@@ -199,7 +206,7 @@ def test_one_that_is_killed_leaves_nothing_and_is_repeated(cli: CommandLine, hw:
     killed(cli, "backup.before_rename", "backup", "kept")
     assert not (cli.folder / "kept").exists()
     assert cli("backup", "kept").code == 0
-    for failpoint in ("blobs.before_rename", "restore.before_link"):
+    for failpoint in ("blobs.before_rename", "moving.before_link"):
         killed(cli, failpoint, "restore", "kept", "--state", "new")
         assert "error[no_queue]" in cli("jobs", "--state", "new").err
     assert cli("restore", "kept", "--state", "new").code == 0
@@ -224,6 +231,9 @@ def test_to_redis_and_back(cli: CommandLine, server: Server, hw: Path, handins: 
     worker.wait()
     after = jobs(cli, "--store", url)
     assert cli("backup", "kept.tar", "--store", url).code == 0
+    for failpoint in ("store.load.before_commit", "store.load.after_commit", "moving.before_link"):
+        killed(cli, failpoint, "migrate", url, "back")
+        assert "error[no_queue]" in cli("jobs", "--state", "back").err, failpoint
     assert cli("migrate", url, "back").code == 0
     assert cli("restore", "kept.tar", "--state", "fourth").code == 0
     other = server.url("cs102", tcp=True)

@@ -4,7 +4,7 @@
 -- KEYS[1] is <queue>meta, where <queue> is "minitango:{NAME}:". All other keys begin like it, so a queue is one slot of
 -- a cluster. "j:" and so on stand for <queue>j: below.
 --
---   meta          hash   version; seq and ended_seq: the last numbers given; n:STATE: how many jobs are in it;
+--   meta          hash   version, from the first script that writes on; seq and ended_seq: the last numbers given; n:STATE: how many jobs are in it;
 --                        reaped: when that was last tried; settled: from when on leases count as lapsed again;
 --                        loading: who fills this queue from another store, and until then nobody else may use it;
 --                        clearing: what an earlier one left there is not yet gone
@@ -43,6 +43,7 @@ local found = call('HMGET', KEYS[1], 'version', 'loading')
 if found[1] and tonumber(found[1]) > C.VERSION then
   return redis.error_reply('TOONEW ' .. found[1])
 end
+if not found[1] and VERB ~= 'dump' then call('HSET', KEYS[1], 'version', C.VERSION) end
 if found[2] and VERB ~= 'load' and VERB ~= 'blobs' then return redis.error_reply('FILLING') end
 
 local function num(x) return string.format('%.17g', x) end
