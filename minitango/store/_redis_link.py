@@ -79,7 +79,9 @@ def _script(verb: str) -> str:
     constants = ", ".join(f"{name} = {value!r}" for name, value in _CONSTANTS.items())
     poison = msgspec.json.encode(retry.POISON).decode()
     head = f"local VERB, C = {verb!r}, {{ {constants}, POISON = [==[{poison}]==] }}\n"
-    return head + (folder / "common.lua").read_text() + (folder / f"{verb}.lua").read_text()
+    common, own = ((folder / f"{name}.lua").read_text() for name in ("common", verb))
+    # its own part is a function, so that the books are written wherever it returns
+    return f"{head}{common}\nlocal function main()\n{own}\nend\nlocal answer = main()\nbooks()\nreturn answer\n"
 
 
 class Link:

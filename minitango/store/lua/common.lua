@@ -1,5 +1,6 @@
 -- What every script of the Redis store begins with. A line before it, written by `_redis_link.py`, sets VERB, whose script
--- it is, and C: the constants of `retry.py` and `job.py`, so that each is decided in one place.
+-- it is, and C: the constants of `retry.py` and `job.py`, so that each is decided in one place. The script itself becomes a
+-- function, after which `books` is called.
 --
 -- KEYS[1] is <queue>meta, where <queue> is "minitango:{NAME}:". All other keys begin like it, so a queue is one slot of
 -- a cluster. "j:" and so on stand for <queue>j: below.
@@ -68,13 +69,13 @@ local function load(id)
   return job
 end
 
--- Take changes into a job, in memory and in its hash; false: the field goes.
+-- Take changes into a job that was loaded, in memory and in its hash; false: the field goes.
 local function write(job, changes)
   local set, gone = {}, {}
   for field, value in pairs(changes) do
     if value == false then
+      if job[field] ~= nil then gone[#gone + 1] = field end
       job[field] = nil
-      gone[#gone + 1] = field
     else
       job[field] = value
       set[#set + 1] = field
@@ -111,15 +112,22 @@ local function unshelve(job)
   end
 end
 
+-- Count a job that moves between states. What comes of it is written once, by `books`, at the end of every script.
+local moved = {}
 local function count(source, target)
-  if source then call('HINCRBY', KEYS[1], 'n:' .. source, -1) end
-  if target then call('HINCRBY', KEYS[1], 'n:' .. target, 1) end
+  if source then moved[source] = (moved[source] or 0) - 1 end
+  if target then moved[target] = (moved[target] or 0) + 1 end
+end
+local function books()
+  for state, n in pairs(moved) do
+    if n ~= 0 then call('HINCRBY', KEYS[1], 'n:' .. state, n) end
+  end
 end
 
 local ENDED = { done = true, dead = true, cancelled = true }
 
--- A queued or running job leaves its state by a verb; `failure` (JSON) is its attempt's.
-local function leave(job, verb, target, now, delay, failure)
+-- A queued or running job leaves its state by a verb; `failure` (JSON) is its attempt's; `more`: what changes besides.
+local function leave(job, verb, target, now, delay, failure, more)
   if job.state == 'queued' then
     unshelve(job)
   else
@@ -130,7 +138,9 @@ local function leave(job, verb, target, now, delay, failure)
     if job.cancel_requested then call('SREM', P .. 'cancels', job.id) end
   end
   count(job.state, target)
-  local changes = { state = target, due = false, due_since = num(now + delay), expires = false, token = false, solo_lease = false }
+  local changes = more or {}
+  changes.state, changes.due, changes.due_since = target, false, num(now + delay)
+  changes.expires, changes.token, changes.solo_lease = false, false, false
   if ENDED[target] then
     changes.ended = num(now)
     changes.ended_seq = call('HINCRBY', KEYS[1], 'ended_seq', 1)

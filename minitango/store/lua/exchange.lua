@@ -128,9 +128,8 @@ local function settle(kind, job)
     release_mates(job)
     call('SET', P .. 'r:' .. job.id, result)
     for i = 1, #outputs, 4 do call('RPUSH', P .. 'o:' .. job.id, outputs[i], outputs[i + 1], outputs[i + 2], outputs[i + 3]) end
-    write(job, changes)
     if key ~= '' then rekey(job, key) end
-    return leave(job, 'finish', 'done', now, 0)
+    return leave(job, 'finish', 'done', now, 0, nil, changes)
   end
   if kind == 'fail' then
     local retry, charge, failure, id, reach = take() == '1', take() == '1', take(), take(), take()
@@ -145,8 +144,9 @@ local function settle(kind, job)
     else
       state, delay, charged = hold(job, reach)
     end
-    write(job, { failures = tostring(tonumber(job.failures or 0) + charged), failure = failure, failure_id = id, reach = reach })
-    return leave(job, 'fail', state, now, delay, failure)
+    return leave(job, 'fail', state, now, delay, failure, {
+      failures = tostring(tonumber(job.failures or 0) + charged), failure = failure, failure_id = id, reach = reach,
+    })
   end
   if not job then return end
   if kind == 'cancelled' or job.cancel_requested then return leave(job, 'cancelled', 'cancelled', now, 0) end
