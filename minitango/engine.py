@@ -32,7 +32,7 @@ from minitango.keeping import Keeper, kept_for
 from minitango.node import Membership
 from minitango.pool import EventKind, Pool, taken_back
 from minitango.runner import Runner
-from minitango.sandbox import Sandbox, join_names, kind_of, open_sandbox
+from minitango.sandbox import Sandbox, demanded, insist, join_names, kind_of, open_sandbox
 from minitango.store import Query, Store, open_blobs, open_store
 from minitango.trial import Trial
 
@@ -105,6 +105,7 @@ class Engine:
         capabilities: Collection[str] = (),
         blobs: str | os.PathLike[str] | None = None,
         keep: float | None = None,
+        require: Collection[str] = (),
         on_event: Callable[[Event], None] | None = None,
         paused: bool = False,
         callbacks: Callbacks = Callbacks(),
@@ -122,9 +123,10 @@ class Engine:
         them; 0 only submits and watches, for a process beside the one that grades.
         `sandbox` is a name, or the names of several Docker engines (`docker+tcp://host:2376?slots=8`), which make one
         sandbox; or an object, which is closed with the engine; `image` is for steps that name none, where
-        the sandbox has images; None: there are no such steps, so none has to be there. `on_event`: as `subscribe`, but
-        early enough to hear what was recovered, and how images are pulled. `paused`: begin no job before `resume`.
-        `callbacks`: which hosts at private addresses they may go to, and what signs them.
+        the sandbox has images; None: there are no such steps, so none has to be there. `require`: which limits have to
+        hold in it (`memory`, `pids`, `cpu`, `disk`, `network`), or else SandboxUnavailable `sandbox_weak`.
+        `on_event`: as `subscribe`, but early enough to hear what was recovered, and how images are pulled. `paused`:
+        begin no job before `resume`. `callbacks`: which hosts at private addresses they may go to, and what signs them.
         Raises EngineRunning where another engine grades there already, SandboxUnavailable where nothing could be
         isolated here, StoreError, ConfigError.
         """
@@ -139,6 +141,7 @@ class Engine:
         ):
             text = f"workers is {workers!r}, not a whole number from 0 to {MAX_WORKERS}"
             raise ConfigError(text, hint="0 only submits and watches", id="workers")
+        wanted = demanded(require)
         with contextlib.ExitStack() as undo:
             statedir.make(folder)
             opened = open_store(url, queue=queue)
@@ -152,10 +155,17 @@ class Engine:
                     asked
                     if not isinstance(asked, str)
                     else open_sandbox(
-                        asked, state=str(folder), image=image, last=last, tell=telling.image, rests=telling.rest
+                        asked,
+                        state=str(folder),
+                        image=image,
+                        last=last,
+                        require=wanted,
+                        tell=telling.image,
+                        rests=telling.rest,
                     )
                 )
                 undo.callback(box.close)
+                insist(box, wanted)
                 workers = min(box.slots or os.cpu_count() or 1, MAX_WORKERS) if workers is None else workers
                 statedir.introduce(folder, box.name, image=image or "")
             if box is not None:

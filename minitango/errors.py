@@ -171,6 +171,7 @@ REACHES: Final[dict[str, Reach]] = {
     "sandbox_too_old": "sandbox",
     "sandbox_unavailable": "sandbox",
     "sandbox_userns": "sandbox",
+    "sandbox_weak": "sandbox",
 }
 """Every id of SandboxUnavailable: the one place where it is decided whose trouble each is."""
 

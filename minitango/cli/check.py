@@ -13,7 +13,7 @@ from msgspec import Struct, structs
 from minitango import statedir
 from minitango.assignment import Assignment, Sample, Submission
 from minitango.cli import details, show, verdict
-from minitango.cli.grading import Batch, terminated_like_ctrl_c, warn_of_weak_limits
+from minitango.cli.grading import Batch, tell_of_limits, terminated_like_ctrl_c
 from minitango.cli.loading import load
 from minitango.cli.progress import progress
 from minitango.cli.records import Expected, SampleRecord, Samples
@@ -101,7 +101,7 @@ def _grade(settings: Settings, assignments: Sequence[Assignment], *, quiet: bool
         interrupted = True
         try:
             if verbose:
-                warn_of_weak_limits(batch.engine)
+                tell_of_limits(batch.engine)
             for assignment in assignments:
                 batch.preflight(assignment)
             handles = [batch.engine.submit(submission, fresh=True) for submission in submissions]

@@ -81,12 +81,14 @@ def explain(flags: Mapping[str, Any], environ: Mapping[str, str]) -> list[Settin
         "capabilities": "none",
         "callback_allow": "none",
         "keep": "for ever; on Redis 400d",
+        "require": "none",
     }
     if "," in settings.sandbox or "?" in settings.sandbox:
         defaults["workers"] = "the slots of all engines"
     actual = {key: getattr(settings, key, None) for key in defaults}
     actual["capabilities"] = ", ".join(settings.capabilities)
     actual["callback_allow"] = ", ".join(settings.callbacks.allow)
+    actual["require"] = ", ".join(settings.require)
     for key, default in defaults.items():
         saying = [source for source in found if source.has(key)]
         told.append(_setting(key, actual[key] or default, saying[:1], saying[1:]))

@@ -33,15 +33,17 @@ _ANY: Final = "bubblewrap"
 @click.command(short_help="Look whether all is here that grading needs, and say what to do where it is not.")
 @click.argument("assignment", type=ANY_PATH, required=False)
 @click.option("--fix", is_flag=True, help="Remove what dead engines left, and fetch what ASSIGNMENT needs.")
+@click.option("--canary", is_flag=True, help="Let hostile programs loose in the sandbox, and say which limits hold.")
 @click.option("--json", "as_json", is_flag=True, help="Print the checks as JSON.")
 @setup_option
 @state_options
 @grading_options
-def doctor(assignment: Path | None, fix: bool, as_json: bool, no_setup: bool, **where: Any) -> int:
+def doctor(assignment: Path | None, fix: bool, canary: bool, as_json: bool, no_setup: bool, **where: Any) -> int:
     """Check Python, the settings, the state directory, the queue and the sandboxes: a line each, and what would help.
 
     With ASSIGNMENT also whether its commands are there. Changes nothing without --fix, and does not disturb an engine
-    that runs. Exits 3 if something fails that grading needs.
+    that runs. With --canary it lets hostile programs loose, which are bounded, and takes some seconds. Exits 3 if
+    something fails that grading needs.
     """
     settings, unusable_settings, environ = _resolved(where)
     url, state = locate(settings.store, settings.state)
@@ -63,7 +65,9 @@ def doctor(assignment: Path | None, fix: bool, as_json: bool, no_setup: bool, **
             loaded = load(assignment, image=settings.image, no_setup=no_setup)
         except MinitangoError as error:
             unusable = Check("assignment", "failed", error.message, error.hint, facts={"error": error.id})
-    patient = Patient(url, state, settings.sandbox, settings.image, settings.flags, loaded, fix)
+    patient = Patient(
+        url, state, settings.sandbox, settings.image, settings.flags, loaded, fix, settings.require, canary
+    )
     for check in examine(patient):
         say(check)
     if unusable is not None:

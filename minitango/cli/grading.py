@@ -17,12 +17,13 @@ from minitango.assignment import Assignment
 from minitango.cli import show, streams
 from minitango.cli.progress import Images, Progress, describe
 from minitango.cli.settings import Settings
-from minitango.cli.streams import tell
+from minitango.cli.streams import as_called, tell
 from minitango.engine import Engine
 from minitango.errors import EngineRunning, EngineStopped, JobNotFound
 from minitango.events import Event
 from minitango.handle import JobHandle
 from minitango.job import Job, Result, State
+from minitango.sandbox import LIMITS, weak
 from minitango.statedir import locate
 from minitango.store import History, Query
 from minitango.text import one_line
@@ -230,11 +231,25 @@ def _counts(found: Counter[str]) -> str:
 
 
 def warn_of_weak_limits(engine: Engine, say: Callable[[str], None] = tell) -> None:
+    """Say which limits do not hold here at all, if there are any. Nothing in an engine that does not grade."""
+    if engine.sandbox is None:
+        return
+    held = engine.sandbox.probe()
+    loose = weak(held)
+    if loose:
+        words = f"the limit on {loose[0]} does" if len(loose) == 1 else f"the limits on {', '.join(loose)} do"
+        why = f": {'; '.join(held.notes)}" if held.notes else ""
+        say(f"warning: in {engine.sandbox.name} here {words} not hold{why}")
+        refuse = f"to refuse such a sandbox: --require {','.join(loose)}"
+        say(f"  next: {as_called('minitango doctor --canary')} tries each limit; {refuse}")
+
+
+def tell_of_limits(engine: Engine, say: Callable[[str], None] = tell) -> None:
     """Say which limits hold here, and what would make them hold better. Nothing in an engine that does not grade."""
     if engine.sandbox is None:
         return
     held = engine.sandbox.probe()
-    words = ", ".join(f"{name} {getattr(held, name)}" for name in ("memory", "pids", "cpu", "disk", "network"))
+    words = ", ".join(f"{name} {getattr(held, name)}" for name in LIMITS)
     say(f"sandbox {engine.sandbox.name}: limits held by: {words}")
     for note in held.notes:
         say(f"  {note}")

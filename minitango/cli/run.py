@@ -10,7 +10,13 @@ import click
 
 from minitango.assignment import Assignment
 from minitango.cli import doubts, handins, show
-from minitango.cli.grading import Batch, mixture, terminated_like_ctrl_c, warn_of_weak_limits
+from minitango.cli.grading import (
+    Batch,
+    mixture,
+    tell_of_limits,
+    terminated_like_ctrl_c,
+    warn_of_weak_limits,
+)
 from minitango.cli.handins import Refused, handin_options, name_option
 from minitango.cli.loading import load
 from minitango.cli.records import Run
@@ -94,8 +100,9 @@ def run(
             batch = Batch(settings, quiet=quiet, paused=True)
             interrupted = True
             try:
+                warn_of_weak_limits(batch.engine)
                 if verbose:
-                    warn_of_weak_limits(batch.engine)
+                    tell_of_limits(batch.engine)
                 batch.preflight(loaded)
                 handins.tell_refused(refused)
                 handins.tell_twice(submissions)

@@ -21,7 +21,7 @@ from minitango.engine import Engine
 from minitango.errors import ConfigError, StoreError
 from minitango.events import Event
 from minitango.node import check_label
-from minitango.sandbox import join_names, kind_asked
+from minitango.sandbox import demanded, join_names, kind_asked
 from minitango.statedir import default_image, locate, sandbox_kind
 from minitango.store import is_redis, shown
 
@@ -74,6 +74,8 @@ class Settings(Struct, frozen=True):
     """To which hosts callbacks may go, and what signs them."""
     keep: str = ""
     """How long jobs are kept that ended; empty: as the store has it."""
+    require: tuple[str, ...] = ()
+    """Which limits the sandbox has to hold."""
 
     def open(
         self, *, workers: int | None = None, on_event: Callable[[Event], None] | None = None, paused: bool = False
@@ -91,6 +93,7 @@ class Settings(Struct, frozen=True):
                 capabilities=self.capabilities,
                 blobs=self.blobs,
                 keep=ages.keep(self.keep),
+                require=self.require,
                 on_event=on_event,
                 paused=paused,
                 callbacks=self.callbacks,
@@ -180,13 +183,15 @@ def state_options(command: F) -> F:
 
 
 def grading_options(command: F) -> F:
-    """--sandbox, --image, --workers and --capability."""
+    """--sandbox, --image, --workers, --capability and --require."""
     count = between(1, MAX_WORKERS)
     workers = click.option("--workers", callback=count, metavar="N", help="Jobs at once (default: one a core).")
     sandbox = click.option("--sandbox", metavar="NAME", help="auto (default), docker, docker+URL[,...] or bubblewrap.")
     text = "What this machine offers to assignments that need it, such as gpu; repeatable."
     capability = click.option("--capability", "capabilities", multiple=True, metavar="LABEL", help=text)
-    return sandbox(image_option(workers(capability(command))))
+    text = "Refuse a sandbox that does not hold this limit: memory, pids, cpu, disk, network; repeatable."
+    require = click.option("--require", multiple=True, metavar="LIMIT", help=text)
+    return sandbox(image_option(workers(capability(require(command)))))
 
 
 def callback_options(command: F) -> F:
@@ -268,6 +273,7 @@ def resolve(
     capabilities: Sequence[str] | None = None,
     callback_allow: Sequence[str] | None = None,
     keep: str | None = None,
+    require: Sequence[str] | None = None,
     environ: Mapping[str, str] | None = None,
     folder: Path | None = None,
 ) -> Settings:
@@ -275,7 +281,7 @@ def resolve(
     flags = {
         "store": store, "state": state, "blobs": blobs, "sandbox": sandbox, "image": image, "workers": workers,
         "name": name, "capabilities": capabilities or None, "callback_allow": callback_allow or None,
-        "keep": keep,
+        "keep": keep, "require": require or None,
     }  # fmt: skip
     environ = os.environ if environ is None else environ
     found = sources(flags, environ, folder)
@@ -314,6 +320,7 @@ def resolve(
         capabilities=_labels(pick("capabilities")),
         callbacks=_callbacks(pick("callback_allow"), environ.get(SECRET, "")),
         keep=pick("keep") or "",
+        require=_limits(pick("require")),
     )
 
 
@@ -342,6 +349,12 @@ def _labels(found: Any) -> tuple[str, ...]:
     """From flags or a file, one by one; from a variable, by commas."""
     labels = found.split(",") if isinstance(found, str) else found or ()
     return tuple(check_label(label.strip(), "what a node offers") for label in labels)
+
+
+def _limits(found: Any) -> tuple[str, ...]:
+    """By commas, too, wherever they are named."""
+    names = [found] if isinstance(found, str) else found or ()
+    return demanded(part.strip() for name in names for part in str(name).split(",") if part.strip())
 
 
 def _number(count: Any) -> int | None:

@@ -25,6 +25,7 @@ KEYS: Final[Mapping[str, type | UnionType]] = {
     "capabilities": list,
     "callback_allow": list,
     "keep": str,
+    "require": list,
 }
 """Every setting, and its type in a file."""
 

@@ -11,7 +11,7 @@ import click
 
 from minitango.bell import HEARD
 from minitango.cli import show
-from minitango.cli.grading import warn_of_weak_limits
+from minitango.cli.grading import tell_of_limits, warn_of_weak_limits
 from minitango.cli.journal import LEVELS, Journal, journal
 from minitango.cli.numbers import between
 from minitango.cli.progress import Images, describe, summary
@@ -127,8 +127,9 @@ def _work(
             engine.on_box = made.box_opened
             measured.append(made)
         engine.resume()  # not before a signal would be heeded
+        warn_of_weak_limits(engine, lambda text: said.say("limits", "warning", text))
         if verbose:
-            warn_of_weak_limits(engine, lambda text: said.say("limits", "info", text))
+            tell_of_limits(engine, lambda text: said.say("limits", "info", text))
         if not quiet:
             assert engine.sandbox is not None
             waiting = show.plural(engine.store.counts()[State.QUEUED], "job")

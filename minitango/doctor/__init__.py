@@ -6,6 +6,7 @@ running engine is not disturbed.
 machine    Python and what it has; the state directory and its disk
 queue      the store, the clock, the engine, the jobs; shared, the same of a queue on Redis
 boxes      the sandboxes, which one is taken, images, what dead engines left, one assignment's preflight
+canary     hostile programs, let loose in the sandbox that is taken
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 CHECKS: Final = (
     "python", "state", "file_system", "disk", "store", "clock", "engine", "jobs", "docker", "bubblewrap", "sandbox",
-    "images", "orphans", "assignment",
+    "images", "orphans", "assignment", "canary",
 )  # fmt: skip
 """Every check's name, stable, in the order in which they are made. `settings` is the command line's own."""
 
@@ -54,6 +55,10 @@ class Patient(Struct, frozen=True):
     """What a command needs to name this queue."""
     assignment: Assignment | None = None
     fix: bool = False
+    require: tuple[str, ...] = ()
+    """Limits that have to hold."""
+    canary: bool = False
+    """Whether hostile programs are to be let loose in the sandbox that is taken."""
 
 
 def examine(patient: Patient, *, now: float | None = None) -> Iterator[Check]:

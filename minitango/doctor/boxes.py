@@ -6,21 +6,18 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final
 
 from msgspec import to_builtins
 
 from minitango import archive, image_name, statedir
 from minitango.assignment import Plan
 from minitango.blobs import Blobs
-from minitango.doctor import Check, Patient
+from minitango.doctor import Check, Patient, canary
 from minitango.errors import MinitangoError
 from minitango.runner import Runner
-from minitango.sandbox import Sandbox, Survey, Surveyed, kind_asked, open_sandbox, survey
+from minitango.sandbox import LIMITS, Sandbox, Survey, Surveyed, kind_asked, open_sandbox, survey, weak
 from minitango.sandbox.docker import DEFAULT_IMAGE
 from minitango.text import one_line
-
-_LIMITS: Final = ("memory", "pids", "cpu", "disk", "network")
 
 
 def look(patient: Patient) -> Iterator[Check]:
@@ -28,7 +25,13 @@ def look(patient: Patient) -> Iterator[Check]:
     last = statedir.sandbox_kind(patient.state)
     names = _images(patient)
     found = survey(
-        patient.sandbox, state=patient.state, image=patient.image, last=last, images=names, sweep=patient.fix
+        patient.sandbox,
+        state=patient.state,
+        image=patient.image,
+        last=last,
+        images=names,
+        require=patient.require,
+        sweep=patient.fix,
     )
     kinds = {each.kind: each for each in sorted(found.kinds, key=lambda each: each.error is None)}
     asked = found.chosen or next((kind for kind in (kind_asked(patient.sandbox), last) if kind in kinds), "")
@@ -43,6 +46,8 @@ def look(patient: Patient) -> Iterator[Check]:
     yield _orphans(found.kinds, patient)
     if patient.assignment is not None:
         yield _preflight(patient, found)
+    if patient.canary:
+        yield from canary.look(patient, found)
 
 
 def _images(patient: Patient) -> list[str]:
@@ -60,12 +65,12 @@ def _kind(found: Surveyed, *, needed: bool, others: bool, preferred: bool = Fals
     which = f"{found.engine}: " if found.engine else ""
     of = {"engine": found.engine, "slots": found.slots} if found.engine else {}
     if held is not None:
-        limits = ", ".join(f"{name} {getattr(held, name)}" for name in _LIMITS)
-        weak = [name for name in _LIMITS if getattr(held, name) == "none"]
+        limits = ", ".join(f"{name} {getattr(held, name)}" for name in LIMITS)
+        loose = weak(held)
         slots = f", {found.slots} at once" if found.slots else ""
         text = f"{which}a box runs{slots}; limits held by: {limits}"
         facts = {"works": True, "limits": to_builtins(held), **of}
-        if weak and needed:
+        if loose and needed:
             hint = held.notes[0] if held.notes else "see docs/sandboxes.md"
             return Check(found.kind, "warning", text, hint, held.notes[1:], facts)
         return Check(found.kind, "ok", text, notes=held.notes, facts=facts)

@@ -21,7 +21,7 @@ import contextlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Literal, Protocol, Self
+from typing import Final, Literal, Protocol, Self
 
 from msgspec import Struct
 
@@ -110,6 +110,9 @@ class CollectBounds(Struct, frozen=True):
     path: int = 240
     """Characters in a path."""
 
+
+LIMITS: Final = ("memory", "pids", "cpu", "disk", "network")
+"""What a sandbox should hold: the names in `Guarantees`, and those that may be required."""
 
 Held = Literal["cgroup", "rlimit", "watched", "namespace", "tmpfs", "none"]
 
@@ -329,19 +332,28 @@ def survey(
     image: str = "",
     last: str = "",
     images: Iterable[str] = (),
+    require: Collection[str] = (),
     sweep: bool = False,
     patience: float = 10.0,
 ) -> Survey:
     """Try every kind of sandbox, each in a box of its own, and say what `open_sandbox(name, last=last)` would take.
 
     Nothing is fetched or built, and nothing is left in `state`, whose boxes of dead engines are counted; `sweep`
-    removes them. `images` are looked for, and `image` (empty: the usual one), which steps get that name none.
-    `patience`: the seconds that a Docker engine has for an answer. ConfigError for a name that is none.
+    removes them. Of one that does not hold what is in `require` it is the `error`. `images` are looked for, and `image`
+    (empty: the usual one), which steps get that name none. `patience`: the seconds that a Docker engine has for an
+    answer. ConfigError for a name that is none.
     """
     from minitango.sandbox import _survey
 
     return _survey.survey(
-        name, state=state, image=image, last=last, images=tuple(images), sweep=sweep, patience=patience
+        name,
+        state=state,
+        image=image,
+        last=last,
+        images=tuple(images),
+        require=demanded(require),
+        sweep=sweep,
+        patience=patience,
     )
 
 
@@ -372,6 +384,7 @@ def open_sandbox(
     state: str | None = None,
     image: str | None = "",
     last: str = "",
+    require: Collection[str] = (),
     tell: Callable[[str], None] = lambda _: None,
     rests: Callable[[bool, str], None] = lambda _, text: None,
 ) -> Sandbox:
@@ -380,9 +393,9 @@ def open_sandbox(
     `auto`, `bubblewrap`, `docker`, or `docker+URL` with the URL of an engine; or several engines by commas, each with
     `?slots=N` for the boxes that it may have at once (one a core unless given), which make one sandbox together: an
     engine that fails is left alone for a while, and the others go on. `state` is a directory in which it may note what
-    it started, for `sweep` after a crash. `image` is for steps that name none (None: there are none). `tell` hears, for
-    people, what takes long and what was chosen; `rests`, which engine of several is left alone from now on (True), or
-    is used again.
+    it started, for `sweep` after a crash. `require`: LIMITS that have to hold, on each of several engines. `image` is
+    for steps that name none (None: there are none). `tell` hears, for people, what takes long and what was chosen;
+    `rests`, which engine of several is left alone from now on (True), or is used again.
 
     `auto` takes Docker where an engine answers, a box works in it and `image` is there or can be fetched; else
     bubblewrap where that works, but not in place of an `image` that was named; and never runs anything unisolated.
@@ -391,4 +404,27 @@ def open_sandbox(
     """
     from minitango.sandbox import _choose
 
-    return _choose.open_named(name, state=state, image=image, last=last, tell=tell, rests=rests)
+    wanted = demanded(require)
+    return _choose.open_named(name, state=state, image=image, last=last, require=wanted, tell=tell, rests=rests)
+
+
+def demanded(names: Iterable[str]) -> tuple[str, ...]:
+    """Limits that are required, each once, as LIMITS has them. ConfigError `require` for what is none."""
+    from minitango.sandbox import _demand
+
+    return _demand.demanded(names)
+
+
+def insist(sandbox: Sandbox, require: Collection[str]) -> Guarantees:
+    """What holds there, as `Sandbox.probe` has it. SandboxUnavailable `sandbox_weak` where something does not that is
+    required; it names what would help."""
+    from minitango.sandbox import _demand
+
+    return _demand.insist(sandbox, require)
+
+
+def weak(held: Guarantees) -> tuple[str, ...]:
+    """Those of LIMITS that do not hold."""
+    from minitango.sandbox import _demand
+
+    return _demand.weak(held)

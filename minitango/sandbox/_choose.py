@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from minitango.errors import MinitangoError, SandboxUnavailable
 from minitango.sandbox import Sandbox
+from minitango.sandbox._demand import insist
 from minitango.sandbox._named import KINDS, Named, parse
 
 Tell = Callable[[str], None]
@@ -21,17 +22,19 @@ def kind_of(name: str, last: str) -> str:
     return last if last in KINDS else "docker" if _answers() else "bubblewrap"
 
 
-def open_named(name: str, *, state: str | None, image: str | None, last: str, tell: Tell, rests: Rests) -> Sandbox:
+def open_named(
+    name: str, *, state: str | None, image: str | None, last: str, require: Collection[str], tell: Tell, rests: Rests
+) -> Sandbox:
     """See `minitango.sandbox.open_sandbox`."""
     named = parse(name)
     if named.counted:
-        return _probed(_make_fleet(named, state=state, image=image, tell=tell, rests=rests))
+        return _probed(_make_fleet(named, state=state, image=image, require=require, tell=tell, rests=rests))
     if named.kind != "auto":
-        return _probed(_make(named.kind, state=state, url=named.engines[0].url, image=image, tell=tell))
+        return _probed(_make(named.kind, state=state, url=named.engines[0].url, image=image, tell=tell), require)
     if last in KINDS:
-        return _as_before(last, state=state, image=image, tell=tell)
+        return _as_before(last, state=state, image=image, require=require, tell=tell)
     try:
-        sandbox = _probed(_make("docker", state=state, url="", image=image, tell=tell))
+        sandbox = _probed(_make("docker", state=state, url="", image=image, tell=tell), require)
         if image is not None:
             sandbox = _with_image(sandbox)
         tell("grading in docker")
@@ -42,7 +45,7 @@ def open_named(name: str, *, state: str | None, image: str | None, last: str, te
         docker.hint = f"{docker.hint}; or leave --image out: without Docker there are no images"
         raise docker
     try:
-        sandbox = _probed(_make("bubblewrap", state=state, url="", image=image, tell=tell))
+        sandbox = _probed(_make("bubblewrap", state=state, url="", image=image, tell=tell), require)
     except SandboxUnavailable as error:
         raise SandboxUnavailable(
             f"neither Docker nor bubblewrap can be used here. {docker.message}. {error.message}",
@@ -61,10 +64,10 @@ def _is_named() -> bool:
     return bool(os.environ.get("DOCKER_HOST") or os.environ.get("DOCKER_CONTEXT"))
 
 
-def _as_before(last: str, *, state: str | None, image: str | None, tell: Tell) -> Sandbox:
+def _as_before(last: str, *, state: str | None, image: str | None, require: Collection[str], tell: Tell) -> Sandbox:
     """The kind that this course is graded in already: other grades beside those would not be comparable."""
     try:
-        return _probed(_make(last, state=state, url="", image=image, tell=tell))
+        return _probed(_make(last, state=state, url="", image=image, tell=tell), require)
     except SandboxUnavailable as error:
         other = next(kind for kind in KINDS if kind != last)
         raise SandboxUnavailable(
@@ -84,7 +87,9 @@ def _make(kind: str, *, state: str | None, url: str, image: str | None, tell: Te
     return BubblewrapSandbox(state=state)
 
 
-def _make_fleet(named: Named, *, state: str | None, image: str | None, tell: Tell, rests: Rests) -> Sandbox:
+def _make_fleet(
+    named: Named, *, state: str | None, image: str | None, require: Collection[str], tell: Tell, rests: Rests
+) -> Sandbox:
     from minitango.sandbox.docker import DEFAULT_IMAGE, DockerSandbox
     from minitango.sandbox.fleet import Fleet, Member
 
@@ -94,12 +99,12 @@ def _make_fleet(named: Named, *, state: str | None, image: str | None, tell: Tel
         )
         return Member(label, sandbox, slots)
 
-    return Fleet([member(one.label, one.url, one.slots) for one in named.engines], rests=rests)
+    return Fleet([member(one.label, one.url, one.slots) for one in named.engines], require=require, rests=rests)
 
 
-def _probed(sandbox: Sandbox) -> Sandbox:
+def _probed(sandbox: Sandbox, require: Collection[str] = ()) -> Sandbox:
     try:
-        sandbox.probe()
+        insist(sandbox, require)
     except BaseException:
         sandbox.close()
         raise

@@ -11,6 +11,7 @@ from typing import Final
 
 from minitango.errors import MinitangoError
 from minitango.sandbox import Sandbox, Survey, Surveyed
+from minitango.sandbox._demand import insist
 from minitango.sandbox._named import KINDS, Address, parse
 from minitango.sandbox.docker import DEFAULT_IMAGE, DockerSandbox
 
@@ -19,14 +20,29 @@ _AT_ONCE: Final = 8
 
 
 def survey(
-    name: str, *, state: Path, image: str, last: str, images: tuple[str, ...], sweep: bool, patience: float
+    name: str,
+    *,
+    state: Path,
+    image: str,
+    last: str,
+    images: tuple[str, ...],
+    require: tuple[str, ...],
+    sweep: bool,
+    patience: float,
 ) -> Survey:
     """See `minitango.sandbox.survey`."""
     asked = parse(name)
     several = asked.counted
     with tempfile.TemporaryDirectory(prefix="minitango-doctor-") as private, ThreadPoolExecutor(_AT_ONCE) as pool:
         look = partial(
-            _look, state=state, private=Path(private), image=image, images=images, sweep=sweep, patience=patience
+            _look,
+            state=state,
+            private=Path(private),
+            image=image,
+            images=images,
+            require=require,
+            sweep=sweep,
+            patience=patience,
         )
         engines = pool.map(lambda engine: look("docker", engine, several=several), asked.engines)
         kinds = (*engines, look("bubblewrap", Address(), several=False))
@@ -44,6 +60,7 @@ def _look(
     private: Path,
     image: str,
     images: tuple[str, ...],
+    require: tuple[str, ...],
     sweep: bool,
     patience: float,
 ) -> Surveyed:
@@ -52,7 +69,7 @@ def _look(
     trial = _make(kind, url, private if kind == "bubblewrap" else _place(state, private), image, patience)
     left = _make(kind, url, state, image, patience) if kind == "bubblewrap" else trial
     try:
-        guarantees = trial.probe()
+        guarantees = insist(trial, require)
         found = {name: trial.find_image(name) for name in {image, *images}}
         orphans = left.orphans()
         swept = left.sweep() if sweep and orphans else 0

@@ -17,7 +17,8 @@ from typing import Final
 
 from minitango.archive import File
 from minitango.errors import MinitangoError, SandboxFailed, SandboxUnavailable
-from minitango.sandbox import Box, BoxSpec, CollectBounds, Collected, End, Guarantees, Held, Sandbox
+from minitango.sandbox import LIMITS, Box, BoxSpec, CollectBounds, Collected, End, Guarantees, Held, Sandbox
+from minitango.sandbox._demand import insist
 from minitango.sandbox._roster import Engine, Member, Roster, Seat, none_left
 from minitango.text import one_line
 
@@ -29,7 +30,6 @@ PATIENCE: Final = 600.0
 """Seconds for which a seat is waited for."""
 _LINGER: Final = 5.0
 """Seconds for which the end of an engine that is away is waited for: it may hang."""
-_LIMITS: Final = ("memory", "pids", "cpu", "disk", "network")
 
 
 class Fleet:
@@ -41,8 +41,16 @@ class Fleet:
 
     name = "docker"
 
-    def __init__(self, members: Sequence[Member], *, rests: Callable[[bool, str], None] = lambda _, text: None) -> None:
-        """`rests` hears, for people, of an engine that is left alone from now on (True), or is used again."""
+    def __init__(
+        self,
+        members: Sequence[Member],
+        *,
+        require: Collection[str] = (),
+        rests: Callable[[bool, str], None] = lambda _, text: None,
+    ) -> None:
+        """`require`: LIMITS that have to hold; an engine where one does not is left alone. `rests` hears, for people,
+        of an engine that is left alone from now on (True), or is used again."""
+        self._require = require
         self.default_image = members[0].sandbox.default_image
         self._rests = rests
         self._roster = Roster(members, on_away=self._went_away)
@@ -92,7 +100,7 @@ class Fleet:
                 self._try_all()
             tried = dict(self._tried)
         held: dict[str, Held] = {}
-        for limit in _LIMITS:
+        for limit in LIMITS:
             found = [getattr(one, limit) for one in tried.values()]
             held[limit] = "none" if "none" in found else found[0]
         return Guarantees(**held, notes=tuple(self._notes(tried)))
@@ -153,13 +161,19 @@ class Fleet:
     def _try_all(self) -> None:
         """Set all engines up, side by side. SandboxUnavailable where none works."""
         with ThreadPoolExecutor(len(self._roster.members)) as pool:
-            found = dict(zip(self._roster.members, pool.map(_try, self._roster.members), strict=True))
+            found = dict(zip(self._roster.members, pool.map(self._try, self._roster.members), strict=True))
         errors = {member: one for member, one in found.items() if isinstance(one, SandboxUnavailable)}
         if len(errors) == len(found):
             raise none_left(list(errors.values()))
         self._tried = {member: one for member, one in found.items() if isinstance(one, Guarantees)}
         for member, error in errors.items():
             self._roster.failed(member, error)
+
+    def _try(self, member: Member) -> Guarantees | SandboxUnavailable:
+        try:
+            return insist(member.sandbox, self._require)
+        except SandboxUnavailable as error:
+            return error
 
     def _notes(self, tried: Mapping[Member, Guarantees]) -> Iterator[str]:
         for member in self._roster.members:
@@ -194,7 +208,7 @@ class Fleet:
         while not self._ended.wait(self._roster.rest(member)):
             try:
                 member.sandbox.trial()
-                guarantees = member.sandbox.probe()
+                guarantees = insist(member.sandbox, self._require)
             except MinitangoError as error:
                 self._roster.failed(member, error)
             except Exception as error:  # nobody else would try it again
@@ -246,13 +260,6 @@ class _SeatedBox:
         except BaseException as error:
             self._error = self._error or error
             raise
-
-
-def _try(member: Member) -> Guarantees | SandboxUnavailable:
-    try:
-        return member.sandbox.probe()
-    except SandboxUnavailable as error:
-        return error
 
 
 def _swept(member: Member) -> int:

@@ -23,6 +23,7 @@ def test_the_settings_and_who_says_so(cli: CommandLine) -> None:
         ["capabilities", "none", "default"],
         ["callback_allow", "none", "default"],
         ["keep", "for", "ever;", "on", "Redis", "400d", "default"],
+        ["require", "none", "default"],
     ]
     assert answer.err == "warning: MINITANGO_STORES is no setting of minitango's: did you mean MINITANGO_STORE?\n"
     assert not (cli.folder / "here").exists()
@@ -33,6 +34,7 @@ def test_as_json(cli: CommandLine) -> None:
     assert body["schema"] == 1
     assert [setting["key"] for setting in body["settings"]] == [
         "store", "state", "sandbox", "image", "workers", "blobs", "name", "capabilities", "callback_allow", "keep",
+        "require",
     ]  # fmt: skip
     assert set(body["settings"][0]) == {"key", "value", "source", "place", "over"}
     assert body["unknown"] == [{"name": "MINITANGO_X", "near": ""}]

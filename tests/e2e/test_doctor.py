@@ -103,6 +103,21 @@ def test_an_assignment_that_cannot_be_graded(cli: CommandLine, hw: Path) -> None
     assert checks(cli, "no-such-folder", code=3)["assignment"]["verdict"] == "failed"
 
 
+def test_canaries_are_let_loose_when_asked(cli: CommandLine) -> None:
+    answer = cli("doctor", "--canary")
+    assert answer.code == 0, answer
+    told = [line for line in answer.out.splitlines() if line.startswith("ok       canary       bubblewrap: ")]
+    assert len(told) == 10
+    body = json.loads(cli("doctor", "--canary", "--json", "--require", "memory,pids").out)
+    held = {check["facts"]["canary"]: check["facts"]["held"] for check in body["checks"] if check["name"] == "canary"}
+    assert held == dict.fromkeys(held, True)
+    assert {"memory", "pids", "network"} <= held.keys()
+    assert "error[require]" in cli("doctor", "--require", "speed").err
+    (cli.folder / "minitango.toml").write_text('require = ["memory", "speed"]\n')
+    assert "error[require]: 'speed'" in cli("run", ".", ".").err
+    assert "error[require]: 'rest'" in cli("worker", env={"MINITANGO_REQUIRE": "pids,rest"}).err
+
+
 def test_settings_that_cannot_be_used_are_refused(cli: CommandLine) -> None:
     assert "error[sandbox_name]" in cli("doctor", "--sandbox", "nonsense").err
     assert "error[image_name]" in cli("doctor", "--image", "gcc 14", env={"MINITANGO_IMAGE": "gcc 14"}).err
