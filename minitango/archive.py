@@ -138,7 +138,7 @@ def unpack(data: bytes) -> tuple[File, ...]:
         raise ArchiveError(f"{what}: it begins with {data[:24]!r}", hint="use the minitango that wrote it", id="bundle")
     try:
         files = _decoder.decode(memoryview(data)[len(_MAGIC) :])
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ArchiveError(f"a damaged bundle: {error}", hint="submit it again", id="bundle") from error
     if tree(files) != files:
         raise ArchiveError("a damaged bundle: its files are not in order", hint="submit it again", id="bundle")
@@ -188,7 +188,9 @@ def read_file(path: Path, most: int, *, beside: int = 0) -> tuple[bytes, bool]:
             if status.st_size > most + beside:
                 raise too_large(shown(path.name), status.st_size, most)
             with open(file, "rb", closefd=False) as reader:
-                data = reader.read(most + beside + 1)
+                data = reader.read(status.st_size + 1)  # takes as much memory as is asked for
+                if len(data) > status.st_size:  # it grows while it is read
+                    data += reader.read(most + beside + 1 - len(data))
         finally:
             os.close(file)
     except OSError as error:

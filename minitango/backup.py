@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -198,7 +197,7 @@ def _label_in(packed: Path) -> Label:
 
 def _read_label(tree: Path, note: bytes) -> Label:
     try:
-        said: Any = json.loads(note)
+        said: Any = msgspec.json.decode(note)
         if isinstance(said, dict) and isinstance(said.get("format"), int) and said["format"] > FORMAT:
             raise StoreError(
                 f"{tree} was made by a later minitango ({said.get('minitango')})",
@@ -206,7 +205,7 @@ def _read_label(tree: Path, note: bytes) -> Label:
                 id="backup_unknown",
             )
         return msgspec.convert(said, Label)
-    except (ValueError, RecursionError, msgspec.ValidationError) as error:
+    except (ValueError, RecursionError, msgspec.DecodeError) as error:
         raise _damaged(tree, f"backup.json: {error}") from error
 
 

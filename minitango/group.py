@@ -15,7 +15,7 @@ def members(labels: Mapping[str, str], student: str) -> tuple[str, ...]:
     """All who handed a job in, of whom `student` is one."""
     try:
         named = msgspec.json.decode(labels.get(GROUP, "[]"), type=tuple[str, ...])
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
         return (student,)
     return named if student in named else (student,)
 

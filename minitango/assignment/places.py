@@ -30,6 +30,10 @@ _TOKEN: Final = re.compile(
 )
 
 
+_LONGEST_KEY: Final = 2000
+"""Characters, with its dots and quotes."""
+
+
 class Places(Struct, frozen=True):
     """Where the keys of a file are. Without a file (`NOWHERE`), errors name the key alone."""
 
@@ -107,7 +111,9 @@ def _resolved(parts: tuple[str, ...], lengths: dict[Key, int], *, array: bool) -
 
 
 def _parts(text: str) -> tuple[str, ...]:
-    """The parts of a dotted key, unquoted."""
+    """The parts of a dotted key, unquoted; of one that nobody writes, none: the parser's time is its length squared."""
+    if len(text) > _LONGEST_KEY:
+        return ()
     try:
         value: object = tomllib.loads(f"{text.strip()} = 0")
     except tomllib.TOMLDecodeError:

@@ -77,7 +77,7 @@ class Plan(Struct, frozen=True):
             if msgspec.json.decode(data, type=_Schema).schema > SCHEMA:
                 raise AssignmentError("this plan was written by a later minitango", hint="upgrade", id="plan_too_new")
             return msgspec.json.decode(data, type=cls)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise AssignmentError(f"not a plan: {error}", hint="submit the work again", id="plan") from error
 
 

@@ -68,7 +68,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8-sig")
         return tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: a number of thousands of digits, too
         if path.name == "pyproject.toml":
             return {}  # another tool's file: its own tools will complain
         end = f"(at line {text.rstrip().count(chr(10)) + 1}, the last one)"

@@ -74,13 +74,18 @@ def follow(
         target=_read, args=(engine, begin, pieces, left, clients), name="minitango docker stream", daemon=True
     ).start()
     try:
-        for line in _lines(_pieces(engine, pieces, closed, silence)):
-            with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
-                yield _decoder.decode(line)
+        yield from messages(_pieces(engine, pieces, closed, silence))
     finally:
         left.set()
         for client in clients:
             cut(client)
+
+
+def messages(pieces: Iterable[bytes]) -> Iterator[Message]:
+    """The messages in an answer, a line each. What is no message is left out; SandboxFailed for one without end."""
+    for line in _lines(pieces):
+        with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            yield _decoder.decode(line)
 
 
 def _read(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -35,7 +36,7 @@ def job_of(raw: Raw) -> Job:
                 continue
             text = found.decode()
             if name in _FLOATS:
-                values[name] = float(text)
+                values[name] = _real(text)
             elif name in _INTS:
                 values[name] = int(text)
             elif name == "labels":
@@ -63,8 +64,8 @@ def lease_of(row: Sequence[bytes]) -> Lease:
         job, attempt, token, expires, spec, inputs, assignment, student, solo, submitted, course, labels = (
             item.decode() for item in row
         )
-        whose = (spec, inputs, assignment, student, solo == "1", float(submitted), course, rows.labels_of(labels))
-        return Lease(job, int(attempt), token, float(expires), *whose)
+        whose = (spec, inputs, assignment, student, solo == "1", _real(submitted), course, rows.labels_of(labels))
+        return Lease(job, int(attempt), token, _real(expires), *whose)
     except ValueError as error:
         raise damaged("a lease", error) from error
 
@@ -152,8 +153,8 @@ def attempts_of(job: str, raw: Raw) -> list[Attempt]:
                 job,
                 at,
                 one["node"],
-                float(one["started"]),
-                float(one["ended"]) if "ended" in one else None,
+                _real(one["started"]),
+                _real(one["ended"]) if "ended" in one else None,
                 one.get("by"),
                 rows.failure_of(one.get("failure")),
             )
@@ -167,7 +168,7 @@ def outputs_of(job: str, items: Sequence[bytes]) -> list[StepOutput]:
     """From an `o:` list."""
     try:
         return [
-            StepOutput(items[at].decode(), items[at + 1], items[at + 2], int(items[at + 3]))
+            StepOutput(items[at].decode(), items[at + 1], items[at + 2], _count(items[at + 3]))
             for at in range(0, len(items), 4)
         ]
     except (ValueError, IndexError) as error:
@@ -176,11 +177,11 @@ def outputs_of(job: str, items: Sequence[bytes]) -> list[StepOutput]:
 
 def errand_of(row: Sequence[bytes | None]) -> Errand:
     """From: job, token, url, tries, since."""
-    job, token, url, tries, since = ((item or b"").decode("utf-8", "replace") for item in row)
     try:
-        return Errand(job, token, url, int(tries), float(since))
+        job, token, url, tries, since = ((item or b"").decode("utf-8", "replace") for item in row)
+        return Errand(job, token, url, _count(tries), _real(since))
     except ValueError as error:
-        raise damaged(f"the callback of job {job}", error) from error
+        raise damaged("a callback", error) from error
 
 
 def callback_of(job: Job, raw: Raw, due: float | None) -> Callback | None:
@@ -188,11 +189,27 @@ def callback_of(job: Job, raw: Raw, due: float | None) -> Callback | None:
     if job.delivery is None:
         return None
     try:
-        settled = float(raw[b"settled"]) if b"settled" in raw else None
-        tries, since, error = int(raw[b"tries"]), float(raw[b"since"]), raw.get(b"error", b"").decode()
+        settled = _real(raw[b"settled"]) if b"settled" in raw else None
+        tries, since, error = _count(raw[b"tries"]), _real(raw[b"since"]), raw.get(b"error", b"").decode()
     except (ValueError, KeyError) as wrong:
         raise damaged(f"the callback of job {job.id}", wrong) from wrong
     return Callback(job.callback, job.delivery, tries, since, due, b"token" in raw, settled, error)
+
+
+def _real(text: str | bytes) -> float:
+    """ValueError for what is no number, or none that has a place among others."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{number} is no number")
+    return number
+
+
+def _count(text: str | bytes) -> int:
+    """ValueError for what is none."""
+    number = int(text)
+    if number < 0:
+        raise ValueError(f"{number} of something")
+    return number
 
 
 def damaged(what: str, error: Exception) -> StoreError:

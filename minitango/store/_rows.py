@@ -56,6 +56,10 @@ def is_prefix(text: str) -> bool:
     return 4 <= len(text) < ID_LENGTH and all(letter in _CROCKFORD for letter in text)
 
 
+UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What a decoder makes of bytes that are no record."""
+
+
 def job_of(row: Row) -> Job:
     """The job in the first WIDTH columns of a row that was selected as JOB_COLUMNS."""
     values = list(row[:WIDTH])
@@ -66,7 +70,7 @@ def job_of(row: Row) -> Job:
         values[_OUTCOME] = _OUTCOMES[values[_OUTCOME]]
         values[_TRUST] = _TRUSTS[values[_TRUST]]
         values[_DELIVERY] = _DELIVERIES[values[_DELIVERY]]
-    except (KeyError, msgspec.DecodeError) as error:
+    except (KeyError, *UNREADABLE) as error:
         raise _damaged(f"job {values[0]}", error) from error
     values[_FAILURE] = failure_of(values[_FAILURE])
     return Job(*values)
@@ -75,14 +79,14 @@ def job_of(row: Row) -> Job:
 def labels_of(text: str | bytes | None) -> dict[str, str]:
     try:
         return _labels.decode(text) if text else {}
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise _damaged("a job's labels", error) from error
 
 
 def failure_of(text: str | None) -> Failure | None:
     try:
         return None if text is None else _failure.decode(text)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise _damaged("a failure", error) from error
 
 
@@ -116,14 +120,14 @@ def lease_of(row: Row) -> Lease:
 def result_of(data: bytes) -> Result:
     try:
         return _result.decode(data)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise _damaged("a result", error) from error
 
 
 def node_of(record: str | bytes, seen: float, draining: bool) -> Node:
     try:
         return msgspec.structs.replace(_node.decode(record), seen=seen, draining=bool(draining))
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise _damaged("a node", error) from error
 
 

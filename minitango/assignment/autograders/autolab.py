@@ -82,6 +82,10 @@ def adopt(source: Source, wish: Wish) -> Adopted:
     )
 
 
+_LONGEST: Final = 64 << 10
+"""Characters of a LAB.yml: one has a few hundred, and reading it takes ten thousand times as long as looking at it."""
+
+
 def _yaml_of(source: Source) -> str:
     """The file that describes the lab: LAB.yml in a folder of that name, or the only one there is."""
     found = [name for name in source.top() if name.endswith((".yml", ".yaml"))]
@@ -92,9 +96,12 @@ def _yaml_of(source: Source) -> str:
 def _read(source: Source, name: str) -> _Lab:
     import yaml
 
+    text = source.text(name)
+    if len(text) > _LONGEST:
+        raise source.error(f"is longer than {_LONGEST:,} characters", "export the lab again", id="yaml", path=name)
     try:
         # every scalar as the text that it is: no tag makes an object, no date that is none an error
-        said: Any = yaml.load(source.text(name), Loader=yaml.BaseLoader)  # noqa: S506
+        said: Any = yaml.load(text, Loader=yaml.BaseLoader)  # noqa: S506
     except (yaml.YAMLError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}" if mark is not None else ""
@@ -111,10 +118,15 @@ def _read(source: Source, name: str) -> _Lab:
     problems = values.table.get("problems") or []
     if not isinstance(problems, list) or not all(isinstance(problem, dict) for problem in problems):
         raise values.wrong("problems", "is not a list of problems", "export the lab again")
+    names = [one.get("name", "") for one in problems]
+    if not all(isinstance(each, str) for each in names):
+        raise values.wrong("problems", "has a problem whose name is not a text", "write one word")
     return _Lab(
         name=values.text("general", "name"),
         handin=handin,
-        problems={str(one.get("name", "")): values.number("problems", one.get("max_score")) for one in problems},
+        problems={
+            each: values.number("problems", one.get("max_score")) for each, one in zip(names, problems, strict=True)
+        },
         timeout=values.number("autograder.autograde_timeout", values.section("autograder").get("autograde_timeout")),
         image=values.text("autograder", "autograde_image"),
     )
@@ -151,7 +163,9 @@ class _Values:
         except ValueError:
             found = math.nan
         if not 0 <= found < 1e9:
-            raise self.wrong(key, f"{one_line(str(value), 40)} is no number from 0", "write a number")
+            # of what is no text only that: an alias of an alias may stand for more than there is memory
+            shown = one_line(value, 40) if isinstance(value, str) else "what is there"
+            raise self.wrong(key, f"{shown} is no number from 0", "write a number")
         return found
 
     def wrong(self, key: str, what: str, hint: str) -> AssignmentError:

@@ -70,7 +70,7 @@ def damage(source: Source) -> str:
     text = source.text(INFO)
     try:
         return "" if isinstance(msgspec.json.decode(text), dict) else "is no JSON object"
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
         return f"cannot be read: {error}" if text.strip() else "is empty"
 
 
@@ -131,7 +131,7 @@ def _moved(file: File) -> File:
 def _read(source: Source) -> _Info:
     try:
         info = msgspec.json.decode(source.text(INFO), type=_Info)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
         raise source.error(str(error), "correct it", id="json", path=INFO) from error
     options = info.external
     timeout = options.timeout if options is not None else None
