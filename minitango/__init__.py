@@ -7,6 +7,8 @@ with Engine.open("course/.minitango") as engine:
     print(job.result(timeout=120).score)
 """
 
+import logging
+
 from minitango.assignment import Assignment, Sample, Step, Submission, SubmissionRule
 from minitango.callback_url import Callbacks
 from minitango.engine import Engine
@@ -35,9 +37,12 @@ from minitango.events import Event
 from minitango.feedback import student_view
 from minitango.handle import JobHandle
 from minitango.job import Delivery, Job, Limits, Outcome, Result, State, TestResult, Trust, Usage
+from minitango.text import safe_record
 from minitango.trial import Trial
 
 __version__ = "0.1.0"
+
+logging.getLogger("minitango").addFilter(safe_record)
 
 __all__ = [
     "ArchiveError",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import logging
 import re
 import signal
 from typing import Final
@@ -23,6 +24,8 @@ _NUMBER: Final = re.compile(r"-?[0-9]+(?:\.[0-9]+)?")
 _TO_QUOTE: Final = re.compile(r'[",;\t\r\n]|^ | $')
 _MARKUP: Final = re.compile(r"[\\`*_{}\[\]()<>#+.!|~&$:@/-]")
 _NO_NAME: Final = re.compile(r"[^\w.@+ -]")
+_MAX_LOG: Final = 4000
+"""Characters of a message in a log."""
 _MAX_NAME: Final = 100
 """Characters of a file's name; each takes up to four bytes of the 255 that a file system has."""
 _SHORT: Final = {"\n": r"\n", "\t": r"\t", "\r": r"\r"}
@@ -43,6 +46,12 @@ def one_line(text: str | bytes, width: int = 200) -> str:
     head = text[: 4 * (width + 1)] if isinstance(text, bytes) else text[: width + 1]
     line = _CONTROLS_AND_BREAKS.sub(_escape, _decoded(head))
     return line if len(line) <= width else line[: width - 1] + "…"
+
+
+def safe_record(record: logging.LogRecord) -> bool:
+    """Make what a record says one line that is safe in a log, wherever it goes: a filter of our logger."""
+    record.msg, record.args = one_line(record.getMessage(), _MAX_LOG), ()
+    return True
 
 
 def for_junit(text: str | bytes) -> str:

@@ -82,7 +82,7 @@ class JsonJournal(Journal):
     def _write(self, event: str, level: str, text: str, **more: Any) -> None:
         now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         line = {"time": now, "level": level, "event": event, "node": self.node, "message": text[:_MOST], **more}
-        tell(json.dumps(line, ensure_ascii=True, allow_nan=False))
+        tell(json.dumps(line, ensure_ascii=True, allow_nan=False).replace("\x7f", r"\u007f"))
 
     def __enter__(self) -> JsonJournal:
         logger = logging.getLogger("minitango")

@@ -19,7 +19,7 @@ from minitango.cli.show import Seen
 from minitango.cli.streams import tell, write
 from minitango.events import Event
 from minitango.job import Job
-from minitango.text import one_line
+from minitango.text import for_terminal, one_line
 
 
 class Progress(Protocol):
@@ -179,7 +179,7 @@ class _Bar(_Silent):
 
     def say(self, text: str) -> None:
         with contextlib.suppress(OSError):
-            self._console.print(text, soft_wrap=True)
+            self._console.print(for_terminal(text), soft_wrap=True)
 
     def image(self, text: str) -> None:
         if text.startswith(UNDER_WAY):

@@ -162,8 +162,8 @@ def record(seen: Seen) -> JobRecord:
 
 
 def encode(document: Document) -> str:
-    """The whole answer of a command, as one JSON document in ASCII."""
-    return json.dumps(msgspec.to_builtins(document), indent=2)
+    """The whole answer of a command, as one JSON document in ASCII without control characters."""
+    return json.dumps(msgspec.to_builtins(document), indent=2).replace("\x7f", r"\u007f")
 
 
 def print_json(document: Document) -> None:

@@ -1,10 +1,15 @@
-"""stdout for data, stderr for people. A stream that is closed, broken or cannot encode never costs a grade."""
+"""stdout for data, stderr for people. A stream that is closed, broken or cannot encode never costs a grade.
+
+Nothing else prints. What is printed here cannot move a terminal's cursor, colour or retitle it, whoever it comes from,
+and so does not depend on whether each of the many who print thought of that.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import io
+import logging
 import os
 import re
 import shlex
@@ -53,6 +58,7 @@ def prepare() -> None:
             os.open(os.devnull, os.O_RDWR)
             if number == 1:
                 _closed.append("warning: the standard output is closed: what was to be printed there is lost")
+    logging.lastResort = _Told(logging.WARNING)
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
@@ -63,13 +69,20 @@ def prepare() -> None:
                 _terminals.append(stream)
 
 
+class _Told(logging.Handler):
+    """What is logged and nobody else takes, for people."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tell(self.format(record))
+
+
 def out(text: str) -> None:
-    """Print data. A reader that had enough (`| head`) is no error; a disk that is full is. That there was no output
-    from the start is told."""
+    """Print data, control characters as escapes. A reader that had enough (`| head`) is no error; a disk that is full
+    is. That there was no output from the start is told."""
     while _closed:
         tell(_closed.pop())
     try:
-        print(text, flush=True)
+        print(for_terminal(text), flush=True)
     except OSError as error:
         _failed(error)
 
@@ -101,12 +114,13 @@ def out_bytes(data: bytes) -> None:
 
 
 def tell(text: str) -> None:
-    """Print for people. Never raises for a stream that fails: what is told is told in the store, too."""
-    write(f"{text}\n")
+    """Print for people, control characters as escapes. Never raises for a stream that fails: what is told is told in
+    the store, too."""
+    write(f"{for_terminal(text)}\n")
 
 
 def write(text: str) -> None:
-    """As `tell`, of a part of a line."""
+    """As `tell`, of a part of a line, as it is: it may have control sequences of ours."""
     try:
         print(text, end="", file=sys.stderr, flush=True)
     except OSError:

@@ -29,6 +29,7 @@ pytestmark = pytest.mark.usefixtures("sandbox")
 JOB_KEYS = {
     "id", "assignment", "student", "title", "state", "outcome", "score", "max_score", "trust", "reason", "warnings",
     "attempts", "failures", "interruptions", "submitted", "started", "ended", "wall", "supersedes", "error",
+    "signs",
 }  # fmt: skip
 
 SAMPLES = """

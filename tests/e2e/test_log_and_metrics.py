@@ -15,6 +15,7 @@ import pytest
 from minitango.cli.journal import LEVELS, JsonJournal
 from minitango.errors import StoreError
 from minitango.job import Job, State
+from minitango.text import one_line
 from tests.e2e.conftest import CommandLine, eventually
 
 EVIL = 'eve"\n{"level":"x"}\x1b[2J\u2028\u202e\x9b'
@@ -36,7 +37,7 @@ def test_no_name_breaks_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert [line["level"] for line in said] == ["error", "warning", "critical"]
     assert (said[0]["student"], said[0]["assignment"], said[0]["node"]) == (EVIL, EVIL, EVIL)
     assert len(said[0]["message"]) == 4000
-    assert said[1]["message"] == EVIL
+    assert said[1]["message"] == one_line(EVIL), "what is logged is one line before it comes here"
     assert (said[2]["error"], said[2]["next"]) == ("store_io", EVIL)
     logging.getLogger("minitango").warning("afterwards as ever")
     assert "{" not in capsys.readouterr().err
