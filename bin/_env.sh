@@ -9,10 +9,14 @@
 # build backend is needed. Files of ours in it:
 #   .lock           held while it is made; that it is there says that the directory is ours
 #   .pyproject.toml what was installed: another pyproject.toml, and it is brought up to date
+#   .requirements-dev.lock  the same of what the tests need; .unlocked, where it could not be had as it stands there
 #   .ready-run, .ready-dev  written last; the interpreter it was made with, so that one that was upgraded is noticed
 #   setup.log       what pip and apt-get said
+#   tools/          what bin/lock and bin/audit run, apart from all else
 
 : "${root:?}"
+
+lock=$root/requirements-dev.lock
 
 say() { printf '%s\n' "$*" >&2; }
 
@@ -30,6 +34,7 @@ use_environment() {
 
 is_ready() { # directory, run|dev
     [ -f "$1/.ready-$2" ] && cmp -s "$root/pyproject.toml" "$1/.pyproject.toml" &&
+        { [ "$2" = run ] || [ ! -f "$lock" ] || cmp -s "$lock" "$1/.requirements-dev.lock"; } &&
         read -r interpreter <"$1/.ready-$2" && [ "$1/bin/python" -ef "$interpreter" ]
 }
 
@@ -81,6 +86,8 @@ except BlockingIOError:
         fi
         log=$env/setup.log
         (set_up "$1") >"$log" 2>&1 || fail_with_log
+        [ ! -f "$env/.unlocked" ] ||
+            say "Not all of requirements-dev.lock can be had here: what pyproject.toml allows is taken (see $log)."
     fi
     exec 9>&-
 }
@@ -120,11 +127,39 @@ with open(sys.argv[1], "rb") as file:
     project = tomllib.load(file)["project"]
 print(*project["dependencies"], *(project["optional-dependencies"]["dev"] if sys.argv[2] == "dev" else ()), sep="\n")
 ' "$env/.pyproject.toml" "$1" >"$env/requirements.txt" || return 1
-    with_pip install -r "$env/requirements.txt" || return 1
+    rm -f "$env/.unlocked" "$env/.requirements-dev.lock"
+    if [ "$1" = dev ] && [ -f "$lock" ]; then
+        cp "$lock" "$env/.requirements-dev.lock" && install_locked || return 1
+    else
+        with_pip install -r "$env/requirements.txt" || return 1
+    fi
     want_bwrap
     "$env/bin/python" -c 'import os, sys; print(os.path.realpath(sys.executable))' >"$env/.interpreter" || return 1
     if [ "$1" = dev ]; then cp "$env/.interpreter" "$env/.ready-dev" || return 1; fi
     mv "$env/.interpreter" "$env/.ready-run"
+}
+
+install_locked() {
+    # Each package with the bytes that it had when it was locked. Where an index has not got one of them, what
+    # pyproject.toml allows; but never other bytes of the same name and version.
+    if with_pip install --require-hashes -r "$lock" >"$env/locked.log" 2>&1; then
+        cat "$env/locked.log"
+        return 0
+    fi
+    cat "$env/locked.log"
+    if grep -q 'DO NOT MATCH THE HASHES' "$env/locked.log"; then return 1; fi
+    : >"$env/.unlocked"
+    with_pip install -r "$env/requirements.txt"
+}
+
+use_tools() { # packages; after use_environment
+    # Apart, so that what they need changes nothing in what is tested.
+    [ -x "$env/tools/bin/python" ] || "$env/bin/python" -m venv "$env/tools" >>"$env/setup.log" 2>&1 ||
+        fail "no environment for $* can be made in $env/tools." "On Debian or Ubuntu: sudo apt-get install python3-venv"
+    for tool in "$@"; do
+        [ -x "$env/tools/bin/$tool" ] || "$env/tools/bin/python" -m pip install "$tool" >>"$env/setup.log" 2>&1 ||
+            fail "$tool cannot be installed: $(tail -n 1 "$env/setup.log")" "Try it where there is a network."
+    done
 }
 
 is_any_ready() {
@@ -210,6 +245,9 @@ fail_with_log() {
         hint="If pip could not be had otherwise: sudo apt-get install python3-venv"
     else
         hint="Check the network, or pip's settings (PIP_INDEX_URL and the like are honoured), and run the same command again."
+    fi
+    if grep -q 'DO NOT MATCH THE HASHES' "$log"; then
+        hint="Somebody gave out other bytes than those that were locked: find out who, or lock anew (bin/lock)."
     fi
     fail "minitango's environment could not be made in $env." "$hint"
 }

@@ -257,6 +257,47 @@ def test_another_pyproject_is_installed_in_place(checkout):
     assert not kept.exists()
 
 
+DEV = """#!/bin/sh
+root=$(CDPATH='' cd -P -- "$(dirname -- "$0")/.." && pwd)
+. "$root/bin/_env.sh"
+use_environment dev
+exec "$env/bin/python" -c 'import mtprobe; print(mtprobe.version)'
+"""
+
+
+def lock(checkout, version, digest=None):
+    wheel = checkout.base / f"wheels/mtprobe-{version}-py3-none-any.whl"
+    digest = digest or hashlib.sha256(wheel.read_bytes()).hexdigest()
+    (checkout.root / "requirements-dev.lock").write_text(f"mtprobe=={version} \\\n    --hash=sha256:{digest}\n")
+
+
+def test_the_tests_get_what_is_locked_and_nothing_else(checkout):
+    dev = script(checkout.root / "bin/dev", DEV)
+    lock(checkout, "1.0")
+    assert (first := checkout.run(command=dev)).out == "1.0\n"
+    assert first.err == "Setting up minitango's tests (once, about a minute)...\n"
+    assert checkout.run(command=dev).err == "", "it is made once"
+    assert checkout.report()["probe"] == "1.0", "and is good for a run as well"
+
+    lock(checkout, "2.0")
+    assert checkout.run(command=dev).out == "2.0\n", "another lock is installed in place"
+    assert not (checkout.venv / ".unlocked").exists()
+
+    lock(checkout, "1.0", digest="0" * 64)
+    refused = checkout.run(command=dev)
+    assert (refused.returncode, refused.out) == (3, "")
+    assert "Somebody gave out other bytes than those that were locked" in refused.err
+
+
+def test_where_an_index_has_not_got_what_is_locked_it_is_said(checkout):
+    dev = script(checkout.root / "bin/dev", DEV)
+    (checkout.root / "requirements-dev.lock").write_text(f"mtprobe==9.0 \\\n    --hash=sha256:{'0' * 64}\n")
+    process = checkout.run(command=dev)
+    assert process.out == "1.0\n", "what pyproject.toml allows"
+    assert "Not all of requirements-dev.lock can be had here" in process.err
+    assert checkout.run(command=dev).err == ""
+
+
 def test_without_ensurepip_and_pip_it_gets_a_pip_elsewhere(checkout, pip_index):
     python = script(checkout.tools / "python3", NO_ENSUREPIP.format(python=sys.executable))
     process = checkout.run("x", MINITANGO_PYTHON=str(python), PIP_INDEX_URL=pip_index)
