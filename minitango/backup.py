@@ -187,7 +187,8 @@ def _label_in(packed: Path) -> Label:
     try:
         with tarfile.open(packed, "r:") as tar:
             first = tar.next()
-            read = None if first is None or first.name != "backup.json" else tar.extractfile(first)
+            ours = first is not None and first.isreg() and first.name == "backup.json"
+            read = tar.extractfile(first) if first is not None and ours else None
             if read is None:
                 raise _damaged(packed, "it does not begin with backup.json")
             return _read_label(packed, read.read(_MAX_NOTE))

@@ -281,10 +281,12 @@ def group(data: bytes) -> object:
 
 
 def backup(data: bytes) -> object:
-    from minitango.backup import _label_of, _unpack
+    from minitango.backup import _label_in, _label_of, _unpack
 
     with folder(backup__tar=data) as place:
-        return _label_of(_unpack(place / "backup.tar", place / "made"))
+        first = _label_in(place / "backup.tar")
+        assert first == _label_of(_unpack(place / "backup.tar", place / "made"))
+        return first
 
 
 BORDERS: Final[dict[str, Border]] = {
@@ -314,7 +316,7 @@ BORDERS: Final[dict[str, Border]] = {
     "node": Border(lambda data: _rows.node_of(data, 0.0, False), (StoreError,)),
     "group": Border(group, understood=lambda made: made != ("ada",)),
     "state-note": Border(state_note, understood=lambda made: made != ("", {}, "", [])),
-    "backup": Border(backup, (StoreError,)),
+    "backup": Border(backup, (StoreError, ConfigError)),
     "frame": Border(frame, (_frames.BadFrame,)),
     "box-status": Border(parse_status, (), lambda made: made is not None),
     "docker": Border(docker, (SandboxUnavailable, SandboxFailed), slow=True),
