@@ -120,7 +120,7 @@ class Call:
         try:
             target = callback_url.parse(url, allow)
         except ConfigError as error:
-            return Verdict(str(error), unreachable=True)
+            return Verdict(f"{error}; {error.hint}", unreachable=True)
         try:
             connection = self._connect(target, allow, tls)
         except _Refused as error:

@@ -297,6 +297,12 @@ def test_a_name_that_leads_to_a_private_address(
     assert receiver.connections == 0
 
 
+def test_an_address_that_is_no_public_one_names_what_would_allow_it(receiver: Receiver) -> None:
+    assert "--callback-allow 10.1.2.3" in post("http://10.1.2.3/").error
+    assert "--callback-allow localhost" in post(f"http://localhost:{receiver.port}/").error
+    assert receiver.connections == 0
+
+
 def test_a_name_is_looked_up_once(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
     """What it leads to a moment later is not asked: the address that was looked at is connected to."""
     monkeypatch.setattr(callbacks.callback_url, "refusal", lambda address: "" if str(address) == "127.0.0.1" else "bad")

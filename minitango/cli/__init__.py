@@ -113,4 +113,15 @@ def _usage(error: click.ClickException) -> ConfigError:
     context = error.ctx if isinstance(error, click.UsageError) else None
     path = context.command_path if context is not None else streams.program()
     text = error.format_message().rstrip(".")
-    return ConfigError(text[:1].lower() + text[1:], hint=f"{path} --help", id="usage")
+    return ConfigError(text[:1].lower() + text[1:], hint=_of_a_verb(error) or f"{path} --help", id="usage")
+
+
+def _of_a_verb(error: click.ClickException) -> str:
+    """Where an option that stands before the verb belongs; empty: nowhere that is known."""
+    context = error.ctx if isinstance(error, click.NoSuchOption) else None
+    if context is None or not isinstance(context.command, click.Group) or not isinstance(error, click.NoSuchOption):
+        return ""
+    for name, verb in context.command.commands.items():
+        if any(error.option_name in parameter.opts for parameter in verb.params):
+            return f"{context.command_path} {name} {error.option_name} ..."
+    return ""

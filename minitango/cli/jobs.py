@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from minitango import callback_url, statedir
+from minitango import callback_url
 from minitango.cli import show, story
 from minitango.cli.handins import jobs_of
 from minitango.cli.numbers import between
@@ -242,7 +242,7 @@ def redeliver(ids: tuple[str, ...], **where: object) -> int:
         found = [_find(engine, given).id for given in ids]
         for job in map(engine.redeliver, found):
             out(f"{job.id} is to be delivered to {callback_url.parse(job.callback, callback_url.ANYWHERE).shown}")
-        alone = statedir.running(engine.state) is None
+        alone = not story.is_graded(engine)
     if alone:
         tell(f"next: no engine runs here: {program()} worker{settings.flags}")
     return 0

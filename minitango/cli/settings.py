@@ -17,6 +17,7 @@ from minitango.callback_url import Callbacks
 from minitango.cli import ages
 from minitango.cli.numbers import between
 from minitango.cli.settings_file import KEYS, File, nearest
+from minitango.cli.streams import tell
 from minitango.engine import Engine
 from minitango.errors import ConfigError, StoreError
 from minitango.events import Event
@@ -76,6 +77,8 @@ class Settings(Struct, frozen=True):
     """How long jobs are kept that ended; empty: as the store has it."""
     require: tuple[str, ...] = ()
     """Which limits the sandbox has to hold."""
+    shared_by: str = ""
+    """Who named the shared queue, where a flag named a state directory alone; empty: that is not so."""
 
     def open(
         self, *, workers: int | None = None, on_event: Callable[[Event], None] | None = None, paused: bool = False
@@ -157,6 +160,9 @@ class Settings(Struct, frozen=True):
                 ),
                 id="no_queue",
             )
+        if self.shared_by:
+            what = "that is a node's own directory, not another queue"
+            tell(f"the queue is {shown(url)}, as {self.shared_by} has it; --state {self.state}: {what}")
         return self.open(workers=0)
 
 
@@ -321,6 +327,7 @@ def resolve(
         callbacks=_callbacks(pick("callback_allow"), environ.get(SECRET, "")),
         keep=pick("keep") or "",
         require=_limits(pick("require")),
+        shared_by=elsewhere.place("store") if elsewhere is not None and flags["state"] else "",
     )
 
 

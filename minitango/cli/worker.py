@@ -23,6 +23,7 @@ from minitango.errors import ConfigError, MinitangoError
 from minitango.events import Event
 from minitango.job import State
 from minitango.metrics import Metrics
+from minitango.store import shown
 from minitango.text import one_line
 
 INTERRUPTED = 130
@@ -133,7 +134,7 @@ def _work(
         if not quiet:
             assert engine.sandbox is not None
             waiting = show.plural(engine.store.counts()[State.QUEUED], "job")
-            where = f"as node {engine.node} " if engine.store.shared else ""
+            where = f"as node {engine.node} of {shown(settings.store)} " if engine.store.shared else ""
             said.say("ready", "info", f"grading in {engine.state} {where}with {engine.sandbox.name}; {waiting} queued")
             for text in engine.store.remarks:
                 said.say("store", "warning", text)

@@ -69,6 +69,12 @@ def from_redis(error: redis.RedisError | OSError, shown: str, *, unsure: str = "
             hint="name another queue with ?queue=NAME, or restore it from a backup",
             id="store_corrupt",
         )
+    if "DB index is out of range" in said or "invalid DB index" in said:
+        return StoreError(
+            f"Redis at {shown} has no such database: {said}",
+            hint="leave the number out of the URL, and tell queues apart by ?queue=NAME; or raise its `databases`",
+            id="store_io",
+        )
     return StoreError(f"Redis at {shown} refused: {said}", hint="look at its log", id="store_io")
 
 

@@ -33,6 +33,12 @@ def refused(answer: Answer, code: int, id: str, *words: str) -> None:
     assert answer.code == code, answer
 
 
+def test_an_option_before_its_verb_is_pointed_to_its_place(cli: CommandLine) -> None:
+    refused(cli("jobs", "--assignment", "hw"), 2, "usage", "next: minitango jobs list --assignment ...")
+    refused(cli("jobs", "--all-tests"), 2, "usage", "next: minitango jobs show --all-tests ...")
+    refused(cli("jobs", "--nonsense"), 2, "usage", "next: minitango jobs --help")
+
+
 def nothing_queued(cli: CommandLine, *where: str) -> None:
     listed = cli("jobs", "list", "--json", *where)
     assert listed.code == 2 or not listed.jobs, listed

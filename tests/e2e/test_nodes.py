@@ -149,6 +149,24 @@ def test_run_is_a_node_for_its_time(cli: CommandLine, shared: dict[str, str], hw
     assert "error[no_queue]" in local.err
 
 
+def test_it_is_said_which_queue_is_looked_at_and_graded(cli: CommandLine, shared: dict[str, str]) -> None:
+    url = shared["MINITANGO_STORE"]
+    looked = cli("jobs", "--state", "mine", env=shared)
+    assert f"the queue is {url}, as MINITANGO_STORE has it; --state mine: that is a node's own directory" in looked.err
+    assert "the queue is redis" not in cli("jobs", env=shared).err, "nobody named another"
+    assert "the queue is redis" not in cli("jobs", "--store", url, "--state", "mine", env=shared).err
+    start(cli, shared, "one")
+    ready = cli.folder / "err0"
+    eventually(lambda: b"queued" in ready.read_bytes(), "it is not ready")
+    assert f"grading in {cli.folder}/one as node one of {url} with bubblewrap" in ready.read_text()
+
+
+def test_a_database_that_the_server_has_not(cli: CommandLine, server: Server) -> None:
+    refused = cli("jobs", "--store", f"redis://127.0.0.1:{server.port}/99")
+    assert "has no such database" in refused.err
+    assert "?queue=NAME" in refused.err
+
+
 def test_what_is_needed_must_be_offered(cli: CommandLine, shared: dict[str, str]) -> None:
     hw = write_assignment(cli.folder / "cuda", TOML.replace("max_score", 'needs = ["gpu"]\nmax_score', 1))
     folder = handins(cli, "ok")
