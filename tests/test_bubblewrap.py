@@ -36,7 +36,6 @@ from minitango.sandbox._host import start_time
 from minitango.sandbox._inside import Status, encode_go, parse_status
 from minitango.sandbox._meter import Limit, Totals
 from minitango.sandbox._remedy import diagnose, disk_full
-from minitango.sandbox._seccomp import build_filter
 from minitango.sandbox._setting import Setting
 from minitango.sandbox._spec import UIDS
 from minitango.sandbox._supervise import Supervisor
@@ -443,109 +442,6 @@ def test_a_command_is_framed() -> None:
             encode_go(command, env, {})
     with pytest.raises(ValueError, match="too long"):
         encode_go(["x" * (9 << 20)], {}, {})
-
-
-# --- the filter of system calls ---------------------------------------------------------------------
-
-
-def verdict(program: bytes, number: int, arch: int, argument: int = 0, second: int = 0) -> int:
-    """What the kernel would answer: the filter, run as seccomp's own machine would."""
-    data = struct.pack("=IIQQQ", number, arch, 0, argument, second)
-    steps = [struct.unpack("=HBBI", program[at : at + 8]) for at in range(0, len(program), 8)]
-    at, value = 0, 0
-    while True:
-        code, then, otherwise, k = steps[at]
-        at += 1
-        if code == 0x06:
-            return int(k)
-        if code == 0x20:
-            value = struct.unpack("=I", data[k : k + 4])[0]
-        else:
-            holds = {0x15: value == k, 0x35: value >= k, 0x45: bool(value & k)}[code]
-            at += then if holds else otherwise
-
-
-ALLOW, EPERM, ENOSYS, NO_FAMILY = 0x7FFF0000, 0x50001, 0x50026, 0x50061
-AUDIT = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
-
-
-@pytest.mark.parametrize(
-    ("machine", "number", "argument", "expected"),
-    [
-        ("x86_64", 0, 0, ALLOW),
-        ("x86_64", 59, 0, ALLOW),
-        ("x86_64", 272, 0, EPERM),
-        ("x86_64", 425, 0, EPERM),
-        ("x86_64", 435, 0, ENOSYS),
-        ("x86_64", 56, 17, ALLOW),
-        ("x86_64", 56, 0x10000000 | 17, EPERM),
-        ("x86_64", 41, 1, ALLOW),
-        ("x86_64", 41, 2, ALLOW),
-        ("x86_64", 41, 10, ALLOW),
-        ("x86_64", 41, 16, NO_FAMILY),
-        ("x86_64", 41, 40, NO_FAMILY),
-        ("x86_64", 53, 40, NO_FAMILY),
-        ("x86_64", 0x40000000, 0, ENOSYS),
-        ("aarch64", 97, 0, EPERM),
-        ("aarch64", 220, 0x20000000, EPERM),
-        ("aarch64", 220, 17, ALLOW),
-        ("aarch64", 198, 17, NO_FAMILY),
-        ("aarch64", 63, 0, ALLOW),
-    ],
-)
-def test_the_filter_decides(machine: str, number: int, argument: int, expected: int) -> None:
-    program = build_filter(count_memory=False, machine=machine)
-    assert program is not None
-    data = struct.pack("=IIQQ", number, AUDIT[machine], 0, argument)
-    assert len(data) == 24
-    assert verdict_of(program, data) == expected
-
-
-def verdict_of(program: bytes, data: bytes) -> int:
-    number, arch = struct.unpack("=II", data[:8])
-    return verdict(program, number, arch, struct.unpack("=Q", data[16:24])[0])
-
-
-@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
-@pytest.mark.parametrize("column", range(5), ids=["prlimit64", "affinity", "attr", "param", "scheduler"])
-def test_the_filter_keeps_pid_1_from_the_job(machine: str, column: int) -> None:
-    number = {"x86_64": (302, 203, 314, 142, 144), "aarch64": (261, 122, 274, 118, 119)}[machine][column]
-    program = build_filter(count_memory=False, machine=machine)
-    assert program is not None
-    for pid, expected in ((0, ALLOW), (1, EPERM), (2, ALLOW), (1 << 32, ALLOW), (7 << 32 | 1, EPERM)):
-        assert verdict(program, number, AUDIT[machine], pid) == expected
-
-
-@pytest.mark.parametrize(("machine", "number"), [("x86_64", 141), ("aarch64", 140)])
-def test_the_filter_keeps_pid_1s_priority(machine: str, number: int) -> None:
-    program = build_filter(count_memory=False, machine=machine)
-    assert program is not None
-    process, group, user = range(3)
-    for which, who, expected in (
-        (process, 0, ALLOW),
-        (process, 1, EPERM),
-        (process, 2, ALLOW),
-        (group, 0, EPERM),
-        (user, 0, EPERM),
-        (user, 1000, EPERM),
-    ):
-        assert verdict(program, number, AUDIT[machine], which, who) == expected
-
-
-def test_the_filter_refuses_uncounted_memory_where_a_watcher_counts() -> None:
-    for machine, number in (("x86_64", 319), ("x86_64", 29), ("aarch64", 279), ("aarch64", 194)):
-        strict, loose = (build_filter(count_memory=count, machine=machine) for count in (True, False))
-        assert strict is not None
-        assert loose is not None
-        assert verdict(strict, number, AUDIT[machine]) == EPERM
-        assert verdict(loose, number, AUDIT[machine]) == ALLOW
-
-
-def test_other_system_call_tables_are_closed() -> None:
-    program = build_filter(count_memory=False, machine="x86_64")
-    assert program is not None
-    assert verdict(program, 4, 0x40000003) == ENOSYS
-    assert build_filter(count_memory=False, machine="pdp11") is None
 
 
 # --- bwrap, found or not ---------------------------------------------------------------------------------

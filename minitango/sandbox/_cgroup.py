@@ -207,6 +207,8 @@ class GroupV1(_Made):
             _write(f"{memory}/memory.swappiness", 0)
         with contextlib.suppress(OSError):  # not there where swap is not accounted
             _write(f"{memory}/memory.memsw.limit_in_bytes", total_memory(limits))
+        with contextlib.suppress(OSError):  # what sockets hold counts apart here, and without a limit not at all
+            _write(f"{memory}/memory.kmem.tcp.limit_in_bytes", total_memory(limits))
         _write(f"{self._at['pids']}/pids.max", limits.pids + _OURS)
         quota = _quota(limits)
         if quota is not None and "cpu" in self._at:

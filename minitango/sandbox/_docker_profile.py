@@ -14,7 +14,7 @@ from msgspec import Struct
 from minitango.archive import File
 from minitango.job import Limits
 from minitango.sandbox import BoxSpec, Mount
-from minitango.sandbox._spec import NOFILE, TMP, largest_file, total_memory, writable
+from minitango.sandbox._spec import CORE, NOFILE, SIGPENDING, TMP, largest_file, total_memory, writable
 
 HOME: Final = "/.minitango"
 """Where the supervisor, and what else is ours, is in a container."""
@@ -33,7 +33,16 @@ _INODE: Final = 1024
 """Bytes of a directory's size for which it may hold one file: as much as the kernel needs for it."""
 _PODMANS: Final = ("/run", "/var/tmp")  # noqa: S108
 """Where Podman puts a tmpfs that nobody asked for."""
-_RLIMITS: Final = {"core": 4, "nofile": 7, "memlock": 8, "msgqueue": 12, "fsize": 1}
+_RLIMITS: Final = {
+    "fsize": 1,
+    "core": 4,
+    "nofile": 7,
+    "memlock": 8,
+    "sigpending": 11,
+    "msgqueue": 12,
+    "nice": 13,
+    "rtprio": 14,
+}
 """Numbers of resources in Linux on x86-64 and aarch64: this may be written on another system."""
 
 
@@ -80,7 +89,7 @@ def container(
         "LogConfig": {"Type": "none", "Config": {}},
         "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0},
         "Init": False,
-        "Ulimits": [{"Name": "core", "Soft": 0, "Hard": 0}],
+        "Ulimits": [{"Name": "core", "Soft": CORE, "Hard": CORE}],
         "OomScoreAdj": 0,
         **_network(spec.network, features),
     }
@@ -141,7 +150,8 @@ def memory_with(spec: BoxSpec, given: int) -> int | None:
 
 def rlimits(spec: BoxSpec) -> dict[int, int]:
     """What every process of the job is bound by."""
-    bounds = {"core": 0, "nofile": NOFILE, "memlock": 64 << 10, "msgqueue": 0, "fsize": largest_file(spec)}
+    bounds = {"core": CORE, "nofile": NOFILE, "memlock": 64 << 10, "msgqueue": 0, "fsize": largest_file(spec)}
+    bounds |= {"sigpending": SIGPENDING, "nice": 0, "rtprio": 0}
     return {_RLIMITS[name]: most for name, most in bounds.items()}
 
 

@@ -11,7 +11,7 @@ from typing import Final
 from msgspec import Struct
 
 from minitango.sandbox import BoxSpec
-from minitango.sandbox._spec import NOFILE, TMP, largest_file, total_memory, writable
+from minitango.sandbox._spec import CORE, NOFILE, SIGPENDING, TMP, largest_file, writable
 
 UID: Final = 1000
 """Who the job is inside its box."""
@@ -63,22 +63,21 @@ def environment(spec: BoxSpec, layout: Layout) -> dict[str, str]:
 def rlimits(spec: BoxSpec, *, watched: bool, count_processes: bool) -> dict[int, int]:
     """What every process of the job is bound by, never more than we are ourselves.
 
-    `watched`: no control group holds memory and processes; `count_processes`: RLIMIT_NPROC counts the box's alone.
+    `watched`: no control group holds processes; `count_processes`: RLIMIT_NPROC counts the box's alone.
     """
-    limits = spec.limits
     bounds = {
-        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_CORE: CORE,  # with a filter, a box comes with it (`Setting.start`), and this changes nothing
         resource.RLIMIT_NOFILE: NOFILE,
         resource.RLIMIT_MEMLOCK: 64 << 10,
         resource.RLIMIT_MSGQUEUE: 0,
+        resource.RLIMIT_SIGPENDING: SIGPENDING,
+        # those of a desktop's sound, which its user has: with them a job takes the cores before all others
+        resource.RLIMIT_RTPRIO: 0,
+        resource.RLIMIT_NICE: 0,
         resource.RLIMIT_FSIZE: largest_file(spec),
     }
-    if watched:
-        # Between two looks one process must not take all there is. Not exactly the limit: the watcher is to find
-        # out, for a program that is refused memory may end in any way.
-        bounds[resource.RLIMIT_DATA] = 2 * total_memory(limits) + (1 << 30)
-        if count_processes:
-            bounds[resource.RLIMIT_NPROC] = limits.pids + 1  # and pid 1
+    if watched and count_processes:
+        bounds[resource.RLIMIT_NPROC] = spec.limits.pids + 1  # and pid 1
     for which, most in bounds.items():
         hard = resource.getrlimit(which)[1]
         bounds[which] = most if hard == resource.RLIM_INFINITY else min(most, hard)

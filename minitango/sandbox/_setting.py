@@ -17,7 +17,7 @@ from typing import Final, Literal
 
 from minitango.errors import SandboxFailed, SandboxUnavailable
 from minitango.sandbox._cgroup import Groups, find_cgroups, remove_deserted
-from minitango.sandbox._host import ParentThread, PrivatePlace, private_place_refused
+from minitango.sandbox._host import ParentThread, PrivatePlace, as_dumping_no_core, private_place_refused
 from minitango.sandbox._inside import PERL_AT, perl_known
 from minitango.sandbox._profile import Layout, below_usr, sources_to_show, usr_arguments, write_etc
 from minitango.sandbox._remedy import diagnose, disk_full, gone, not_installed
@@ -191,20 +191,21 @@ class Setting:
         """Start bwrap, with these descriptors and no others. Its own session: a terminal's Ctrl-C is for the engine."""
 
         def start() -> subprocess.Popen[bytes]:
-            return subprocess.Popen(
-                command,
-                stdin=stdin,
-                stdout=output,
-                stderr=output,
-                pass_fds=keep,
-                env={},
-                cwd="/",
-                umask=0o022,
-                start_new_session=True,
-                user=uid,
-                group=uid,
-                extra_groups=None if uid is None else [],
-            )
+            with as_dumping_no_core():
+                return subprocess.Popen(
+                    command,
+                    stdin=stdin,
+                    stdout=output,
+                    stderr=output,
+                    pass_fds=keep,
+                    env={},
+                    cwd="/",
+                    umask=0o022,
+                    start_new_session=True,
+                    user=uid,
+                    group=uid,
+                    extra_groups=None if uid is None else [],
+                )
 
         try:
             return self.parent.call(start)

@@ -16,6 +16,11 @@ UIDS: Final = range(60706, 61106)
 """Uids that jobs may have where they are real ones: systemd leaves them unused, and no user is ever made there."""
 NOFILE: Final = 1024
 """Descriptors that a process may have open."""
+SIGPENDING: Final = 1024
+"""Signals and timers that may wait for a job's processes: in bubblewrap without root, of all that their user has."""
+CORE: Final = 1
+"""Bytes of a core file: none is written. At 0, where the host has a collector of core files, each crash would start it
+there, as root and outside of all limits (core(5), on pipes); 1 is the kernel's word for nothing at all."""
 TMP: Final = ("/tmp", "/dev/shm")  # noqa: S108
 """Directories that every box has, all may write to, and that vanish with it."""
 _SHM: Final = 64 << 20

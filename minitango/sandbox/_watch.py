@@ -1,7 +1,8 @@
 """What holds a box's limits where no control group can be had: looking at its processes, often.
 
 It reads the box's own /proc, so that it sees exactly the box's processes. Between two looks a process can take
-more than it may; RLIMIT_DATA bounds by how much.
+more than it may: what it touches in a hundredth of a second. No rlimit helps, for they bound addresses, of which
+sanitizers take terabytes.
 """
 
 from __future__ import annotations

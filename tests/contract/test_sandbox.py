@@ -10,6 +10,7 @@ import contextlib
 import errno
 import functools
 import os
+import platform
 import secrets
 import signal
 import socket
@@ -25,6 +26,7 @@ from minitango.archive import File
 from minitango.errors import ConfigError, SandboxFailed, SandboxUnavailable
 from minitango.job import Limits
 from minitango.sandbox import Box, BoxSpec, Bundle, CollectBounds, Collected, End, Mount, Sandbox
+from minitango.sandbox._seccomp import read_table
 from minitango.sandbox.bubblewrap import BubblewrapSandbox
 from minitango.sandbox.docker import DockerSandbox
 from minitango.sandbox.fleet import Fleet, Member
@@ -733,8 +735,35 @@ except OSError as error: print(n < 5000, error.strerror)
 
 
 def test_no_core_is_dumped(sandbox: Sandbox) -> None:
-    assert live(sandbox, sh("ulimit -c; kill -ABRT $$")).text.startswith("0\n")
-    assert live(sandbox, sh("ulimit -c unlimited 2>/dev/null && echo raised")).text == ""
+    """Nor is the host's collector of core files started, which happens at any limit but 1: no job may change it."""
+    code = """
+import os, resource
+print(resource.getrlimit(resource.RLIMIT_CORE)[0])
+for limit in (0, resource.RLIM_INFINITY):
+    for change in (resource.setrlimit, lambda *words: resource.prlimit(0, *words)):
+        try: change(resource.RLIMIT_CORE, (limit, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+        except (OSError, ValueError): pass
+        print(resource.getrlimit(resource.RLIMIT_CORE)[0], flush=True)
+os.abort()
+"""
+    ran = live(sandbox, python(code))
+    assert ran.text == "1\n" * 5
+    assert (ran.end.signal, ran.files) == (signal.SIGABRT, {})
+    assert live(sandbox, sh("ulimit -c; ulimit -c 0 && ulimit -c unlimited; ulimit -c")).text.split() == ["0", "0"]
+
+
+def test_no_job_comes_before_others(sandbox: Sandbox) -> None:
+    code = """
+import os, resource
+for name in ("RTPRIO", "NICE", "MSGQUEUE"): print(resource.getrlimit(getattr(resource, f"RLIMIT_{name}")))
+for name, most in (("SIGPENDING", 1024), ("MEMLOCK", 65536), ("NOFILE", 1024)):
+    print(max(resource.getrlimit(getattr(resource, f"RLIMIT_{name}"))) <= most)
+for what in (lambda: os.nice(-1), lambda: os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))):
+    try: print(what())
+    except PermissionError: print("refused")
+"""
+    ran = live(sandbox, python(code))
+    assert ran.text.splitlines() == ["(0, 0)"] * 3 + ["True"] * 3 + ["refused"] * 2
 
 
 @pytest.mark.parametrize("stream", ["1", "2"])
@@ -1064,6 +1093,86 @@ for program in ("su", "mount", "passwd", "sudo"):
 print("tried")
 """
     assert live(sandbox, python(code)).text == "tried\n"
+
+
+@pytest.fixture(scope="module")
+def tried(sandbox: Sandbox) -> dict[str, str]:
+    """What a box answers to each system call that is refused, or that is in no table: by name, the error's."""
+    machine = platform.machine()
+    table = read_table(machine)
+    calls = {name: number for name, (number, word) in table.items() if word == "refuse"}
+    calls |= {"clone3": 435, "io_pgetevents": {"x86_64": 333, "aarch64": 292}[machine], "of-tomorrow": 999}
+    code = f"""
+import ctypes, errno
+libc = ctypes.CDLL(None, use_errno=True)
+for name, number in {calls}.items():
+    done = libc.syscall(number, 0, 0, 0, 0, 0, 0)
+    print(name, errno.errorcode[ctypes.get_errno()] if done < 0 else "DONE")
+"""
+    return dict(line.split() for line in live(sandbox, python(code)).text.splitlines())
+
+
+def test_a_box_has_the_filter(tried: dict[str, str]) -> None:
+    assert len(tried) > 45
+    assert {name for name, error in tried.items() if error == "ENOSYS"} == {"clone3", "io_pgetevents", "of-tomorrow"}
+    assert set(tried.values()) == {"ENOSYS", "EPERM"}
+
+
+def test_there_are_no_other_sockets_than_programs_need(sandbox: Sandbox) -> None:
+    code = """
+import socket
+for family in range(60):
+    for kind in (1, 2, 3, 4, 5, 6, 10):
+        for protocol in (0, 1, 6, 17, 58, 132, 136, 255, 262):
+            try: socket.socket(family, kind, protocol).close(); print(family, kind, protocol)
+            except OSError: pass
+"""
+    inet = [f"{family} {kind} {protocol}" for family in (2, 10) for kind, protocol in ((1, 0), (1, 6), (2, 0), (2, 17))]
+    opened = live(sandbox, python(code)).text.splitlines()
+    assert [line for line in opened if not line.startswith("1 ")] == inet
+    assert "1 1 0" in opened
+
+
+def test_a_debugger_and_a_leak_finder_work(sandbox: Sandbox) -> None:
+    """Which trace their own child, and their own parent, and switch core files off."""
+    code = """
+import ctypes, os, resource, signal
+libc = ctypes.CDLL(None, use_errno=True)
+TRACEME, PEEK, CONT, ATTACH, DETACH = 0, 1, 7, 16, 17
+libc.ptrace.restype = ctypes.c_long
+held = ctypes.c_long(0x1234)
+child = os.fork()
+if not child:
+    libc.ptrace(TRACEME, 0, 0, 0)
+    os.kill(os.getpid(), signal.SIGSTOP)
+    os._exit(7)
+os.waitpid(child, 0)
+print(hex(libc.ptrace(PEEK, child, ctypes.c_void_p(ctypes.addressof(held)), 0)))
+libc.ptrace(CONT, child, 0, 0)
+print(os.WEXITSTATUS(os.waitpid(child, 0)[1]), flush=True)
+child = os.fork()
+if not child:
+    parent = os.getppid()
+    print(libc.ptrace(ATTACH, parent, 0, 0), os.WIFSTOPPED(os.waitpid(parent, 0)[1]), flush=True)
+    libc.ptrace(DETACH, parent, 0, 0)
+    os._exit(0)
+os.waitpid(child, 0)
+print(libc.ptrace(ATTACH, 1, 0, 0), resource.setrlimit(resource.RLIMIT_CORE, (0, 0)))
+"""
+    assert live(sandbox, python(code)).text.splitlines() == ["0x1234", "7", "0 True", "-1 None"]
+
+
+def test_an_address_sanitizer_works(sandbox: Sandbox) -> None:
+    if live(sandbox, sh("command -v gcc")).end.exit_status != 0:
+        pytest.skip("no gcc in this box")
+    source = File(
+        "a.c", b"#include <stdlib.h>\nint main(int n, char **v) { char *p = malloc(9); if (n > 1) free(p); p = 0; }"
+    )
+    script = "gcc -fsanitize=address -o a a.c && ./a freed && ./a; echo $?"
+    ran = live(sandbox, sh(script), files={"/job": [source]}, limits=quick(wall=30, memory=1 << 30, disk=64 * MIB))
+    assert "detected memory leaks" in ran.text
+    assert ran.text.endswith("1\n")
+    assert "fatal" not in ran.text
 
 
 def test_on_the_host_the_job_is_nobody_of_rights(sandbox: Sandbox) -> None:
