@@ -114,6 +114,8 @@ def arguments(
     if seccomp_fd >= 0:
         words += ["--seccomp", str(seccomp_fd)]
     words += [*layout.usr, "--ro-bind", layout.etc, "/etc", "--proc", "/proc", "--dev", "/dev"]
+    # where the bounds on a box's own namespaces are, its user's to change; bwrap covers it for root alone
+    words += ["--ro-bind", "/proc/sys", "/proc/sys"]
     if layout.prefix is not None and layout.prefix_source is not None:
         words += ["--ro-bind", layout.prefix_source, layout.prefix]
     # Parents before what lies in them. /dev is closed once /dev/shm is there, the root when all is: both are

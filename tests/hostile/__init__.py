@@ -1,0 +1,1 @@
+"""Hostile hand-ins, and what must become of each."""
