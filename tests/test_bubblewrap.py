@@ -9,6 +9,7 @@ import functools
 import importlib.util
 import json
 import os
+import re
 import resource
 import select
 import shutil
@@ -398,6 +399,19 @@ os._exit(5)
 """
     assert run(one, "python3", "-I", "-S", "-c", code) == (5, b"")
     one.close()
+
+
+def test_what_of_proc_is_covered(sandbox: BubblewrapSandbox) -> None:
+    """The bounds on the box's namespaces, and the names of the keys that the engine's session has."""
+    box = sandbox.open(SPEC)
+    said: list[bytes] = []
+    box.run(["sh", "-c", "cat /proc/self/mountinfo; cat /proc/keys"], env={}, output=said.append)
+    box.close()
+    text = b"".join(said).decode()
+    assert re.search(r" /proc/sys ro,.* - proc ", text)
+    if Path("/proc/keys").exists():
+        assert " /proc/keys ro," in text
+        assert "Permission denied" in text
 
 
 @pytest.mark.parametrize(

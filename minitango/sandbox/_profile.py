@@ -44,6 +44,8 @@ class Layout(Struct, frozen=True):
     bwrap: str
     usr: tuple[str, ...]
     """bwrap's arguments for the host's /usr, and /bin and its like as the host has them."""
+    proc: tuple[str, ...]
+    """Those for what of /proc is not to be written, or not to be seen."""
     etc: str
     prefix: str | None
     """The interpreter's prefix, at its own path inside; None where it lies below /usr."""
@@ -96,6 +98,15 @@ def usr_arguments() -> tuple[str, ...]:
     return tuple(words)
 
 
+def proc_arguments() -> tuple[str, ...]:
+    """What `Layout.proc` holds, of this machine."""
+    # where the bounds on a box's own namespaces are, its user's to change; bwrap covers it for root alone
+    words = ["--ro-bind", "/proc/sys", "/proc/sys"]
+    if Path("/proc/keys").exists():  # a box has the session of its engine, whose keys are named there
+        words += ["--ro-bind", "/dev/null", "/proc/keys"]
+    return tuple(words)
+
+
 def arguments(
     name: str, spec: BoxSpec, layout: Layout, staged: dict[str, str], *, info_fd: int, seccomp_fd: int
 ) -> list[str]:
@@ -113,9 +124,7 @@ def arguments(
         words.append("--disable-userns")
     if seccomp_fd >= 0:
         words += ["--seccomp", str(seccomp_fd)]
-    words += [*layout.usr, "--ro-bind", layout.etc, "/etc", "--proc", "/proc", "--dev", "/dev"]
-    # where the bounds on a box's own namespaces are, its user's to change; bwrap covers it for root alone
-    words += ["--ro-bind", "/proc/sys", "/proc/sys"]
+    words += [*layout.usr, "--ro-bind", layout.etc, "/etc", "--proc", "/proc", *layout.proc, "--dev", "/dev"]
     if layout.prefix is not None and layout.prefix_source is not None:
         words += ["--ro-bind", layout.prefix_source, layout.prefix]
     # Parents before what lies in them. /dev is closed once /dev/shm is there, the root when all is: both are

@@ -19,7 +19,7 @@ from minitango.errors import SandboxFailed, SandboxUnavailable
 from minitango.sandbox._cgroup import Groups, find_cgroups, remove_deserted
 from minitango.sandbox._host import ParentThread, PrivatePlace, as_dumping_no_core, private_place_refused
 from minitango.sandbox._inside import PERL_AT, perl_known
-from minitango.sandbox._profile import Layout, below_usr, sources_to_show, usr_arguments, write_etc
+from minitango.sandbox._profile import Layout, below_usr, proc_arguments, sources_to_show, usr_arguments, write_etc
 from minitango.sandbox._remedy import diagnose, disk_full, gone, not_installed
 from minitango.sandbox._seccomp import build_filter
 from minitango.sandbox._spec import UIDS
@@ -123,6 +123,7 @@ class Setting:
                 self._layouts[network] = Layout(
                     bwrap=self._shown(self.bwrap),
                     usr=usr_arguments(),
+                    proc=proc_arguments(),
                     etc=etc,
                     prefix=self._prefix,
                     prefix_source=self._prefix and self._shown(self._prefix),

@@ -20,7 +20,7 @@ class Program(NamedTuple):
     outcomes: tuple[str, ...] = ("graded",)
     """Which of these it must be: more than one where sandboxes rightly differ."""
     says: tuple[str, ...] = ("end",)
-    """Regular expressions, each of which matches in what it printed."""
+    """Regular expressions, each of which matches in what it printed, if the first of the outcomes is what it was."""
     refuses: tuple[str, ...] = ()
     """Files that it left and that must have been refused."""
     quick: bool = False
@@ -100,6 +100,7 @@ for turn in range(3):
     print("child", os.wait()[1], flush=True)
 print("end")
 """,
+        ("graded", "memory_limit"),  # the latter where no control group ends the child alone
         says=("child 9", "end"),
     ),
     Program(
@@ -132,15 +133,13 @@ time.sleep(60)
         + LIBC
         + r"""
 import mmap
-call("shmget", 0, 4096, 0o1600)
 def segment():
     id = call("shmget", 0, 8 << 20, 0o1600)
     libc.shmat.restype = ctypes.c_void_p
     ctypes.memset(libc.shmat(id, None, 0), 1, 8 << 20)
-until_refused("segments", segment, 100)
-print("GOT 800 MiB of shared memory")
+if until_refused("segments", segment, 100) > 8: print("GOT shared memory")
 """,
-        ("memory_limit",),
+        ("memory_limit", "graded"),  # the latter where it is refused, since no control group counts it
         (),
     ),
     Program(
@@ -385,6 +384,9 @@ for pid in filter(str.isdigit, os.listdir("/proc")):
 for place in ("kcore", "kmsg", "sysrq-trigger", "1/root/etc/shadow", "vmallocinfo", "slabinfo"):
     try: open("/proc/" + place, "rb").read(1); print("GOT", place)
     except OSError: pass
+try: keys = open("/proc/keys").read()
+except OSError: keys = ""
+if keys: print("GOT", keys)
 for folder, _, files in os.walk("/proc/sys"):
     for name in files:
         try: open(os.path.join(folder, name), "r+b"); print("GOT", folder, name)

@@ -21,7 +21,7 @@ import pytest
 
 from minitango import JobHandle, Outcome, Result, SandboxUnavailable
 from tests.docker_engine import url
-from tests.hostile.place import KINDS, MEMORY, NEIGHBOUR, OUTPUT, WALL, Place
+from tests.hostile.place import DISK, KINDS, MEMORY, NEIGHBOUR, OUTPUT, WALL, Place
 from tests.hostile.programs import PROGRAMS, Program
 from tests.support import eventually
 
@@ -67,7 +67,7 @@ def test_it_is_contained(place: Place, program: Program) -> None:
     assert place.secret not in text
     assert result.outcome in program.outcomes, (result, text)
     assert not result.score
-    for pattern in program.says:
+    for pattern in program.says if result.outcome == program.outcomes[0] else ():
         assert re.search(rf"^.*{pattern}", text, re.MULTILINE), text
     check_bounds(program, result, took)
     assert set(program.refuses) <= {path.removeprefix("out/") for path, _ in result.steps[0].refused} | {""}
@@ -102,22 +102,23 @@ def test_what_sockets_hold_is_the_jobs_memory(place: Place, kind: str) -> None:
         return
     assert result.outcome is Outcome.GRADED, printed(handle)
     held = int(re.findall(r"held (\d+)", printed(handle))[-1])
-    assert 0 < held <= 2 * MEMORY
+    assert 0 < held <= MEMORY + DISK
 
 
 SOCKETS = """
 import socket
 pairs = []
-for n in range(450):
+one = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+for n in range(900 if "KIND" == "udp" else 450):
     if "KIND" == "udp":
         a = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); a.bind(("127.0.0.1", 0))
-        b = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); b.connect(a.getsockname())
+        one.connect(a.getsockname()); b = one
     else:
         with socket.create_server(("127.0.0.1", 0)) as server:
             b = socket.create_connection(server.getsockname()); a = server.accept()[0]
     a.setblocking(False); b.setblocking(False); pairs.append((a, b))
     try:
-        for turn in range(30): b.send(b"x" * 50000)
+        for turn in range(8 if b is one else 30): b.send(b"x" * 50000)
     except OSError: pass
 held = 0
 for a, b in pairs:
