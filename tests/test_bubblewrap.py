@@ -401,6 +401,82 @@ os._exit(5)
     one.close()
 
 
+JAVA = """
+import java.net.*;
+public class A {
+    public static void main(String[] words) throws Exception {
+        Thread thread = new Thread(() -> System.out.print("thread ")); thread.start(); thread.join();
+        ServerSocket server = new ServerSocket(0, 5, InetAddress.getByName("127.0.0.1"));
+        new Socket("127.0.0.1", server.getLocalPort()).close();
+        System.out.print(new String(new ProcessBuilder("echo", "child").start().getInputStream().readAllBytes()));
+    }
+}
+"""
+NODE = """
+const { Worker } = require('worker_threads'), net = require('net'), { execSync } = require('child_process');
+new Worker('process.stdout.write("thread ")', { eval: true, stdout: false }).on('exit', () => {
+    const server = net.createServer(socket => socket.end('')).listen(0, '127.0.0.1', () => {
+        net.connect(server.address().port, '127.0.0.1').resume().on('end', () => {
+            server.close(); process.stdout.write(execSync('echo child'));
+        });
+    });
+});
+"""
+RUBY = """
+require 'socket'
+Thread.new { $stdout.write('thread '); $stdout.flush }.join
+server = TCPServer.new('127.0.0.1', 0); TCPSocket.new('127.0.0.1', server.addr[1]).close
+puts `echo child`
+"""
+LISP = """
+(write-string "thread ") (finish-output)
+(sb-ext:run-program "/bin/echo" '("child") :output *standard-output*)
+"""
+GO = """
+package main
+import ("fmt"; "net"; "os/exec")
+func main() {
+    done := make(chan string); go func() { done <- "thread " }(); fmt.Print(<-done)
+    server, _ := net.Listen("tcp", "127.0.0.1:0"); go server.Accept()
+    if _, err := net.Dial("tcp", server.Addr().String()); err != nil { panic(err) }
+    said, _ := exec.Command("echo", "child").Output(); fmt.Print(string(said))
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "command"),
+    [
+        ("A.java", JAVA, "java -Xmx64m A.java"),
+        ("a.js", NODE, "node a.js"),
+        ("a.rb", RUBY, "ruby a.rb"),
+        ("a.lisp", LISP, "sbcl --script a.lisp"),
+        ("a.go", GO, "GOCACHE=/tmp/c GOFLAGS=-mod=mod go run a.go"),
+        ("a.gdb", "run", "gdb -batch -x a.gdb -nx --args echo thread child | grep '^thread'"),
+        ("a.sh", "echo thread; echo child", "strace -f -o /dev/null sh a.sh"),
+    ],
+    ids=["java", "node", "ruby", "sbcl", "go", "gdb", "strace"],
+)
+def test_languages_and_debuggers_work_under_the_filter(
+    sandbox: BubblewrapSandbox, name: str, text: str, command: str
+) -> None:
+    """Those that this machine has; with threads, a socket and a child where they have them."""
+    program = next(word for word in command.split() if "=" not in word)
+    if shutil.which(program, path="/usr/local/bin:/usr/bin:/bin") is None:
+        pytest.skip(f"{program} is not installed")
+    if name == "a.go" and not os.environ.get("MINITANGO_LONG"):
+        pytest.skip("compiles its library first (try: MINITANGO_LONG=1)")
+    limits = Limits(wall=60, memory=2 << 30, disk=512 << 20, pids=200, cpus=2)
+    box = sandbox.open(BoxSpec((Mount("/job", writable=True),), "/job", limits))
+    said: list[bytes] = []
+    try:
+        box.put("/job", [File(name, text.encode())])
+        end = box.run(["sh", "-c", command], env={}, output=said.append)
+    finally:
+        box.close()
+    assert (end.exit_status, b"".join(said).split()) == (0, [b"thread", b"child"])
+
+
 def test_what_of_proc_is_covered(sandbox: BubblewrapSandbox) -> None:
     """The bounds on the box's namespaces, and the names of the keys that the engine's session has."""
     box = sandbox.open(SPEC)

@@ -44,6 +44,9 @@ _RLIMITS: Final = {
     "rtprio": 14,
 }
 """Numbers of resources in Linux on x86-64 and aarch64: this may be written on another system."""
+_ULIMITS: Final = {"core": CORE, "nofile": NOFILE, "msgqueue": 0}
+"""Bounds on the whole container: those that any engine may set, as they are below what it has itself. Without one,
+Podman raises the descriptors, where it can."""
 
 
 class Features(Struct, frozen=True):
@@ -89,7 +92,7 @@ def container(
         "LogConfig": {"Type": "none", "Config": {}},
         "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0},
         "Init": False,
-        "Ulimits": [{"Name": "core", "Soft": CORE, "Hard": CORE}],
+        "Ulimits": [{"Name": name, "Soft": most, "Hard": most} for name, most in _ULIMITS.items()],
         "OomScoreAdj": 0,
         **_network(spec.network, features),
     }
