@@ -119,7 +119,7 @@ def pairs():
         while True: a.send(b"x" * 65536)
     except BlockingIOError: pass
 held = []
-for n in range(12): os.fork()
+until_refused("children", os.fork, 12)
 for what in (pipes, pairs): until_refused(what.__name__, what)
 time.sleep(60)
 """,
@@ -251,7 +251,7 @@ print("end")
     Program("flood-of-single-bytes", "import os\nwhile True: os.write(2, b'\\n')", ("output_limit",), ()),
     Program(
         "flood-by-many",
-        "import os\nfor n in range(4): os.fork()\nwhile True: os.write(1, os.urandom(65536))",
+        "import os\nfor n in range(3): os.fork()\nwhile True: os.write(1, os.urandom(65536))",
         ("output_limit",),
         (),
     ),
