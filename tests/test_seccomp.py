@@ -201,6 +201,15 @@ def test_which_sockets_there_are(machine: str, family: int, type: int, protocol:
 
 
 @pytest.mark.parametrize("machine", MACHINES)
+def test_nothing_is_put_on_top_of_tcp(machine: str) -> None:
+    tcp, udp, ulp, no_delay = 6, 17, 31, 1
+    no_option = REFUSE | errno.ENOPROTOOPT
+    assert answer(machine, "setsockopt", 3, tcp, ulp) == answer(machine, "setsockopt", 3, HIGH | tcp, ulp) == no_option
+    for level, option in ((tcp, no_delay), (udp, ulp), (1, ulp), (0, ulp)):
+        assert answer(machine, "setsockopt", 3, level, option) == ALLOW
+
+
+@pytest.mark.parametrize("machine", MACHINES)
 @pytest.mark.parametrize(
     ("name", "index"),
     [

@@ -120,6 +120,17 @@ _SOCKET: Final[Code] = [
 ]
 _SOCKETPAIR: Final = _argument(0) + _where(_EQUAL, _UNIX, _ALLOW) + _refuse(errno.EAFNOSUPPORT)
 
+# What puts another protocol on top of TCP (TLS, SMC), for which the kernel would load a module, too.
+_SOL_TCP, _TCP_ULP = 6, 31
+_SETSOCKOPT: Final[Code] = [
+    *_argument(1),
+    (_EQUAL, 1, 0, _SOL_TCP),
+    *_ALLOW,
+    *_argument(2),
+    *_where(_EQUAL, _TCP_ULP, _refuse(errno.ENOPROTOOPT)),
+    *_ALLOW,
+]
+
 # What a debugger and the thread sanitizer want: addresses that are not random. Else the 64-bit Linux that it is.
 _NO_RANDOM_ADDRESSES, _ASK = 0x0040000, _ANY
 _PERSONALITY: Final = (
@@ -154,6 +165,7 @@ _DEPENDS: Final = {
     "semget": _ALLOW,
     "setpriority": _PRIORITY,
     "setrlimit": _SETRLIMIT,
+    "setsockopt": _SETSOCKOPT,
     "shmget": _no_huge_pages(2, 0o4000),
     "socket": _SOCKET,
     "socketpair": _SOCKETPAIR,
