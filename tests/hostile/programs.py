@@ -180,6 +180,31 @@ print("end")
 """,
     ),
     Program(
+        "a-place-without-a-bound",
+        TRY
+        + r"""
+lines = [line.split(" - ") for line in open("/proc/self/mountinfo")]
+places = {left.split()[4].encode().decode("unicode_escape") for left, _ in lines}
+for top in ("/", "/var", "/run", "/dev", "/home", "/mnt", "/media", "/srv", "/opt", "/usr/local", "/sys/fs/cgroup"):
+    for folder, folders, _ in os.walk(top):
+        places.add(folder)
+        if folder.count("/") > 2 or top == "/": folders.clear()
+bounded = set()
+for place in sorted(places):
+    name = os.path.join(place, "hostile-new")
+    try: open(name, "x").close()
+    except OSError: continue
+    held = os.statvfs(place)
+    size = held.f_blocks * held.f_frsize
+    os.unlink(name)
+    bounded.add(place)
+    if not 0 < size <= 8 << 20: print("GOT", size, "bytes at", place)
+print(sorted(bounded))
+print("end")
+""",
+        says=(r"\['/dev/shm', '/job', '/tmp'(, '/var/tmp')?\]", "end"),
+    ),
+    Program(
         "inodes",
         TRY
         + r"""
