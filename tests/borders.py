@@ -18,13 +18,15 @@ from msgspec import Struct
 
 from minitango import archive, callback_url, image_name, statedir
 from minitango.archive import Bounds
-from minitango.assignment import Assignment, Plan
+from minitango.assignment import Assignment, Plan, Step, Submission, find_handins
 from minitango.callbacks import Call
 from minitango.errors import (
     ArchiveError,
     AssignmentError,
     ConfigError,
+    JobNotFound,
     MinitangoError,
+    NothingToGrade,
     SandboxFailed,
     SandboxUnavailable,
     StoreError,
@@ -32,13 +34,15 @@ from minitango.errors import (
 )
 from minitango.exchange import read_export
 from minitango.group import members
-from minitango.job import Delivery, Job, State
+from minitango.job import Delivery, Job, JobSpec, State
 from minitango.results import Evidence, Report, reader
 from minitango.sandbox import _frames, kind_asked
 from minitango.sandbox._inside import parse_status
-from minitango.store import _redis_rows, _rows
+from minitango.store import _redis_rows, _rows, open_store
 
 CORPUS: Final = Path(__file__).parent / "corpus"
+_listeners: dict[str, Any] = {}
+"""What is made once, for all cases."""
 
 
 class Border(Struct, frozen=True):
@@ -160,6 +164,42 @@ def image(data: bytes) -> str:
     return image_name.problem(data.decode("utf-8", "surrogateescape"))
 
 
+def handin_names(data: bytes) -> object:
+    """The lines are the names in a folder of hand-ins: whose each is, and that it can be handed in as his."""
+    with folder() as place:
+        for line in data.split(b"\n")[:50]:
+            with contextlib.suppress(OSError, ValueError):
+                made = place / line.decode("utf-8", "surrogateescape")
+                if made.parent == place:
+                    made.write_bytes(b"1")
+        found = find_handins([place])
+        hw = Assignment("hw", (Step(command=("true",)),), max_score=1)
+        assert len({one.student for one in found}) == len(found), "two would be one"
+        return [Submission(hw, one.student, {"a": b""}, title=one.title) for one in found]
+
+
+def student(data: bytes) -> object:
+    hw = Assignment("hw", (Step(command=("true",)),), max_score=1)
+    return Submission(hw, data.decode("utf-8", "surrogateescape"), {"a": b""})
+
+
+def job_id(data: bytes) -> object:
+    """What is typed to name a job."""
+    if "store" not in _listeners:
+        store = open_store(f"sqlite:///{tempfile.mkdtemp(prefix='mt-border-')}/queue.db")
+        (one,) = store.submit([JobSpec("hw", "ada", "s", "i")])
+        _listeners["store"] = store, one.id
+    store, known = _listeners["store"]
+    typed = data.decode("utf-8", "surrogateescape")
+    return store.get(typed.replace("KNOWN", known))
+
+
+def queue_name(data: bytes) -> object:
+    from minitango.store._redis_url import parse
+
+    return parse("redis://host?queue=" + data.decode("utf-8", "surrogateescape"))
+
+
 # --- what stores have ------------------------------------------------------------------------------
 
 HOME: Final = Job("j", 1, State.DONE, "hw", "ada", "s", "i", delivery=Delivery.PENDING)
@@ -222,9 +262,6 @@ class Listener:
                 caller.shutdown(socket.SHUT_WR)
                 while caller.recv(65536):
                     pass
-
-
-_listeners: dict[str, Any] = {}
 
 
 def docker(data: bytes) -> object:
@@ -304,6 +341,10 @@ BORDERS: Final[dict[str, Border]] = {
     "docker-settings": Border(docker_settings, (ConfigError, SandboxUnavailable)),
     "gradescope-export": Border(gradescope_export, (SubmissionError,), lambda made: not made.unclear),  # type: ignore[attr-defined]
     "export-names": Border(names_of_an_export, (SubmissionError,), lambda made: made is not None),
+    "handin-names": Border(handin_names, (SubmissionError, NothingToGrade)),
+    "student": Border(student, (SubmissionError,)),
+    "job-id": Border(job_id, (JobNotFound,)),
+    "queue-name": Border(queue_name, (ConfigError,)),
     "callback-url": Border(url, (ConfigError,)),
     "image-name": Border(image, (), lambda made: made == ""),
     "redis-job": Border(redis_hash, (StoreError,)),

@@ -100,6 +100,7 @@ def test_a_url_is_read(url: str, server: str, queue: str) -> None:
         ("redis://mt:s@e/cret@h/0?x=1", "."),
         ("reddis://mt:secret@h/0", "unknown scheme"),
         ("redis://h/0?password=secret", "unknown parameter"),
+        ("redis://h?queue=a\r\nb", "a blank or a control character"),
     ],
 )
 def test_a_url_that_cannot_be_used_says_why_and_tells_no_secret(url: str, why: str) -> None:

@@ -34,6 +34,8 @@ class Place(Struct, frozen=True):
 def parse(url: str) -> Place:
     """Read `redis://[user:password@]host[:port][/db]`, `rediss://...` or `unix:///path`, with `?queue=NAME`,
     `durability=warn|require|any` and `db=N` where wanted. ConfigError `store_url`."""
+    if re.search("[\x00-\x20\x7f]", url):  # some of which urlsplit leaves out without a word
+        raise _refuse(url, "it has a blank or a control character: write %20 for a blank in a password")
     if "#" in url:
         raise _refuse(url, "it has a '#': write %23 in a password")
     try:
