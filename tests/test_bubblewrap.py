@@ -28,7 +28,7 @@ import pytest
 from minitango.archive import File
 from minitango.errors import SandboxFailed, SandboxUnavailable
 from minitango.job import Limits
-from minitango.sandbox import BoxSpec, End, Mount, open_sandbox
+from minitango.sandbox import BoxSpec, End, Mount, _supervise, open_sandbox
 from minitango.sandbox import _box as box_module
 from minitango.sandbox import _setting as setting_module
 from minitango.sandbox._box import BubblewrapBox
@@ -511,6 +511,23 @@ def test_what_of_proc_is_covered(sandbox: BubblewrapSandbox) -> None:
 )
 def test_what_is_no_status_is_none(text: bytes) -> None:
     assert parse_status(text) is None
+
+
+@pytest.mark.parametrize(("back", "late"), [(0, ("f",)), (900_000, ("f",)), (10_000_000, ())])
+def test_where_the_clock_was_set_back_no_file_is_late(
+    back: int, late: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`back`: nanoseconds by which it was."""
+    ahead = iter((0, -back))
+    monkeypatch.setattr(_supervise, "_clock_of_files_ahead", lambda: next(ahead))
+    one = BubblewrapSandbox(state=str(tmp_path))
+    box = one.open(BoxSpec((Mount("/job", writable=True),), "/job"))
+    try:
+        box.run(["sh", "-c", "(while :; do echo x > f; done) & sleep 0.1"], env={}, output=lambda _: None)
+        assert box.collect("/job", ["f"]).late == late
+    finally:
+        box.close()
+        one.close()
 
 
 def test_a_status_is_read_whole() -> None:
