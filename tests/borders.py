@@ -6,7 +6,9 @@ holds cases of each: those that begin with `good` are understood, those that beg
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import shutil
 import socket
 import tempfile
 import threading
@@ -63,6 +65,13 @@ def folder(**files: bytes) -> Iterator[Path]:
         for name, data in files.items():
             (Path(made) / name.replace("__", ".")).write_bytes(data)
         yield Path(made)
+
+
+def lasting() -> str:
+    """A folder that is there until the tests end."""
+    made = tempfile.mkdtemp(prefix="mt-border-")
+    atexit.register(shutil.rmtree, made, ignore_errors=True)
+    return made
 
 
 # --- reports -------------------------------------------------------------------------------------
@@ -186,7 +195,7 @@ def student(data: bytes) -> object:
 def job_id(data: bytes) -> object:
     """What is typed to name a job."""
     if "store" not in _listeners:
-        store = open_store(f"sqlite:///{tempfile.mkdtemp(prefix='mt-border-')}/queue.db")
+        store = open_store(f"sqlite:///{lasting()}/queue.db")
         (one,) = store.submit([JobSpec("hw", "ada", "s", "i")])
         _listeners["store"] = store, one.id
     store, known = _listeners["store"]
@@ -274,7 +283,7 @@ def docker(data: bytes) -> object:
         Containers: int = 0
 
     if "docker" not in _listeners:
-        home = tempfile.mkdtemp(prefix="mt-border-")
+        home = lasting()
         _listeners["docker"] = Listener(socket.AF_UNIX, f"{home}/s"), f"unix://{home}/s"
     listener, place = _listeners["docker"]
     with contextlib.closing(Engine(Place(place, "the test"), patience=5)) as engine:
