@@ -47,18 +47,27 @@ except OSError: answer = ""
 report = {"score": 10 if answer == right[-7:] else 0, "output": answer[:100]}
 pathlib.Path(os.environ["MINITANGO_REPORT"]).write_text(json.dumps(report))
 """
+BESIDE = """
+name = "beside"
+max_score = 10
+format = "exit-code"
+[submission]
+path = "answer.py"
+[[step]]
+command = ["python3", "answer.py"]
+limits = {{ wall = "30s", memory = {memory}, disk = {disk} }}
+env = {{ MARK = "{mark}" }}
+"""
 NEIGHBOUR = """
 import os, sys, time
 code = compile("sum(range(1000))", "x", "eval")
 ends = time.monotonic() + 0.3
 while time.monotonic() < ends: eval(code)
 with open("/tmp/mine", "x") as file: file.write("mine")
-os.mkdir("out")
 assert os.listdir("/tmp") == ["mine"] and not os.listdir("/dev/shm"), "somebody else was here"
-with open("out/answer.txt", "x") as file: file.write("eleven!")
-print("end")
+print(sum(range(1000)))
 """
-"""Hands in what is right, where nothing of anybody else's is in its way."""
+"""Ends well where nothing of anybody else's is in its way, and prints 499500."""
 
 
 def bubblewrap(state: str) -> Sandbox:
@@ -94,6 +103,9 @@ class Place:
         named.bind(f"\0minitango-hostile-{self.port}")
         named.listen()
         self._assignments = {quick: self._assignment(quick) for quick in WALL}
+        (folder / "beside").mkdir()
+        (folder / "beside/assignment.toml").write_text(BESIDE.format(memory=MEMORY, disk=DISK, mark=self.mark))
+        self._beside = Assignment.load(folder / "beside")
         self.engine = stack.enter_context(Engine.open(folder / "state", sandbox=self.sandbox, workers=2))
 
     def _assignment(self, quick: bool) -> Assignment:
@@ -111,6 +123,10 @@ class Place:
         return self.engine.submit(
             Submission(self._assignments[quick], student=student, files={"answer.py": code.encode()})
         )
+
+    def submit_neighbour(self, student: str) -> JobHandle:
+        """An honest hand-in, graded in one step."""
+        return self.engine.submit(Submission(self._beside, student=student, files={"answer.py": NEIGHBOUR.encode()}))
 
     # --- what is left ---------------------------------------------------------------------------------
 
