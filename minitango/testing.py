@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from minitango.archive import File, pack
 from minitango.errors import ConfigError
 from minitango.preflight import PREFLIGHT_ENV
-from minitango.sandbox import BoxSpec, CollectBounds, Collected, End, Guarantees, OnePlace
+from minitango.sandbox import BoxSpec, Calls, CollectBounds, Collected, End, Guarantees, OnePlace
 
 
 class FakeRun:
@@ -73,7 +73,14 @@ class FakeBox:
             path = f"{mount}/{file.path}"
             self._files[path] = File(path, file.data, file.executable)
 
-    def run(self, command: Sequence[str], *, env: Mapping[str, str], output: Callable[[bytes], None]) -> End:
+    def run(
+        self,
+        command: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        output: Callable[[bytes], None],
+        calls: Calls | None = None,
+    ) -> End:
         """Call the function, unless the box was killed; the look for commands finds them all."""
         if PREFLIGHT_ENV in env:
             return End(exit_status=0)

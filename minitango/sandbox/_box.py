@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from minitango.archive import File
 from minitango.errors import SandboxFailed, SandboxUnavailable
 from minitango.job import Usage
-from minitango.sandbox import BoxSpec, CollectBounds, Collected, End, Mount
+from minitango.sandbox import BoxSpec, Calls, CollectBounds, Collected, End, Mount
 from minitango.sandbox._cgroup import Group
 from minitango.sandbox._collect import Patterns, collect
 from minitango.sandbox._host import acting_as, parent_of
@@ -207,7 +207,14 @@ class BubblewrapBox:
             full = too_small(error, place, limits) if place.writable else self._setting.staging_full(error)
             raise full or failed from error
 
-    def run(self, command: Sequence[str], *, env: Mapping[str, str], output: Callable[[bytes], None]) -> End:
+    def run(
+        self,
+        command: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        output: Callable[[bytes], None],
+        calls: Calls | None = None,
+    ) -> End:
         """See `Box.run`."""
         defaults = environment(self._spec, self._setting.layout(self._spec.network))
         limits = rlimits(self._spec, watched=self._group is None, count_processes=self._setting.nproc)

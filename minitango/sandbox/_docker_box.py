@@ -13,7 +13,7 @@ from typing import Final, Literal
 from minitango.archive import File
 from minitango.errors import MinitangoError, SandboxFailed, SandboxUnavailable
 from minitango.job import Usage
-from minitango.sandbox import BoxSpec, CollectBounds, Collected, End, Mount, _frames
+from minitango.sandbox import BoxSpec, Calls, CollectBounds, Collected, End, Mount, _frames
 from minitango.sandbox._collect import (
     DEVICE,
     DIRECTORY,
@@ -118,7 +118,14 @@ class DockerBox:
             failed = SandboxFailed(f"a file could not be put into {place.path}: {error.strerror}", id="sandbox_put")
             raise full or failed
 
-    def run(self, command: Sequence[str], *, env: Mapping[str, str], output: Callable[[bytes], None]) -> End:
+    def run(
+        self,
+        command: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        output: Callable[[bytes], None],
+        calls: Calls | None = None,
+    ) -> End:
         """See `Box.run`."""
         limits = self.spec.limits
         start = _frames.run(
