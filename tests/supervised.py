@@ -161,7 +161,7 @@ class Line:
             self._held += more
         end = 5 + self._length()
         kind, body, self._held = chr(self._held[0]), self._held[5:end], self._held[end:]
-        assert kind in "hyobxlde!", kind
+        assert kind in "hyobxldeacfgw!", kind
         return kind, body
 
     def _length(self) -> int:

@@ -102,7 +102,7 @@ class Channel(Protocol):
         ...
 
     def close(self) -> None:
-        """End it both ways, and wake who waits for it. Idempotent, never raises."""
+        """End it both ways, and wake who waits for it. What was sent before still arrives. Idempotent, never raises."""
         ...
 
 

@@ -12,6 +12,11 @@ SOCKET: Final = "socket"
 """The name of the socket in HELPER."""
 RUSH: Final = 200
 """Connections that are taken in a second: a flood of them must not keep us busy."""
+SMALL: Final = 4096
+FLURRY: Final = 40
+"""Pieces smaller than SMALL that are taken in FLURRY_TIME, for the same reason."""
+FLURRY_TIME: Final = 0.02
+"""Seconds."""
 
 
 def helper_files(machine: str) -> dict[str, tuple[int, bytes]]:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from minitango.sandbox import CHANNELS, Calls, ChannelClosed
-from minitango.sandbox._helper import RUSH, SOCKET
+from minitango.sandbox._helper import FLURRY, FLURRY_TIME, RUSH, SMALL, SOCKET
 
 _SECOND: Final = 1.0
 
@@ -30,14 +30,27 @@ class SocketChannel:
         self._users = 0
         """Threads in a call on the socket: its number must not be another's meanwhile."""
         self._closed = False
+        self._flurry = (0.0, 0)
+        """When the time began in which small pieces are counted, and how many came in it."""
 
     def recv(self, most: int = 65536) -> bytes:
         """See `Channel.recv`."""
         with self._using() as usable:
             if usable:
                 with contextlib.suppress(OSError):  # the other side is gone, and left what we sent unread
-                    return self._socket.recv(most)
+                    data = self._socket.recv(most)
+                    if len(data) < SMALL:
+                        self._rest()
+                    return data
         return b""
+
+    def _rest(self) -> None:
+        """After a small piece: where many came, let the next ones gather."""
+        now = time.monotonic()
+        began, count = self._flurry
+        self._flurry = (began, count + 1) if now < began + FLURRY_TIME else (now, 1)
+        if self._flurry[1] >= FLURRY:
+            time.sleep(max(0.0, self._flurry[0] + FLURRY_TIME - now))
 
     def send(self, data: bytes) -> None:
         """See `Channel.send`."""

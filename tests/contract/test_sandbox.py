@@ -1397,6 +1397,17 @@ def test_what_came_before_the_end_is_there_after_it(sandbox: Sandbox) -> None:
     assert len(called.channels) == 3
 
 
+def test_what_was_sent_before_a_close_arrives(sandbox: Sandbox) -> None:
+    def serve(channel: Channel) -> None:
+        channel.send(b"x" * 300_000)
+        channel.close()
+
+    called = Called(serve)
+    code = "s = connect(); time.sleep(0.2); print(len(read(s)))"
+    assert called.run(sandbox, caller(code)).exit_status == 0
+    assert called.text == "300000\n"
+
+
 def test_what_nobody_reads_is_not_held(sandbox: Sandbox) -> None:
     """A job that never reads stops us, and one that we do not read is stopped, after little."""
     taken: list[int] = []
