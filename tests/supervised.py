@@ -365,13 +365,17 @@ CALLS = {"unprivileged": "/calls", "emulated": "/calls", "root": "/mnt/calls"}
 """Where the socket is in each of the places in which a supervisor runs."""
 
 
-def calling(place: str, *mounts: str) -> list[str]:
+def calling(place: str, *mounts: str, binary: Path = NATIVE) -> list[str]:
     """One with a socket, in one of these places; with other mounts than usual, if they are named."""
     if place == "root":
         return as_root(mounts=("w:/mnt/job", "r:/mnt/given", "s:/mnt/calls"))
     arguments = ("1000", "1000", "60", *(mounts or ("w:/job", "r:/given", "s:/calls")))
     setup = ("--tmpfs", "/calls")
-    return emulated(*arguments, setup=setup) if place == "emulated" else in_bubblewrap(*arguments, setup=setup)
+    return (
+        emulated(*arguments, setup=setup)
+        if place == "emulated"
+        else in_bubblewrap(*arguments, binary=binary, setup=setup)
+    )
 
 
 def emulated(*arguments: str, setup: Sequence[str] = ()) -> list[str]:
