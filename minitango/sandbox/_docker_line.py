@@ -28,6 +28,7 @@ _MOST: Final = 1 << 20
 _STDOUT: Final = 1
 _STDERR: Final = 2
 _SAID: Final = 4096
+_NOT_NOW: Final = (BlockingIOError, TimeoutError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 HURRY: Final = 4.0
 """Seconds that the far end may be silent once somebody wants the end: it has little more to do than to say so."""
 
@@ -88,7 +89,7 @@ class Line:
         self._stream: _Stream = _own(attached)
         self._bell = bell
         self._clock = clock
-        self._selectable = isinstance(self._stream, socket.socket) and not isinstance(self._stream, ssl.SSLSocket)
+        self._selectable = isinstance(self._stream, socket.socket)
         self._stream.settimeout(0.0 if self._selectable else _POLL)
         self._raw = bytearray()
         self._reader = Reader()
@@ -125,7 +126,7 @@ class Line:
             try:
                 left = left[self._stream.send(left) :]
                 taken = self._clock()
-            except (BlockingIOError, TimeoutError, ssl.SSLWantWriteError) as error:
+            except _NOT_NOW as error:
                 most = min(patience, HURRY) if self._bell.rung else patience
                 rest = taken + most - self._clock()
                 if rest < 0:
@@ -148,7 +149,7 @@ class Line:
                 self._leaving = memoryview(b"".join(self._take_posted()))
             try:
                 self._leaving = self._leaving[self._stream.send(self._leaving) :]
-            except (BlockingIOError, TimeoutError, ssl.SSLWantWriteError):
+            except _NOT_NOW:
                 return
             except OSError as error:
                 raise LineLost(str(error)) from error
@@ -175,7 +176,7 @@ class Line:
 
     def _wait(self, seconds: float, *, bell: bool) -> None:
         self._send_posted()
-        if self._selectable:
+        if self._selectable and not self._decrypted():
             events = {self._stream: selectors.EVENT_READ | (selectors.EVENT_WRITE if self._leaving else 0)}
             ready = _wait_for(seconds, {**events, self._bell: selectors.EVENT_READ} if bell else events)
             if self._bell in ready and not self._bell.rung:
@@ -184,7 +185,7 @@ class Line:
                 return
         try:
             data = self._stream.recv(_READ)
-        except (BlockingIOError, TimeoutError, ssl.SSLWantReadError):
+        except _NOT_NOW:
             return
         except OSError as error:
             raise LineLost(str(error)) from error
@@ -194,6 +195,10 @@ class Line:
             self._take(data)
         except BadFrame as error:
             raise LineLost(f"what the container says makes no sense: {error}") from error
+
+    def _decrypted(self) -> int:
+        """Bytes that the socket itself does not have any more."""
+        return self._stream.pending() if isinstance(self._stream, ssl.SSLSocket) else 0
 
     def _take(self, data: bytes) -> None:
         self._raw += data
