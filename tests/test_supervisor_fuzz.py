@@ -6,6 +6,7 @@ The long form (MINITANGO_LONG=1) does the same to a build with gcc's address and
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shutil
 import struct
@@ -92,7 +93,7 @@ talking = st.builds(
     lambda kind, number, body: frame(kind, struct.pack("!I", number) + body),
     st.sampled_from("CCCFXW"),
     channel_numbers,
-    st.sampled_from([b"", b"", b"x", b"\0\0\0\1", b"\0\2\0\0", bytes(60_000)]) | bodies,
+    st.sampled_from([b"", b"", b"x", b"\0\0\0\1", b"\0\2\0\0", bytes(9000)]) | bodies,
 )
 asking = st.one_of(
     st.builds(list_frame, names, st.integers(0, (1 << 32) - 1), mounts),
@@ -103,6 +104,14 @@ asking = st.one_of(
 anything = st.one_of(
     bodies, st.builds(frame, st.sampled_from("PDBYRKLSGQCFXWhxac!\0\xff"), bodies), putting, running, asking, talking
 )
+
+
+class Said(bytes):
+    """Shown short, where it is long and much of one byte."""
+
+    def __repr__(self) -> str:
+        runs = (f"{byte!r}*{len(list(same))}" for byte, same in itertools.groupby(self))
+        return super().__repr__() if len(self) < 1000 else f"<{' '.join(runs)}>"
 
 
 @st.composite
@@ -122,7 +131,7 @@ def damaged(draw: st.DrawFn, given_: st.SearchStrategy[bytes]) -> bytes:
             del data[at : at + draw(st.integers(1, 8))]
         elif what == "repeat":
             data[at:at] = data[max(0, at - draw(st.integers(1, 64))) : at]
-    return bytes(data)
+    return Said(data)
 
 
 @st.composite
@@ -132,7 +141,7 @@ def conversations(draw: st.DrawFn) -> list[tuple[str, bytes]]:
         return [(kind, draw(damaged(anything))) for kind in ("h", "x", "")]
     kind = draw(st.sampled_from(["running", "damaged", "calling", "calling"]))
     command = draw({"running": running, "damaged": damaged(running), "calling": callers}[kind])
-    said = [("h", draw(damaged(putting)) + command)]
+    said = [("h", Said(draw(damaged(putting)) + command))]
     if kind == "calling":
         said += [("a", draw(damaged(talking))) for _ in range(draw(st.integers(0, 3)))]
     return [*said, ("x", draw(damaged(asking))), ("", b"")]
