@@ -89,7 +89,7 @@ class Channel(Protocol):
 
     def recv(self, most: int = 65536) -> bytes:
         """Wait for bytes, at most so many. Empty at the end, once all that came before was given: the other side shut
-        down or is gone, the box is over, or `close` was called."""
+        down or is gone or sent open files along, the box is over, or `close` was called."""
         ...
 
     def send(self, data: bytes) -> None:
@@ -107,7 +107,7 @@ class Channel(Protocol):
 
 
 Calls = Callable[[Channel], None]
-"""Takes one connection and returns at once; it must not raise."""
+"""Takes one connection and returns at once. What it raises ends the box, and goes through `run`."""
 
 
 class End(Struct, frozen=True):

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
 from minitango.archive import File
 from minitango.errors import SandboxFailed, SandboxUnavailable
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 _UP: Final = 10.0
 """Seconds that a box has to come up."""
 _SIGKILL: Final = 9
+
+T = TypeVar("T")
 
 
 class BubblewrapBox:
@@ -241,17 +243,20 @@ class BubblewrapBox:
             self._state = "over"
             raised: list[BaseException] = []
 
-            def deliver(chunk: bytes) -> None:
-                try:
-                    output(chunk)
-                except BaseException as error:
-                    raised.append(error)  # the listener's own, to go through as it is
-                    raise
+            def noting(listener: Callable[[T], None]) -> Callable[[T], None]:
+                def call(what: T) -> None:
+                    try:
+                        listener(what)
+                    except BaseException as error:
+                        raised.append(error)  # the listener's own, to go through as it is
+                        raise
+
+                return call
 
             try:
                 if listener is not None:
-                    listener.listen(calls)
-                return self._end(self._supervise(message, deliver))
+                    listener.listen(noting(calls) if calls is not None else None)
+                return self._end(self._supervise(message, noting(output)))
             except OSError as error:
                 if error in raised:
                     raise

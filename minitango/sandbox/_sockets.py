@@ -1,7 +1,7 @@
 """Channels of a box on this machine: the connections to a socket of ours that is bound into it.
 
-A connection is a plain stream socket, whose memory is the kernel's and bounded by it. What the job sends along (open
-files, credentials) is never asked for, so the kernel drops it.
+A connection is a plain stream socket, whose memory is the kernel's and bounded by it. Open files that the job sends are
+never taken: to close the last descriptor of one may take as long as the job likes (a TCP socket that lingers).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Final
 
 from minitango.sandbox import CHANNELS, Calls, ChannelClosed
 from minitango.sandbox._helper import FLURRY, FLURRY_TIME, RUSH, SMALL, SOCKET
+from minitango.sandbox._host import close_by_exit
 
 _SECOND: Final = 1.0
 
@@ -38,14 +39,18 @@ class SocketChannel:
         with self._using() as usable:
             if usable:
                 with contextlib.suppress(OSError):  # the other side is gone, and left what we sent unread
-                    data = self._socket.recv(most)
-                    if len(data) < SMALL:
-                        self._rest()
-                    return data
+                    data = _take(self._socket, most)
+                    if data is None:
+                        self._socket.shutdown(socket.SHUT_RD)
+                    elif data:
+                        self._rest(len(data))
+                    return data or b""
         return b""
 
-    def _rest(self) -> None:
-        """After a small piece: where many came, let the next ones gather."""
+    def _rest(self, size: int) -> None:
+        """Where many small pieces came, let the next ones gather."""
+        if size >= SMALL:
+            return
         now = time.monotonic()
         began, count = self._flurry
         self._flurry = (began, count + 1) if now < began + FLURRY_TIME else (now, 1)
@@ -75,8 +80,9 @@ class SocketChannel:
         self._shut(socket.SHUT_RDWR)
         with self._lock:
             first, self._closed = not self._closed, True
-            if first and not self._users:
-                self._socket.close()
+            last = first and not self._users
+        if last:
+            _discard(self._socket)
         if first:
             self._told(self)
 
@@ -97,8 +103,9 @@ class SocketChannel:
         finally:
             with self._lock:
                 self._users -= usable
-                if usable and self._closed and not self._users:
-                    self._socket.close()
+                last = usable and self._closed and not self._users
+            if last:
+                _discard(self._socket)
 
 
 class Listener:
@@ -134,6 +141,7 @@ class Listener:
             connection, _ = self._socket.accept()
         except (BlockingIOError, ConnectionAbortedError):
             return 0.0
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)  # else it would be skipped, with its files
         with self._lock:
             welcome = self._calls is not None and len(self._channels) < CHANNELS
             if welcome:
@@ -143,7 +151,7 @@ class Listener:
         if welcome and self._calls is not None:
             self._calls(channel)
         else:
-            connection.close()
+            _discard(connection)
         now = time.monotonic()
         began, count = self._taken
         self._taken = (began, count + 1) if now < began + _SECOND else (now, 1)
@@ -151,15 +159,23 @@ class Listener:
 
     def end(self) -> None:
         """The run is over: nothing connects any more, and every channel is at its end."""
-        self._socket.close()
+        self._deafen()
         for channel in self._now():
             channel.end()
 
     def close(self) -> None:
         """Close all of it."""
-        self._socket.close()
+        self._deafen()
         for channel in self._now():
             channel.close()
+
+    def _deafen(self) -> None:
+        for _ in range(2 * CHANNELS):  # who still waits, more than can
+            try:
+                _discard(self._socket.accept()[0])
+            except OSError:
+                break
+        self._socket.close()
 
     def _now(self) -> list[SocketChannel]:
         with self._lock:
@@ -168,3 +184,26 @@ class Listener:
     def _forget(self, channel: SocketChannel) -> None:
         with self._lock:
             self._channels.discard(channel)
+
+
+def _take(connection: socket.socket, most: int, flags: int = 0) -> bytes | None:
+    """As `recv`. None where open files come along: they stay in the socket."""
+    data, _, found, _ = connection.recvmsg(most, 0, socket.MSG_PEEK | flags)
+    if found & socket.MSG_CTRUNC and data:
+        return None
+    return connection.recv(len(data), flags) if data else b""
+
+
+def _discard(connection: socket.socket) -> None:
+    """Close it, and what the job may have left in it."""
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
+    loaded = False
+    with contextlib.suppress(OSError):
+        while data := _take(connection, 1 << 16, socket.MSG_DONTWAIT):
+            pass  # it is bounded: nothing comes any more
+        loaded = data is None
+    if loaded:
+        close_by_exit(connection)
+    else:
+        connection.close()

@@ -42,6 +42,7 @@ from minitango.sandbox.bubblewrap import BubblewrapSandbox
 from minitango.sandbox.docker import DockerSandbox
 from minitango.sandbox.fleet import Fleet, Member
 from tests import docker_engine, docker_images
+from tests.support import eventually
 
 
 def docker(state: str, *, mounts: bool = True) -> Sandbox:
@@ -1525,6 +1526,21 @@ def test_close_wakes_who_waits_on_a_channel(sandbox: Sandbox) -> None:
     assert (woken, called.text) == ([b""], "b''\n")
 
 
+@pytest.mark.parametrize("error", [ZeroDivisionError, OSError])
+def test_what_whoever_takes_calls_raises_goes_through(sandbox: Sandbox, error: type[Exception]) -> None:
+    def refuse(_: Channel) -> None:
+        raise error
+
+    marker = new_marker()
+    box = sandbox.open(BoxSpec(MOUNTS, "/job", LIMITS, helper=True))
+    try:
+        with pytest.raises(error):
+            box.run([*caller("connect(); time.sleep(1000)"), marker], env={}, output=lambda _: None, calls=refuse)
+        assert marked(marker) == []
+    finally:
+        box.close()
+
+
 FLOOD = """
 def flood():
     while True:
@@ -1638,3 +1654,60 @@ time.sleep(0.05)
         del called
         counts.append((len(os.listdir("/proc/self/fd")), threading.active_count()))
     assert counts[1] == counts[3]
+
+
+@pytest.mark.parametrize("how", ["read", "unread", "refused", "waiting", "out of band"])
+def test_open_files_that_a_job_sends_along_hold_nobody_up(sandbox: Sandbox, how: str) -> None:
+    """To close a TCP socket may wait until what was sent over it is taken: a job may leave both ends of a connection in
+    a channel, for us to close."""
+    heard: list[bytes] = []
+
+    def serve(channel: Channel) -> None:
+        if how in ("read", "out of band"):
+            heard.append(read_all(channel))
+        elif how == "unread":
+            time.sleep(0.3)
+        channel.close()
+
+    code = f"""
+import array, struct
+def burden(s, flags):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        near = socket.create_connection(server.getsockname())
+        far, _ = server.accept()
+    near.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 1000))
+    near.setblocking(False)
+    try:
+        while True: near.send(bytes(65536))
+    except BlockingIOError: pass
+    for end in (near, far):
+        s.sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [end.fileno()]))], flags)
+    near.close(), far.close()  # which waits itself, where we were the quicker ones
+how = {how!r}
+threading.Timer(1, os._exit, [5]).start()
+kept = [connect() for _ in range({CHANNELS} if how in ("refused", "waiting") else 1)]
+if how == "refused":
+    kept[0].recv(1)
+    burden(s := connect(), 0)
+elif how == "waiting":
+    def rush():
+        while True:
+            try: burden(connect(), 0)
+            except OSError: pass
+    for _ in range(8): threading.Thread(target=rush, daemon=True).start()
+else:
+    kept[0].sendall(b"first")
+    time.sleep(0.1)
+    burden(kept[0], socket.MSG_OOB if how == "out of band" else 0)
+time.sleep(9)
+"""
+    called = Called(serve if how != "refused" else lambda channel: channel.send(b"!"))
+    if how == "waiting":
+        called = Called(None)
+    before = threading.active_count()
+    assert called.run(sandbox, caller(code), limits=quick(wall=20, memory=64 * MIB)).exit_status == 5
+    assert called.took < 4
+    if heard:
+        assert heard[0].startswith(b"first")
+    eventually(lambda: threading.active_count() <= before)
+    assert live(sandbox, ["true"]).end.exit_status == 0

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -19,6 +20,7 @@ enum {
     SMALL = 4096,
     FLURRY = 40,        /* pieces smaller than that, of all channels, that are sent on in 20 ms */
     NUMBER = 4,         /* bytes of a channel's number in a frame */
+    LOADED = -2,
 };
 
 #define FLURRY_TIME ((uint64_t)20000)
@@ -39,6 +41,7 @@ static struct channel {
 static unsigned char rings[CHANNELS][WINDOW];
 static int listener = -1;
 static uint32_t last_number;
+static unsigned strays; /* sockets that cannot be closed */
 static struct pace {
     uint64_t began;
     unsigned count;
@@ -90,14 +93,40 @@ void calls_say(void) {
     }
 }
 
+/* Take bytes from a socket as recv does. LOADED where open files come along, which stay in the socket: to close the last
+ * descriptor of a file may take as long as the job likes (a TCP socket that lingers), and whoever takes them, closes them. */
+static ssize_t take(int fd, void *bytes, size_t most) {
+    struct iovec place = {bytes, most};
+    struct msghdr message = {.msg_iov = &place, .msg_iovlen = 1};
+    ssize_t size = recvmsg(fd, &message, MSG_PEEK | MSG_DONTWAIT);
+    if (size > 0 && message.msg_flags & MSG_CTRUNC)
+        return LOADED;
+    return size > 0 ? recv(fd, bytes, (size_t)size, MSG_DONTWAIT) : size;
+}
+
+/* Close a socket; one with open files in it only in its other side's eyes: it goes when we exit, for then nothing lingers. */
+static void discard(int fd) {
+    unsigned char bytes[SMALL];
+    ssize_t size;
+    shutdown(fd, SHUT_RDWR);
+    while ((size = take(fd, bytes, sizeof bytes)) > 0)
+        ; /* it is bounded: nothing comes any more */
+    if (size == LOADED)
+        strays++;
+    else
+        close(fd);
+}
+
 /* Send on what the job has sent, at most so many bytes. How many that was; 0 where there is nothing now. */
 static uint32_t relay(struct channel *channel, uint32_t most) {
     struct writer made = begin(channel);
-    ssize_t size = recv(channel->fd, made.at, most < PIECE - NUMBER ? most : PIECE - NUMBER, MSG_DONTWAIT);
-    if (size < 0 && (errno == EAGAIN || errno == EINTR))
+    ssize_t size = take(channel->fd, made.at, most < PIECE - NUMBER ? most : PIECE - NUMBER);
+    if (size == -1 && (errno == EAGAIN || errno == EINTR))
         return 0;
     if (size <= 0) {
         channel->output_ended = true;
+        if (size == LOADED)
+            shutdown(channel->fd, SHUT_RD);
         out_end('f', made);
         return 0;
     }
@@ -108,7 +137,7 @@ static uint32_t relay(struct channel *channel, uint32_t most) {
 }
 
 static void forget(struct channel *channel) {
-    close(channel->fd);
+    discard(channel->fd);
     *channel = (struct channel){.fd = -1};
 }
 
@@ -124,8 +153,10 @@ static bool hurried(struct pace *pace, uint64_t time, uint64_t span, unsigned mo
 }
 
 static void take_connection(void) {
-    int fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    int fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC), yes = 1;
     rush.count++;
+    if (fd >= 0) /* what is out of band would be skipped, and with it what comes along */
+        setsockopt(fd, SOL_SOCKET, SO_OOBINLINE, &yes, sizeof yes);
     for (struct channel *channel = channels; fd >= 0 && channel < channels + CHANNELS; channel++) {
         if (channel->fd >= 0)
             continue;
@@ -134,7 +165,7 @@ static void take_connection(void) {
         return;
     }
     if (fd >= 0)
-        close(fd);
+        discard(fd);
 }
 
 /* Give the job what it takes of what is held for it. */
@@ -165,7 +196,7 @@ static void pour(struct channel *channel) {
 unsigned calls_await(struct pollfd fds[CALLS_FDS], uint64_t time, uint64_t *wake) {
     if (listener < 0)
         return 0;
-    bool room = out_ready(), rushed = hurried(&rush, time, SECOND, RUSH);
+    bool room = out_ready(), rushed = hurried(&rush, time, SECOND, RUSH) || strays >= CHANNELS;
     bool dense = hurried(&flurry, time, FLURRY_TIME, FLURRY);
     if (dense && flurry.began + FLURRY_TIME < *wake)
         *wake = flurry.began + FLURRY_TIME;
@@ -220,10 +251,7 @@ bool calls_drain(void) {
         }
         forget(channel);
     }
-    if (listener >= 0)
-        close(listener);
-    listener = -1;
-    return true;
+    return true; /* the listener stays open: somebody may wait there, and have sent open files */
 }
 
 /* --- from the engine --- */
