@@ -14,6 +14,7 @@ from msgspec import Struct, structs
 from minitango.archive import File
 from minitango.job import Limits
 from minitango.sandbox import HELPER, BoxSpec, Mount
+from minitango.sandbox._helper import found_by_programs
 from minitango.sandbox._spec import NOFILE, TMP, largest_file, total_memory, writable
 
 HOME: Final = "/.minitango"
@@ -164,13 +165,14 @@ def rlimits(spec: BoxSpec) -> dict[int, int]:
 
 def environment(spec: BoxSpec, own: dict[str, str]) -> dict[str, str]:
     """What every command finds in its environment, unless it is given something else: the image's `own`, and ours."""
-    return {
+    env = {
         "PATH": "/usr/local/bin:/usr/bin:/bin",
         "LANG": "C.UTF-8",
         **own,
         "HOME": spec.workdir,
         "TMPDIR": "/tmp",  # noqa: S108
     }
+    return found_by_programs(env) if spec.helper else env
 
 
 def _sizes(spec: BoxSpec) -> dict[str, int]:

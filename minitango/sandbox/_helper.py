@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import resources
 from typing import Final
 
 from minitango.errors import SandboxUnavailable
+from minitango.sandbox import HELPER
 from minitango.text import one_line
 
 SOCKET: Final = "socket"
@@ -35,3 +37,13 @@ def helper_files(machine: str) -> dict[str, tuple[int, bytes]]:
         if module.name.endswith(".py"):
             files[f"python/{module.name}"] = (0o644, module.read_bytes())
     return files
+
+
+def found_by_programs(env: Mapping[str, str]) -> dict[str, str]:
+    """An environment in which what lies in HELPER is found by its name: before all else, as programs and as modules."""
+    path, modules = f"{HELPER}/bin", f"{HELPER}/python"
+    return {
+        **env,
+        "PATH": f"{path}:{env['PATH']}" if env.get("PATH") else path,
+        "PYTHONPATH": f"{modules}:{env['PYTHONPATH']}" if env.get("PYTHONPATH") else modules,
+    }

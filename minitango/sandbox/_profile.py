@@ -11,7 +11,7 @@ from typing import Final
 from msgspec import Struct
 
 from minitango.sandbox import HELPER, BoxSpec
-from minitango.sandbox._helper import SOCKET
+from minitango.sandbox._helper import SOCKET, found_by_programs
 from minitango.sandbox._spec import NOFILE, TMP, largest_file, total_memory, writable
 
 UID: Final = 1000
@@ -58,7 +58,8 @@ def environment(spec: BoxSpec, layout: Layout) -> dict[str, str]:
     path = "/usr/local/bin:/usr/bin:/bin"
     if layout.prefix is not None:
         path = f"{layout.prefix}/bin:{path}"
-    return {"PATH": path, "HOME": spec.workdir, "LANG": "C.UTF-8", "TMPDIR": "/tmp"}  # noqa: S108
+    env = {"PATH": path, "HOME": spec.workdir, "LANG": "C.UTF-8", "TMPDIR": "/tmp"}  # noqa: S108
+    return found_by_programs(env) if spec.helper else env
 
 
 def rlimits(spec: BoxSpec, *, watched: bool, count_processes: bool) -> dict[int, int]:
