@@ -59,7 +59,7 @@ _WORDS: Final = {"wall": "", "cpu": "cpu ", "memory": "memory ", "output": "prin
 def step(report: StepReport, limits: Limits | None = None) -> str:
     """How one step ended, and what it used; beside its limits, where they are known, with a mark on what is near."""
     parts = [_amount(each) for each in used(report, limits)]
-    return f"{one_line(report.name, 60)}: {_end(report)}; {', '.join(parts)}{_image(report)}"
+    return f"{one_line(report.name, 60)}: {_end(report)}; {', '.join(parts)}{_calls(report)}{_image(report)}"
 
 
 def _amount(each: Used) -> str:
@@ -75,6 +75,10 @@ def _amount(each: Used) -> str:
 
 def _human_bytes(size: float) -> str:
     return human_size(int(size))
+
+
+def _calls(report: StepReport) -> str:
+    return f"; {show.plural(report.calls, 'call')} of student code" if report.calls else ""
 
 
 def _image(report: StepReport) -> str:

@@ -21,7 +21,7 @@ from msgspec import Struct
 
 from minitango.archive import File
 from minitango.assignment import Plan
-from minitango.job import Notice, Usage
+from minitango.job import Limits, Notice, Usage
 from minitango.layout import COLLECTED, WORK, parents, student_environment, student_spec
 from minitango.remarks import notices
 from minitango.sandbox import HELPER, Box, Calls, Channel, ChannelClosed, End, Sandbox
@@ -166,14 +166,9 @@ class Students:
     # --- what a call needs ----------------------------------------------------------------------
 
     @property
-    def output_limit(self) -> int:
-        """Bytes that student code may print in one call."""
-        return self._spec.limits.output
-
-    @property
-    def wall_limit(self) -> float:
-        """Seconds that it may take."""
-        return self._spec.limits.wall
+    def limits(self) -> Limits:
+        """What student code may use in one call."""
+        return self._spec.limits
 
     @contextlib.contextmanager
     def box(self) -> Iterator[Box]:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
+
+from msgspec.structs import replace
 
 from minitango.archive import File
 from minitango.errors import SandboxFailed
+from minitango.job import Limits
 from minitango.layout import WORK
 from minitango.sandbox import Box, Calls, Channel, ChannelClosed, CollectBounds, End
 from minitango.students import frames
 from minitango.students.frames import BadCall, Ending, How, Request
-from minitango.text import one_line
+from minitango.text import human_seconds, human_size, one_line
 
 _NOT_EXECUTED: Final = 127
 """The exit status beside an errno with which a command could not be executed."""
@@ -27,13 +30,8 @@ class Step(Protocol):
     """What a call needs of the step that it belongs to."""
 
     @property
-    def output_limit(self) -> int:
-        """Bytes that student code may print in one call."""
-        ...
-
-    @property
-    def wall_limit(self) -> float:
-        """Seconds that it may take."""
+    def limits(self) -> Limits:
+        """What student code may use in one call."""
         ...
 
     def box(self) -> AbstractContextManager[Box]:
@@ -142,9 +140,9 @@ class Call:
 
     def _timer(self, seconds: float | None) -> threading.Timer | None:
         """What ends it after its own time, which begins now; None where the box ends it earlier."""
-        if seconds is None or seconds >= self._step.wall_limit:
+        if seconds is None or seconds >= self._step.limits.wall:
             return None
-        timer = threading.Timer(seconds, self._stop, [Ending(How.LIMIT, text="wall")])
+        timer = threading.Timer(seconds, self._stop, [_passed("wall", replace(self._step.limits, wall=seconds))])
         timer.daemon = True
         timer.start()
         return timer
@@ -153,7 +151,7 @@ class Call:
         if self._ending is not None:
             return self._ending
         if end.limit is not None:
-            return Ending(How.LIMIT, text=end.limit)
+            return _passed(end.limit, self._step.limits)
         if end.cancelled:
             raise ChannelClosed
         if end.exec_error is not None or self._inside is None:
@@ -188,7 +186,7 @@ class Call:
         inside = self._inside
         if inside is None:
             return
-        left = self._step.output_limit
+        left = self._step.limits.output
         try:
             frames.send(inside, "R", Request(request.words).encode())
             self._asked.set()
@@ -198,7 +196,7 @@ class Call:
                 elif kind in ("O", "e"):
                     left -= len(data)
                     if left < 0:
-                        self._stop(Ending(How.LIMIT, text="output"))
+                        self._stop(_passed("output", self._step.limits))
                         break
                     try:
                         frames.send(self._caller, kind, data)
@@ -248,6 +246,17 @@ class Call:
             box = self._box
         if box is not None:
             box.kill()
+
+
+def _passed(limit: Literal["wall", "cpu", "memory", "output"], limits: Limits) -> Ending:
+    """The end by a limit, with how much that is."""
+    amount = {
+        "wall": human_seconds(limits.wall),
+        "cpu": human_seconds(limits.cpu or 0),
+        "memory": human_size(limits.memory),
+        "output": human_size(limits.output),
+    }
+    return Ending(How.LIMIT, text=f"{limit} {amount[limit]}")
 
 
 def _refused(error: BadCall) -> Ending:

@@ -73,7 +73,8 @@ def _called(ending: Ending, stdout: bytes, stderr: bytes, files: tuple[File, ...
         case How.SIGNALLED:
             return Called(stdout, stderr, 128 + ending.number, files=files)
         case How.LIMIT:
-            return Called(stdout, stderr, LATE if ending.text in ("wall", "cpu") else REFUSED, limit=ending.text)
+            limit = ending.text.partition(" ")[0]
+            return Called(stdout, stderr, LATE if limit in ("wall", "cpu") else REFUSED, limit=limit)
         case How.NOT_EXECUTED:
             return Called(stdout, stderr, 127 if ending.number == errno.ENOENT else 126)
         case How.REFUSED:

@@ -58,7 +58,8 @@ class How(IntEnum):
 
 
 class Ending(Struct, frozen=True):
-    """The end of a call: its exit status, signal or errno, and of a limit which, of a refusal why."""
+    """The end of a call: its exit status, signal or errno, and of a limit which and how much that is, of a refusal
+    why."""
 
     how: How
     number: int = 0

