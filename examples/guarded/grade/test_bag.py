@@ -6,7 +6,7 @@ import unittest
 
 from minitango_student import Student, StudentError
 
-student = Student("bag", timeout=2)
+student = Student("bag", timeout=5)
 
 
 class Merge(unittest.TestCase):

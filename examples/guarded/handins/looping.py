@@ -1,9 +1,14 @@
-"""Never ends to merge; the other functions are tried all the same."""
+"""Never ends to merge what is equal, nor to wait for what is not there; all else is tried all the same."""
 
 
 def merge(a, b):
-    while True:
-        pass
+    merged = []
+    while a and b:
+        if a[0] < b[0]:
+            merged.append(a.pop(0))
+        elif b[0] < a[0]:
+            merged.append(b.pop(0))
+    return merged + a + b
 
 
 def mean(numbers):
