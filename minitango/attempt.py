@@ -10,6 +10,7 @@ from minitango import archive
 from minitango.archive import File
 from minitango.assignment import Plan, PlanStep
 from minitango.blobs import BlobStore
+from minitango.errors import SandboxFailed
 from minitango.job import Lease, Notice, Outcome, Result, StepOutput, StepReport, Usage
 from minitango.judging import Ended, judge, read_report
 from minitango.layout import COLLECTED, SUBMISSION, box_spec, environment, hand_in, layout_of
@@ -125,6 +126,9 @@ class Attempt:
                 stop.attach(None)
                 if end.cancelled or stop.why is not None:
                     raise Stopped
+                if end.limit == "wall" and used.waited and end.usage.wall - used.waited < step.limits.wall:
+                    text = f"boxes for student code took {used.waited:.0f} s of step {step.name!r}'s time to come up"
+                    raise SandboxFailed(text, id="sandbox_overdue")
                 self.outputs.append(kept.output(step.name))
                 left = self._take(box, number, step, end)
             finally:

@@ -423,6 +423,38 @@ def test_where_nothing_connects_in_the_students_box_that_is_ours(case: Case) -> 
     assert failure.id == "sandbox_exec"
 
 
+@pytest.mark.parametrize("sooner", [True, False])
+def test_time_that_a_sandbox_took_is_not_the_students(
+    case: Case, sooner: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A grader that waits for a box which hangs passes its limit, by no fault of the hand-in's."""
+    monkeypatch.setattr("minitango.students.PATIENCE", 0.1)
+    done = threading.Event()
+
+    def late(spec: BoxSpec) -> None:
+        if of_students(spec) and not sooner:
+            assert done.wait(PATIENCE)
+
+    def inside(run: FakeRun) -> End:
+        if run.command == ("grade",):
+            assert run._connect is not None
+            channel = run._connect()
+            frames.send(channel, "R", Request(("x",)).encode())
+            threading.Event().wait(0.5)
+            threading.Timer(0.2, done.set).start()
+        return End(signal=9, limit="wall", usage=Usage(wall=60.0 + 0.2))
+
+    sandbox = Watched(inside, late)
+    ack = case.run(inside, GUARDED, sandbox=sandbox)
+    if sooner:
+        assert isinstance(ack, Finish)
+        assert ack.result.outcome == "time_limit"
+    else:
+        assert isinstance(ack, Fail)
+        assert (ack.failure.id, ack.retry) == ("sandbox_overdue", True)
+    assert sandbox.all_closed()
+
+
 def test_a_spare_box_that_does_not_open_harms_nobody_who_does_not_want_it(case: Case) -> None:
     fails = Watched(
         grading(lambda run: 4), lambda spec: SandboxFailed("no", id="sandbox_start") if of_students(spec) else None

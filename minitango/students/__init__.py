@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
@@ -31,6 +32,8 @@ AT_ONCE: Final = 8
 """Calls that one attempt may have open at once."""
 MOST: Final = 1000
 """Calls that one attempt may make."""
+PATIENCE: Final = 5.0
+"""Seconds in which a box is there even on a busy machine."""
 INSIDE: Final = (f"{HELPER}/bin/minitango-student", "--inside")
 """What runs in a student's box, and there starts what was asked for."""
 _PLANS: Final = 64
@@ -67,6 +70,8 @@ class Used(Struct, frozen=True):
     memory: int | None = 0
     """Peak bytes of the largest; None: not known."""
     notices: tuple[Notice, ...] = ()
+    waited: float = 0.0
+    """Seconds, beyond what is usual, for which calls waited for their boxes: the grader's time, spent by us."""
 
     def added_to(self, usage: Usage) -> Usage:
         """The step's own usage with theirs: CPU time added, and of the memory what was most."""
@@ -112,6 +117,9 @@ class Students:
         self._threads: list[threading.Thread] = []
         self._failure: BaseException | None = None
         self._ends: list[End] = []
+        self._over = 0.0
+        """Monotonic time when the grader ended; 0: it has not."""
+        self._waited = 0.0
 
     def start(self) -> None:
         """Begin to open the box of the first call, where there may well be one."""
@@ -148,6 +156,7 @@ class Students:
         with a sandbox of ours, the first time."""
         with self._lock:
             self._closing = True
+            self._over = self._over or time.monotonic()
             open_calls, threads = list(self._calls), self._threads
             spare, self._spare = self._spare, None
         for call in open_calls:
@@ -181,7 +190,13 @@ class Students:
                 spare, self._spare = self._spare, None
                 self._taken += 1
                 self._open_ahead()
-            box = spare.result() if spare is not None else self._open()
+            begun = time.monotonic()
+            try:
+                box = spare.result() if spare is not None else self._open()
+            finally:
+                with self._lock:
+                    late = (self._over or time.monotonic()) - begun - PATIENCE
+                    self._waited += max(0.0, late)
             try:
                 yield box
             finally:
@@ -261,4 +276,5 @@ class Students:
             cpu=sum(cpus) if len(cpus) == known else None,
             memory=max(peaks, default=0) if len(peaks) == known else None,
             notices=tuple({notice.id: notice for notice in reversed(said)}.values()),
+            waited=self._waited,
         )
