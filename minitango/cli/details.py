@@ -42,12 +42,14 @@ class Used(Struct, frozen=True):
 
 
 def used(report: StepReport, limits: Limits | None = None) -> list[Used]:
-    """What a step used, as far as it is known, each beside its limit."""
+    """What a step used, as far as it is known, each beside its limit. What student code used that a guarded step had
+    run is in it, and has limits of its own."""
     usage = report.usage
+    own = limits if not report.calls else None
     found = [
         ("wall", usage.wall, limits.wall if limits else None),
-        ("cpu", usage.cpu, limits.cpu if limits else None),
-        ("memory", usage.memory, limits.memory if limits else None),
+        ("cpu", usage.cpu, own.cpu if own else None),
+        ("memory", usage.memory, own.memory if own else None),
         ("output", report.output_bytes, limits.output if limits else None),
     ]
     return [Used(what, amount, limit) for what, amount, limit in found if amount is not None]

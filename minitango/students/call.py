@@ -198,17 +198,13 @@ class Call:
                     if left < 0:
                         self._stop(_passed("output", self._step.limits))
                         break
-                    try:
-                        frames.send(self._caller, kind, data)
-                    except ChannelClosed:
-                        self._kill()
-                        break
+                    frames.send(self._caller, kind, data)
                 else:
                     raise BadCall(f"the student's side said {kind!r}")  # noqa: TRY301
         except BadCall as error:  # by student code that took hold of what started it
             self._stop(_refused(error))
         except ChannelClosed:
-            pass  # that side has ended, of which the box tells
+            pass  # that side has ended, of which the box tells; or the caller is gone, of which its reader hears
         finally:
             self._asked.set()
             inside.close()
