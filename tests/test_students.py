@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minitango import Limits, SandboxFailed, SandboxUnavailable, Step, Trust
+from minitango import Assignment, Limits, SandboxFailed, SandboxUnavailable, Step, Trust
 from minitango.archive import File
 from minitango.job import Cancelled, Fail, Finish, Result, Usage
 from minitango.sandbox import BoxSpec, ChannelClosed, End
-from minitango.students import AT_ONCE, Habits, frames
+from minitango.students import AT_ONCE, Habits, Students, frames
 from minitango.students.calling import Called
 from minitango.students.frames import BadCall, Ending, How, Request
 from minitango.testing import FakeBox, FakeChannel, FakeRun, FakeSandbox
@@ -322,6 +322,53 @@ def test_when_its_caller_is_gone_student_code_is_killed(case: Case) -> None:
     assert case.result(grading(grader, student), GUARDED).score == 10
 
 
+def test_a_caller_that_goes_half_way_is_not_told_of_an_end_that_was_none(case: Case) -> None:
+    """What was killed for its sake has neither exit status nor signal: none is made up."""
+    entered = threading.Event()
+
+    def student(run: FakeRun) -> End:
+        entered.set()
+        return waiting(run)
+
+    def grader(run: FakeRun) -> None:
+        assert run._connect is not None
+        channel = run._connect()
+        frames.send(channel, "R", Request(("x",)).encode())
+        frames.send(channel, "E")
+        assert entered.wait(PATIENCE)
+        channel.shutdown()
+        assert list(frames.read(channel)) == []
+        channel.close()
+
+    assert case.result(grading(grader, student), GUARDED).score == 10
+
+
+def test_to_close_ends_calls_whatever_becomes_of_their_channels(case: Case) -> None:
+    entered = threading.Event()
+
+    def student(run: FakeRun) -> End:
+        entered.set()
+        return waiting(run)
+
+    sandbox = Watched(student)
+    plan = Assignment("hw", (GUARDED,), max_score=1).pack(case.blobs).plan
+    students = Students(sandbox, plan, 0, image="", token="t", submission=(), collected=())
+    ours, theirs = FakeChannel.pair()
+    students.accept(ours)
+    frames.send(theirs, "R", Request(("x",)).encode())
+    frames.send(theirs, "E")
+    assert entered.wait(PATIENCE)
+    with ThreadPoolExecutor(1) as pool:
+        closed = pool.submit(students.close)
+        assert closed.result(PATIENCE).calls == 1
+    assert sandbox.all_closed()
+    later, other = FakeChannel.pair()
+    students.accept(later)
+    assert other.recv() == b"", "it takes no more calls"
+    for channel in (theirs, other):
+        channel.close()
+
+
 def test_when_the_grader_ends_what_it_left_running_is_killed_and_no_box_is_left(case: Case) -> None:
     entered = threading.Semaphore(0)
 
@@ -480,7 +527,6 @@ def test_a_box_is_there_before_the_first_call_and_before_the_next(case: Case) ->
 
 
 def test_where_earlier_attempts_made_so_many_calls_no_more_boxes_are_opened_ahead(case: Case) -> None:
-    from minitango import Assignment
     from minitango.runner import Runner
 
     calls = iter([2, 2, 3, 3])
