@@ -73,6 +73,8 @@ class Trust(StrEnum):
 
     SEPARATED = "separated"
     """The step that reported did not get the submission, only files that an earlier step left, none executable."""
+    GUARDED = "guarded"
+    """The step that reported had student code run while it graded, each time in a sandbox beside its own."""
     SHARED = "shared"
     """Grader and submission shared a sandbox: a hostile submission could have forged the score."""
 
@@ -197,6 +199,8 @@ class StepReport(Struct, frozen=True, omit_defaults=True):
     """As the assignment names it; empty where it names none, or the sandbox has no images."""
     image_digest: str = ""
     """What that was; empty where the sandbox has no images."""
+    calls: int = 0
+    """How often a guarded step had student code run; what that used is in `usage`."""
 
 
 class Result(Struct, frozen=True, omit_defaults=True):

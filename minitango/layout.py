@@ -5,9 +5,13 @@ Our own layout, and Autolab's, whose steps know no more than their working direc
 | place | what | who may write |
 |---|---|---|
 | /job | the working directory: the submission, if the step sees it, and the assignment's `files` over it | the step |
-| /submission | the submission as it came, if the step sees it: MINITANGO_SUBMISSION | nobody |
+| /submission | the submission as it came, if the step sees it or is guarded: MINITANGO_SUBMISSION | nobody |
 | /collected | what earlier steps left, one folder a step: MINITANGO_COLLECTED | nobody |
 | /report | last step only, where its report goes: MINITANGO_REPORT, if its format has a file for it | the step |
+
+A guarded step has nothing of the student's in /job, on PATH or on PYTHONPATH, and in /submission and /collected nothing
+that could be executed. It finds minitango-student and its Python module below HELPER; what that runs is in a box of its
+own, with the submission in /job and what earlier steps left in /collected, and nothing of the assignment's.
 
 A step that is root (Docker alone) may write everywhere there: what nobody may write to are files of root's in memory.
 
@@ -29,7 +33,7 @@ from minitango.assignment import Plan
 from minitango.assignment.autograders import autolab, gradescope, prairielearn
 from minitango.job import Lease, Limits
 from minitango.results import MAX_REPORT, report_files
-from minitango.sandbox import BoxSpec, Bundle, Mount
+from minitango.sandbox import HELPER, BoxSpec, Bundle, Mount
 
 WORK: Final = "/job"
 SUBMISSION: Final = "/submission"
@@ -68,7 +72,7 @@ def box_spec(
     files for it; `limits` instead of its own."""
     step, layout = plan.steps[number], layout_of(plan)
     mounts = [Mount(layout.work, writable=True)]
-    if step.submission and layout.own_copy:
+    if (step.submission and layout.own_copy) or step.guarded:
         mounts.append(Mount(SUBMISSION))
     if number > 0:
         mounts.append(Mount(COLLECTED))
@@ -83,7 +87,21 @@ def box_spec(
         image=image,
         bundle=bundle,
         token=token,
+        helper=step.guarded,
     )
+
+
+def student_spec(plan: Plan, number: int, *, image: str, token: str) -> BoxSpec:
+    """The box beside guarded step `number` in which student code runs: of the same image, and without a network."""
+    limits = plan.steps[number].student
+    assert limits
+    mounts = [Mount(WORK, writable=True), *([Mount(COLLECTED)] if number > 0 else [])]
+    return BoxSpec(mounts=tuple(mounts), workdir=WORK, limits=limits, image=image, token=token, helper=True)
+
+
+def student_environment(number: int) -> dict[str, str]:
+    """What student code beside step `number` finds in its environment, besides what every box has."""
+    return {"MINITANGO_COLLECTED": COLLECTED} if number > 0 else {}
 
 
 def environment(plan: Plan, number: int) -> dict[str, str]:
@@ -92,12 +110,16 @@ def environment(plan: Plan, number: int) -> dict[str, str]:
     env = dict(step.env)
     if layout_of(plan) is not _OURS:
         return env
-    if step.submission:
+    if step.submission or step.guarded:
         env["MINITANGO_SUBMISSION"] = SUBMISSION
     if number > 0:
         env["MINITANGO_COLLECTED"] = COLLECTED
     if number == len(plan.steps) - 1 and (name := report_files(plan.format).name):
         env["MINITANGO_REPORT"] = f"{REPORT}/{name}"
+    if step.guarded:
+        for name, ours in (("PATH", f"{HELPER}/bin"), ("PYTHONPATH", f"{HELPER}/python")):
+            if name in env:
+                env[name] = f"{ours}:{env[name]}"
     return env
 
 
@@ -133,12 +155,12 @@ def without_clashes(theirs: Iterable[File], own: Iterable[File]) -> tuple[list[F
     folders: set[str] = set()
     for file in own:
         files.add(file.path)
-        folders.update(_parents(file.path))
+        folders.update(parents(file.path))
     kept: list[File] = []
     gone: list[str] = []
     for file in theirs:
         path = file.path
-        clash = path in files or path in folders or any(parent in files for parent in _parents(path))
+        clash = path in files or path in folders or any(parent in files for parent in parents(path))
         if clash:
             gone.append(path)
         else:
@@ -146,6 +168,7 @@ def without_clashes(theirs: Iterable[File], own: Iterable[File]) -> tuple[list[F
     return kept, gone
 
 
-def _parents(path: str) -> list[str]:
+def parents(path: str) -> list[str]:
+    """The folders that a path of a tree is in, the outermost first."""
     parts = path.split("/")[:-1]
     return ["/".join(parts[: n + 1]) for n in range(len(parts))]

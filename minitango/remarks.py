@@ -40,14 +40,14 @@ def _last_line(output: StepOutput) -> str:
     return f": {one_line(last, 100)}" if last else ""
 
 
-def notices(step: str, end: End) -> list[Notice]:
-    """What a person should know of how a step went, though it decided nothing."""
+def notices(who: str, end: End) -> list[Notice]:
+    """What a person should know of how a step went, though it decided nothing; `who` is that step, in words."""
     found = []
     if end.oom_kills and end.limit is None:
-        text = f"step {step!r}: a process was killed for memory, though the step went on to its own end"
+        text = f"{who}: a process was killed for memory, though the step went on to its own end"
         found.append(Notice("memory_kill", text))
     if end.disk_full:
-        found.append(Notice("disk_full", f"step {step!r} filled its disk"))
+        found.append(Notice("disk_full", f"{who} filled its disk"))
     if end.pids_limit:
-        found.append(Notice("pids_limit", f"step {step!r} ran into its limit of processes"))
+        found.append(Notice("pids_limit", f"{who} ran into its limit of processes"))
     return found

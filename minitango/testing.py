@@ -7,20 +7,73 @@
 
     with Engine.open(tmp_path, sandbox=FakeSandbox(inside)) as engine: ...
 
+In a guarded step the function is called for the grader, and again, in a box of its own, for each of its calls:
+
+    def inside(run: FakeRun) -> End:
+        if run.command == ("./program",):                      # the student's
+            run.print(run.input.upper())
+            return End(exit_status=0)
+        done = run.student("./program", input=b"hello")        # the grader's: what `minitango-student ./program` does
+        run.write("/report/results.json", b'{"score": %d}' % (done.stdout == b"HELLO"))
+        return End(exit_status=0)
+
 The queue, the blobs, the runner and the readers are the real ones.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import hashlib
+import socket
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from minitango.archive import File, pack
 from minitango.errors import ConfigError
 from minitango.preflight import PREFLIGHT_ENV
-from minitango.sandbox import BoxSpec, CollectBounds, Collected, End, Guarantees, OnePlace
+from minitango.sandbox import BoxSpec, Calls, ChannelClosed, CollectBounds, Collected, End, Guarantees, OnePlace
+from minitango.students import INSIDE, frames
+from minitango.students.calling import REFUSED, Called, call
+from minitango.students.frames import BadCall
+
+
+class FakeChannel:
+    """A `Channel`, and the other side of it: two ends of a pair of sockets."""
+
+    def __init__(self, end: socket.socket) -> None:
+        self._end = end
+
+    @classmethod
+    def pair(cls) -> tuple[FakeChannel, FakeChannel]:
+        """Both ends: what one sends, the other receives."""
+        one, other = socket.socketpair()
+        return cls(one), cls(other)
+
+    def recv(self, most: int = 65536) -> bytes:
+        """See `Channel.recv`."""
+        try:
+            return self._end.recv(most)
+        except OSError:
+            return b""
+
+    def send(self, data: bytes) -> None:
+        """See `Channel.send`."""
+        try:
+            self._end.sendall(data)
+        except OSError as error:
+            raise ChannelClosed from error
+
+    def shutdown(self) -> None:
+        """See `Channel.shutdown`."""
+        with contextlib.suppress(OSError):
+            self._end.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        """See `Channel.close`."""
+        with contextlib.suppress(OSError):
+            self._end.shutdown(socket.SHUT_RDWR)  # wakes who waits, which closing alone does not
+        self._end.close()
 
 
 class FakeRun:
@@ -34,7 +87,12 @@ class FakeRun:
         files: dict[str, File],
         output: Callable[[bytes], None],
         killed: threading.Event,
+        connect: Callable[[], FakeChannel] | None = None,
+        input: bytes = b"",
     ) -> None:
+        self._connect = connect
+        self.input = input
+        """What student code reads from its standard input; of other runs nothing."""
         self.spec = spec
         self.command = tuple(command)
         self.env = dict(env)
@@ -54,6 +112,23 @@ class FakeRun:
         """Print, as the command would."""
         self._output(data)
 
+    def student(
+        self,
+        *command: str,
+        input: bytes = b"",
+        time: float | None = None,
+        give: Iterable[File] = (),
+        take: Sequence[str] = (),
+    ) -> Called:
+        """Have student code run in a box of its own, as `minitango-student` does for the grader of a guarded step."""
+        if self._connect is None:
+            raise RuntimeError("this step is not guarded")
+        channel = self._connect()
+        try:
+            return call(channel, command, input=input, time=time, give=tuple(give), take=take)
+        finally:
+            channel.close()
+
 
 Inside = Callable[[FakeRun], End]
 
@@ -66,6 +141,7 @@ class FakeBox:
         self._inside = inside
         self._files: dict[str, File] = {}
         self._killed = threading.Event()
+        self._channels: list[FakeChannel] = []
 
     def put(self, mount: str, files: Iterable[File]) -> None:
         """See `Box.put`; nothing is refused."""
@@ -73,7 +149,14 @@ class FakeBox:
             path = f"{mount}/{file.path}"
             self._files[path] = File(path, file.data, file.executable)
 
-    def run(self, command: Sequence[str], *, env: Mapping[str, str], output: Callable[[bytes], None]) -> End:
+    def run(
+        self,
+        command: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        output: Callable[[bytes], None],
+        calls: Calls | None = None,
+    ) -> End:
         """Call the function, unless the box was killed; the look for commands finds them all."""
         if PREFLIGHT_ENV in env:
             return End(exit_status=0)
@@ -86,9 +169,53 @@ class FakeBox:
             printed += len(data)
             output(data)
 
-        end = self._inside(FakeRun(self._spec, command, env, self._files, count, self._killed))
+        try:
+            if self._spec.helper and tuple(command) == INSIDE and calls is not None:
+                end = self._serve(env, self._open_channel(calls))
+            else:
+                connect = (lambda: self._open_channel(calls)) if self._spec.helper and calls is not None else None
+                end = self._inside(FakeRun(self._spec, command, env, self._files, count, self._killed, connect))
+        finally:
+            for channel in self._channels:
+                channel.close()
         if self._killed.is_set():
             return End(cancelled=True)
+        return end
+
+    def _open_channel(self, calls: Calls) -> FakeChannel:
+        """What a program gets that connects to us."""
+        ours, theirs = FakeChannel.pair()
+        self._channels.append(theirs)
+        calls(ours)
+        return theirs
+
+    def _serve(self, env: Mapping[str, str], channel: FakeChannel) -> End:
+        """As the program that starts student code, once it has read all its input."""
+        try:
+            incoming = frames.read(channel)
+            got = frames.request(incoming)
+            if got is None:
+                return End(exit_status=REFUSED)
+            read = bytearray()
+            for kind, data in incoming:
+                if kind == "E":
+                    break
+                read += data
+            run = FakeRun(
+                self._spec,
+                got[0].words,
+                env,
+                self._files,
+                lambda data: frames.send(channel, "O", data),
+                self._killed,
+                input=bytes(read),
+            )
+            end = self._inside(run)
+            if end.exec_error is not None:
+                frames.send(channel, "F", end.exec_error.to_bytes(4, "big"))
+                return End(exit_status=127)
+        except (BadCall, ChannelClosed):
+            return End(exit_status=REFUSED)
         return end
 
     def collect(self, mount: str, patterns: Sequence[str], bounds: CollectBounds = CollectBounds()) -> Collected:
@@ -105,6 +232,8 @@ class FakeBox:
     def kill(self) -> None:
         """Set `FakeRun.killed`: the function is to look at it where it waits."""
         self._killed.set()
+        for channel in tuple(self._channels):
+            channel.close()
 
     def close(self) -> None:
         """As `kill`."""

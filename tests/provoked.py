@@ -50,6 +50,7 @@ ERRORS: Final[dict[str, str]] = {
     "file_over_submission": "test_assignment.py::test_a_file_where_the_submission_lands",
     "file_twice": "test_assignment.py::test_files_that_cannot_be_taken",
     "grader_suspected": "e2e/test_first_and_pause.py::test_a_sample_that_cannot_be_graded",
+    "guarded": "test_assignment.py::test_what_a_guarded_step_cannot_have",
     "image_arch": "test_docker_images.py::test_an_image_for_another_machine",
     "image_build": "test_docker_images.py::test_a_dockerfile_that_does_not_build",
     "image_login": "test_docker_images.py::test_a_login_that_cannot_be_read",

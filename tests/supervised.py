@@ -127,6 +127,10 @@ class Line:
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, pass_fds=fds, start_new_session=True
         )
         self._container = container
+        self.calls_at = ""
+        """Where the socket is, for the job."""
+        self.kept: list[Frame] = []
+        """Frames that came before one that was waited for."""
         self._held = b""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
@@ -161,7 +165,7 @@ class Line:
             self._held += more
         end = 5 + self._length()
         kind, body, self._held = chr(self._held[0]), self._held[5:end], self._held[end:]
-        assert kind in "hyobxlde!", kind
+        assert kind in "hyobxldeacfgw!", kind
         return kind, body
 
     def _length(self) -> int:
@@ -318,20 +322,25 @@ def in_bubblewrap(
     ]
 
 
-def as_root(*, capabilities: str = "setuid,setgid,kill", wrap: Sequence[str] = ()) -> list[str]:
+def as_root(
+    *,
+    capabilities: str = "setuid,setgid,kill",
+    wrap: Sequence[str] = (),
+    mounts: Sequence[str] = ("w:/mnt/job", "r:/mnt/given"),
+) -> list[str]:
     """As root with a container's three capabilities, and the job as another user; where the tests are root.
 
     The mounts are in a mount namespace of its own, so nothing of them shows outside.
     """
     kept = "".join(f",+{name}" for name in capabilities.split(","))
     script = (
-        "mount -t tmpfs -o mode=755 none /mnt && mkdir /mnt/job /mnt/given && "
+        "mount -t tmpfs -o mode=755 none /mnt && mkdir /mnt/job /mnt/given /mnt/calls && "
         f"mount -t tmpfs -o size=4m,mode=700,uid={UID},gid={GID} none /mnt/job && "
         f'exec setpriv --inh-caps=-all --bounding-set=-all{kept} --no-new-privs "$@"'
     )
     return [
         *("unshare", "--pid", "--mount-proc", "--net", "--ipc", "--fork", "--kill-child=KILL"),
-        *("sh", "-c", script, "sh", *wrap, str(NATIVE), str(UID), str(GID), "60", "w:/mnt/job", "r:/mnt/given"),
+        *("sh", "-c", script, "sh", *wrap, str(NATIVE), str(UID), str(GID), "60", *mounts),
     ]
 
 
@@ -352,11 +361,28 @@ def qemu() -> str:
     return found
 
 
-def emulated() -> list[str]:
+CALLS = {"unprivileged": "/calls", "emulated": "/calls", "root": "/mnt/calls"}
+"""Where the socket is in each of the places in which a supervisor runs."""
+
+
+def calling(place: str, *mounts: str, binary: Path = NATIVE) -> list[str]:
+    """One with a socket, in one of these places; with other mounts than usual, if they are named."""
+    if place == "root":
+        return as_root(mounts=("w:/mnt/job", "r:/mnt/given", "s:/mnt/calls"))
+    arguments = ("1000", "1000", "60", *(mounts or ("w:/job", "r:/given", "s:/calls")))
+    setup = ("--tmpfs", "/calls")
+    return (
+        emulated(*arguments, setup=setup)
+        if place == "emulated"
+        else in_bubblewrap(*arguments, binary=binary, setup=setup)
+    )
+
+
+def emulated(*arguments: str, setup: Sequence[str] = ()) -> list[str]:
     """The other architecture's binary, under bubblewrap as everything else; its job is of this machine."""
     other = "aarch64" if platform.machine() == "x86_64" else "x86_64"
-    setup = ("--ro-bind", qemu(), "/qemu")
-    return in_bubblewrap(binary=HOME / f"supervise-{other}", setup=setup, before=("/qemu",))
+    setup = ("--ro-bind", qemu(), "/qemu", *setup)
+    return in_bubblewrap(*arguments, binary=HOME / f"supervise-{other}", setup=setup, before=("/qemu",))
 
 
 @contextlib.contextmanager

@@ -39,7 +39,7 @@ FLOORS = [
         "room",
     },
     {"store", "sandbox", "results", "assignment"},
-    {"runner", "layout", "preflight", "remarks"},
+    {"runner", "attempt", "judging", "layout", "preflight", "remarks", "students"},
     {
         "engine",
         "pool",

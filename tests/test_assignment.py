@@ -498,6 +498,77 @@ def test_trust() -> None:
     assert Assignment("hw", (see, blind)).trust == Trust.SEPARATED
     assert Assignment("hw", (see, see)).trust == Trust.SHARED
     assert Assignment("hw", (see,)).trust == Trust.SHARED
+    assert Assignment("hw", (Step(("a",), guarded=True),)).trust == Trust.GUARDED
+    assert Assignment("hw", (see, Step(("b",), guarded=True))).trust == Trust.GUARDED
+
+
+# --- guarded steps --------------------------------------------------------------------------------
+
+GUARDED = """name = "hw"
+[[step]]
+command = ["python3", "grade.py"]
+guarded = true
+limits = { wall = "30s", memory = "64MiB" }
+"""
+
+
+def test_a_guarded_step_and_what_its_students_may_use(folder: Path) -> None:
+    (step,) = load(folder, GUARDED + '[step.student]\nwall = "2s"\npids = 5\n').steps
+    assert (step.guarded, step.submission) == (True, False)
+    assert step.student == Limits(wall=2.0, memory=64 << 20, pids=5), "what is not said is as the step's own"
+    assert load(folder, GUARDED).steps[0].student is None
+    assert Step(("a",), guarded=True, submission=True).submission is False
+
+
+def test_the_plan_of_a_guarded_step(folder: Path) -> None:
+    blobs = Blobs(folder.parent / "blobs")
+    found = load(folder, GUARDED).pack(blobs)
+    plan = Plan.decode(blobs.get(found.digest))
+    assert plan == found.plan
+    assert plan.trust == Trust.GUARDED
+    assert plan.steps[0].guarded
+    assert plan.steps[0].student == plan.steps[0].limits
+    assert json.loads(blobs.get(found.digest))["schema"] == 2, "who does not know of guarded steps is to refuse it"
+    less = load(folder, GUARDED + "[step.student]\npids = 5\n").pack(blobs)
+    open_ = load(folder, GUARDED.replace("guarded = true\n", "")).pack(blobs)
+    assert len({found.digest, less.digest, open_.digest}) == 3, "each is graded anew"
+    assert not open_.plan.steps[0].guarded
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "line", "words"),
+    [
+        (GUARDED + "submission = true\n", "step[0].submission", 6, "never has the hand-in|MINITANGO_SUBMISSION"),
+        (GUARDED + '[step.student]\nnetwork = "open"\n', "step[0].student.network", 7, "never has a network"),
+        (GUARDED + '[step.student]\nwall = "31s"\n', "step[0].student.wall", 7, "which is 30 s"),
+        (GUARDED + "root = true\n", "step[0].root", 6, "never root"),
+        (GUARDED + 'env = { PATH = "/bin:/submission/x" }\n', "step[0].env.PATH", 6, "leads to /submission"),
+        (GUARDED + '[step.env]\nPYTHONPATH = "/collected"\n', "step[0].env.PYTHONPATH", 7, "leads to /collected"),
+        ('format = "autolab"\n' + GUARDED, "format", 1, "last line|write a report"),
+        (
+            'format = "exit-code"\nmax_score = 1\n' + GUARDED.replace('"python3"', '"minitango-student"'),
+            "step[0].command", 5, "the student's own exit status",
+        ),
+        (GUARDED + '[[step]]\ncommand = ["b"]\n', "step[0].guarded", 4, "only the last one"),
+        (simple() + "[step.student]\npids = 5\n", "step[0].student", 4, "is not guarded|write guarded = true"),
+    ],
+)  # fmt: skip
+def test_what_a_guarded_step_cannot_have(folder: Path, text: str, key: str, line: int, words: str) -> None:
+    error = mistake(folder, text)
+    assert (error.id, error.key, error.line) == ("guarded", key, line), error
+    for word in words.split("|"):
+        assert word in f"{error.message} {error.hint}"
+
+
+def test_an_adopted_autograder_is_not_guarded() -> None:
+    one = Assignment("hw", (Step(("a",), guarded=True),), layout="gradescope")
+    with pytest.raises(AssignmentError, match="runs student code by itself"):
+        one.validate()
+
+
+@pytest.mark.parametrize("value", ['"60x"', "0", '"25h"'])
+def test_limits_of_students_are_checked_as_a_steps(folder: Path, value: str) -> None:
+    assert mistake(folder, GUARDED + f"[step.student]\nwall = {value}\n").key == "step[0].student.wall"
 
 
 # --- the instructor's files -----------------------------------------------------------------------
@@ -685,7 +756,7 @@ def test_a_command_of_the_instructors_own(folder: Path, command: str, provided: 
 
 
 @pytest.mark.parametrize(
-    ("data", "id"), [(b"", "plan"), (b"{}", "plan"), (b'{"schema": 1}', "plan"), (b'{"schema": 2}', "plan_too_new")]
+    ("data", "id"), [(b"", "plan"), (b"{}", "plan"), (b'{"schema": 2}', "plan"), (b'{"schema": 3}', "plan_too_new")]
 )
 def test_what_is_no_plan(data: bytes, id: str) -> None:
     with pytest.raises(AssignmentError) as caught:

@@ -212,7 +212,7 @@ def test_what_is_given_read_only_is_not_charged_to_the_job(sandbox: DockerSandbo
         ({"no_new_privileges": False}, "a way to new privileges", "sandbox_not_isolated"),
         ({"other_interface": True}, "a network other than localhost", "sandbox_not_isolated"),
         ({"loopback": False}, "no localhost", "sandbox_not_isolated"),
-        ({"version": 2}, "it speaks version 2 of the protocol", "sandbox_docker"),
+        ({"version": 1}, "it speaks version 1 of the protocol", "sandbox_docker"),
     ],
 )
 def test_an_engine_whose_containers_are_not_as_they_must_be(

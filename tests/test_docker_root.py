@@ -10,12 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from minitango import Assignment, Engine, Submission
 from minitango.archive import File
 from minitango.errors import AssignmentError
 from minitango.job import Limits
-from minitango.sandbox import BoxSpec, Mount
+from minitango.sandbox import BoxSpec, Channel, Mount
 from minitango.sandbox.docker import DockerSandbox
 from tests import docker_engine, docker_images
 from tests.contract.test_sandbox import marked, new_marker
@@ -320,3 +321,32 @@ def test_a_job_that_is_not_root_has_nothing_of_it(sandbox: DockerSandbox) -> Non
     code = "import os; print(os.getuid() > 0, open('/proc/self/status').read().count('0000000000000000') >= 4)"
     _, said, _ = run(sandbox, code, spec)
     assert said == "True True\n"
+
+
+def test_it_calls_us_as_any_job_and_harms_its_own_socket_alone(sandbox: DockerSandbox) -> None:
+    """In its box it may write to HELPER as to all that others can only read: who listens is not what lies there."""
+    channels: list[Channel] = []
+
+    def answer(channel: Channel) -> None:
+        channels.append(channel)
+        channel.send(b"still you")
+        channel.close()
+
+    code = """
+        import os, socket
+        first = socket.socket(socket.AF_UNIX); first.connect("/minitango/socket")
+        os.rename("/minitango/socket", "/minitango/ours"); os.unlink("/minitango/bin/minitango-student")
+        theirs = socket.socket(socket.AF_UNIX); theirs.bind("/minitango/socket")
+        second = socket.socket(socket.AF_UNIX); second.connect("/minitango/ours")
+        print(first.recv(99).decode(), second.recv(99).decode(), flush=True)
+        os.unlink("/minitango/ours")
+    """
+    for _ in range(2):  # the next box has its own
+        box = sandbox.open(structs.replace(SPEC, helper=True))
+        said = bytearray()
+        try:
+            box.run(["python3", "-I", "-c", textwrap.dedent(code)], env={}, output=said.extend, calls=answer)
+        finally:
+            box.close()
+        assert said == b"still you still you\n"
+    assert len(channels) == 4

@@ -201,7 +201,7 @@ def test_its_examples_load(tmp_path: Path) -> None:
     for text in examples:
         (tmp_path / "assignment.toml").write_text(text)
         trust.append(Assignment.load(tmp_path).trust.value)
-    assert trust == ["shared", "separated"]
+    assert trust == ["shared", "separated", "guarded"]
 
 
 def public() -> dict[str, object]:

@@ -68,7 +68,7 @@ def test_the_sdist_makes_the_same_wheel(built: Built, tmp_path: Path) -> None:
     with tarfile.open(built.sdist) as sdist:
         names = {member.name.removeprefix(f"{NAME}/") for member in sdist}
     subprocess.run(["tar", "-xf", built.sdist, "-C", tmp_path], check=True)
-    for needed in ("pyproject.toml", "hatch_build.py", "bin/_supervisor.py", "bin/test", "tests/test_packages.py"):
+    for needed in ("pyproject.toml", "hatch_build.py", "bin/_programs.py", "bin/test", "tests/test_packages.py"):
         assert needed in names
     assert not [name for name in names if name.split("/")[0] in (".git", ".venv", "dist")]
     done = make_package(tmp_path / NAME, "-t", "wheel")

@@ -499,7 +499,7 @@ class Bare(FakeSandbox):
     def open(self, spec: BoxSpec) -> FakeBox:
         box = super().open(spec)
 
-        def run(command: Any, *, env: Any, output: Callable[[bytes], None]) -> End:
+        def run(command: Any, *, env: Any, output: Callable[[bytes], None], calls: Any = None) -> End:
             if self.end.exec_error is None:
                 output(b"ERROR: ld.so: object 'x.so' from LD_PRELOAD cannot be preloaded: ignored.\n")
                 output(b"\n" + LACKS + b"make\n")

@@ -14,7 +14,7 @@ from minitango.cli import cli, details, show, streams
 from minitango.cli.grading import mixture
 from minitango.cli.progress import Images, _names
 from minitango.cli.records import ErrorRecord
-from minitango.job import Failure, Job, Notice, Outcome, State, StepReport, Trust
+from minitango.job import Failure, Job, Limits, Notice, Outcome, State, StepReport, Trust, Usage
 from minitango.testing import FakeSandbox
 from tests.support import PATIENCE, open_engine, scoring, submission
 
@@ -110,6 +110,17 @@ def test_a_step_tells_its_image() -> None:
     assert details.step(StepReport("run", exit_status=0, image_digest=digest)).endswith("; image 0123456789ab")
     report = StepReport("run", exit_status=0, image="gcc:14", image_digest=digest)
     assert details.step(report).endswith("; image gcc:14 (0123456789ab)")
+
+
+def test_a_guarded_step_says_how_often_it_had_student_code_run() -> None:
+    """What that used is not held to the step's own limits."""
+    usage = Usage(wall=1.0, cpu=9.0, memory=500 << 20)
+    limits = Limits(wall=30.0, cpu=5.0, memory=256 << 20)
+    text = details.step(StepReport("grade", exit_status=0, usage=usage, calls=2), limits)
+    assert text == (
+        "grade: exit status 0; 1 s of 30 s, cpu 9 s, memory 500 MiB, printed 0 B of 1 MiB; 2 calls of student code"
+    )
+    assert "limit" in details.step(StepReport("grade", exit_status=0, usage=usage), limits)
 
 
 def test_progress_of_images_in_a_log(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

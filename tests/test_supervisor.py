@@ -108,7 +108,7 @@ def test_it_says_what_it_sees(line: Line, request: pytest.FixtureRequest, tmp_pa
     command = as_root() if "root" in request.node.name else in_bubblewrap()
     with Line(command) as other:
         hello = other.hello()
-    assert hello.version == 1
+    assert hello.version == 2
     assert hello.facts & 2 == 0, "no network but loopback"
     assert hello.facts & 16, "no_new_privs"
     assert (hello.memory, hello.pids, hello.millicores) == (0, 0, 0), "the group of this machine is not the container's"
@@ -991,7 +991,7 @@ def test_the_engine_reads_what_the_supervisor_writes(plain: Line) -> None:
     need_bubblewrap()
     with Line(in_bubblewrap()) as other:
         hello = _frames.hello(other.hear("h"))
-    assert (hello.version, hello.loopback, hello.other_interface, hello.no_new_privileges) == (1, True, False, True)
+    assert (hello.version, hello.loopback, hello.other_interface, hello.no_new_privileges) == (2, True, False, True)
     assert (hello.memory, hello.pids, hello.cores, hello.cgroup, hello.capabilities) == (None, None, None, 0, 0)
     plain.say(put_file("f", b"x"), put_file("f/g", b"x"), frame("Y"))
     problem = _frames.problem(plain.hear("y"))

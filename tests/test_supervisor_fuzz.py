@@ -6,8 +6,10 @@ The long form (MINITANGO_LONG=1) does the same to a build with gcc's address and
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shutil
+import struct
 import subprocess
 from pathlib import Path
 
@@ -16,11 +18,42 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests import supervised as sup
-from tests.supervised import Line, frame, get_frame, in_bubblewrap, list_frame, look_frame, put_file, put_tree, run
+from tests.supervised import (
+    Line,
+    calling,
+    frame,
+    get_frame,
+    list_frame,
+    look_frame,
+    put_file,
+    put_tree,
+    run,
+)
 from tests.support import need_bubblewrap
 
 QUIET = 0.15
 """Seconds without a word after which the rest is said."""
+
+CALLER = """
+import os, socket, sys, threading
+kept = []
+def call(what):
+    s = socket.socket(socket.AF_UNIX)
+    s.connect("/calls/socket")
+    kept.append(s)
+    if what == "echo":
+        while piece := s.recv(9999): s.sendall(piece)
+        s.shutdown(socket.SHUT_WR)
+    if what == "flood": s.sendall(bytes(1 << 20))
+    if what == "deaf": s.recv(1)
+    if what == "close": s.close()
+threads = [threading.Thread(target=call, args=(what,), daemon=True) for what in sys.argv[1].split()]
+for thread in threads: thread.start()
+for thread in threads: thread.join(0.3)
+os._exit(0)
+"""
+
+CALLS = ["echo", "echo flood close", "flood flood deaf", "close " * 20, "deaf " * 17]
 
 COMMANDS = [
     "echo hello; echo x >f; mkdir -p d/e; ln -s f l; mkfifo p",
@@ -50,13 +83,35 @@ running = st.builds(
     numbers,
     st.lists(st.tuples(st.sampled_from([0, 1, 2, 4, 7, 13, 99, (1 << 32) - 1]), numbers), max_size=3),
 )
+callers = st.builds(
+    lambda what, wall: run("python3", "-I", "-S", "-c", CALLER, what, wall=wall / 1e6),
+    st.sampled_from(CALLS),
+    st.integers(100_000, 3_000_000),
+)
+channel_numbers = st.sampled_from([1, 1, 1, 2, 2, 3, 17, 0, (1 << 32) - 1])
+talking = st.builds(
+    lambda kind, number, body: frame(kind, struct.pack("!I", number) + body),
+    st.sampled_from("CCCFXW"),
+    channel_numbers,
+    st.sampled_from([b"", b"", b"x", b"\0\0\0\1", b"\0\2\0\0", bytes(9000)]) | bodies,
+)
 asking = st.one_of(
     st.builds(list_frame, names, st.integers(0, (1 << 32) - 1), mounts),
     st.builds(look_frame, names, mounts),
     st.builds(get_frame, names, numbers, mounts),
     st.sampled_from([frame("K"), frame("Q"), frame("Y")]),
 )
-anything = st.one_of(bodies, st.builds(frame, st.sampled_from("PDBYRKLSGQhx!\0\xff"), bodies), putting, running, asking)
+anything = st.one_of(
+    bodies, st.builds(frame, st.sampled_from("PDBYRKLSGQCFXWhxac!\0\xff"), bodies), putting, running, asking, talking
+)
+
+
+class Said(bytes):
+    """Shown short, where it is long and much of one byte."""
+
+    def __repr__(self) -> str:
+        runs = (f"{byte!r}*{len(list(same))}" for byte, same in itertools.groupby(self))
+        return super().__repr__() if len(self) < 1000 else f"<{' '.join(runs)}>"
 
 
 @st.composite
@@ -76,28 +131,35 @@ def damaged(draw: st.DrawFn, given_: st.SearchStrategy[bytes]) -> bytes:
             del data[at : at + draw(st.integers(1, 8))]
         elif what == "repeat":
             data[at:at] = data[max(0, at - draw(st.integers(1, 64))) : at]
-    return bytes(data)
+    return Said(data)
 
 
 @st.composite
-def conversations(draw: st.DrawFn) -> tuple[bytes, bytes]:
-    """What is said up to the run, and what after it."""
+def conversations(draw: st.DrawFn) -> list[tuple[str, bytes]]:
+    """What is said, each after a frame of this kind was heard, or silence: up to the run, in it, and after it."""
     if draw(st.integers(0, 9)) == 0:
-        return draw(damaged(anything)), draw(damaged(anything))
-    before, command = draw(damaged(putting)), draw(damaged(running) if draw(st.booleans()) else running)
-    return before + command, draw(damaged(asking))
+        return [(kind, draw(damaged(anything))) for kind in ("h", "x", "")]
+    kind = draw(st.sampled_from(["running", "damaged", "calling", "calling"]))
+    command = draw({"running": running, "damaged": damaged(running), "calling": callers}[kind])
+    said = [("h", Said(draw(damaged(putting)) + command))]
+    if kind == "calling":
+        said += [("a", draw(damaged(talking))) for _ in range(draw(st.integers(0, 3)))]
+    return [*said, ("x", draw(damaged(asking))), ("", b"")]
 
 
-def converse(command: list[str], before: bytes, after: bytes) -> None:
+def converse(command: list[str], said: list[tuple[str, bytes]]) -> None:
     with Line(command) as line:
         line.hello()
         pid1 = line.pid1()
+        heard = "h"
         with contextlib.suppress(BrokenPipeError):
-            line.say(before)
-            heard = read(line, until="x")
-            if heard != "!":
-                line.say(after)
-                read(line, until="")
+            for after, data in said:
+                if after != "h" and heard not in ("!", after or "x"):
+                    heard = read(line, until=after)
+                if heard == "!":
+                    break
+                line.say(data)
+                heard = ""
         line.stdin.close()
         status = line.status()  # by the way, everything that it said is made of frames
         assert status in (0, 3), f"it left with {status}"
@@ -119,9 +181,9 @@ FUZZ = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, Heal
 
 @given(conversations())
 @settings(FUZZ, max_examples=40)
-def test_whatever_it_hears_it_answers_or_leaves(said: tuple[bytes, bytes]) -> None:
+def test_whatever_it_hears_it_answers_or_leaves(said: list[tuple[str, bytes]]) -> None:
     need_bubblewrap()
-    converse(in_bubblewrap(), *said)
+    converse(calling("unprivileged"), said)
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +210,6 @@ def sanitized(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.timeout(1800)
 @given(conversations())
 @settings(FUZZ, max_examples=1500)
-def test_the_same_with_sanitizers(sanitized: Path, said: tuple[bytes, bytes]) -> None:
+def test_the_same_with_sanitizers(sanitized: Path, said: list[tuple[str, bytes]]) -> None:
     need_bubblewrap()
-    converse(in_bubblewrap(binary=sanitized), *said)
+    converse(calling("unprivileged", binary=sanitized), said)

@@ -3,6 +3,7 @@
 parts        the values that it is made of: Step, SubmissionRule, Sample
 model        Assignment
 checks       what must hold of them, said with the key and the line
+guarded      what must hold of a step beside which student code is run
 loading      a path -> Assignment
 toml_file    the tables of an assignment.toml -> values
 adopting     another platform's autograder -> Assignment

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from minitango import image_name
 from minitango.archive import check_path
+from minitango.assignment.guarded import check_guarded
 from minitango.assignment.places import Key, Places
 from minitango.errors import ArchiveError
 from minitango.job import FORMATS, Limits, Outcome
@@ -57,6 +58,7 @@ def check(assignment: Assignment, places: Places) -> None:
     for n, step in enumerate(assignment.steps):
         _check_step(step, assignment.root, assignment.layout, ("step", n), places)
     _check_flow(assignment.steps, places)
+    check_guarded(assignment, places)
     for n, sample in enumerate(assignment.samples):
         _check_sample(sample, assignment.root, ("sample", n), places)
 
@@ -124,8 +126,10 @@ def _check_step(step: Step, root: Path, layout: str, key: Key, places: Places) -
     if step.network not in ("none", "open"):
         text = f"{step.network!r} is neither none nor open"
         raise places.error((*key, "network"), text, 'use "none" (localhost only) or "open"')
-    if not isinstance(step.root, bool):
-        raise places.error((*key, "root"), f"is {step.root!r}, not true or false", "root = true")
+    for name in ("root", "guarded"):
+        if not isinstance(getattr(step, name), bool):
+            text = f"is {getattr(step, name)!r}, not true or false"
+            raise places.error((*key, name), text, f"{name} = true")
     if step.command or layout != "prairielearn":  # whose questions may leave it to their image
         _check_command(step.command, (*key, "command"), places)
     for name, example in (("files", 'files = ["grader/"]'), ("collect", 'collect = ["out/"]')):
@@ -140,6 +144,8 @@ def _check_step(step: Step, root: Path, layout: str, key: Key, places: Places) -
             text = f"{pattern!r} has a wildcard before its last component"
             raise places.error((*key, "files"), text, "name the folders; only the last component may be a pattern")
     _check_limits(step.limits, (*key, "limits"), places)
+    if step.student is not None:
+        _check_limits(step.student, (*key, "student"), places)
     _check_env(step.env, (*key, "env"), places)
 
 
@@ -211,7 +217,7 @@ def _check_flow(steps: tuple[Step, ...], places: Places) -> None:
         if step.name in names:
             raise places.error(("step", n, "name"), f"two steps are called {step.name!r}", "name each differently")
         names.add(step.name)
-    if not any(step.submission for step in steps):
+    if not any(step.submission or step.guarded for step in steps):
         raise places.error(
             ("step", 0, "submission"), "no step sees the submission", "take submission = false away from one"
         )
@@ -223,7 +229,7 @@ def _check_flow(steps: tuple[Step, ...], places: Places) -> None:
             "take collect away; the last step's report is taken as it is",
         )
     for n in range(1, len(steps)):
-        if not steps[n].submission and not any(step.collect for step in steps[:n]):
+        if not steps[n].submission and not steps[n].guarded and not any(step.collect for step in steps[:n]):
             raise places.error(
                 ("step", n, "submission"),
                 f"step {steps[n].name!r} can see nothing of the submission: it has submission = false, and no step "

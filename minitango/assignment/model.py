@@ -97,8 +97,10 @@ class Assignment(Struct, frozen=True, dict=True):
 
     @property
     def trust(self) -> Trust:
-        """Separated: the step that reports does not see the submission, and one before it does."""
+        """Guarded: the step that reports is. Separated: it does not see the submission, and one before it does."""
         *earlier, last = self.steps
+        if last.guarded:
+            return Trust.GUARDED
         separated = not last.submission and any(step.submission for step in earlier)
         return Trust.SEPARATED if separated else Trust.SHARED
 

@@ -36,6 +36,11 @@ class Step(Struct, frozen=True):
     working directory. `grader` or `tests/*.json`: what is named goes there under its own path."""
     submission: bool = True
     """Whether this step sees the submission."""
+    guarded: bool = False
+    """Whether it has student code run while it grades, each time in a sandbox beside its own (`minitango-student`).
+    Only the last step; it never has the submission in its working directory, so that `submission` is False."""
+    student: Limits | None = None
+    """What that code may use each time; None: as much as the step itself."""
     root: bool = False
     """Whether it is root inside of its container, which it takes to change users while it grades. Only on Docker."""
     collect: tuple[str, ...] = ()
@@ -48,6 +53,8 @@ class Step(Struct, frozen=True):
         for name in ("command", "files", "collect"):
             if isinstance(getattr(self, name), list):
                 structs.force_setattr(self, name, tuple(getattr(self, name)))
+        if self.guarded is True:
+            structs.force_setattr(self, "submission", False)
 
 
 class Sample(Struct, frozen=True):

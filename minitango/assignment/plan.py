@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from minitango.assignment.parts import Step
 
 
+PLAN_SCHEMA: Final = 2
+"""The latest version of a plan. One that the first version can say is written as such: it keeps its digest."""
+
+
 class PlanStep(Struct, frozen=True):
     """One step, its files as a bundle's digest."""
 
@@ -49,6 +53,13 @@ class PlanStep(Struct, frozen=True):
     """Whether the image has what a set-up script made, so that nothing else will do. Unset: it has not."""
     root: bool | UnsetType = UNSET
     """Whether it is root in its container. Unset: it is not."""
+    student: Limits | UnsetType = UNSET
+    """What student code may use each time that this step, which is guarded, has it run. Unset: it is not guarded."""
+
+    @property
+    def guarded(self) -> bool:
+        """Whether student code is run beside it while it grades."""
+        return self.student is not UNSET
 
 
 class Plan(Struct, frozen=True):
@@ -65,6 +76,7 @@ class Plan(Struct, frozen=True):
     problems: dict[str, float] | UnsetType = UNSET
     """Autolab's, with their maxima; unset: those that the report names."""
     schema: int = SCHEMA
+    """That of a guarded plan is PLAN_SCHEMA, so that a minitango which does not know of that refuses it as too new."""
 
     def encode(self) -> bytes:
         """Canonical JSON."""
@@ -74,7 +86,7 @@ class Plan(Struct, frozen=True):
     def decode(cls, data: bytes) -> Plan:
         """The plan that `encode` wrote. AssignmentError: not one, or one of a later version."""
         try:
-            if msgspec.json.decode(data, type=_Schema).schema > SCHEMA:
+            if msgspec.json.decode(data, type=_Schema).schema > PLAN_SCHEMA:
                 raise AssignmentError("this plan was written by a later minitango", hint="upgrade", id="plan_too_new")
             return msgspec.json.decode(data, type=cls)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -194,6 +206,7 @@ def _pack(assignment: Assignment, blobs: BlobStore) -> Packed:
                 env=step.env,
                 provided="/" in program and os.path.normpath(program) in paths,
                 root=step.root or UNSET,
+                student=_canonical(step.student or step.limits) if step.guarded else UNSET,
             )
         )
     return _put(_plan(assignment, steps), bundles, blobs)
@@ -235,6 +248,7 @@ def _plan(assignment: Assignment, steps: Sequence[PlanStep]) -> Plan:
         bonus=assignment.bonus,
         trust=assignment.trust,
         steps=tuple(steps),
+        schema=PLAN_SCHEMA if any(step.guarded for step in steps) else SCHEMA,
     )
 
 

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from msgspec import structs
+
 from minitango.assignment.model import Assignment
 from minitango.assignment.parts import Sample, Step, SubmissionRule
 from minitango.assignment.places import Key, Places
@@ -130,6 +132,13 @@ class Reader:
     def limits(self, value: Any, key: Key) -> Limits:
         return Limits(**self.table(value, key, _LIMITS))
 
+    def student(self, value: Any, key: Key) -> dict[str, Any]:
+        """Of limits those that are not the step's own."""
+        if isinstance(value, dict) and "network" in value:
+            text = "student code never has a network in a guarded step"
+            raise self.places.error((*key, "network"), text, "take it away", "guarded")
+        return self.table(value, key, _LIMITS)
+
     def rule(self, value: Any, key: Key) -> SubmissionRule:
         return SubmissionRule(**self.table(value, key, _RULE))
 
@@ -140,6 +149,12 @@ class Reader:
             if "command" not in read:
                 hint = 'write, say, command = ["python3", "grade.py"]'
                 raise self.places.error((*key, n), "this step has no command", hint, "missing_key")
+            if read.get("guarded") and read.get("submission"):
+                text = "a guarded step never has the hand-in in its working directory"
+                hint = "take submission away: it is at $MINITANGO_SUBMISSION, and minitango-student runs it"
+                raise self.places.error((*key, n, "submission"), text, hint, "guarded")
+            if "student" in read:
+                read["student"] = structs.replace(read.get("limits", Limits()), **read["student"])
             steps.append(Step(**read))
         return tuple(steps)
 
@@ -201,6 +216,8 @@ _STEP: Final[dict[str, Convert]] = {
     "command": Reader.command,
     "files": Reader.strings,
     "submission": Reader.boolean,
+    "guarded": Reader.boolean,
+    "student": Reader.student,
     "root": Reader.boolean,
     "collect": Reader.strings,
     "network": Reader.network,

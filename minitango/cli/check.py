@@ -19,9 +19,9 @@ from minitango.cli.progress import progress
 from minitango.cli.records import Expected, SampleRecord, Samples
 from minitango.cli.settings import ANY_PATH, Settings, grading_options, resolve, setup_option
 from minitango.cli.show import Seen
-from minitango.cli.streams import as_called, out
+from minitango.cli.streams import as_called, out, tell
 from minitango.errors import ConfigError, NothingToGrade
-from minitango.job import Outcome, State
+from minitango.job import Outcome, State, Trust
 from minitango.store import History
 from minitango.text import for_junit, for_terminal, one_line
 
@@ -38,6 +38,8 @@ class Checked(Struct, frozen=True):
     wrong: str
     output: str
     """What tells why: tests that failed, and the end of what each step printed."""
+    calls: int = 0
+    """How often a guarded step had student code run."""
 
 
 @click.command(short_help="Grade an assignment's samples and hold them to what is expected.")
@@ -83,6 +85,9 @@ def check(
         show.print_json(Samples(samples=tuple(map(_record, checked))))
     else:
         out(_table(checked))
+    if not quiet:
+        for line in _advice(loaded, checked):
+            tell(line)
     if any(each.seen.job.state is not State.DONE for each in checked):
         return NOT_GRADED
     return MISSED if any(each.wrong for each in checked) else 0
@@ -120,11 +125,31 @@ def _grade(settings: Settings, assignments: Sequence[Assignment], *, quiet: bool
 def _held(assignment: Assignment, sample: Sample, seen: Seen, store: History) -> Checked:
     """The sample, held to what is expected. What it printed is read now: its state is gone in a moment."""
     wrong = _wrong(sample, seen)
-    result = store.result(seen.job.id) if wrong else None
-    lines = details.why(result, store.outputs(seen.job.id)) if result is not None else []
+    result = store.result(seen.job.id) if wrong or assignment.trust is Trust.GUARDED else None
+    calls = sum(step.calls for step in result.steps) if result is not None else 0
+    lines = details.why(result, store.outputs(seen.job.id)) if wrong and result is not None else []
     if wrong and result is None and seen.job.failure is not None:
         lines = [f"next: {as_called(seen.job.failure.hint)}"] if seen.job.failure.hint else []
-    return Checked(assignment, sample, seen, wrong, for_terminal("\n".join(lines)))
+    return Checked(assignment, sample, seen, wrong, for_terminal("\n".join(lines)), calls)
+
+
+def _advice(assignments: Sequence[Assignment], checked: Sequence[Checked]) -> list[str]:
+    """What would make these grades harder to forge."""
+    lines = []
+    for assignment in assignments:
+        name = one_line(assignment.name, 60)
+        if assignment.trust is Trust.SHARED and not assignment.layout:
+            lines.append(
+                f"{name}: trust: shared: a hand-in can read its tests and forge its score; two steps keep both out of "
+                "its reach, and for unit tests a guarded one (docs/trust.md)"
+            )
+        done = [each for each in checked if each.assignment is assignment and each.seen.job.state is State.DONE]
+        if assignment.trust is Trust.GUARDED and done and not any(each.calls for each in done):
+            lines.append(
+                f"{name}: its guarded step had no student code run for any sample: does the grader import or start it "
+                "by itself? Then that runs beside the tests; it is for minitango-student to run it (docs/guarded.md)"
+            )
+    return lines
 
 
 def _wrong(sample: Sample, seen: Seen) -> str:

@@ -42,12 +42,14 @@ class Used(Struct, frozen=True):
 
 
 def used(report: StepReport, limits: Limits | None = None) -> list[Used]:
-    """What a step used, as far as it is known, each beside its limit."""
+    """What a step used, as far as it is known, each beside its limit. What student code used that a guarded step had
+    run is in it, and has limits of its own."""
     usage = report.usage
+    own = limits if not report.calls else None
     found = [
         ("wall", usage.wall, limits.wall if limits else None),
-        ("cpu", usage.cpu, limits.cpu if limits else None),
-        ("memory", usage.memory, limits.memory if limits else None),
+        ("cpu", usage.cpu, own.cpu if own else None),
+        ("memory", usage.memory, own.memory if own else None),
         ("output", report.output_bytes, limits.output if limits else None),
     ]
     return [Used(what, amount, limit) for what, amount, limit in found if amount is not None]
@@ -59,7 +61,7 @@ _WORDS: Final = {"wall": "", "cpu": "cpu ", "memory": "memory ", "output": "prin
 def step(report: StepReport, limits: Limits | None = None) -> str:
     """How one step ended, and what it used; beside its limits, where they are known, with a mark on what is near."""
     parts = [_amount(each) for each in used(report, limits)]
-    return f"{one_line(report.name, 60)}: {_end(report)}; {', '.join(parts)}{_image(report)}"
+    return f"{one_line(report.name, 60)}: {_end(report)}; {', '.join(parts)}{_calls(report)}{_image(report)}"
 
 
 def _amount(each: Used) -> str:
@@ -75,6 +77,10 @@ def _amount(each: Used) -> str:
 
 def _human_bytes(size: float) -> str:
     return human_size(int(size))
+
+
+def _calls(report: StepReport) -> str:
+    return f"; {show.plural(report.calls, 'call')} of student code" if report.calls else ""
 
 
 def _image(report: StepReport) -> str:

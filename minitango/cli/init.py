@@ -27,6 +27,7 @@ SCAFFOLDS: Final = Path(__file__).parent.parent / "scaffolds"
 KINDS: Final[Mapping[str, tuple[str, str]]] = {
     "two-step": ("two-step common python", "a two-step assignment: no student can reach answers or score"),
     "c": ("c common", "a two-step assignment for C: no student can reach answers or score"),
+    "guarded": ("guarded common", "unit tests for Python functions: no student can reach tests or score"),
     "autolab": ("autolab common python", "an autograder of Autolab's kind"),
     "gradescope": ("gradescope common python", "an autograder of Gradescope's kind"),
     "prairielearn": ("prairielearn common python", "a PrairieLearn question with external grading"),

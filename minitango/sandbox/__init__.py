@@ -67,6 +67,47 @@ class BoxSpec(Struct, frozen=True):
     can write to mounts that others can only read."""
     token: str = ""
     """Names the attempt, so that a leftover can be told and swept."""
+    helper: bool = False
+    """HELPER is there: read-only, with what a program needs to call us, and a socket on which `run` listens."""
+
+
+HELPER: Final = "/minitango"
+"""Where a box has what we give to programs in it: `bin/minitango-student`, `python/minitango_student.py`, `socket`. No
+mount of a spec lies there."""
+CHANNELS: Final = 16
+"""Connections that programs of one box may have to us at once."""
+
+
+class ChannelClosed(Exception):
+    """Nobody can take any more what is sent over this channel."""
+
+
+class Channel(Protocol):
+    """One connection that a program in a box made to us, by HELPER/socket. Verbs are called from any thread; `recv` and
+    `send` by one thread each at the same time. What comes is the job's, and hostile; no channel can raise anything
+    else than it says here."""
+
+    def recv(self, most: int = 65536) -> bytes:
+        """Wait for bytes, at most so many. Empty at the end, once all that came before was given: the other side shut
+        down or is gone or sent open files along, the box is over, or `close` was called."""
+        ...
+
+    def send(self, data: bytes) -> None:
+        """Returns when all is on its way: where the other side reads slowly, it waits, and holds little. ChannelClosed
+        where nobody can take it any more; some of it may have arrived."""
+        ...
+
+    def shutdown(self) -> None:
+        """Nothing more is sent: the other side reads its end. Never raises; `recv` goes on."""
+        ...
+
+    def close(self) -> None:
+        """End it both ways, and wake who waits for it. What was sent before still arrives. Idempotent, never raises."""
+        ...
+
+
+Calls = Callable[[Channel], None]
+"""Takes one connection and returns at once. What it raises ends the box, and goes through `run`."""
 
 
 class End(Struct, frozen=True):
@@ -148,6 +189,7 @@ class Box(Protocol):
         *,
         env: Mapping[str, str],
         output: Callable[[bytes], None],
+        calls: Calls | None = None,
     ) -> End:
         """Run the command, found through PATH, with exactly this environment and PATH, HOME, LANG, TMPDIR
         (which `env` may override), stdin empty, and wait for its main process.
@@ -160,6 +202,11 @@ class Box(Protocol):
         they hold the output delays nothing further. A time in which we stood still (stopped, or with
         an `output` that did not return) is not charged to the wall limit, but for a second or two. ValueError for what
         can be no command: empty, or with a NUL. What `output` raises ends the box, and goes through.
+
+        `calls`, of a box with a `helper`, is told each connection that a program makes to HELPER/socket, from a thread
+        of the sandbox's, which must not be held up: whoever uses the channel has a thread of their own. There are
+        CHANNELS at once, each counted until we close it; one more is closed at once, and so is each where there is no
+        `calls`. When `run` returns, each channel is at its end. Nothing that goes over one is output.
         """
         ...
 

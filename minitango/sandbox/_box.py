@@ -11,19 +11,21 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
 from minitango.archive import File
 from minitango.errors import SandboxFailed, SandboxUnavailable
 from minitango.job import Usage
-from minitango.sandbox import BoxSpec, CollectBounds, Collected, End, Mount
+from minitango.sandbox import BoxSpec, Calls, CollectBounds, Collected, End, Mount
 from minitango.sandbox._cgroup import Group
 from minitango.sandbox._collect import Patterns, collect
+from minitango.sandbox._helper import SOCKET
 from minitango.sandbox._host import acting_as, parent_of
 from minitango.sandbox._inside import encode_go, first_program
 from minitango.sandbox._meter import GroupMeter, Meter, WatchMeter
 from minitango.sandbox._profile import arguments, environment, rlimits
 from minitango.sandbox._remedy import too_small
+from minitango.sandbox._sockets import Listener
 from minitango.sandbox._spec import writable
 from minitango.sandbox._supervise import Ended, Supervisor, is_dead, kill, wait_dead
 from minitango.sandbox._tickets import Ticket, kill_named
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 _UP: Final = 10.0
 """Seconds that a box has to come up."""
 _SIGKILL: Final = 9
+
+T = TypeVar("T")
 
 
 class BubblewrapBox:
@@ -55,6 +59,7 @@ class BubblewrapBox:
         self._fds: list[int] = []
         self._mounts: dict[str, int] = {}
         self._trees: list[int] = []
+        self._listener: Listener | None = None
         self._group: Group | None = None
         self._meter: Meter | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -71,6 +76,7 @@ class BubblewrapBox:
 
     def _start(self) -> None:
         staged = self._stage()
+        helper = self._stage_helper() if self._spec.helper else None
         theirs: list[int] = []
         try:
             self._go = self._pipe(theirs, write=True)
@@ -79,7 +85,9 @@ class BubblewrapBox:
             seccomp = self._setting.seccomp_fd()
             theirs += [seccomp] if seccomp >= 0 else []
             layout = self._setting.layout(self._spec.network)
-            command = arguments(self._ticket.name, self._spec, layout, staged, info_fd=info_fd, seccomp_fd=seccomp)
+            command = arguments(
+                self._ticket.name, self._spec, layout, staged, helper=helper, info_fd=info_fd, seccomp_fd=seccomp
+            )
             command += first_program(perl=self._setting.perl, python=self._setting.python, status_fd=status)
             self._process = self._setting.start(
                 command, uid=self._ticket.uid, stdin=go, output=output, keep=[fd for fd in theirs[1:] if fd != output]
@@ -141,6 +149,13 @@ class BubblewrapBox:
                         os.close(above)
                     os.close(at)
         return staged
+
+    def _stage_helper(self) -> tuple[str, str]:
+        """Make the socket. Where it is, after what the boxes share of HELPER."""
+        handle, source = self._setting.staging(self._ticket, len(self._spec.mounts))
+        self._fds.append(handle)
+        self._listener = Listener(handle)
+        return self._setting.helper(), f"{source}/{SOCKET}"
 
     def _child(self, info: int, deadline: float) -> int:
         text = b""
@@ -207,8 +222,18 @@ class BubblewrapBox:
             full = too_small(error, place, limits) if place.writable else self._setting.staging_full(error)
             raise full or failed from error
 
-    def run(self, command: Sequence[str], *, env: Mapping[str, str], output: Callable[[bytes], None]) -> End:
+    def run(
+        self,
+        command: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        output: Callable[[bytes], None],
+        calls: Calls | None = None,
+    ) -> End:
         """See `Box.run`."""
+        listener = self._listener
+        if calls is not None and listener is None:
+            raise ValueError("a box without a helper has no calls")
         defaults = environment(self._spec, self._setting.layout(self._spec.network))
         limits = rlimits(self._spec, watched=self._group is None, count_processes=self._setting.nproc)
         message = encode_go(command, {**defaults, **env}, limits)
@@ -218,19 +243,27 @@ class BubblewrapBox:
             self._state = "over"
             raised: list[BaseException] = []
 
-            def deliver(chunk: bytes) -> None:
-                try:
-                    output(chunk)
-                except BaseException as error:
-                    raised.append(error)  # the listener's own, to go through as it is
-                    raise
+            def noting(listener: Callable[[T], None]) -> Callable[[T], None]:
+                def call(what: T) -> None:
+                    try:
+                        listener(what)
+                    except BaseException as error:
+                        raised.append(error)  # the listener's own, to go through as it is
+                        raise
+
+                return call
 
             try:
-                return self._end(self._supervise(message, deliver))
+                if listener is not None:
+                    listener.listen(noting(calls) if calls is not None else None)
+                return self._end(self._supervise(message, noting(output)))
             except OSError as error:
                 if error in raised:
                     raise
                 raise SandboxFailed(f"a box could not be watched: {error}") from error
+            finally:
+                if listener is not None:
+                    listener.end()
 
     def _supervise(self, message: bytes, output: Callable[[bytes], None]) -> Ended:
         limits = self._spec.limits
@@ -244,6 +277,7 @@ class BubblewrapBox:
             output_limit=limits.output,
             meter=self._meter,
             deliver=output,
+            listener=self._listener,
         )
         if not self._stopped():
             self._send(message)
@@ -288,6 +322,8 @@ class BubblewrapBox:
             self._bury()
         except SandboxFailed as error:
             failure = error
+        if self._listener is not None:
+            self._listener.close()
         for fd in self._fds:
             os.close(fd)
         self._fds.clear()
@@ -296,7 +332,7 @@ class BubblewrapBox:
                 self._group.remove()
         except SandboxFailed as error:
             failure = failure or error
-        self._setting.unstage(self._ticket, len(self._spec.mounts))
+        self._setting.unstage(self._ticket, len(self._spec.mounts) + self._spec.helper)
         self._setting.finish(self._ticket, clean=failure is None)
         self._closed(self)
         if failure is not None:

@@ -13,7 +13,7 @@ from typing import Final, Literal
 from minitango.archive import File
 from minitango.errors import MinitangoError, SandboxFailed, SandboxUnavailable
 from minitango.job import Usage
-from minitango.sandbox import BoxSpec, CollectBounds, Collected, End, Mount, _frames
+from minitango.sandbox import BoxSpec, Calls, CollectBounds, Collected, End, Mount, _frames
 from minitango.sandbox._collect import (
     DEVICE,
     DIRECTORY,
@@ -31,6 +31,7 @@ from minitango.sandbox._docker_engine import PATIENCE
 from minitango.sandbox._docker_line import HURRY, Bell, Line, LineLost, LineSilent
 from minitango.sandbox._docker_profile import environment, given_at_first, held_by, memory_with, rlimits
 from minitango.sandbox._frames import BadFrame, Frame
+from minitango.sandbox._relay import Relay
 from minitango.sandbox._remedy import too_small
 
 _LATE: Final = 1.0
@@ -75,6 +76,7 @@ class DockerBox:
         self._busy = threading.Lock()  # one verb at a time; close, from any thread, waits for it
         self._end = threading.Lock()  # between kill and the end of what it rings
         self._well = True
+        self._relay: Relay | None = None
         self._given = given_at_first(spec)
         self._numbers = {mount.path: number for number, mount in enumerate(spec.mounts)}
 
@@ -91,12 +93,12 @@ class DockerBox:
             if not files:
                 return
             self._make_room(place, files)
-            self._send_files(place, frames)
+            self._send_files(frames)
 
-    def lay(self, mount: str, directory: str) -> None:
-        """Put the files of a directory of the container into a mount. Raises as `put`."""
+    def lay(self, directories: Mapping[str, str]) -> None:
+        """Put the files of a directory of the container into each of these mounts. Raises as `put`."""
         with self._busy:
-            self._send_files(self._mount(mount), [_frames.lay(self._numbers[mount], directory)])
+            self._send_files([_frames.lay(self._numbers[mount], place) for mount, place in directories.items()])
 
     def _make_room(self, place: Mount, files: Sequence[File]) -> None:
         """Give the container the memory of what is about to come into a read-only mount: the job is not charged."""
@@ -107,19 +109,31 @@ class DockerBox:
         if memory is not None:
             self.enlarge(memory)
 
-    def _send_files(self, place: Mount, frames: list[bytes]) -> None:
+    def _send_files(self, frames: list[bytes]) -> None:
         with self._speaking():
             self._line.send(frames, self._patience)
             self._line.send([_frames.frame("Y")], self._patience)
             problem = _frames.problem(self._answer("y").body)
+            if problem is not None and problem.mount >= len(self.spec.mounts):
+                raise BadFrame("a problem in no mount")
         if problem is not None:
+            place = self.spec.mounts[problem.mount]
             error = _frames.os_error(problem.errno)
             full = too_small(error, place, self.spec.limits)
             failed = SandboxFailed(f"a file could not be put into {place.path}: {error.strerror}", id="sandbox_put")
             raise full or failed
 
-    def run(self, command: Sequence[str], *, env: Mapping[str, str], output: Callable[[bytes], None]) -> End:
+    def run(
+        self,
+        command: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        output: Callable[[bytes], None],
+        calls: Calls | None = None,
+    ) -> End:
         """See `Box.run`."""
+        if calls is not None and not self.spec.helper:
+            raise ValueError("a box without a helper has no calls")
         limits = self.spec.limits
         start = _frames.run(
             self._numbers[self.spec.workdir],
@@ -135,6 +149,8 @@ class DockerBox:
             if self._state != "open":
                 raise SandboxFailed("a box runs once")
             self._state = "lost"  # until it is known to have ended well
+            if self.spec.helper:
+                self._relay = Relay(calls, self._line.post)
             try:
                 killed = self._bell.rung  # already: then it must not even begin
                 self._line.send([_frames.frame("K"), start] if killed else [start], self._patience)
@@ -144,6 +160,9 @@ class DockerBox:
             except LineSilent as error:
                 self._well = False
                 raise self._silent() from error
+            finally:
+                if self._relay is not None:
+                    self._relay.end()
             self._state = "over"
             return self._told(ended)
 
@@ -188,6 +207,14 @@ class DockerBox:
                 now = time.monotonic()
                 deadline += now - heard
                 heard = now
+            elif self._relay is not None and frame.kind in _frames.CHANNEL_KINDS:
+                try:
+                    self._relay.take(frame)
+                except BadFrame:
+                    raise
+                except BaseException:  # of whoever takes the calls
+                    self._abandon()
+                    raise
             elif frame.kind != "b":
                 raise BadFrame(f"a frame {frame.kind!r} during a run")
 
@@ -278,6 +305,8 @@ class DockerBox:
                     self._line.send([_frames.frame("Q")], 1.0)
                 except (LineLost, LineSilent):
                     self._well = False
+            if self._relay is not None:
+                self._relay.close()
             self._line.close()
             self._bell.close()
             self._closed(self, self._well)

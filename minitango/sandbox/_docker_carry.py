@@ -1,5 +1,5 @@
-"""How what is ours gets into a container: the supervisor, an /etc in which the job's user has a name, and the bundle
-of a step.
+"""How what is ours gets into a container: the supervisor, the helper, an /etc in which the job's user has a name, and
+the bundle of a step.
 
 Where the Docker engine sees our files, they are mounted, read-only. Where it does not (another machine, another mount
 namespace), an image is made of each image that is used, with ours in it: one thin layer, known by digest and gone with
@@ -30,8 +30,9 @@ from minitango.errors import SandboxFailed, SandboxUnavailable
 from minitango.sandbox import Bundle
 from minitango.sandbox._docker_engine import Engine, Missing
 from minitango.sandbox._docker_owner import PREFIX, Owner
-from minitango.sandbox._docker_profile import BUNDLE, HOME, SUPERVISOR
+from minitango.sandbox._docker_profile import BUNDLE, HELPER_FILES, HOME, SUPERVISOR
 from minitango.sandbox._frames import encode_path
+from minitango.sandbox._helper import helper_files
 from minitango.sandbox._spec import UIDS
 from minitango.text import one_line
 
@@ -112,7 +113,9 @@ class Carrier:
         self.mounts = True
         """Whether the engine sees our files: true until the probe says otherwise."""
         self.machine = machine_of(architecture)
-        self._program = supervisor(self.machine)
+        self._programs = {f"{HOME}/supervise": (0o755, supervisor(self.machine))}
+        for name, content in helper_files(self.machine).items():
+            self._programs[f"{HELPER_FILES}/{name}"] = content
         self._lock = threading.Lock()
         self.making = ""
         """The name of the container of which an image is being made."""
@@ -124,7 +127,10 @@ class Carrier:
         """When each that is laid out was last asked for."""
         try:
             _make_folder(owner.home / "bin" / "bundle")
-            _write(owner.home / "bin" / "supervise", 0o755, self._program)
+            for name, (mode, data) in self._programs.items():
+                path = owner.home / "bin" / name.removeprefix(f"{HOME}/")
+                _make_folders(owner.home / "bin", path.parent)
+                _write(path, mode, data)
             for name, text in _ETC.items():
                 _write(owner.home / name, 0o644, text.encode())
         except OSError as error:
@@ -188,7 +194,7 @@ class Carrier:
                 del self._images[key]
 
     def _own_files(self, root: bool) -> dict[str, tuple[int, bytes]]:
-        files = {f"root{HOME}/supervise": (0o755, self._program)}
+        files = {f"root{name}": content for name, content in self._programs.items()}
         return files | {f"root/etc/{name}": (0o644, text.encode()) for name, text in _etc(root).items()}
 
     def _derive(self, base: str, files: dict[str, tuple[int, bytes]]) -> str:
@@ -268,6 +274,14 @@ def _make_folder(path: Path) -> None:
     path.parent.chmod(0o755)
 
 
+def _make_folders(above: Path, folder: Path) -> None:
+    """Each down from `above`; whatever the umask, all may look into them."""
+    for part in reversed([folder, *folder.parents]):
+        if part.is_relative_to(above) and part != above:
+            part.mkdir(exist_ok=True)
+            part.chmod(0o755)
+
+
 def _write(path: Path, mode: int, data: bytes) -> None:
     path.write_bytes(data)
     path.chmod(mode)
@@ -283,11 +297,8 @@ def _lay_out(folder: Path, files: Iterable[File]) -> None:
     for file in files:
         encode_path(file.path)  # ValueError for an unsafe one
         *parents, name = file.path.split("/")
-        place = folder
-        for parent in parents:
-            place /= parent
-            place.mkdir(exist_ok=True)
-            place.chmod(0o755)
+        place = folder.joinpath(*parents)
+        _make_folders(folder, place)
         _write(place / name, *_content(file))
 
 

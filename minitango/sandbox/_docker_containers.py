@@ -20,14 +20,14 @@ import msgspec
 from msgspec import Struct
 
 from minitango.errors import SandboxFailed, SandboxUnavailable
-from minitango.sandbox import BoxSpec, _frames
+from minitango.sandbox import HELPER, BoxSpec, _frames
 from minitango.sandbox._docker_box import DockerBox
 from minitango.sandbox._docker_carry import Carrier
 from minitango.sandbox._docker_death import died
 from minitango.sandbox._docker_engine import Engine, Missing, Refused
 from minitango.sandbox._docker_line import Bell, Line, LineLost
 from minitango.sandbox._docker_owner import OWNER, PREFIX, TOKEN, Owner
-from minitango.sandbox._docker_profile import BUNDLE, Features, container, memory
+from minitango.sandbox._docker_profile import BUNDLE, HELPER_FILES, Features, container, memory, with_helper
 from minitango.sandbox._frames import BadFrame, Hello
 from minitango.sandbox._seccomp import build_filter
 from minitango.sandbox._spec import UIDS
@@ -95,6 +95,7 @@ class Containers:
 
         `volumes` are those that the image declares.
         """
+        spec = with_helper(spec)
         name = f"{PREFIX}{self._owner.name}-{next(self._numbers)}"
         with self._lock:
             self._check_open()
@@ -130,8 +131,11 @@ class Containers:
             raise
         try:
             self._check_network(spec, hello)
+            places = {HELPER: HELPER_FILES} if spec.helper else {}
             if spec.bundle is not None:
-                box.lay(spec.bundle.mount, BUNDLE)
+                places[spec.bundle.mount] = BUNDLE
+            if places:
+                box.lay(places)
             self._check_open()  # who closed it did not know of this one
         except BaseException:
             box.close()

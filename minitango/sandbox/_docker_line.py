@@ -10,7 +10,7 @@ import ssl
 import struct
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final, Protocol
 
 from minitango.sandbox._frames import BadFrame, Frame, Reader
@@ -28,6 +28,7 @@ _MOST: Final = 1 << 20
 _STDOUT: Final = 1
 _STDERR: Final = 2
 _SAID: Final = 4096
+_NOT_NOW: Final = (BlockingIOError, TimeoutError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 HURRY: Final = 4.0
 """Seconds that the far end may be silent once somebody wants the end: it has little more to do than to say so."""
 
@@ -61,6 +62,11 @@ class Bell:
         with contextlib.suppress(OSError):
             self._far.send(b"!")
 
+    def wake(self) -> None:
+        """As `ring`, for another reason: it is not noted."""
+        with contextlib.suppress(OSError):
+            self._far.send(b".")
+
     def fileno(self) -> int:
         return self._near.fileno()
 
@@ -75,7 +81,7 @@ class Bell:
 
 
 class Line:
-    """Used by one thread. What the container writes is demultiplexed as Docker frames it (no terminal)."""
+    """Used by one thread, but for `post`. What the container writes comes in Docker's own frames (no terminal)."""
 
     def __init__(self, attached: Any, bell: Bell, *, clock: Callable[[], float] = time.monotonic) -> None:
         """`attached` is what the SDK's `attach_socket` gave: this object's to close."""
@@ -83,18 +89,28 @@ class Line:
         self._stream: _Stream = _own(attached)
         self._bell = bell
         self._clock = clock
-        self._selectable = isinstance(self._stream, socket.socket) and not isinstance(self._stream, ssl.SSLSocket)
+        self._selectable = isinstance(self._stream, socket.socket)
         self._stream.settimeout(0.0 if self._selectable else _POLL)
         self._raw = bytearray()
         self._reader = Reader()
         self._ready: deque[Frame] = deque()
+        self._posted: deque[bytes] = deque()
+        self._leaving = memoryview(b"")
+        """Of what was posted, what is being sent: nothing may come in between."""
         self.said = b""
         """What came on stderr, where only a container that does not work says anything; bounded."""
 
+    def post(self, frame: bytes) -> None:
+        """Have a frame sent by the thread that waits in `next`, while that listens to the bell. From any thread, and
+        without a wait: whoever posts sees to it that this is not much."""
+        self._posted.append(frame)
+        self._bell.wake()
+
     def send(self, frames: Iterable[bytes], patience: float) -> None:
-        """Send these frames. LineLost; LineSilent where none of it was taken for `patience` seconds, or HURRY where the
-        bell was rung."""
-        gathered = bytearray()
+        """Send these frames, before what was posted and has not begun to go. LineLost; LineSilent where none was taken
+        for `patience` seconds, or HURRY where the bell was rung."""
+        gathered = bytearray(self._leaving)
+        self._leaving = memoryview(b"")
         for frame in frames:
             gathered += frame
             if len(gathered) >= _GATHER:
@@ -110,13 +126,31 @@ class Line:
             try:
                 left = left[self._stream.send(left) :]
                 taken = self._clock()
-            except (BlockingIOError, TimeoutError, ssl.SSLWantWriteError) as error:
+            except _NOT_NOW as error:
                 most = min(patience, HURRY) if self._bell.rung else patience
                 rest = taken + most - self._clock()
                 if rest < 0:
                     raise LineSilent("nothing is taken") from error
                 if self._selectable:
-                    _wait_for(min(rest, _LOOK), selectors.EVENT_WRITE, self._stream)
+                    _wait_for(min(rest, _LOOK), {self._stream: selectors.EVENT_WRITE})
+            except OSError as error:
+                raise LineLost(str(error)) from error
+
+    def _take_posted(self) -> Iterator[bytes]:
+        size = 0
+        while self._posted and size < _GATHER:
+            yield self._posted[0]
+            size += len(self._posted.popleft())
+
+    def _send_posted(self) -> None:
+        """As much of what was posted as is taken at once."""
+        while self._leaving or self._posted:
+            if not self._leaving:
+                self._leaving = memoryview(b"".join(self._take_posted()))
+            try:
+                self._leaving = self._leaving[self._stream.send(self._leaving) :]
+            except _NOT_NOW:
+                return
             except OSError as error:
                 raise LineLost(str(error)) from error
 
@@ -141,13 +175,17 @@ class Line:
         return self._ready.popleft()
 
     def _wait(self, seconds: float, *, bell: bool) -> None:
-        if self._selectable:
-            streams: list[Any] = [self._stream, self._bell] if bell else [self._stream]
-            if self._stream not in _wait_for(seconds, selectors.EVENT_READ, *streams):
+        self._send_posted()
+        if self._selectable and not self._decrypted():
+            events = {self._stream: selectors.EVENT_READ | (selectors.EVENT_WRITE if self._leaving else 0)}
+            ready = _wait_for(seconds, {**events, self._bell: selectors.EVENT_READ} if bell else events)
+            if self._bell in ready and not self._bell.rung:
+                self._bell.quiet()
+            if not ready.get(self._stream, 0) & selectors.EVENT_READ:
                 return
         try:
             data = self._stream.recv(_READ)
-        except (BlockingIOError, TimeoutError, ssl.SSLWantReadError):
+        except _NOT_NOW:
             return
         except OSError as error:
             raise LineLost(str(error)) from error
@@ -157,6 +195,10 @@ class Line:
             self._take(data)
         except BadFrame as error:
             raise LineLost(f"what the container says makes no sense: {error}") from error
+
+    def _decrypted(self) -> int:
+        """Bytes that the socket itself does not have any more."""
+        return self._stream.pending() if isinstance(self._stream, ssl.SSLSocket) else 0
 
     def _take(self, data: bytes) -> None:
         self._raw += data
@@ -204,9 +246,9 @@ _Selector: Final = selectors.PollSelector if hasattr(select, "poll") else select
 """select() knows no descriptor above 1023."""
 
 
-def _wait_for(seconds: float, event: int, *streams: Any) -> list[Any]:
-    """Those that are ready within this time."""
+def _wait_for(seconds: float, events: Mapping[Any, int]) -> dict[Any, int]:
+    """Those that are ready within this time, and for what."""
     with _Selector() as selector:
-        for stream in streams:
+        for stream, event in events.items():
             selector.register(stream, event)
-        return [key.fileobj for key, _ in selector.select(max(0.0, seconds))]
+        return {key.fileobj: event for key, event in selector.select(max(0.0, seconds))}

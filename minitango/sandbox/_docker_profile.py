@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, Literal
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from minitango.archive import File
 from minitango.job import Limits
-from minitango.sandbox import BoxSpec, Mount
+from minitango.sandbox import HELPER, BoxSpec, Mount
+from minitango.sandbox._helper import found_by_programs
 from minitango.sandbox._spec import CORE, NOFILE, SIGPENDING, TMP, largest_file, total_memory, writable
 
 HOME: Final = "/.minitango"
@@ -21,6 +22,9 @@ HOME: Final = "/.minitango"
 SUPERVISOR: Final = f"{HOME}/supervise"
 BUNDLE: Final = f"{HOME}/bundle"
 """Where a step's bundle is, for the supervisor to copy it."""
+HELPER_FILES: Final = f"{HOME}/helper"
+"""Where what HELPER has is, likewise."""
+HELPER_SIZE: Final = 2 << 20
 
 AS_ROOT: Final = ("CHOWN", "DAC_OVERRIDE", "FOWNER")
 """What a job that is root has besides what the supervisor has."""
@@ -77,7 +81,7 @@ def container(
     """The body of `POST /containers/create`. `binds`: what is shown read-only, as (path on the host, path inside);
     `volumes`: directories that the image declares to be volumes. Each would be a place on the engine's disk without a
     bound, so an empty directory stands there instead: one to be written to where it is in a mount."""
-    mounts = [f"{'w' if mount.writable else 'r'}:{mount.path}" for mount in spec.mounts]
+    mounts = [f"{_letter(spec, mount)}:{mount.path}" for mount in spec.mounts]
     host: dict[str, Any] = {
         "AutoRemove": True,
         "ReadonlyRootfs": True,
@@ -124,6 +128,20 @@ def container(
     }
 
 
+def with_helper(spec: BoxSpec) -> BoxSpec:
+    """The same, with a mount at HELPER where it has one: what is there lies in other places before."""
+    if not spec.helper:
+        return spec
+    return structs.replace(spec, mounts=(*spec.mounts, Mount(HELPER, size=HELPER_SIZE)))
+
+
+def _letter(spec: BoxSpec, mount: Mount) -> str:
+    """What kind of mount this is for the supervisor."""
+    if spec.helper and mount.path == HELPER:
+        return "s"
+    return "w" if mount.writable else "r"
+
+
 def memory_of(limits: Limits) -> int:
     """Bytes that a container with a job of these limits may hold."""
     return total_memory(limits) + _ROOM
@@ -160,13 +178,14 @@ def rlimits(spec: BoxSpec) -> dict[int, int]:
 
 def environment(spec: BoxSpec, own: dict[str, str]) -> dict[str, str]:
     """What every command finds in its environment, unless it is given something else: the image's `own`, and ours."""
-    return {
+    env = {
         "PATH": "/usr/local/bin:/usr/bin:/bin",
         "LANG": "C.UTF-8",
         **own,
         "HOME": spec.workdir,
         "TMPDIR": "/tmp",  # noqa: S108
     }
+    return found_by_programs(env) if spec.helper else env
 
 
 def _sizes(spec: BoxSpec) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""What the engine and the supervisor in a container say to each other: `supervisor/PROTOCOL.md`, version 1.
+"""What the engine and the supervisor in a container say to each other: `supervisor/PROTOCOL.md`, version 2.
 
 What comes from the container is hostile until parsed: every frame is bounded, and what does not fit raises `BadFrame`.
 """
@@ -15,9 +15,15 @@ from msgspec import Struct
 
 from minitango.archive import File
 
-VERSION: Final = 1
+VERSION: Final = 2
 PIECE: Final = 64 << 10
 """Bytes that a frame of data or output holds at most."""
+WINDOW: Final = 128 << 10
+"""Bytes of a channel that are on their way, in each direction."""
+REST: Final = 256 << 10
+"""Bytes that may come beyond that at the end of the run."""
+CHANNEL_PIECE: Final = PIECE - 4
+"""Bytes of a channel that a frame holds at most."""
 MAX_PATH: Final = 4096
 """Bytes of a path below a mount."""
 MAX_COMMAND: Final = 8 << 20
@@ -35,6 +41,8 @@ _ENTRY: Final = struct.Struct("!cBQQIH")
 _EXECUTABLE: Final = 1
 _LATE: Final = 2
 _TYPES: Final = (b"f", b"d", b"l", b"p", b"s", b"c")
+_NUMBER: Final = struct.Struct("!I")
+_CREDIT: Final = struct.Struct("!II")
 _NONE: Final = (1 << 64) - 1
 
 
@@ -63,7 +71,7 @@ class Reader:
             while len(self._held) - at >= _HEADER.size:
                 code, length = _HEADER.unpack_from(self._held, at)
                 kind = chr(code)
-                if kind not in "hyobxlde!" or length > PIECE:
+                if kind not in "hyobxldeacfgw!" or length > PIECE:
                     raise BadFrame(f"a frame of kind {kind!r} and {length} bytes")
                 end = at + _HEADER.size + length
                 if len(self._held) < end:
@@ -133,6 +141,23 @@ def get(mount: int, path: str, most: int) -> bytes:
 
 def lay(mount: int, directory: str) -> bytes:
     return frame("B", struct.pack("!H", mount) + directory.encode())
+
+
+def channel_data(number: int, data: bytes | memoryview) -> bytes:
+    return frame("C", _NUMBER.pack(number) + data)
+
+
+def channel_end(number: int) -> bytes:
+    return frame("F", _NUMBER.pack(number))
+
+
+def channel_close(number: int) -> bytes:
+    return frame("X", _NUMBER.pack(number))
+
+
+def credit(number: int, size: int) -> bytes:
+    """So many bytes of a channel were read."""
+    return frame("W", _CREDIT.pack(number, size))
 
 
 def encode_path(path: str) -> bytes:
@@ -290,6 +315,16 @@ def answered(body: bytes) -> tuple[int, bool]:
     """The errno of an answer, and whether there was more than was asked for."""
     errno, more = _unpack(struct.Struct("!IB"), body)
     return errno, bool(more)
+
+
+CHANNEL_KINDS: Final = "acfgw"
+
+
+def of_channel(kind: str, body: bytes) -> tuple[int, bytes]:
+    """The channel that a frame of CHANNEL_KINDS is about, and what is said of it."""
+    if len(body) < _NUMBER.size or (kind in "afg" and len(body) > _NUMBER.size) or (kind == "w" and len(body) != 8):
+        raise BadFrame(f"a frame {kind!r} of {len(body)} bytes")
+    return _NUMBER.unpack_from(body)[0], body[_NUMBER.size :]
 
 
 _ERRNO: Final = {

@@ -9,6 +9,7 @@ import ctypes
 import os
 import queue
 import resource
+import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
@@ -22,6 +23,7 @@ from minitango.sandbox._spec import CORE
 T = TypeVar("T")
 
 _CLONE_NEWNS: Final = 0x00020000
+_CLONE_FILES: Final = 0x00000400
 _MS_NOSUID, _MS_NODEV, _MS_BIND, _MS_REC, _MS_SLAVE = 2, 4, 4096, 16384, 1 << 19
 _COVERED: Final = ("/mnt", "/media", "/srv", "/opt")
 
@@ -107,6 +109,29 @@ class ParentThread:
             except BaseException as error:
                 future.set_exception(error)
             del item, work, future
+
+
+def close_by_exit(holder: socket.socket) -> None:
+    """Close a socket in which there are files of a job's, and wait for none of them: what the exit of a thread closes
+    does not linger. So a thread of its own, with descriptors of its own, is the last to have it."""
+    apart, closed = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        try:
+            _check(_libc.unshare(_CLONE_FILES), "unshare")
+        except OSError:  # who may not, waits; but in this thread
+            threading.Thread(target=holder.close, name="minitango-close", daemon=True).start()
+            closed.set()
+        apart.set()
+        closed.wait()
+
+    thread = threading.Thread(target=hold, name="minitango-close", daemon=True)
+    thread.start()
+    apart.wait()
+    if not closed.is_set():
+        holder.close()
+        closed.set()
+    thread.join()
 
 
 @contextmanager

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import resource
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from msgspec import Struct
 
-from minitango.sandbox import BoxSpec
+from minitango.sandbox import HELPER, BoxSpec
+from minitango.sandbox._helper import SOCKET, found_by_programs
 from minitango.sandbox._spec import CORE, NOFILE, SIGPENDING, TMP, largest_file, writable
 
 UID: Final = 1000
@@ -59,7 +60,8 @@ def environment(spec: BoxSpec, layout: Layout) -> dict[str, str]:
     path = "/usr/local/bin:/usr/bin:/bin"
     if layout.prefix is not None:
         path = f"{layout.prefix}/bin:{path}"
-    return {"PATH": path, "HOME": spec.workdir, "LANG": "C.UTF-8", "TMPDIR": "/tmp"}  # noqa: S108
+    env = {"PATH": path, "HOME": spec.workdir, "LANG": "C.UTF-8", "TMPDIR": "/tmp"}  # noqa: S108
+    return found_by_programs(env) if spec.helper else env
 
 
 def rlimits(spec: BoxSpec, *, watched: bool, count_processes: bool) -> dict[int, int]:
@@ -108,9 +110,17 @@ def proc_arguments() -> tuple[str, ...]:
 
 
 def arguments(
-    name: str, spec: BoxSpec, layout: Layout, staged: dict[str, str], *, info_fd: int, seccomp_fd: int
+    name: str,
+    spec: BoxSpec,
+    layout: Layout,
+    staged: dict[str, str],
+    *,
+    helper: tuple[str, str] | None,
+    info_fd: int,
+    seccomp_fd: int,
 ) -> list[str]:
-    """bwrap's arguments, up to and with `--`. `staged` has the source of each read-only mount.
+    """bwrap's arguments, up to and with `--`. `staged` has the source of each read-only mount, `helper` those of HELPER
+    and of the socket in it.
 
     `name` does nothing but stand there: `kill_named` finds it.
     """
@@ -137,6 +147,8 @@ def arguments(
             words += ["--perms", mode, "--size", str(spec.limits.disk if size is None else size), "--tmpfs", path]
         else:
             words += ["--ro-bind", staged[path], path]
+    if helper is not None:
+        words += ["--ro-bind", helper[0], HELPER, "--ro-bind", helper[1], f"{HELPER}/{SOCKET}"]
     words += ["--symlink", "/tmp", "/var/tmp"]  # noqa: S108
     return [*words, "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", spec.workdir, "--"]
 
@@ -159,6 +171,17 @@ def write_etc(place: Path, *, network: bool) -> None:
     names += [found.name for like in _ETC_COPIED_LIKE for found in sorted(host.glob(like))]
     for name in names:
         _copy(host / name, place / name)
+
+
+def write_helper(place: Path, files: Mapping[str, tuple[int, bytes]]) -> None:
+    """Make what boxes share of HELPER here, and in it a place for the socket."""
+    for name, (mode, data) in {**files, SOCKET: (0o444, b"")}.items():
+        path = place / name
+        for folder in (place, path.parent):
+            folder.mkdir(exist_ok=True)
+            folder.chmod(0o755)
+        path.write_bytes(data)
+        path.chmod(mode)
 
 
 def _copy(source: Path, target: Path) -> None:

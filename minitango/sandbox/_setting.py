@@ -17,9 +17,18 @@ from typing import Final, Literal
 
 from minitango.errors import SandboxFailed, SandboxUnavailable
 from minitango.sandbox._cgroup import Groups, find_cgroups, remove_deserted
+from minitango.sandbox._helper import helper_files
 from minitango.sandbox._host import ParentThread, PrivatePlace, as_dumping_no_core, private_place_refused
 from minitango.sandbox._inside import PERL_AT, perl_known
-from minitango.sandbox._profile import Layout, below_usr, proc_arguments, sources_to_show, usr_arguments, write_etc
+from minitango.sandbox._profile import (
+    Layout,
+    below_usr,
+    proc_arguments,
+    sources_to_show,
+    usr_arguments,
+    write_etc,
+    write_helper,
+)
 from minitango.sandbox._remedy import diagnose, disk_full, gone, not_installed
 from minitango.sandbox._seccomp import build_filter
 from minitango.sandbox._spec import UIDS
@@ -79,8 +88,9 @@ class Setting:
         self.nproc = tuple(int(n) for n in re.findall(r"\d+", platform.release())[:2]) >= _NPROC_BY_NAMESPACE
         self.uids = Uids() if drops_root() else None
         self._filter = build_filter(count_memory=self.groups is None)
-        self._etc = threading.Lock()
+        self._making = threading.Lock()
         self._layouts: dict[str, Layout] = {}
+        self._helper = ""
         self.parent = ParentThread()
         try:
             self._staging_path, self._staging = self.parent.call(self._settle)
@@ -116,7 +126,7 @@ class Setting:
 
     def layout(self, network: Literal["none", "open"]) -> Layout:
         """Where the parts of a box are; made at first use."""
-        with self._etc:
+        with self._making:
             if network not in self._layouts:
                 etc = f"{self._staging_path}/etc-{network}"
                 self.parent.call(lambda: write_etc(Path(etc), network=network == "open"))
@@ -130,6 +140,16 @@ class Setting:
                     disable_userns=self.version >= (0, 8),
                 )
             return self._layouts[network]
+
+    def helper(self) -> str:
+        """What all boxes share of HELPER; made at first use. SandboxUnavailable `sandbox_machine`."""
+        with self._making:
+            if not self._helper:
+                place = f"{self._staging_path}/helper"
+                files = helper_files(platform.machine())
+                self.parent.call(lambda: write_helper(Path(place), files))
+                self._helper = place
+            return self._helper
 
     def ticket(self, token: str) -> Ticket:
         """A name, a uid and a record for a new box."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from minitango.job import Limits
-from minitango.sandbox import BoxSpec, Mount
+from minitango.sandbox import HELPER, BoxSpec, Mount
 
 UIDS: Final = range(60706, 61106)
 """Uids that jobs may have where they are real ones: systemd leaves them unused, and no user is ever made there."""
@@ -46,6 +46,8 @@ def check_spec(spec: BoxSpec) -> None:
             raise ValueError(f"a mount must be an absolute, plain path, not {path!r}")
         if any(path == taken or path.startswith(taken + "/") for taken in _TAKEN) and path != "/dev/shm":  # noqa: S108
             raise ValueError(f"a mount cannot lie at {path}: the box has its own there")
+        if spec.helper and (path == HELPER or path.startswith(HELPER + "/")):
+            raise ValueError(f"a mount cannot lie at {path}: what calls us is there")
     if len(set(paths)) != len(paths):
         raise ValueError("two mounts have the same path")
     if not any(mount.path == spec.workdir and mount.writable for mount in spec.mounts):

@@ -13,6 +13,7 @@ from typing import Final
 from minitango.errors import SandboxFailed
 from minitango.sandbox._inside import LINGER, Status, parse_status
 from minitango.sandbox._meter import Limit, Meter
+from minitango.sandbox._sockets import Listener
 
 CHUNK: Final = 64 << 10
 _PATIENCE: Final = 10.0
@@ -60,6 +61,7 @@ class Supervisor:
         output_limit: int,
         meter: Meter,
         deliver: Callable[[bytes], None],
+        listener: Listener | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._pid1 = pid1
@@ -70,6 +72,7 @@ class Supervisor:
         self._output_limit = output_limit
         self._meter = meter
         self._deliver = deliver
+        self._listener = listener
         self._clock = clock
         self._said = b""
         self._ended = Ended()
@@ -110,6 +113,8 @@ class Supervisor:
         read_again: float | None = None
         last_read = 0.0
         reading = True
+        listener = self._listener
+        listen_again: float | None = started
         awake = started + _BEAT
         while True:
             now = self._clock()
@@ -128,7 +133,11 @@ class Supervisor:
             if read_again is not None and now >= read_again:
                 poll.register(self._output, select.POLLIN)
                 read_again = None
-            awake = min(deadline, next_check, now + _BEAT, deadline if read_again is None else read_again)
+            if listener is not None and listen_again is not None and now >= listen_again:
+                poll.register(listener, select.POLLIN)
+                listen_again = None
+            pauses = (pause for pause in (read_again, listener and listen_again) if pause)
+            awake = min(deadline, next_check, now + _BEAT, *pauses)
             ready = {fd for fd, _ in poll.poll(max(0.0, (awake - now) * 1000))}
             if self._stop in ready:
                 self._ended.cancelled = True
@@ -146,6 +155,11 @@ class Supervisor:
                         poll.unregister(self._output)
                         read_again = now + _PACE
                     last_read = now
+            if listener is not None and listener.fileno() in ready:
+                rest = listener.take()
+                if rest:
+                    poll.unregister(listener)
+                    listen_again = self._clock() + rest
             if self._status in ready and not self._hear():
                 return
             if self._pid1 in ready:

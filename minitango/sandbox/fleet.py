@@ -17,7 +17,7 @@ from typing import Final
 
 from minitango.archive import File
 from minitango.errors import MinitangoError, SandboxFailed, SandboxUnavailable
-from minitango.sandbox import LIMITS, Box, BoxSpec, CollectBounds, Collected, End, Guarantees, Held, Sandbox
+from minitango.sandbox import LIMITS, Box, BoxSpec, Calls, CollectBounds, Collected, End, Guarantees, Held, Sandbox
 from minitango.sandbox._demand import insist
 from minitango.sandbox._roster import Engine, Member, Roster, Seat, none_left
 from minitango.text import one_line
@@ -236,9 +236,16 @@ class _SeatedBox:
         with self._noted():
             self._box.put(mount, files)
 
-    def run(self, command: Sequence[str], *, env: Mapping[str, str], output: Callable[[bytes], None]) -> End:
+    def run(
+        self,
+        command: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        output: Callable[[bytes], None],
+        calls: Calls | None = None,
+    ) -> End:
         with self._noted():
-            return self._box.run(command, env=env, output=output)
+            return self._box.run(command, env=env, output=output, calls=calls)
 
     def collect(self, mount: str, patterns: Sequence[str], bounds: CollectBounds = CollectBounds()) -> Collected:
         with self._noted():

@@ -25,12 +25,26 @@ import pytest
 from minitango.archive import File
 from minitango.errors import ConfigError, SandboxFailed, SandboxUnavailable
 from minitango.job import Limits
-from minitango.sandbox import Box, BoxSpec, Bundle, CollectBounds, Collected, End, Mount, Sandbox
+from minitango.sandbox import (
+    CHANNELS,
+    Box,
+    BoxSpec,
+    Bundle,
+    Channel,
+    ChannelClosed,
+    CollectBounds,
+    Collected,
+    End,
+    Mount,
+    Sandbox,
+)
+from minitango.sandbox._helper import RUSH
 from minitango.sandbox._seccomp import read_table
 from minitango.sandbox.bubblewrap import BubblewrapSandbox
 from minitango.sandbox.docker import DockerSandbox
 from minitango.sandbox.fleet import Fleet, Member
 from tests import docker_engine, docker_images
+from tests.support import eventually
 
 
 def docker(state: str, *, mounts: bool = True) -> Sandbox:
@@ -1318,3 +1332,491 @@ def test_patterns(sandbox: Sandbox, patterns: list[str], expected: str) -> None:
 def test_a_pattern_stays_below_its_mount(sandbox: Sandbox, pattern: str) -> None:
     with pytest.raises(ValueError, match="unsafe"):
         live(sandbox, ["true"], patterns=[pattern])
+
+
+# --- channels ------------------------------------------------------------------------------------------
+
+
+class Called:
+    """One whole life of a box with a helper, whose calls are served by `serve`, each in a thread."""
+
+    def __init__(self, serve: Callable[[Channel], None] | None) -> None:
+        self.channels: list[Channel] = []
+        self.threads: list[threading.Thread] = []
+        self.said: list[bytes] = []
+        self.took = 0.0
+        self._serve = serve
+
+    def calls(self, channel: Channel) -> None:
+        self.channels.append(channel)
+        if self._serve is not None:
+            self.threads.append(threading.Thread(target=self._serve, args=(channel,)))
+            self.threads[-1].start()
+
+    def run(
+        self,
+        sandbox: Sandbox,
+        command: list[str],
+        *,
+        limits: Limits = LIMITS,
+        watch: Callable[[Box], None] | None = None,
+    ) -> End:
+        """`watch` is called with the box once its first output has come."""
+        box = sandbox.open(BoxSpec(MOUNTS, "/job", limits, helper=True))
+        try:
+
+            def take(chunk: bytes) -> None:
+                if watch is not None and not self.said:
+                    threading.Thread(target=watch, args=(box,)).start()
+                self.said.append(chunk)
+
+            began = time.monotonic()
+            end = box.run(command, env={}, output=take, calls=self.calls)
+            self.took = time.monotonic() - began
+            for thread in self.threads:
+                thread.join(5)
+                assert not thread.is_alive(), "every channel is at its end"
+        finally:
+            box.close()
+        return end
+
+    @property
+    def text(self) -> str:
+        return b"".join(self.said).decode()
+
+
+CONNECT = """
+import os, socket, sys, threading, time
+def connect():
+    s = socket.socket(socket.AF_UNIX)
+    s.connect("/minitango/socket")
+    return s
+def read(s):
+    said = b""
+    while piece := s.recv(1 << 16):
+        said += piece
+    return said
+"""
+
+
+def caller(code: str) -> list[str]:
+    return python(CONNECT + code)
+
+
+def echo(channel: Channel) -> None:
+    while data := channel.recv():
+        channel.send(data)
+    channel.shutdown()
+    assert channel.recv() == b""
+    channel.close()
+
+
+def test_what_goes_over_a_channel_arrives_both_ways(sandbox: Sandbox) -> None:
+    called = Called(echo)
+    code = """
+def work():
+    s, data = connect(), os.urandom(1 << 20) * 4
+    threading.Thread(target=lambda: (s.sendall(data), s.shutdown(socket.SHUT_WR))).start()
+    print(read(s) == data)
+workers = [threading.Thread(target=work) for _ in range(3)]
+for worker in workers: worker.start()
+for worker in workers: worker.join()
+"""
+    limits = quick(wall=30, memory=96 * MIB)
+    assert called.run(sandbox, caller(code), limits=limits).exit_status == 0
+    assert called.text.split() == ["True"] * 3
+    assert len(called.channels) == 3
+
+
+def test_each_side_may_end_before_the_other(sandbox: Sandbox) -> None:
+    heard: list[bytes] = []
+
+    def first_we(channel: Channel) -> None:
+        channel.send(b"ours")
+        channel.shutdown()
+        heard.append(read_all(channel))
+        with pytest.raises(ChannelClosed):
+            channel.send(b"more")
+        channel.close()
+
+    code = "s = connect(); print(read(s).decode()); s.sendall(b'theirs'); s.close()"
+    called = Called(first_we)
+    assert called.run(sandbox, caller(code)).exit_status == 0
+    assert (called.text, heard) == ("ours\n", [b"theirs"])
+
+    def first_they(channel: Channel) -> None:
+        heard.append(read_all(channel))
+        channel.send(b"answer")
+        channel.close()
+
+    code = "s = connect(); s.sendall(b'asked'); s.shutdown(socket.SHUT_WR); print(read(s).decode())"
+    called = Called(first_they)
+    assert called.run(sandbox, caller(code)).exit_status == 0
+    assert (called.text, heard[1:]) == ("answer\n", [b"asked"])
+
+
+def read_all(channel: Channel) -> bytes:
+    said = b""
+    while piece := channel.recv():
+        said += piece
+    return said
+
+
+def test_a_daemon_that_holds_a_channel_delays_no_end(sandbox: Sandbox) -> None:
+    heard: list[bytes] = []
+    called = Called(lambda channel: heard.append(read_all(channel)))
+    code = """
+kept = [connect() for _ in range(3)]
+if os.fork() == 0:
+    os.setsid()
+    while True:
+        for s in kept: s.send(b'x')
+        time.sleep(0.01)
+time.sleep(0.1)
+"""
+    assert called.run(sandbox, caller(code)).exit_status == 0
+    assert called.took < 3
+    assert [set(said) for said in heard] == [set(b"x")] * 3
+
+
+def test_what_came_before_the_end_is_there_after_it(sandbox: Sandbox) -> None:
+    called = Called(None)
+    box = sandbox.open(BoxSpec(MOUNTS, "/job", LIMITS, helper=True))
+    try:
+        code = "kept = [connect() for _ in range(3)]\nfor s in kept: s.recv(1), s.sendall(b'x' * 100_000)"
+
+        def greet(channel: Channel) -> None:
+            called.calls(channel)
+            channel.send(b"!")
+
+        assert box.run(caller(code), env={}, output=lambda _: None, calls=greet).exit_status == 0
+        for channel in called.channels:
+            assert read_all(channel) == b"x" * 100_000
+            assert channel.recv() == b""
+            with pytest.raises(ChannelClosed):
+                channel.send(b"y" * 1_000_000)
+            channel.shutdown()
+            channel.close()
+            channel.close()
+            channel.shutdown()
+            assert channel.recv() == b""
+            with pytest.raises(ChannelClosed):
+                channel.send(b"y")
+    finally:
+        box.close()
+    assert len(called.channels) == 3
+
+
+def test_what_was_sent_before_a_close_arrives(sandbox: Sandbox) -> None:
+    def serve(channel: Channel) -> None:
+        channel.send(b"x" * 300_000)
+        channel.close()
+
+    called = Called(serve)
+    code = "s = connect(); time.sleep(0.2); print(len(read(s)))"
+    assert called.run(sandbox, caller(code)).exit_status == 0
+    assert called.text == "300000\n"
+
+
+def test_what_nobody_reads_is_not_held(sandbox: Sandbox) -> None:
+    """A job that never reads stops us, and one that we do not read is stopped, after little."""
+    taken: list[int] = []
+
+    def feed(channel: Channel) -> None:
+        with contextlib.suppress(ChannelClosed):
+            while True:
+                channel.send(b"x" * 65536)
+                taken.append(65536)
+
+    called = Called(feed)
+    code = """
+kept = [connect() for _ in range(4)]
+for s in kept: s.setblocking(False)
+sent, last = 0, time.monotonic()
+while time.monotonic() < last + 0.5:
+    for s in kept:
+        try: sent, last = sent + s.send(b'x' * 65536), time.monotonic()
+        except BlockingIOError: pass
+    time.sleep(0.001)
+print(sent, flush=True)
+time.sleep(1000)
+"""
+    end = called.run(sandbox, caller(code), watch=lambda box: box.kill())
+    assert end.cancelled
+    assert called.took < 8
+    assert 4 << 16 <= int(called.text) <= 4 * MIB
+    assert 4 << 16 <= sum(taken) <= 4 * MIB
+
+
+def test_many_channels_at_once_and_no_more(sandbox: Sandbox) -> None:
+    served = threading.Semaphore(0)
+
+    def serve(channel: Channel) -> None:
+        served.release()
+        echo(channel)
+
+    called = Called(serve)
+    code = f"""
+kept = [connect() for _ in range({CHANNELS})]
+for n, s in enumerate(kept):
+    s.sendall(b'%d' % n)
+    assert s.recv(9) == b'%d' % n
+try: print("one more:", connect().recv(9))
+except ConnectionResetError: print("one more: b''")
+kept.pop().close()
+while True:
+    try:
+        s = connect()
+        s.sendall(b'again')
+        if s.recv(9) == b'again': break
+    except (ConnectionResetError, BrokenPipeError): pass
+    time.sleep(0.02)
+print("again")
+"""
+    assert called.run(sandbox, caller(code)).exit_status == 0
+    assert called.text == "one more: b''\nagain\n"
+    assert len(called.channels) == CHANNELS + 1
+
+
+@pytest.mark.parametrize("how", ["kill", "wall", "raise"])
+def test_the_end_wakes_who_waits_on_a_channel(sandbox: Sandbox, how: str) -> None:
+    ends: list[str] = []
+
+    def hear(channel: Channel) -> None:
+        ends.append(f"heard {channel.recv()!r}")
+
+    def say(channel: Channel) -> None:
+        try:
+            channel.send(b"x" * (32 << 20))
+        except ChannelClosed:
+            ends.append("not taken")
+
+    def both(channel: Channel) -> None:
+        waiting = threading.Thread(target=hear, args=(channel,))
+        waiting.start()
+        say(channel)
+        waiting.join()
+
+    called = Called(both)
+    code = "s = connect(); s.recv(1); print('up', flush=True); time.sleep(1000)"
+    box = sandbox.open(BoxSpec(MOUNTS, "/job", quick(wall=1 if how == "wall" else 20), helper=True))
+
+    def up(_: bytes) -> None:
+        if how == "raise":
+            raise ZeroDivisionError
+        if how == "kill":
+            threading.Timer(0.2, box.kill).start()
+
+    began = time.monotonic()
+    try:
+        if how == "raise":
+            with pytest.raises(ZeroDivisionError):
+                box.run(caller(code), env={}, output=up, calls=called.calls)
+        else:
+            end = box.run(caller(code), env={}, output=up, calls=called.calls)
+            assert (end.cancelled, end.limit) == ((True, None) if how == "kill" else (False, "wall"))
+        assert time.monotonic() - began < 4
+        for thread in called.threads:
+            thread.join(5)
+        assert sorted(ends) == ["heard b''", "not taken"]
+    finally:
+        box.close()
+
+
+def test_close_wakes_who_waits_on_a_channel(sandbox: Sandbox) -> None:
+    woken: list[bytes] = []
+
+    def serve(channel: Channel) -> None:
+        threading.Timer(0.2, channel.close).start()
+        woken.append(channel.recv())
+
+    called = Called(serve)
+    assert called.run(sandbox, caller("print(read(connect()))")).exit_status == 0
+    assert (woken, called.text) == ([b""], "b''\n")
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, OSError])
+def test_what_whoever_takes_calls_raises_goes_through(sandbox: Sandbox, error: type[Exception]) -> None:
+    def refuse(_: Channel) -> None:
+        raise error
+
+    marker = new_marker()
+    box = sandbox.open(BoxSpec(MOUNTS, "/job", LIMITS, helper=True))
+    try:
+        with pytest.raises(error):
+            box.run([*caller("connect(); time.sleep(1000)"), marker], env={}, output=lambda _: None, calls=refuse)
+    finally:
+        box.close()
+    assert marked(marker) == []
+
+
+FLOOD = """
+def flood():
+    while True:
+        try: connect().close()
+        except OSError: pass
+for _ in range(8): threading.Thread(target=flood, daemon=True).start()
+print("up", flush=True)
+time.sleep(1.2)
+print("still", flush=True)
+os._exit(3)
+"""
+
+
+@pytest.mark.parametrize("closes", [True, False])
+def test_a_flood_of_connections_is_taken_slowly(sandbox: Sandbox, closes: bool) -> None:
+    called = Called(None)
+    box = sandbox.open(BoxSpec(MOUNTS, "/job", quick(wall=20), helper=True))
+    said: list[bytes] = []
+
+    def take(channel: Channel) -> None:
+        called.calls(channel)
+        if closes:
+            channel.close()
+
+    try:
+        began, busy = time.monotonic(), time.process_time()
+        end = box.run(caller(FLOOD), env={}, output=said.append, calls=take)
+        assert (end.exit_status, b"".join(said)) == (3, b"up\nstill\n")
+        assert time.monotonic() - began < 5
+        assert time.process_time() - busy < 1
+        most = RUSH * (int(time.monotonic() - began) + 1) if closes else CHANNELS
+        assert CHANNELS <= len(called.channels) <= most
+    finally:
+        box.close()
+
+
+def test_nobody_else_can_be_what_a_box_calls(sandbox: Sandbox) -> None:
+    """The job can change nothing of HELPER, as which it may run."""
+    called = Called(echo)
+    code = """
+def refused(what, *arguments):
+    try: what(*arguments); print("DONE", what.__name__, arguments)
+    except OSError: pass
+at = "/minitango"
+for path in ("socket", "bin/minitango-student", "bin", "python", "new"):
+    for what in (os.unlink, os.rmdir, os.mkdir):
+        refused(what, f"{at}/{path}")
+    refused(os.rename, f"{at}/{path}", "/job/moved")
+    refused(os.rename, "/job", f"{at}/{path}")
+    refused(os.link, f"{at}/{path}", "/job/linked")
+    refused(os.symlink, "/job", f"{at}/{path}")
+    refused(os.chmod, f"{at}/{path}", 0o777)
+    refused(os.truncate, f"{at}/{path}", 0)
+    refused(socket.socket(socket.AF_UNIX).bind, f"{at}/{path}")
+refused(os.rename, at, "/elsewhere")
+s = connect()
+s.sendall(b"still you")
+print(s.recv(99).decode())
+"""
+    assert called.run(sandbox, caller(code)).exit_status == 0
+    assert called.text == "still you\n"
+
+
+def test_the_helper_is_there_and_runs(sandbox: Sandbox) -> None:
+    called = Called(None)
+    script = "minitango-student --help | head -1; ls /minitango; exec env PATH=/job minitango-student true"
+    assert called.run(sandbox, sh(f"PATH=/minitango/bin:$PATH; {script}")).exit_status == 127  # env's: not in that PATH
+    lines = called.text.splitlines()
+    assert lines[0].startswith("Usage: minitango-student ")
+    assert {"bin", "socket"} <= set(lines[1:])
+
+
+def test_a_connection_that_nobody_wants_is_at_its_end(sandbox: Sandbox) -> None:
+    box = sandbox.open(BoxSpec(MOUNTS, "/job", LIMITS, helper=True))
+    code = "try: print(connect().recv(9))\nexcept ConnectionResetError: print(b'')"
+    said: list[bytes] = []
+    try:
+        assert box.run(caller(code), env={}, output=said.append).exit_status == 0
+    finally:
+        box.close()
+    assert said == [b"b''\n"]
+
+
+def test_a_box_without_a_helper_has_none(sandbox: Sandbox) -> None:
+    box = sandbox.open(BoxSpec(MOUNTS, "/job", LIMITS))
+    try:
+        with pytest.raises(ValueError, match="helper"):
+            box.run(["true"], env={}, output=lambda _: None, calls=lambda _: None)
+        assert box.run(["ls", "/minitango"], env={}, output=lambda _: None).exit_status == 2
+    finally:
+        box.close()
+    for path in ("/minitango", "/minitango/x"):
+        with pytest.raises(ValueError, match="mount"):
+            sandbox.open(BoxSpec((*MOUNTS, Mount(path)), "/job", LIMITS, helper=True))
+
+
+def test_nothing_of_a_channel_is_left(sandbox: Sandbox) -> None:
+    """Neither what was left open by us, nor what the job sent along."""
+    code = """
+import array
+kept = [connect() for _ in range(4)]
+for s in kept[:2]:
+    s.sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [s.fileno(), 0, 1, 2]))])
+time.sleep(0.05)
+"""
+    counts = []
+    for _ in range(4):
+        called = Called(lambda channel: channel.recv() and None)
+        assert called.run(sandbox, caller(code)).exit_status == 0
+        assert len(called.channels) == 4
+        del called
+        counts.append((len(os.listdir("/proc/self/fd")), threading.active_count()))
+    assert counts[1] == counts[3]
+
+
+@pytest.mark.parametrize("how", ["read", "unread", "refused", "waiting", "out of band"])
+def test_open_files_that_a_job_sends_along_hold_nobody_up(sandbox: Sandbox, how: str) -> None:
+    """To close a TCP socket may wait until what was sent over it is taken: a job may leave both ends of a connection in
+    a channel, for us to close."""
+    heard: list[bytes] = []
+
+    def serve(channel: Channel) -> None:
+        if how in ("read", "out of band"):
+            heard.append(read_all(channel))
+        elif how == "unread":
+            time.sleep(0.3)
+        channel.close()
+
+    code = f"""
+import array, struct
+def burden(s, flags):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        near = socket.create_connection(server.getsockname())
+        far, _ = server.accept()
+    near.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 1000))
+    near.setblocking(False)
+    try:
+        while True: near.send(bytes(65536))
+    except BlockingIOError: pass
+    for end in (near, far):
+        s.sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [end.fileno()]))], flags)
+    near.close(), far.close()  # which waits itself, where we were the quicker ones
+how = {how!r}
+threading.Timer(1, os._exit, [5]).start()
+kept = [connect() for _ in range({CHANNELS} if how in ("refused", "waiting") else 1)]
+if how == "refused":
+    kept[0].recv(1)
+    burden(s := connect(), 0)
+elif how == "waiting":
+    def rush():
+        while True:
+            try: burden(connect(), 0)
+            except OSError: pass
+    for _ in range(8): threading.Thread(target=rush, daemon=True).start()
+else:
+    kept[0].sendall(b"first")
+    time.sleep(0.1)
+    burden(kept[0], socket.MSG_OOB if how == "out of band" else 0)
+time.sleep(9)
+"""
+    called = Called(serve if how != "refused" else lambda channel: channel.send(b"!"))
+    if how == "waiting":
+        called = Called(None)
+    before = threading.active_count()
+    assert called.run(sandbox, caller(code), limits=quick(wall=20, memory=64 * MIB)).exit_status == 5
+    assert called.took < 4
+    if heard:
+        assert heard[0].startswith(b"first")
+    eventually(lambda: threading.active_count() <= before)
+    assert live(sandbox, ["true"]).end.exit_status == 0

@@ -137,7 +137,7 @@ def test_its_readme_is_honest_about_who_can_forge_a_score(example: str) -> None:
     trust = Assignment.load(FOLDER / example).trust
     assert re.search(rf'"trust":\s"{trust}"', readme(example))
     row = next(line for line in (FOLDER / "README.md").read_text().splitlines() if f"]({example}/)" in line)
-    assert row.split(" | ")[2] == ("nobody" if trust == "separated" else "students")
+    assert row.split(" | ")[2] == ("students" if trust == "shared" else "nobody")
 
 
 def test_autograde_tar_holds_src_and_nothing_else() -> None:

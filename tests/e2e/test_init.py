@@ -39,7 +39,7 @@ def test_what_is_made_grades_its_samples_as_they_should_be(cli: CommandLine, kin
     assert 0 < scores[1] < 10, "the wrong one is to show that parts count"
     assert {Path(sample["sample"]).stem for sample in answer.samples} >= {"right", "wrong", "crashing", "looping"}
     trust = {sample["trust"] for sample in answer.samples}
-    assert trust == ({"separated"} if kind in ("two-step", "c") else {"shared"})
+    assert trust == {{"two-step": "separated", "c": "separated", "guarded": "guarded"}.get(kind, "shared")}
 
     assert cli("run", "hw 1", "hw 1/handins").code == 5, "what is there is no hand-in"
     (cli.folder / "hw 1" / "handins" / "ada").write_bytes(

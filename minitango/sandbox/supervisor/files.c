@@ -33,15 +33,17 @@ static unsigned mount_count;
 /* --- mounts --- */
 
 bool add_mount(const char *argument) {
-    bool writable = argument[0] == 'w';
-    if ((!writable && argument[0] != 'r') || argument[1] != ':' || argument[2] != '/' || mount_count == MOUNTS) {
+    static bool has_socket;
+    bool writable = argument[0] == 'w', calls = argument[0] == 's';
+    if ((!writable && !calls && argument[0] != 'r') || (calls && has_socket) || argument[1] != ':' || argument[2] != '/' || mount_count == MOUNTS) {
         errno = EINVAL;
         return false;
     }
     int fd = open(argument + 2, O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (fd >= 0)
         mounts[mount_count++] = (struct mount){fd, writable};
-    return fd >= 0;
+    has_socket |= calls;
+    return fd >= 0 && (!calls || open_socket(fd));
 }
 
 int mount_fd(unsigned number) { return number < mount_count ? mounts[number].fd : -1; }

@@ -244,7 +244,7 @@ static void drain(void) {
             break;
         out_flush();
     }
-    if (!out_ready())
+    if (!calls_drain() || !out_ready())
         return;
     if (run.how == ENDED && run.output_bytes > run.output_limit)
         run.how = OUTPUT_LIMIT;
@@ -334,6 +334,7 @@ static bool start(struct reader *payload) {
     command.envp = envp.list;
 
     account_start();
+    calls_start();
     run.metered = cpu_is_metered();
     run.sampled = memory_must_be_sampled();
     run.started = machine_time();
@@ -390,6 +391,13 @@ static void take_frame(char kind, struct reader *payload) {
         if (!good)
             break;
         return;
+    case 'C':
+    case 'F':
+    case 'X':
+    case 'W':
+        if (!calls_frame(kind, payload, phase == RUNNING || phase == KILLING))
+            break;
+        return;
     case 'L':
     case 'S':
     case 'G':
@@ -436,15 +444,16 @@ static void wait_and_take(uint64_t *wake) {
     bool pacing = time < run.read_again;
     bool hear = phase != READY && phase != OVER ? true : out_ready() && !answering();
     bool listen = phase == RUNNING && run.output >= 0 && out_ready() && !pacing;
-    struct pollfd fds[] = {
+    struct pollfd fds[4 + CALLS_FDS] = {
         {STDIN_FILENO, hear ? POLLIN : 0, 0},
         {STDOUT_FILENO, out_pending() ? POLLOUT : 0, 0},
         {signals, POLLIN, 0},
         {listen ? run.output : -1, POLLIN, 0},
     };
     *wake = next_wake(time, pacing);
+    unsigned calls = phase == RUNNING ? calls_await(fds + 4, time, wake) : 0;
     uint64_t rest = *wake > time ? *wake - time : 0;
-    int ready = poll(fds, 4, *wake == NONE ? -1 : (int)((rest + 999) / 1000));
+    int ready = poll(fds, 4 + calls, *wake == NONE ? -1 : (int)((rest + 999) / 1000));
     time = now();
     if (ready <= 0) {
         if (idle_limit && (phase == READY || phase == OVER) && time <= *wake + LATE && time - idle_since >= idle_limit)
@@ -457,6 +466,8 @@ static void wait_and_take(uint64_t *wake) {
         take_signals();
     if (fds[3].revents)
         read_output();
+    if (calls)
+        calls_take(fds + 4);
     if (fds[0].revents & (POLLERR | POLLNVAL) || (!hear && fds[0].revents & POLLHUP))
         leave(DONE);
     if (hear && fds[0].revents) {
@@ -483,6 +494,7 @@ static _Noreturn void serve(void) {
             drain();
         if (answering() && out_ready())
             answer_more();
+        calls_say();
         if (phase == RUNNING && !out_pending() && now() - said >= ALIVE) {
             out_end('b', out_begin());
             said = now();

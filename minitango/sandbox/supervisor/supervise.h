@@ -4,11 +4,13 @@
  *   wire.c       frames in and out
  *   job.c        the child, until it is the command
  *   files.c      the mounts: what is put into them, what is read from them
+ *   calls.c      the connections that programs of the job make to us
  *   account.c    what the control group and /proc say
  */
 #ifndef SUPERVISE_H
 #define SUPERVISE_H
 
+#include <poll.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -16,12 +18,14 @@
 #include <time.h>
 
 enum {
-    VERSION = 1,
+    VERSION = 2,
     HEAD = 5,            /* bytes before a frame's payload */
     PIECE = 64 << 10,    /* bytes of payload at most, but for `R` */
     LONGEST = 8 << 20,   /* of `R` */
     LONGEST_PATH = 4096, /* bytes of a path */
     MOUNTS = 64,
+    CHANNELS = 16,
+    CALLS_FDS = 1 + CHANNELS,
 };
 
 #define SECOND ((uint64_t)1000000) /* times are in microseconds */
@@ -119,6 +123,17 @@ void say_problem(void);
 bool ask(char kind, struct reader *payload);
 bool answering(void);
 void answer_more(void); /* only where answering() and out_ready() */
+
+/* --- calls.c --- */
+
+bool open_socket(int directory); /* false with errno */
+void calls_start(void);          /* the run starts: now it listens, if there is a socket */
+/* What to wait for, and until when at most. How many these are. */
+unsigned calls_await(struct pollfd fds[CALLS_FDS], uint64_t time, uint64_t *wake);
+void calls_take(const struct pollfd fds[CALLS_FDS]);
+void calls_say(void); /* what was taken, as far as there is room to say it */
+bool calls_drain(void); /* send on what the dead left, and close all; false: there is no room for it yet */
+bool calls_frame(char kind, struct reader *payload, bool running); /* `C`, `F`, `X`, `W`; false: it is malformed */
 
 /* --- account.c --- */
 

@@ -1,0 +1,2 @@
+def merge(a, b)
+    return sorted(a + b)

@@ -1,0 +1,5 @@
+"""Has no more than this."""
+
+
+def mean(numbers):
+    return sum(numbers) / len(numbers)

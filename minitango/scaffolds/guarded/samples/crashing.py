@@ -1,0 +1,4 @@
+"""Dies before it has anything to be called."""
+
+numbers = []
+print(numbers[0])
