@@ -475,6 +475,24 @@ def forge():
         assert caught.value.type == "Garbled"
 
 
+def test_what_was_answered_counts_though_the_process_has_ended_since(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = "import os, threading\ndef f(n):\n    threading.Timer(n, os._exit, [0]).start()\n    return 7\n"
+    helper = start(solution_py=code)
+    wait = helper._Call.wait
+
+    def all_of_it(self: Any, deadline: float) -> bool:
+        while self.ending is None:
+            wait(self, deadline)
+        return True
+
+    with helper.Student("solution") as student:
+        assert student.call("f", 60) == 7
+        monkeypatch.setattr(helper._Call, "wait", all_of_it)
+        assert student.call("f", 0.1) == 7
+
+
 def test_what_cannot_be_given_is_the_graders_own_mistake(start: Start) -> None:
     helper = start(solution_py=SOLUTION)
     with helper.Student("solution") as student:

@@ -434,7 +434,7 @@ class Student(Remote):
         process.send("I", dumps(words))
         deadline = time.monotonic() + timeout
         self.stdout = ""
-        while process.ending is None:
+        while True:
             try:
                 answer = self._answer(process.stdout, words["id"])
                 if answer is not None:
@@ -442,6 +442,8 @@ class Student(Remote):
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 self.close()
                 raise StudentError("Garbled", f"what it answered is no answer: {str(error)[:200]}") from None
+            if process.ending is not None:  # and what it had answered before that has been read
+                break
             del process.stderr[: -2 * PRINTED]
             if not process.wait(deadline) or time.monotonic() >= deadline:
                 self.close()
