@@ -398,7 +398,8 @@ def test_files_come_back(place: Place) -> None:
 )
 def test_a_name_that_leads_out_is_no_sense(place: Place, name: bytes) -> None:
     process = place.start("--take", "**", "--into", "back", "./prog")
-    give_back(place.call(), name, b"x")
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it may leave at the name
+        give_back(place.call(), name, b"x")
     assert over(process) == (125, b"", b"minitango-student: the engine makes no sense\n")
     assert sorted(path.name for path in place.work.rglob("*")) == ["back"]
 
