@@ -134,7 +134,7 @@ static void start(char **words) {
 static _Noreturn void end_as_child(void) {
     if (WIFSIGNALED(child.status)) {
         int number = WTERMSIG(child.status);
-        struct rlimit none = {0, 0};
+        struct rlimit none = {1, 1}; /* with 0 a collector of core files on the host is started all the same */
         sigset_t one;
         setrlimit(RLIMIT_CORE, &none);
         signal(number, SIG_DFL);
