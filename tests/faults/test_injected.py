@@ -79,7 +79,7 @@ class Fault:
 
 
 @pytest.mark.timeout(1200 if LONG else 200)
-@pytest.mark.parametrize(("thread", "step"), [("minitango producer", 4), ("minitango consumer 1", 7)])
+@pytest.mark.parametrize(("thread", "step"), [("minitango producer", 7), ("minitango consumer 1", 7)])
 def test_an_exception_at_any_line(place: Place, tmp_path: Path, thread: str, step: int) -> None:
     nth, struck = 1, 0
     while inject(place, tmp_path / f"{nth}", Fault(thread, nth)):
