@@ -262,6 +262,9 @@ class Stack:
     def push(self, item): self.items.append(item); return len(self.items)
     def __len__(self): return len(self.items)
 def size(stack): return len(stack)
+def greet(name, self=""): return name + self
+class Named:
+    def __init__(self, name): self.name = name
 """
 
 
@@ -299,6 +302,27 @@ def test_objects_stay_there(start: Start) -> None:
             stack.call("push", 1)
         with pytest.raises(helper.StudentError, match="went with the process"):
             student.make("Stack") and stack.call("push", 1)
+
+
+def test_an_argument_may_be_called_as_ours_are(start: Start) -> None:
+    helper = start(solution_py=SOLUTION)
+    with helper.Student("solution") as student:
+        assert student.call("greet", name="ada", self="!") == "ada!"
+        assert student.make("Named", name="ada").get("name") == "ada"
+
+
+def test_an_object_is_given_to_the_process_that_it_is_in_and_to_no_other(start: Start) -> None:
+    helper = start(solution_py=SOLUTION)
+    with helper.Student("solution") as student, helper.Student("solution") as other:
+        stack, theirs = student.make("Stack", 1), other.make("Stack")
+        with pytest.raises(ValueError, match="of one Student cannot be given to another"):
+            other.call("size", [stack])
+        assert other.call("size", theirs) == 0
+        student.close()
+        student.make("Stack")  # has the number that the other one had
+        for args in ((stack,), ({"a": stack},)):
+            with pytest.raises(helper.StudentError, match="went with the process"):
+                student.call("size", *args)
 
 
 @pytest.mark.parametrize(
@@ -543,6 +567,25 @@ def test_how_a_program_ended_is_told(
     done = start(data="7").run(command, **more)
     assert (done.returncode, done.limit) == (code, limit)
     assert reason in done.reason
+
+
+@pytest.mark.parametrize(
+    ("command", "more", "message"),
+    [
+        ("cat data", {}, "a command is a list of texts, and not one text: 'cat data'"),
+        (["cat"], {"take": "out"}, "take is a list of texts"),
+        (["cat"], {"input": 5}, "not a int"),
+        (["cat"], {"give": {"x": 5}}, "not a int"),
+    ],
+)
+def test_what_cannot_be_asked_for_is_the_graders_own_mistake(
+    start: Start, command: Any, more: Any, message: str
+) -> None:
+    helper = start(data="7", solution_py=SOLUTION)
+    with pytest.raises(TypeError, match=message):
+        helper.run(command, **more)
+    with helper.Student("solution") as student, pytest.raises(TypeError, match="not a int"):
+        student.call("ask", stdin=5)
 
 
 def test_where_nobody_listens_it_says_what_is_amiss(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

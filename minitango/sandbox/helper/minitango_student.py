@@ -61,9 +61,10 @@ class StudentTimeout(StudentError):
 # --- values, as they cross ------------------------------------------------------------------------
 
 
-def encode(value: Any, depth: int = 0) -> Any:
+def encode(value: Any, depth: int = 0, to: Student | None = None) -> Any:
     """The value as JSON has it, with tags for what JSON has not. A value of a class of one's own that is derived from
-    such a type goes as that type. TypeError: it cannot cross; ValueError: it is too deep."""
+    such a type goes as that type. TypeError: it cannot cross; ValueError: it is too deep, or an object of another
+    `Student` than it goes to; StudentError: such an object is gone."""
     if depth > DEPTH:
         raise ValueError(f"the value is nested more than {DEPTH} deep")
     if value is None or isinstance(value, bool):
@@ -81,18 +82,18 @@ def encode(value: Any, depth: int = 0) -> Any:
     if isinstance(value, complex):
         return {"!": "complex", "v": [encode(value.real), encode(value.imag)]}
     if isinstance(value, list):
-        return [encode(each, depth + 1) for each in list.__iter__(value)]
+        return [encode(each, depth + 1, to) for each in list.__iter__(value)]
     kinds: tuple[Any, ...] = (tuple, set, frozenset)
     for kind in kinds:
         if isinstance(value, kind):
-            return {"!": kind.__name__, "v": [encode(each, depth + 1) for each in kind.__iter__(value)]}
+            return {"!": kind.__name__, "v": [encode(each, depth + 1, to) for each in kind.__iter__(value)]}
     if isinstance(value, dict):
         pairs = list(dict.items(value))
         if all(type(key) is str and key != "!" for key, _ in pairs):
-            return {key: encode(each, depth + 1) for key, each in pairs}
-        return {"!": "dict", "v": [[encode(key, depth + 1), encode(each, depth + 1)] for key, each in pairs]}
+            return {key: encode(each, depth + 1, to) for key, each in pairs}
+        return {"!": "dict", "v": [[encode(key, depth + 1, to), encode(each, depth + 1, to)] for key, each in pairs]}
     if isinstance(value, Remote):
-        return {"!": "object", "v": value._number}
+        return {"!": "object", "v": value._number_for(to)}
     raise TypeError(f"a {type(value).__name__} cannot cross between a grader and student code: give a plain value")
 
 
@@ -295,7 +296,17 @@ def _text(value: Any) -> str:
 
 
 def _bytes(text: str | bytes) -> bytes:
-    return text.encode() if isinstance(text, str) else bytes(text)
+    if isinstance(text, str):
+        return text.encode()
+    if not isinstance(text, (bytes, bytearray, memoryview)):  # of a number bytes() would make as many zeros
+        raise TypeError(f"a text or bytes are wanted, not a {type(text).__name__}")
+    return bytes(text)
+
+
+def _words(words: Iterable[str], what: str) -> list[str]:
+    if isinstance(words, (str, bytes)):  # else each of its characters would be a word
+        raise TypeError(f"{what} is a list of texts, and not one text: {words!r}")
+    return list(words)
 
 
 _LIMITS = {
@@ -332,9 +343,10 @@ def run(
 ) -> Done:
     """Run a command among the hand-in's files, and wait for its end. `input` is its standard input; `timeout`, in
     seconds, ends it before the step's own limit does; `give` has files to be put beside the hand-in's, `take` patterns
-    of those to be brought back. Raises nothing for what the program does."""
+    of those to be brought back. Raises nothing for what the program does; TypeError for what cannot be given."""
+    command = _words(command, "a command")
     options = [f"time={float(timeout)!r}"] if timeout is not None else []
-    options += [f"take={pattern}" for pattern in take]
+    options += [f"take={pattern}" for pattern in _words(take, "take")]
     with _Call(command, options, {name: _bytes(data) for name, data in (give or {}).items()}) as call:
         if input:
             call.send("I", _bytes(input))
@@ -354,12 +366,23 @@ class Remote:
     def __init__(self, student: Student, number: int, life: int) -> None:
         self._student, self._number, self._life = student, number, life
 
-    def call(self, name: str, *args: Any, timeout: float | None = None, stdin: str | bytes = b"", **kwargs: Any) -> Any:
+    def _number_for(self, student: Student | None) -> int:
+        """By which it is known in the process of this one."""
+        if student is not self._student:
+            raise ValueError("an object of one Student cannot be given to another: make both in one")
+        if self._life != student._life:
+            raise StudentError("Ended", "this object went with the process that it was in")
+        return self._number
+
+    def call(
+        self, name: str, /, *args: Any, timeout: float | None = None, stdin: str | bytes = b"", **kwargs: Any
+    ) -> Any:
         """What this function or method returns. `timeout`: seconds, for this call; `stdin`: what it reads.
-        StudentError, StudentTimeout; TypeError where an argument cannot cross."""
+        StudentError, StudentTimeout; TypeError where an argument cannot cross, ValueError where it is of another
+        `Student`."""
         return self._student._ask("call", self, name, args, kwargs, timeout, _bytes(stdin))
 
-    def make(self, name: str, *args: Any, timeout: float | None = None, **kwargs: Any) -> Remote:
+    def make(self, name: str, /, *args: Any, timeout: float | None = None, **kwargs: Any) -> Remote:
         """Call it, and keep what it returns there: an object of a class, mostly. It may be given to later calls."""
         number = self._student._ask("make", self, name, args, kwargs, timeout, b"")
         if type(number) is not int:
@@ -404,14 +427,10 @@ class Student(Remote):
     def _ask(
         self, do: str, target: Remote, name: str, args: Any, kwargs: Any, timeout: float | None, stdin: bytes
     ) -> Any:
-        words = {"do": do, "name": name, "args": encode(list(args)), "kwargs": encode(dict(kwargs))}
-        words["stdin"] = _base64(stdin)
         if self._process is None:
-            self._start()
-        if target is not self:
-            if target._life != self._life:
-                raise StudentError("Ended", "this object went with the process that it was in")
-            words["object"] = target._number
+            self._start()  # which ends the life of what was made before
+        words = {"do": do, "name": name, "args": encode(list(args), to=self), "kwargs": encode(dict(kwargs), to=self)}
+        words["stdin"], words["object"] = _base64(stdin), target._number_for(self)
         return self._exchange(words, self._timeout if timeout is None else timeout)
 
     def _start(self) -> None:
