@@ -91,6 +91,24 @@ def test_what_is_no_list_of_hosts(tmp_path: Path, value: str) -> None:
     assert caught.value.id in ("settings", "callback_url")
 
 
+def test_limits_that_are_required(tmp_path: Path) -> None:
+    (tmp_path / "minitango.toml").write_text('workers = 1\nrequire = ["memory", "disc"]\n')
+    for flags, environ, text in (
+        ({"require": ["pids", "x"]}, {}, "--require: 'x' is no limit"),
+        ({}, {"MINITANGO_REQUIRE": "pids,x"}, "MINITANGO_REQUIRE: 'x' is no limit"),
+        ({}, {}, f"{tmp_path}/minitango.toml:2: 'disc' is no limit"),
+        ({"require": [""]}, {}, "--require: no limit is named"),
+        ({}, {"MINITANGO_REQUIRE": " , "}, "MINITANGO_REQUIRE: no limit is named"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            resolve(**flags, environ=environ, folder=tmp_path)  # type: ignore[arg-type]
+        assert caught.value.id == "require"
+        assert caught.value.message.startswith(text)
+    assert resolve(require=["pids, disk", "memory"], environ={}, folder=tmp_path).require == ("memory", "pids", "disk")
+    (tmp_path / "minitango.toml").write_text("require = []\n")
+    assert resolve(environ={}, folder=tmp_path).require == ()
+
+
 def test_an_empty_variable_is_none(tmp_path: Path) -> None:
     assert resolve(environ={"MINITANGO_STATE": "", "MINITANGO_WORKERS": ""}, folder=tmp_path).store == ".minitango"
 

@@ -22,7 +22,7 @@ from minitango.engine import Engine
 from minitango.errors import ConfigError, StoreError
 from minitango.events import Event
 from minitango.node import check_label
-from minitango.sandbox import demanded, join_names, kind_asked
+from minitango.sandbox import LIMITS, demanded, join_names, kind_asked
 from minitango.statedir import default_image, locate, sandbox_kind
 from minitango.store import is_redis, shown
 
@@ -326,7 +326,7 @@ def resolve(
         capabilities=_labels(pick("capabilities")),
         callbacks=_callbacks(pick("callback_allow"), environ.get(SECRET, "")),
         keep=pick("keep") or "",
-        require=_limits(pick("require")),
+        require=_limits(next((source for source in found if source.has("require")), None)),
         shared_by=elsewhere.place("store") if elsewhere is not None and flags["state"] else "",
     )
 
@@ -358,10 +358,21 @@ def _labels(found: Any) -> tuple[str, ...]:
     return tuple(check_label(label.strip(), "what a node offers") for label in labels)
 
 
-def _limits(found: Any) -> tuple[str, ...]:
-    """By commas, too, wherever they are named."""
-    names = [found] if isinstance(found, str) else found or ()
-    return demanded(part.strip() for name in names for part in str(name).split(",") if part.strip())
+def _limits(source: Source | None) -> tuple[str, ...]:
+    """By commas, too, wherever they are named. What names none by mistake, as an empty variable of a shell, is refused:
+    nothing would be required then."""
+    if source is None:
+        return ()
+    found, place = source.values["require"], source.place("require")
+    names = [found] if isinstance(found, str) else found
+    try:
+        limits = demanded(part.strip() for name in names for part in str(name).split(",") if part.strip())
+    except ConfigError as error:
+        raise ConfigError(f"{place}: {error.message}", hint=error.hint, id="require") from error
+    if names and not limits:
+        hint = f"name some of: {', '.join(LIMITS)}; or leave it out"
+        raise ConfigError(f"{place}: no limit is named", hint=hint, id="require")
+    return limits
 
 
 def _number(count: Any) -> int | None:

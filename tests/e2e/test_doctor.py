@@ -114,8 +114,8 @@ def test_canaries_are_let_loose_when_asked(cli: CommandLine) -> None:
     assert {"memory", "pids", "network"} <= held.keys()
     assert "error[require]" in cli("doctor", "--require", "speed").err
     (cli.folder / "minitango.toml").write_text('require = ["memory", "speed"]\n')
-    assert "error[require]: 'speed'" in cli("run", ".", ".").err
-    assert "error[require]: 'rest'" in cli("worker", env={"MINITANGO_REQUIRE": "pids,rest"}).err
+    assert "minitango.toml:1: 'speed' is no limit" in cli("run", ".", ".").err
+    assert "error[require]: MINITANGO_REQUIRE: 'rest'" in cli("worker", env={"MINITANGO_REQUIRE": "pids,rest"}).err
 
 
 def test_settings_that_cannot_be_used_are_refused(cli: CommandLine) -> None:
