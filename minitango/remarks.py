@@ -36,7 +36,10 @@ def _ended_badly(step: StepReport) -> bool:
 
 def _last_line(output: StepOutput) -> str:
     lines = (output.tail or output.head)[-4096:].decode("utf-8", "backslashreplace").splitlines()
-    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    said = [line.strip() for line in lines if line.strip()]
+    last = said[-1] if said else ""
+    if not any(map(str.isalnum, last)):  # a compiler points at a place below what it says
+        last = next((line for line in reversed(said) if "error" in line.lower()), last)
     return f": {one_line(last, 100)}" if last else ""
 
 

@@ -784,6 +784,23 @@ def test_a_crash_of_an_earlier_step_is_told_with_its_last_line(case: Case) -> No
     assert reason == "step 'run' ended with exit status 1: NameError: name 'prin' is not defined"
 
 
+@pytest.mark.parametrize(
+    ("printed", "told"),
+    [
+        (b"a.c:1:10: error: expected ';'\n    1 | int main({\n      |          ^\n", "a.c:1:10: error: expected ';'"),
+        (b"all is well\n------\n", "------"),
+        (b"\n\n", ""),
+    ],
+)
+def test_where_the_last_line_only_points_the_error_above_it_is_told(case: Case, printed: bytes, told: str) -> None:
+    def inside(run: FakeRun) -> End:
+        run.print(printed)
+        return End(exit_status=2)
+
+    reason = case.result(inside, format="exit-code").reason
+    assert reason == f"the last step ended with exit status 2{told and ': '}{told}"
+
+
 def test_an_exit_code_is_told_with_the_last_line(case: Case) -> None:
     def inside(run: FakeRun) -> End:
         run.print(b"main.c:3: error: expected ';'\n")
