@@ -186,6 +186,7 @@ def test_formats_have_their_readers() -> None:
         (simple() + "limits.cpus = nan\n", 4, "step[0].limits.cpus", "range"),
         (simple() + "limits.pids = '5'\n", 4, "step[0].limits.pids", "a string, not a whole number"),
         (simple() + "limits = 5\n", 4, "step[0].limits", "a number, not a table"),
+        (simple() + "[[step.student]]\nwall = 1\n", 4, "step[0].student", "a list, not a table|say, [step.student]"),
         (simple() + "env = {'A-B' = 'x'}\n", 4, "step[0].env.A-B", "variable's name"),
         (simple() + "env = {MINITANGO_X = 'x'}\n", 4, "step[0].env.MINITANGO_X", "minitango's own"),
         (simple() + "env = {X = 5}\n", 4, "step[0].env.X", "a number, not a string"),

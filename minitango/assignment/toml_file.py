@@ -38,7 +38,7 @@ class Reader:
     def table(self, value: Any, key: Key, fields: Mapping[str, Convert]) -> dict[str, Any]:
         """The converted values of those fields that are there."""
         if not isinstance(value, dict):
-            raise self.wrong(value, key, "a table", f"[{key[-1]}]")
+            raise self.wrong(value, key, "a table", f"[{_header(key)}]")
         for name in value:
             if name not in fields:
                 near = difflib.get_close_matches(name, fields, n=1)
@@ -170,7 +170,7 @@ class Reader:
 
     def tables(self, value: Any, key: Key) -> list[Any]:
         if not isinstance(value, list):
-            raise self.wrong(value, key, "an array of tables", f"[[{key[-1]}]]")
+            raise self.wrong(value, key, "an array of tables", f"[[{_header(key)}]]")
         return value
 
     def layout(self, value: Any, key: Key) -> str:
@@ -254,6 +254,11 @@ _KINDS: Final = {
     "dict": "a table",
     "list": "a list",
 }
+
+
+def _header(key: Key) -> str:
+    """As the header of a table names it: step.student."""
+    return ".".join(part for part in key if isinstance(part, str))
 
 
 def _kind(value: Any) -> str:
