@@ -265,6 +265,29 @@ def test_so_many_calls_at_once_and_no_more(case: Case) -> None:
     case.result(grading(grader, student), GUARDED)
 
 
+def test_a_caller_that_left_is_no_open_call_though_its_box_takes_its_time(case: Case) -> None:
+    entered = threading.Semaphore(0)
+    go = threading.Event()
+
+    def student(run: FakeRun) -> End:
+        entered.release()
+        assert go.wait(PATIENCE)
+        return End(exit_status=0)
+
+    plan = Assignment("hw", (GUARDED,), max_score=1).pack(case.blobs).plan
+    students = Students(Watched(student), plan, 0, image="", token="t", submission=(), collected=())
+    for _ in range(AT_ONCE):
+        ours, theirs = FakeChannel.pair()
+        students.accept(ours)
+        frames.send(theirs, "R", Request(("x",)).encode())
+        frames.send(theirs, "E")
+        assert entered.acquire(timeout=PATIENCE)
+        theirs.close()
+    eventually(lambda: not students._waiting)
+    go.set()
+    assert students.close().calls == AT_ONCE
+
+
 def test_so_many_calls_in_all_and_no_more(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("minitango.students.MOST", 3)
     found: list[str] = []

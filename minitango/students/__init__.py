@@ -111,7 +111,7 @@ class Students:
         self._made = 0
         self._calls: set[Call] = set()
         self._waiting: set[Call] = set()
-        """Those that have not been told their end."""
+        """Those whose caller is there, and has not been told the end."""
         self._room = threading.Semaphore(AT_ONCE)
         """For boxes: one that is being closed still counts."""
         self._threads: list[threading.Thread] = []
@@ -203,7 +203,7 @@ class Students:
                 box.close()
 
     def told(self, call: Call) -> None:
-        """The caller is about to be told the end: another one may take its turn."""
+        """The caller is about to be told the end, or has left: another one may take its turn."""
         with self._lock:
             self._waiting.discard(call)
 

@@ -48,7 +48,7 @@ class Step(Protocol):
         ...
 
     def told(self, call: Call) -> None:
-        """The caller is about to be told the end: another one may take its turn."""
+        """The caller is about to be told the end, or has left: another one may take its turn."""
         ...
 
 
@@ -225,6 +225,7 @@ class Call:
         except BadCall as error:
             self._stop(_refused(error))
             self._drain()
+        self._step.told(self)
         self._kill()
 
     def _drain(self) -> None:

@@ -253,7 +253,7 @@ class _Call:
             except OSError:
                 data = b""
             if not data and self.ending is None:
-                raise RuntimeError("minitango broke the call off: the step is over")
+                raise RuntimeError("minitango broke the call off: the step is over, or too many were open")
             self._received += data
             for kind, piece in self._frames():
                 self._take(kind, piece)
