@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from msgspec import Struct, structs
+from msgspec import Struct, UnsetType, structs
 
 from minitango import archive, statedir
 from minitango.assignment import Plan, PlanStep
@@ -18,7 +18,7 @@ from minitango.cli.show import Seen
 from minitango.cli.streams import as_called
 from minitango.engine import Engine
 from minitango.errors import MinitangoError
-from minitango.job import Attempt, Delivery, Job, Outcome, Result, State, StepOutput
+from minitango.job import Attempt, Delivery, Job, Outcome, Result, State, StepOutput, StepReport
 from minitango.store import Callback
 from minitango.text import for_terminal, human_seconds, human_size, one_line
 
@@ -202,11 +202,22 @@ def _steps(told: Story, result: Result) -> list[str]:
         text.append(details.step(report, step.limits if step is not None else None))
         if step is not None:
             text.append(f"  command: {one_line(shlex.join(step.command) or 'what its image runs by itself', 200)}")
+            text += _student_code(step, report)
         text += [f"  not taken: {one_line(path, 80)}: {one_line(why, 200)}" for path, why in report.refused[:5]]
     seen = Seen(told.job, result.warnings)
     text += [one_line(show.warning(notice, seen), 400) for notice in result.warnings]
     image = f"; image: {one_line(result.image_digest, 100)}" if result.image_digest else ""
     return [*text, f"trust: {result.trust}; sandbox: {one_line(result.sandbox, 40)}{image}"]
+
+
+def _student_code(step: PlanStep, report: StepReport) -> list[str]:
+    """What a guarded step's student code may use each time, or that there was none."""
+    if isinstance(step.student, UnsetType):
+        return []
+    if not report.calls:
+        return ["  student code: no call; a grader that runs the hand-in by itself runs it beside the tests"]
+    limits = step.student
+    return [f"  student code: each call at most {human_seconds(limits.wall)} and {human_size(limits.memory)}"]
 
 
 def _planned(plan: Plan | None) -> dict[str, PlanStep]:

@@ -22,6 +22,7 @@ def test_its_trust_is_said_wherever_a_grade_is(cli: CommandLine) -> None:
     shown = cli("jobs", "show", ids["right"])
     assert "trust: guarded; sandbox: bubblewrap" in shown.out
     assert "; 1 call of student code" in shown.out
+    assert "  student code: each call at most 20 s and 128 MiB" in shown.out
     (story,) = json.loads(cli("jobs", "show", ids["forging"], "--json").out)["jobs"]
     assert (story["trust"], story["score"]) == ("guarded", 2)
     assert story["result"]["steps"][0]["calls"] == 1
@@ -44,6 +45,8 @@ def test_check_says_where_an_assignment_could_be_harder_to_forge(cli: CommandLin
     bad = cli("check", "hw")
     assert "hw: its guarded step had no student code run for any sample" in bad.err
     assert "docs/guarded.md" in bad.err
+    assert cli("run", "hw", "hw/samples/right.py", "--no-preflight").code == 0
+    assert "student code: no call; a grader that runs" in cli("jobs", "show", cli("jobs", "--json").jobs[0]["id"]).out
     file = cli.folder / "hw/assignment.toml"
     file.write_text(file.read_text().replace("guarded = true\n", "").replace("[step.student]", "[step.env]", 1))
     text = file.read_text()
