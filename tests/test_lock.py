@@ -15,7 +15,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tests.test_supervisor_build import ROOT
+from tests.test_programs_build import ROOT
 
 LOCK = (ROOT / "requirements-dev.lock").read_text()
 

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from minitango import EngineStopped
+from minitango.attempt import Attempt
 from minitango.breaker import Breaker
 from minitango.node import Membership
 from minitango.pool import Pool
@@ -34,7 +35,10 @@ from tests.support import PATIENCE, need_bubblewrap, open_engine
 
 ROOT = Path(__file__).parents[2]
 JOBS = range(1, 5)
-THREADS = {"minitango producer": (Pool, Membership, Breaker, Stop), "minitango consumer 1": (Pool, Runner, Stop)}
+THREADS = {
+    "minitango producer": (Pool, Membership, Breaker, Stop),
+    "minitango consumer 1": (Pool, Runner, Attempt, Stop),
+}
 
 LAST = ("Pool._crash", "Pool._spawn.<locals>.run")
 """What catches all else. It cannot catch itself."""
