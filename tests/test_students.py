@@ -401,7 +401,6 @@ def test_when_the_grader_ends_what_it_left_running_is_killed_and_no_box_is_left(
 
     def grader(run: FakeRun) -> None:
         for _ in range(3):
-            threading.Thread(target=lambda: contextlib.suppress(RuntimeError) or run.student("x"), daemon=True)
             assert run._connect is not None
             channel = run._connect()
             frames.send(channel, "R", Request(("x",)).encode())
@@ -683,7 +682,18 @@ def test_a_caller_that_says_nonsense_ends_its_own_call_and_nothing_else(case: Ca
     assert sandbox.all_closed()
 
 
-@pytest.mark.parametrize("sent", [b"\xff" * 100, frame("X", Ending(How.EXITED).encode()), frame("T", b"x"), b"O\0\0"])
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"\xff" * 100,
+        frame("X", Ending(How.EXITED).encode()),
+        frame("T", b"x"),
+        b"O\0\0",
+        frame("O", b""),  # no limit on output counts these
+        frame("e", b""),
+        frame("F", bytes(4)) * 2,
+    ],
+)
 def test_a_students_side_that_says_nonsense_spoils_its_own_call_alone(case: Case, sent: bytes) -> None:
     """What starts student code there is of the same user: the student's may take hold of it."""
 

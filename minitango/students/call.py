@@ -191,9 +191,9 @@ class Call:
             frames.send(inside, "R", Request(request.words).encode())
             self._asked.set()
             for kind, data in frames.read(inside):
-                if kind == "F" and len(data) == _ERRNO:
+                if kind == "F" and len(data) == _ERRNO and self._errno is None:
                     self._errno = int.from_bytes(data, "big")
-                elif kind in ("O", "e"):
+                elif kind in ("O", "e") and data:  # empty ones would be work without end that no limit counts
                     left -= len(data)
                     if left < 0:
                         self._stop(_passed("output", self._step.limits))
