@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from minitango import Assignment, Limits, Step
 from minitango.archive import File
 from minitango.blobs import Blobs
+from minitango.results.strict_json import check_text
 from minitango.students import Students
 from tests.local_box import Listener, LocalSandbox
 
@@ -497,6 +498,26 @@ def forge():
         with pytest.raises(helper.StudentError) as caught:
             student.call("forge")
         assert caught.value.type == "Garbled"
+
+
+def test_words_of_an_error_can_be_put_into_any_report(start: Start) -> None:
+    helper = start(
+        solution_py="class E(Exception): pass\ndef f(): raise E('a\\0b\\ud800c\\U0001f600\\u00e9\\ud83d\\ude00')"
+    )
+    with helper.Student("solution") as student, pytest.raises(helper.StudentError) as caught:
+        student.call("f")
+    assert caught.value.message == "a\ufffdb\ufffdc\U0001f600\u00e9\U0001f600"
+    assert caught.value.type == "E"
+    for words in (caught.value.message, caught.value.traceback):
+        check_text(words)
+
+
+@pytest.mark.parametrize(("number", "code"), [(2, 127), (13, 126), (0, 126), (1 << 31, 126), ((1 << 32) - 1, 126)])
+def test_whatever_number_says_why_it_could_not_be_executed_is_an_end(number: int, code: int) -> None:
+    """What starts student code is of the same user, so that the number may be of the student's making."""
+    returncode, limit, reason = HELPER._said((3, number, ""))
+    assert (returncode, limit) == (code, "")
+    assert reason.startswith("could not be executed: ")
 
 
 def test_what_was_answered_counts_though_the_process_has_ended_since(

@@ -295,6 +295,12 @@ def _text(value: Any) -> str:
     return value
 
 
+def _shown(value: Any) -> str:
+    """A text of the student's, cut, that can be put into any report: there, what no text may hold is �."""
+    text = _text(value)[:SHOWN].replace("\0", "\ufffd")
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def _bytes(text: str | bytes) -> bytes:
     if isinstance(text, str):
         return text.encode()
@@ -329,7 +335,8 @@ def _said(ending: tuple[int, int, str]) -> tuple[int, str, str]:
         words = _LIMITS.get(limit, "passed the limit {}").format(amount or "it may")
         return 124 if limit in ("wall", "cpu") else 125, limit, words
     if how == 3:
-        return 127 if number == 2 else 126, "", f"could not be executed: {os.strerror(number)}"
+        why = os.strerror(number) if number < 1 << 12 else f"error {number}"  # it is the student's word
+        return 127 if number == 2 else 126, "", f"could not be executed: {why}"
     return 125, "refused", text
 
 
@@ -491,7 +498,7 @@ class Student(Remote):
     def _value(self, answer: dict[str, Any]) -> Any:
         self.stdout = _text(answer["stdout"])[:PRINTED]
         if "error" in answer:
-            raise StudentError(*(_text(answer["error"][part])[:SHOWN] for part in ("type", "message", "traceback")))
+            raise StudentError(*(_shown(answer["error"][part]) for part in ("type", "message", "traceback")))
         return decode(answer["value"])
 
 
