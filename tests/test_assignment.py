@@ -498,6 +498,7 @@ def test_trust() -> None:
     see, blind = Step(("a",), collect=("out/",)), Step(("b",), submission=False)
     assert Assignment("hw", (see, blind)).trust == Trust.SEPARATED
     assert Assignment("hw", (see, see)).trust == Trust.SHARED
+    assert Assignment("hw", (see, blind), format="autolab").trust == Trust.SHARED, "what is printed is its report"
     assert Assignment("hw", (see,)).trust == Trust.SHARED
     assert Assignment("hw", (Step(("a",), guarded=True),)).trust == Trust.GUARDED
     assert Assignment("hw", (see, Step(("b",), guarded=True))).trust == Trust.GUARDED

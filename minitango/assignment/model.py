@@ -97,11 +97,12 @@ class Assignment(Struct, frozen=True, dict=True):
 
     @property
     def trust(self) -> Trust:
-        """Guarded: the step that reports is. Separated: it does not see the submission, and one before it does."""
+        """Guarded: the step that reports is. Separated: it does not see the submission, and one before it does; but not
+        with `autolab`, where the score is a line that is printed, as what the submission left may be, too."""
         *earlier, last = self.steps
         if last.guarded:
             return Trust.GUARDED
-        separated = not last.submission and any(step.submission for step in earlier)
+        separated = not last.submission and any(step.submission for step in earlier) and self.format != "autolab"
         return Trust.SEPARATED if separated else Trust.SHARED
 
     def pack(self, blobs: BlobStore) -> Packed:

@@ -138,7 +138,12 @@ def _advice(assignments: Sequence[Assignment], checked: Sequence[Checked]) -> li
     lines = []
     for assignment in assignments:
         name = one_line(assignment.name, 60)
-        if assignment.trust is Trust.SHARED and not assignment.layout:
+        if assignment.trust is Trust.SHARED and not assignment.steps[-1].submission:
+            lines.append(
+                f"{name}: trust: shared: the last line that is printed has the scores, and what a hand-in left may be "
+                'printed, too; a report is out of its reach: format = "gradescope" or "junit" (docs/trust.md)'
+            )
+        elif assignment.trust is Trust.SHARED and not assignment.layout:
             lines.append(
                 f"{name}: trust: shared: a hand-in can read its tests and forge its score; two steps keep both out of "
                 "its reach, and for unit tests a guarded one (docs/trust.md)"

@@ -55,3 +55,6 @@ def test_check_says_where_an_assignment_could_be_harder_to_forge(cli: CommandLin
     assert "hw: trust: shared: a hand-in can read its tests and forge its score" in shared.err
     assert "docs/trust.md" in shared.err
     assert "trust" not in cli("check", "hw", "--quiet").err
+    file = cli.folder / "apart/assignment.toml"
+    file.write_text(file.read_text().replace("max_score", 'format = "autolab"\nmax_score', 1))
+    assert "apart: trust: shared: the last line that is printed has the scores" in cli("check", "apart").err
