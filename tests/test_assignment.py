@@ -546,6 +546,9 @@ def test_the_plan_of_a_guarded_step(folder: Path) -> None:
         (GUARDED + "root = true\n", "step[0].root", 6, "never root"),
         (GUARDED + 'env = { PATH = "/bin:/submission/x" }\n', "step[0].env.PATH", 6, "leads to /submission"),
         (GUARDED + '[step.env]\nPYTHONPATH = "/collected"\n', "step[0].env.PYTHONPATH", 7, "leads to /collected"),
+        (GUARDED + 'env = { PATH = "/bin:/tmp/..//submission" }\n', "step[0].env.PATH", 6, "leads to /submission"),
+        (GUARDED + 'env = { PATH = "//submission/bin" }\n', "step[0].env.PATH", 6, "leads to /submission"),
+        (GUARDED + 'env = { PYTHONPATH = "../collected" }\n', "step[0].env.PYTHONPATH", 6, "leads to /collected"),
         ('format = "autolab"\n' + GUARDED, "format", 1, "last line|write a report"),
         (
             'format = "exit-code"\nmax_score = 1\n' + GUARDED.replace('"python3"', '"minitango-student"'),

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 HELPER_COMMAND: Final = "minitango-student"
 _STUDENTS: Final = ("/submission", "/collected")
 """Where a guarded step finds what students wrote: to be read, never to be run."""
+_WORK: Final = "/job"
+"""Where it starts."""
 _SEARCHED: Final = (
     "PATH",
     "PYTHONPATH",
@@ -67,7 +69,11 @@ def _check_report(format: str, step: Step, key: Key, places: Places) -> None:
 
 def _check_searched(step: Step, key: Key, places: Places) -> None:
     for name in _SEARCHED:
+        parts = [
+            posixpath.normpath(f"{_WORK}/{part}" if part[:1] != "/" else part)
+            for part in step.env.get(name, "").split(":")
+        ]
         for place in _STUDENTS:
-            if any(part == place or part.startswith(f"{place}/") for part in step.env.get(name, "").split(":")):
+            if any(f"/{part.lstrip('/')}/".startswith(f"{place}/") for part in parts):
                 text = f"{name} leads to {place}: what students wrote would be run in the grader's own sandbox"
                 raise places.error((*key, name), text, f"take it away; {HELPER_COMMAND} runs it", "guarded")
