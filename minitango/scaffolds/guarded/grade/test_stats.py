@@ -40,6 +40,7 @@ def largest_of_some_numbers():
 
 @worth(2)
 def largest_of_nothing():
+    same(student.call("largest", [3]), 3)  # else what is an error whatever is asked would earn this
     try:
         got = student.call("largest", [])
     except StudentError as error:
