@@ -245,6 +245,13 @@ def test_everything_public_says_what_it_guarantees() -> None:
     assert [*bare, *(name for kind in classes for name in undocumented(kind))] == []
 
 
+def test_each_program_of_ours_that_is_named_is_there() -> None:
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "examples").glob("**/*.md")]
+    for page in pages:
+        for name in re.findall(r"(?<![\w/.])bin/[a-z-]+", page.read_text()):
+            assert (ROOT / name).is_file(), f"{page.name}: {name}"
+
+
 def test_the_policy_names_what_it_is_about() -> None:
     policy = (ROOT / "docs" / "stability.md").read_text()
     assert f"version {SCHEMA}" in policy
