@@ -76,7 +76,8 @@ class Trust(StrEnum):
     GUARDED = "guarded"
     """The step that reported had student code run while it graded, each time in a sandbox beside its own."""
     SHARED = "shared"
-    """Grader and submission shared a sandbox: a hostile submission could have forged the score."""
+    """Grader and submission shared a sandbox, or the score was a printed line, as what the submission left may be: a
+    hostile submission could have forged it."""
 
 
 class Transition(Struct, frozen=True):
