@@ -565,6 +565,19 @@ def test_what_a_guarded_step_cannot_have(folder: Path, text: str, key: str, line
         assert word in f"{error.message} {error.hint}"
 
 
+def test_the_step_that_scores_what_others_left_looks_for_no_programs_there() -> None:
+    def score(**more: Any) -> Step:
+        return Step(("b",), env={"PYTHONPATH": "/job/lib:/collected/run/out"}, **more)
+
+    see = Step(("a",), collect=("out/",))
+    with pytest.raises(
+        AssignmentError, match="PYTHONPATH leads to /collected: what students wrote would be run"
+    ) as caught:
+        Assignment("hw", (see, score(submission=False))).validate()
+    assert caught.value.key == "step[1].env.PYTHONPATH"
+    Assignment("hw", (see, score())).validate()
+
+
 def test_an_adopted_autograder_is_not_guarded() -> None:
     one = Assignment("hw", (Step(("a",), guarded=True),), layout="gradescope")
     with pytest.raises(AssignmentError, match="runs student code by itself"):

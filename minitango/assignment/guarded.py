@@ -31,7 +31,8 @@ _SEARCHED: Final = (
 
 
 def check_guarded(assignment: Assignment, places: Places) -> None:
-    """AssignmentError for the first thing that is wrong with a guarded step, or with one that has `student` without."""
+    """AssignmentError for the first thing that is wrong with a guarded step, or with one that has `student` without, or
+    where a step that scores what others left would look for programs there."""
     last = len(assignment.steps) - 1
     for n, step in enumerate(assignment.steps):
         key: Key = ("step", n)
@@ -39,6 +40,8 @@ def check_guarded(assignment: Assignment, places: Places) -> None:
             if step.student is not None:
                 text = "says what student code may use, and this step is not guarded"
                 raise places.error((*key, "student"), text, "write guarded = true beside it", "guarded")
+            if n == last and not step.submission:
+                _check_searched(step, (*key, "env"), places)
             continue
         if n != last:
             text = f"step {step.name!r} is guarded, and only the last one, which reports, can be"
@@ -76,4 +79,9 @@ def _check_searched(step: Step, key: Key, places: Places) -> None:
         for place in _STUDENTS:
             if any(f"/{part.lstrip('/')}/".startswith(f"{place}/") for part in parts):
                 text = f"{name} leads to {place}: what students wrote would be run in the grader's own sandbox"
-                raise places.error((*key, name), text, f"take it away; {HELPER_COMMAND} runs it", "guarded")
+                hint = (
+                    f"take it away; {HELPER_COMMAND} runs it"
+                    if step.guarded
+                    else "take it away; an earlier step runs it"
+                )
+                raise places.error((*key, name), text, hint, "guarded" if step.guarded else None)
