@@ -56,7 +56,7 @@ static struct {
     bool metered, sampled;
 } run = {.output = -1, .report = -1};
 
-static uint64_t idle_limit, idle_since, said, moved, stood_still;
+static uint64_t idle_limit, idle_since, said, moved, stood_still, round_began;
 static int signals;
 static bool more_dead; /* than were reaped at once */
 static int64_t civil_ahead; /* by how much the clock of files was ahead of the machine's when the run started */
@@ -150,9 +150,17 @@ static bool cpu_is_over(void) {
     return run.cpu_limit && used >= run.cpu_limit;
 }
 
+/* The same in the middle of a round: it may have been then that we were stopped, and not while we waited. By no less
+ * than this, for a job with many threads can hold up a round, but not so long. */
+static uint64_t now_in_round(void) {
+    if (now() > round_began + 3 * SECOND)
+        stood_still += now() - round_began;
+    return now();
+}
+
 /* Whether the wall limit is passed. What the job may have waited for us is not charged. */
 static bool wall_is_over(void) {
-    uint64_t time = now();
+    uint64_t time = now_in_round();
     if (!out_ready()) {
         if (!run.blocked)
             run.blocked = time;
@@ -440,7 +448,7 @@ static uint64_t next_wake(uint64_t time, bool pacing) {
 }
 
 static void wait_and_take(uint64_t *wake) {
-    uint64_t time = now();
+    uint64_t time = now_in_round();
     bool pacing = time < run.read_again;
     bool hear = phase != READY && phase != OVER ? true : out_ready() && !answering();
     bool listen = phase == RUNNING && run.output >= 0 && out_ready() && !pacing;
@@ -484,6 +492,7 @@ static _Noreturn void serve(void) {
         uint64_t time = now();
         if (wake != NONE && time > wake + LATE)
             stood_still += time - wake;
+        round_began = now();
         more_dead = false;
         bool any_left = reap();
         if (phase == RUNNING)
