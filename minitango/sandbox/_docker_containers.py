@@ -80,6 +80,8 @@ class Containers:
         self._lock = threading.Lock()
         self._open: dict[str, DockerBox | None] = {}
         """By name; None while it is being made."""
+        self._doubtful = False
+        """Whether the engine once gave no answer: it may have made afterwards what it was asked for then."""
         self._ending: dict[str, float] = {}
         """By name, when to remove what the engine has not removed by itself."""
         self._wake = threading.Event()
@@ -284,7 +286,7 @@ class Containers:
             except Exception as error:  # nobody else would hear of it, and this thread is needed
                 if not trouble:
                     log.warning("containers cannot be swept now: %s", error)
-                trouble = True
+                trouble = self._doubtful = True
             if time.monotonic() >= next_sweep:
                 next_sweep = time.monotonic() + _SWEEP
 
@@ -322,6 +324,8 @@ class Containers:
             self._thread.join()
         try:
             self.settle()
+            if self._doubtful:
+                self.sweep()
         except (SandboxFailed, SandboxUnavailable) as error:
             left = len(self._ending)
             log.warning("%d container%s may be left: %s", left, "" if left == 1 else "s", error)
