@@ -105,9 +105,9 @@ class Place:
             *(
                 "--bind",
                 str(self.work),
-                "/work",
+                "/place",
                 "--chdir",
-                "/work",
+                "/place",
                 "--setenv",
                 "PATH",
                 "/minitango/bin:/usr/bin:/bin",
@@ -455,7 +455,7 @@ def test_a_signal_is_its_own_too(place: Place, number: signal.Signals) -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "number"), [("nothing", errno.ENOENT), ("/work", errno.EACCES), ("/work/text", errno.ENOEXEC)]
+    ("command", "number"), [("nothing", errno.ENOENT), ("/place", errno.EACCES), ("/place/text", errno.ENOEXEC)]
 )
 def test_what_cannot_be_executed_is_told(place: Place, command: str, number: int) -> None:
     (place.work / "text").write_text("echo no shell is asked")

@@ -843,6 +843,10 @@ def test_a_log_that_could_not_be_written_is_written_elsewhere(
         with pytest.raises(StoreError) as caught:
             store.sync()
         assert caught.value.id == "store_io"
+    with monkeypatch.context() as patch:
+        patch.setattr(store._db, "empty_log", lambda: False)
+        with pytest.raises(StoreError, match="could not be brought to the disk"):
+            store.sync()
     store.sync()
     assert log.stat().st_size == 0, "the whole log went into the file"
     store.exchange(claim=1, ahead=True)

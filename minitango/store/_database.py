@@ -204,7 +204,8 @@ class Database:
         """Wait until what was committed `ahead` has reached the disk. StoreError."""
         try:
             if self._unsafe:  # the kernel may have let go of what it could not write: read it, and write it elsewhere
-                self.empty_log()
+                if not self.empty_log():
+                    raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))  # noqa: TRY301
             else:
                 self._log.sync()
             self._unsafe = False
