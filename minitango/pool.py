@@ -1,14 +1,13 @@
 """The producer thread beside the pool of consumers.
 
 The producer is the only thread that claims. It commits what consumers made of their attempts, extends leases, passes
-cancels on, and claims as many jobs as consumers are idle: nothing is prefetched, so no job waits behind a busy one. A
-consumer takes one lease at a time and runs it. A thread that dies takes the pool down, and says so.
+cancels on, and claims as many jobs as consumers are idle, and of short ones some more (`workqueue.py`). A consumer
+takes one lease at a time and runs it. A thread that dies takes the pool down, and says so.
 """
 
 from __future__ import annotations
 
 import logging
-import queue
 import threading
 import time
 from collections import deque
@@ -24,8 +23,8 @@ from minitango.job import Ack, Fail, Failure, Finish, Job, Lease, Result, State
 from minitango.node import Membership
 from minitango.output import LiveOutput
 from minitango.runner import Runner
-from minitango.stopping import Stop
 from minitango.store import Exchanged, Store
+from minitango.workqueue import Running, WorkQueue
 
 log = logging.getLogger("minitango")
 
@@ -47,8 +46,6 @@ LINGER: Final = 6.0
 """Seconds in which what was put back must have ended; else its sandbox is taken from it."""
 REAP: Final = 2.0
 """Seconds between two looks for jobs of engines that are gone, where a queue is shared."""
-GATHER: Final = 0.002
-"""Seconds for which short jobs are waited for, so that several ends are one commit. Short is what takes no longer."""
 GIVE_UP: Final = 10.0
 """Seconds for which a stopping pool goes on trying to record into a store that fails."""
 
@@ -78,7 +75,7 @@ class Observer(Protocol):
     def event(self, kind: EventKind, job: Job | None = None, message: str = "") -> None: ...
 
     def started(self, lease: Lease) -> None:
-        """A consumer is about to run this attempt."""
+        """The next free consumer is to run this attempt: at once, or after some that are short."""
 
     def settled(self, job: Job, result: Result | None) -> None:
         """An ack was committed: the job as it is now."""
@@ -91,20 +88,6 @@ class Observer(Protocol):
 
     def crashed(self, thread: str, error: BaseException) -> None:
         """A thread died; the pool ends."""
-
-
-class _Running:
-    """An attempt that a consumer has, or is about to have."""
-
-    def __init__(self, lease: Lease, allowed: float) -> None:
-        """`allowed`: seconds that it may take once it has begun."""
-        self.lease = lease
-        self.stop = Stop()
-        self._allowed = allowed
-
-    def overdue(self, now: float) -> bool:
-        begun = self.stop.begun
-        return begun is not None and now > begun + self._allowed
 
 
 class Pool:
@@ -125,16 +108,14 @@ class Pool:
         self._runner = runner
         self._observer = observer
         self._workers = member.node.slots
+        self._work = WorkQueue(self._workers)
         self._lease_for = lease_for
         self._state = state
         self._member = member
         self._node = member.node.name
         self._capabilities = member.node.capabilities
-        self._acks: deque[tuple[Lease, Ack | None]] = deque()
         self._untold: deque[tuple[list[Ack], Exchanged]] = deque()
         """What was recorded, and may not be on the disk yet."""
-        self._work: queue.SimpleQueue[_Running | None] = queue.SimpleQueue()
-        self._running: dict[str, _Running] = {}
         self._bell = Bell()
         self._bell.ring()  # there may be work from before
         self._changed = True
@@ -157,8 +138,6 @@ class Pool:
         self._extend_at = 0.0
         self._reap_at = 0.0
         self._trouble_since: float | None = None
-        self._usual = 1.0
-        """Seconds that attempts have taken of late."""
 
     def start(self) -> None:
         """Start the producer and the consumers."""
@@ -248,48 +227,40 @@ class Pool:
         self._stopping = self._releasing = True
         log.critical("the engine's %s died: %r; the engine stops", name, error, exc_info=error)
         self._release_all()
-        self._dismiss()
+        self._work.dismiss()
         self._bell.ring()
         if first:
             self._observer.crashed(name, error)
 
     def _release_all(self) -> None:
-        for running in list(self._running.values()):
+        for running in list(self._work.running.values()):
             running.stop.request("release")
 
     def _consume(self) -> None:
-        while True:
-            running = self._work.get()
-            if running is None:
-                return
-            lease = running.lease
-            with LiveOutput(self._state, lease.job) as live:
-                ack = self._runner.run(lease, stop=running.stop, sink=live.write)
-            self._acks.append((lease, ack))
+        while (running := self._work.take()) is not None:
+            with LiveOutput(self._state, running.lease.job) as live:
+                ack = self._runner.run(running.lease, stop=running.stop, sink=live.write)
+            self._work.end(running, ack)
             self._bell.ring()
 
     def _produce(self) -> None:
         self._extend_at = time.monotonic() + self._lease_for / 3
         while self._error is None:
             self._bell.wait(self._patience())
-            self._gather()
+            if not self._stopping:
+                self._work.gather()
             now = time.monotonic()
             paused = self._paused  # what is asked for later is heard in the next round
             try:
                 self._look_after(now)
                 self._exchange(now, paused=paused)
                 self._trouble_over()
-                self._resting = paused and not self._running
+                self._resting = paused and not self._work.running
             except StoreError as error:
                 self._trouble(now, error)
-            if self._stopping and not self._running and not (self._store.unheard or self._untold):
+            if self._stopping and not self._work.running and not (self._store.unheard or self._untold):
                 break
-        self._dismiss()
-
-    def _dismiss(self) -> None:
-        """Each consumer ends once it has done what it was given."""
-        for _ in range(self._workers):
-            self._work.put(None)
+        self._work.dismiss()
 
     def _patience(self) -> float:
         """Seconds to sleep if nothing wakes the producer."""
@@ -300,17 +271,12 @@ class Pool:
         rest = self._breaker.wait(now)
         if rest:
             waits.append(rest)
+        stale = self._work.stale_in(now)
+        if stale is not None:
+            waits.append(stale)
         if self._next_due is not None:
             waits.append(self._next_due - self._store.now())
         return max(0.0, min(waits))
-
-    def _gather(self) -> None:
-        """Wait a moment for those that are about to end: a commit costs as much as several short jobs."""
-        if self._usual > GATHER or not self._acks or self._stopping:
-            return
-        until = time.monotonic() + GATHER
-        while len(self._acks) < len(self._running) and (left := until - time.monotonic()) > 0:
-            self._bell.wait(left)
 
     # --- what the producer does in a round -----------------------------------------------------
 
@@ -318,7 +284,12 @@ class Pool:
         """Pass on what others changed, keep the leases, and end what hangs."""
         if self._releasing:
             self._release_all()
-        self._member.look(len(self._running), changed=self._changed, told=self._rests)
+        self._member.look(self._work.busy, changed=self._changed, told=self._rests)
+        stale = self._work.stale_in(now)
+        if stale is not None and stale <= 0:
+            self._work.put_back(stale=True)
+        if self._stopping or self._paused or self._member.resting:
+            self._work.put_back()
         if self._changed:
             self._changed = False
             try:
@@ -328,14 +299,14 @@ class Pool:
                 self._changed = True  # to be looked at again
                 raise
         reap = self._store.shared and now >= self._reap_at
-        if now >= self._extend_at or (reap and self._running):  # after a closed lid none of our own is taken for lapsed
-            lost = self._store.extend([r.lease for r in self._running.values()], lease_for=self._lease_for)
+        if now >= self._extend_at or (reap and self._work.running):  # a closed lid must not cost us our own
+            lost = self._store.extend([r.lease for r in self._work.running.values()], lease_for=self._lease_for)
             self._extend_at = now + self._lease_for / 3
             for lease in lost:
-                running_ = self._running.get(lease.token)
+                running_ = self._work.running.get(lease.token)
                 if running_ is not None:
                     running_.stop.request("lost")
-        for running in self._running.values():
+        for running in self._work.running.values():
             if running.overdue(now):
                 running.stop.request("overdue")
         if reap:
@@ -348,19 +319,19 @@ class Pool:
         self._observer.event("paused" if on else "resumed", None, why)
 
     def _pass_cancels_on(self) -> None:
-        if not self._running:
+        if not self._work.running:
             return
         wanted = set(self._store.cancel_requested())
-        for running in self._running.values():
+        for running in self._work.running.values():
             if running.lease.job in wanted:
                 running.stop.request("cancel")
 
     def _exchange(self, now: float, *, paused: bool) -> None:
         """Commit what consumers handed over, claim for those that are idle, and tell everyone."""
         self._tell_all()
-        handed = list(self._acks)
+        handed = list(self._work.ended)
         over = {lease.token for lease, _ in handed}
-        still = [running for running in self._running.values() if running.lease.token not in over]
+        still = [running for running in self._work.running.values() if running.lease.token not in over]
         acks = [ack for _, ack in handed if ack is not None]
         for _, ack in handed[self._judged :]:  # before claiming: what opens the breaker is to hold this claim back
             self._judge_sandbox(ack, now)
@@ -376,16 +347,14 @@ class Pool:
         if acks:
             self._untold.append((acks, out))
         for lease, _ in handed:
-            self._acks.popleft()
-            running = self._running.pop(lease.token, None)
-            if running is not None and running.stop.begun is not None:
-                self._usual += (now - running.stop.begun - self._usual) / 8
+            self._work.ended.popleft()
+            self._work.running.pop(lease.token, None)
         self._admit(out.leases)
         self._tell_all()  # it waits for the disk, while the new ones are under way
-        if claim and not solo and not out.leases and not self._running:
+        if claim and not solo and not out.leases and not self._work.running:
             quiet = self._claim((), 1, solo=True)
             self._admit(quiet.leases)
-        if handed and not self._running:
+        if handed and not self._work.running:
             self._observer.idle()
         self._next_due = self._store.next_due() if len(out.leases) < claim else None
 
@@ -403,11 +372,10 @@ class Pool:
     def _admit(self, leases: Sequence[Lease]) -> None:
         """Give new leases to consumers. First all of them, then the telling: a lease must not get lost on the way."""
         for lease in leases:
-            running = _Running(lease, self._runner.wall_limit(lease.spec) + OVERDUE_GRACE)
-            self._running[lease.token] = running
+            running = Running(lease, self._runner.wall_limit(lease.spec) + OVERDUE_GRACE)
             if self._stopping:  # asked for while the claim was under way
                 running.stop.request("release")
-            self._work.put(running)
+            self._work.give(running)
         for lease in leases:
             self._observer.started(lease)
 
@@ -430,15 +398,15 @@ class Pool:
             self._observer.settled(job, results.get(job.id))
             self._observer.event(_event_of(job), job)
 
-    def _wanted(self, now: float, still: Sequence[_Running]) -> tuple[int, bool]:
+    def _wanted(self, now: float, still: Sequence[Running]) -> tuple[int, bool]:
         """How many jobs to claim, and whether it is the turn of one that must run alone."""
         if self._stopping or self._member.resting or any(running.lease.solo for running in still):
             return 0, False
-        room = self._workers - len(still)
         seats = self._runner.seats
+        allowed = self._breaker.allowed(now, len(still))
+        room = self._work.room(now, still, ahead=seats is None and allowed is None)
         if seats is not None:
             room = max(0, min(room, seats - len(still)))
-        allowed = self._breaker.allowed(now, len(still))
         if allowed is not None:
             room = min(room, allowed)
         if now >= self._look_for_solo:
@@ -466,6 +434,8 @@ class Pool:
             and ack.failure.id.startswith(("sandbox", "blob_") if not ack.charge else "sandbox")
             and self._breaker.failed(now, certain=not ack.charge)
         ):
+            self._work.put_back()
+            self._bell.ring()
             rest = self._breaker.wait(now) or 0.0
             self._observer.event("paused", None, f"no job is started for {rest:.0f} s: {_said(ack.failure)}")
 

@@ -175,7 +175,7 @@ def test_a_slow_node_is_refused_and_ends_what_it_runs(
         eventually(lambda: bool(other.reap()))
         (lease,) = other.exchange(claim=1, node="other", lease_for=60).leases
         monkeypatch.undo()
-        eventually(lambda: not slow._pool._running)  # type: ignore[union-attr]
+        eventually(lambda: not slow._pool._work.running)  # type: ignore[union-attr]
         assert other.get(handle.id).state is State.RUNNING, "its word did not count"
         assert other.extend([lease], lease_for=60) == ()
         other.close()

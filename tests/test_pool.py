@@ -552,7 +552,7 @@ def test_the_time_that_an_image_takes_is_not_the_attempts(tmp_path: Path, monkey
         assert sandbox.asked.wait(PATIENCE)
         rounds.pass_by()
         assert engine._pool is not None
-        assert [running.stop.why for running in engine._pool._running.values()] == [None]
+        assert [running.stop.why for running in engine._pool._work.running.values()] == [None]
         assert handle.cancel()
         with pytest.raises(concurrent.futures.CancelledError):
             handle.result(PATIENCE)

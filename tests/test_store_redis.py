@@ -366,7 +366,7 @@ def test_a_handle_is_told_though_its_watchs_connection_was_forgotten(
         time.sleep(0.2)  # what was told of these was heard
         firewall.forget()
         other.exchange([Finish(lease, RESULT)])
-        assert handle.result(12) == RESULT
+        assert handle.result(PATIENCE) == RESULT
         other.close()
     firewall.close()
 

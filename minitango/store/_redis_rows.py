@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 
@@ -22,35 +22,46 @@ _INTS: Final = (
 _ALWAYS: Final = ("id", "state", "lane", "assignment", "student", "spec", "inputs", "key", "supersedes", "node")
 """Texts that are there also where they are empty."""
 _labels: Final = msgspec.json.Decoder(dict[str, str])
+_exchanged: Final = msgspec.msgpack.Decoder(
+    tuple[list[int], list[dict[str, str | int | float]], list[Annotated[list[str], msgspec.Meta(min_length=12, max_length=12)]]]
+)
 
 Raw = Mapping[bytes, bytes]
 
 
 def job_of(raw: Raw) -> Job:
     """The job that a `j:` hash holds. StoreError `record_damaged`."""
-    values: dict[str, Any] = {}
     try:
-        for name in Job.__struct_fields__:
-            found = raw.get(name.encode())
-            if found is None:
-                continue
-            text = found.decode()
-            if name in _FLOATS:
-                values[name] = _real(text)
-            elif name in _INTS:
-                values[name] = int(text)
-            elif name == "labels":
-                values[name] = _labels.decode(found)
-            elif name == "cancel_requested":
-                values[name] = text == "1"
-            elif name == "failure":
-                values[name] = rows.failure_of(text)
-            else:
-                values[name] = text
-        return msgspec.convert(values, Job)
+        fields = {name.decode(): value.decode() for name, value in raw.items()}
+    except ValueError as error:
+        raise damaged(f"job {raw.get(b'id', b'?').decode('utf-8', 'replace')}", error) from error
+    return _job_of(fields)
+
+
+def _job_of(fields: dict[str, Any]) -> Job:
+    """The job of these fields: texts, which are changed here."""
+    try:
+        if "labels" in fields:
+            fields["labels"] = _labels.decode(fields["labels"])
+        if "failure" in fields:
+            fields["failure"] = rows.failure_of(fields["failure"])
+        job = msgspec.convert(fields, Job, strict=False)
+        for name in _FLOATS:
+            if name in fields and not math.isfinite(getattr(job, name)):
+                raise ValueError(f"{name} is {getattr(job, name)}")
     except (ValueError, TypeError, msgspec.MsgspecError) as error:
-        name = raw.get(b"id", b"?").decode("utf-8", "replace")
-        raise damaged(f"job {name}", error) from error
+        raise damaged(f"job {fields.get('id', '?')}", error) from error
+    return job
+
+
+def exchanged_of(packed: bytes) -> tuple[list[int], tuple[Job, ...], tuple[Lease, ...]]:
+    """What exchange.lua packed: the numbers of refused acks, the settled jobs, the leases. StoreError
+    `record_damaged`."""
+    try:
+        refused, settled, leases = _exchanged.decode(packed)
+    except rows.UNREADABLE as error:
+        raise damaged("what was exchanged", error) from error
+    return refused, tuple(_job_of(fields) for fields in settled), tuple(_lease_of(row) for row in leases)
 
 
 def from_flat(flat: Sequence[bytes]) -> dict[bytes, bytes]:
@@ -58,12 +69,10 @@ def from_flat(flat: Sequence[bytes]) -> dict[bytes, bytes]:
     return dict(zip(flat[::2], flat[1::2], strict=True))
 
 
-def lease_of(row: Sequence[bytes]) -> Lease:
+def _lease_of(row: Sequence[str]) -> Lease:
     """From: id, attempt, token, expires, spec, inputs, assignment, student, solo, submitted, course, labels."""
     try:
-        job, attempt, token, expires, spec, inputs, assignment, student, solo, submitted, course, labels = (
-            item.decode() for item in row
-        )
+        job, attempt, token, expires, spec, inputs, assignment, student, solo, submitted, course, labels = row
         whose = (spec, inputs, assignment, student, solo == "1", _real(submitted), course, rows.labels_of(labels))
         return Lease(job, int(attempt), token, _real(expires), *whose)
     except ValueError as error:

@@ -186,15 +186,11 @@ class RedisStore(RedisOutbox, RedisDump):
         self._unanswered = None
 
     def _exchanged(self, reply: Any, acks: Sequence[Ack]) -> Exchanged:
-        refused, settled, claimed, *brought = reply
-        leases = tuple(redis_rows.lease_of(row) for row in claimed)
+        packed, *brought = reply
+        refused, settled, leases = redis_rows.exchanged_of(packed)
         if self._blobs is not None and brought:
             self._blobs.bring((lease.inputs, data) for lease, data in zip(leases, brought[0], strict=True) if data)
-        return Exchanged(
-            tuple(acks[int(at)].lease for at in refused),
-            tuple(redis_rows.job_of(redis_rows.from_flat(flat)) for flat in settled),
-            leases,
-        )
+        return Exchanged(tuple(acks[at].lease for at in refused), settled, leases)
 
     def extend(
         self, leases: Sequence[Lease], *, lease_for: float = 60.0, now: float | None = None

@@ -112,13 +112,44 @@ local function unshelve(job)
   end
 end
 
--- Count a job that moves between states. What comes of it is written once, by `books`, at the end of every script.
+-- Writes to one key are gathered and made at once, since each call costs more than what it does: by `flush`, at the end of
+-- every script, and before whatever in it reads such a key.
+local gathered = {}
+local function make(key)
+  local values = gathered[key]
+  gathered[key] = nil
+  for first = 1, #values, 1000 do call(values.command, key, unpack(values, first, math.min(first + 999, #values))) end
+end
+local function later(command, key, first, second)
+  if gathered[key] and gathered[key].command ~= command then make(key) end
+  local values = gathered[key] or { command = command }
+  gathered[key] = values
+  values[#values + 1] = first
+  values[#values + 1] = second
+end
+local function flush()
+  for key in pairs(gathered) do make(key) end
+end
+
+-- Count a job that moves between states, and number those that end. What comes of it is written once, by `books`, at the
+-- end of every script.
 local moved = {}
 local function count(source, target)
   if source then moved[source] = (moved[source] or 0) - 1 end
   if target then moved[target] = (moved[target] or 0) + 1 end
 end
+local ended_before, ended_here = nil, 0
+local function last_ended()
+  ended_before = ended_before or tonumber(call('HGET', KEYS[1], 'ended_seq') or 0)
+  return string.format('%d', ended_before + ended_here)
+end
+local function next_ended()
+  ended_here = ended_here + 1
+  return last_ended()
+end
 local function books()
+  flush()
+  if ended_here > 0 then call('HSET', KEYS[1], 'ended_seq', last_ended()) end
   for state, n in pairs(moved) do
     if n ~= 0 then call('HINCRBY', KEYS[1], 'n:' .. state, n) end
   end
@@ -134,7 +165,7 @@ local function leave(job, verb, target, now, delay, failure, more)
     local n = job.attempt
     call('HSET', P .. 'a:' .. job.id, n .. ':ended', num(now), n .. ':by', verb)
     if failure then call('HSET', P .. 'a:' .. job.id, n .. ':failure', failure) end
-    call('ZREM', P .. 'running', job.id)
+    later('ZREM', P .. 'running', job.id)
     if job.cancel_requested then call('SREM', P .. 'cancels', job.id) end
   end
   count(job.state, target)
@@ -143,8 +174,8 @@ local function leave(job, verb, target, now, delay, failure, more)
   changes.expires, changes.token, changes.solo_lease = false, false, false
   if ENDED[target] then
     changes.ended = num(now)
-    changes.ended_seq = call('HINCRBY', KEYS[1], 'ended_seq', 1)
-    call('ZADD', P .. 'ended', changes.ended_seq, job.id)
+    changes.ended_seq = next_ended()
+    later('ZADD', P .. 'ended', changes.ended_seq, job.id)
     if job.callback then
       changes.delivery = 'pending'
       call('ZADD', P .. 'outbox', num(now), job.id)

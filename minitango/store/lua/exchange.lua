@@ -4,11 +4,12 @@
 -- ARGV: now, client, request, claim, solo, node, lease_for, bring, number of capabilities, they, `claim` new tokens,
 -- then for each ack: kind, job, attempt, token, and what `settle` reads. `bring`: bytes of a hand-in's blob that is to
 -- come with its lease, if it has no more.
--- Replies: {numbers of refused acks}, {settled jobs}, {leases, each 12 values}, {the blob of each lease, or empty}: the last
--- not where it is the answer to what was asked before.
+-- Replies: msgpack of {numbers of refused acks}, {settled jobs, as maps}, {leases, each 12 values}, and beside it
+-- {the blob of each lease, or empty}, which is not there where it is the answer to what was asked before. Packed, since it
+-- is many small texts: to read them one by one costs a client more than all else.
 local now = clock(ARGV[1])
 local slot, request = P .. 'last:' .. ARGV[2], ARGV[3]
-if call('HGET', slot, 'request') == request then return cmsgpack.unpack(call('HGET', slot, 'reply')) end
+if call('HGET', slot, 'request') == request then return { call('HGET', slot, 'reply') } end
 local wanted, solo, node, lease_for, bring = tonumber(ARGV[4]), ARGV[5] == '1', ARGV[6], tonumber(ARGV[7]), tonumber(ARGV[8])
 local at = 9
 local function take()
@@ -23,6 +24,7 @@ at = at + wanted
 -- Whether a job was graded that was claimed since `since` and ended after number `mark`: of this assignment, where it is
 -- about its image.
 local function graded(job, reach, mark, since)
+  flush()
   local from = '(' .. mark
   while true do
     local ids = call('ZRANGEBYSCORE', P .. 'ended', from, '+inf', 'LIMIT', 0, 100)
@@ -53,7 +55,7 @@ local function hold(job, reach)
   if not joins then
     h.alone = h.alone or (h.times > 0 and graded(job, reach, h.mark, tonumber(h.at)))
     if h.times == 0 then h.since = num(now) end
-    h.times, h.at, h.mark = h.times + 1, num(now), call('HGET', KEYS[1], 'ended_seq') or '0'
+    h.times, h.at, h.mark = h.times + 1, num(now), last_ended()
   end
   local row = {
     held = tostring(h.times), held_since = h.since, held_alone = h.alone and '1' or false, held_at = h.at, held_mark = h.mark,
@@ -158,7 +160,7 @@ while at <= #ARGV do
   local kind, id, attempt, token = take(), take(), take(), take()
   local job = current(id, attempt, token)
   settle(kind, job)
-  if job then settled[#settled + 1] = flat(job) else refused[#refused + 1] = number end
+  if job then settled[#settled + 1] = job else refused[#refused + 1] = number end
   number = number + 1
 end
 
@@ -191,7 +193,12 @@ if wanted > 0 and call('SISMEMBER', P .. 'drain', node) == 0 then
   table.sort(places)
   for i = 1, math.min(#places, solo and 1 or wanted) do
     local job = load(string.sub(places[i], C.ID_AT))
-    unshelve(job)
+    if is_solo(job) or job.held then
+      unshelve(job)
+    else
+      later('ZREM', shelf(job), places[i])
+      later('SREM', P .. 'spec:' .. job.spec, job.id)
+    end
     local attempt, token = tostring(tonumber(job.attempt or 0) + 1), ARGV[tokens + i - 1]
     local expires = num(now + lease_for)
     write(job, {
@@ -199,7 +206,7 @@ if wanted > 0 and call('SISMEMBER', P .. 'drain', node) == 0 then
       solo_lease = is_solo(job) and '1' or false,
     })
     call('HSET', P .. 'a:' .. job.id, attempt .. ':node', node, attempt .. ':started', num(now))
-    call('ZADD', P .. 'running', expires, job.id)
+    later('ZADD', P .. 'running', expires, job.id)
     count('queued', 'running')
     leases[i] = {
       job.id, attempt, token, expires, job.spec, job.inputs, job.assignment, job.student, job.solo_lease or '',
@@ -208,18 +215,18 @@ if wanted > 0 and call('SISMEMBER', P .. 'drain', node) == 0 then
   end
 end
 
-local reply = { refused, settled, leases }
+local reply = { cmsgpack.pack({ refused, settled, leases }) }
 if #leases > 0 or number > 0 then
-  call('HSET', slot, 'request', request, 'reply', cmsgpack.pack(reply))
+  call('HSET', slot, 'request', request, 'reply', reply[1])
   call('EXPIRE', slot, C.REPLY_KEPT)
   tell(ARGV[2])
 end
 if bring > 0 then
   local brought = {}
   for i, lease in ipairs(leases) do
-    local size = tonumber(call('HGET', P .. 'b:' .. lease[6], 'size'))
-    brought[i] = size and size <= bring and call('GET', P .. 'b:' .. lease[6] .. ':0') or ''
+    local first = call('GETRANGE', P .. 'b:' .. lease[6] .. ':0', 0, bring) -- the whole of it, if it is no longer
+    brought[i] = #first <= bring and first or ''
   end
-  reply[4] = brought
+  reply[2] = brought
 end
 return reply

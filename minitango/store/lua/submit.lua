@@ -28,7 +28,8 @@ for i = 0, n - 1 do
   end
 end
 
-local out, told = {}, false
+local out, told, named, lanes = {}, false, {}, {}
+local seq = tonumber(call('HGET', KEYS[1], 'seq') or 0)
 for i = 0, n - 1 do
   local at = 4 + i * WIDTH
   local id, order, lane, assignment, student = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
@@ -51,13 +52,14 @@ for i = 0, n - 1 do
     end
   end
   if kept_by then
-    call('HSET', P .. 'j:' .. holder, 'handed', num(now), 'handed_seq', call('HINCRBY', KEYS[1], 'seq', 1))
+    seq = seq + 1
+    call('HSET', P .. 'j:' .. holder, 'handed', num(now), 'handed_seq', seq)
     told = true
     out[#out + 1] = holder
     out[#out + 1] = '0'
     out[#out + 1] = kept_by
   else
-    local seq = call('HINCRBY', KEYS[1], 'seq', 1)
+    seq = seq + 1
     local fields = {
       'id', id, 'seq', seq, 'state', 'queued', 'queue', queue, 'order', order .. string.format('%014x', seq), 'lane', lane,
       'assignment', assignment, 'student', student, 'spec', spec, 'inputs', inputs, 'refs', refs,
@@ -78,10 +80,10 @@ for i = 0, n - 1 do
     if supersedes ~= '' then add('supersedes', string.sub(supersedes, 2), nil) end
     if key ~= '' then add('key', key, nil) end
     call('HSET', P .. 'j:' .. id, unpack(fields))
-    call('ZADD', P .. 'jobs', seq, id)
-    call('ZADD', P .. 'ids', 0, id)
-    call('ZADD', P .. 'of:a:' .. assignment, seq, id)
-    call('ZADD', P .. 'of:s:' .. student, seq, id)
+    later('ZADD', P .. 'jobs', seq, id)
+    later('ZADD', P .. 'ids', 0, id)
+    later('ZADD', P .. 'of:a:' .. assignment, seq, id)
+    later('ZADD', P .. 'of:s:' .. student, seq, id)
     if ARGV[at + 9] ~= '' then
       if holder and call('EXISTS', P .. 'key:' .. key) == 0 then
         call('ZADD', P .. 'key:' .. key, call('HGET', P .. 'j:' .. holder, 'seq'), holder)
@@ -89,10 +91,10 @@ for i = 0, n - 1 do
       if holder or call('EXISTS', P .. 'key:' .. key) == 1 then call('ZADD', P .. 'key:' .. key, seq, id) end
       call('HSET', P .. 'keys', key, id)
     end
-    for digest in string.gmatch(refs, '%S+') do call('HINCRBY', P .. 'refs', digest, 1) end
-    call('SADD', P .. 'lanes', lane)
-    call('ZADD', P .. 'ready:' .. lane, 0, '0000' .. order .. string.format('%014x', seq) .. id)
-    call('SADD', P .. 'spec:' .. spec, id)
+    for digest in string.gmatch(refs, '%S+') do named[digest] = (named[digest] or 0) + 1 end
+    lanes[lane] = true
+    later('ZADD', P .. 'ready:' .. lane, 0, '0000' .. order .. string.format('%014x', seq) .. id)
+    later('SADD', P .. 'spec:' .. spec, id)
     count(nil, 'queued')
     told = true
     out[#out + 1] = id
@@ -100,5 +102,10 @@ for i = 0, n - 1 do
     out[#out + 1] = 'queued'
   end
 end
-if told then tell() end
+for digest, n in pairs(named) do call('HINCRBY', P .. 'refs', digest, n) end
+for lane in pairs(lanes) do call('SADD', P .. 'lanes', lane) end
+if told then
+  call('HSET', KEYS[1], 'seq', seq)
+  tell()
+end
 return out
