@@ -19,6 +19,7 @@ from minitango.store.redis import RedisStore
 from tests import redis_server
 
 HOUR = 3600.0
+BEYOND_SMALL = b"data" * 20_000
 LARGE = bytes(range(256)) * (CHUNK // 100)
 
 
@@ -121,6 +122,17 @@ def test_a_full_server_takes_none(blobs: RedisBlobs, monkeypatch: pytest.MonkeyP
         client.config_set("maxmemory", 0)
 
 
+def test_small_ones_are_there_at_once_whole_and_for_good(blobs: RedisBlobs, other: RedisBlobs) -> None:
+    datas = [b"", b"a", b"\xff" * 9, b"x" * (64 << 10)]
+    digests = blobs.put_many(datas)
+    assert [other.get(digest) for digest in digests] == datas
+    client = redis_server.shared().client()
+    assert all(client.ttl(key) == -1 for key in keys())
+    stored = len(keys())
+    assert other.put_many(datas) == digests, "again, from elsewhere"
+    assert len(keys()) == stored
+
+
 def test_chunks_whose_writer_died_expire(blobs: RedisBlobs, monkeypatch: pytest.MonkeyPatch) -> None:
     class Died(BaseException):
         pass
@@ -133,13 +145,13 @@ def test_chunks_whose_writer_died_expire(blobs: RedisBlobs, monkeypatch: pytest.
     run = blobs._link.run
     monkeypatch.setattr(blobs._link, "run", die)
     with pytest.raises(Died):
-        blobs.put(b"data")
+        blobs.put(BEYOND_SMALL)
     (chunk,) = keys()
     assert 0 < redis_server.shared().client().ttl(chunk) <= 3600
     monkeypatch.undo()
-    digest = hashlib.sha256(b"data").hexdigest()
+    digest = hashlib.sha256(BEYOND_SMALL).hexdigest()
     assert not blobs.has(digest), "half a blob is none"
-    assert blobs.put(b"data") == digest
+    assert blobs.put(BEYOND_SMALL) == digest
     assert redis_server.shared().client().ttl(chunk) == -1
 
 

@@ -91,25 +91,17 @@ class RedisBlobs:
         return digests
 
     def _put(self, batch: dict[str, bytes]) -> None:
-        """Mark those that are there as new, and write the others: small ones in few requests."""
-        if not batch:
-            return
-        there = set(self._link.run("blobs", ["", "touch", *batch]))  # people wait for the answer that nobody is there
-        missing = {digest: data for digest, data in batch.items() if digest.encode() not in there}
-        small = {digest: data for digest, data in missing.items() if len(data) <= _SMALL}
-
-        def ask(pipe: Any) -> None:
-            for digest, data in small.items():
-                pipe.set(self._key(digest, 0), data, ex=_UNSEALED, nx=True)
-
+        """Have these there, and marked as new: small ones whether they are there or not, in one request, others unless
+        they are."""
+        small = [value for digest, data in batch.items() if len(data) <= _SMALL for value in (digest, data)]
         if small:
-            self._link.pipeline(ask, patient=True)
-            seals = [value for digest, data in small.items() for value in (digest, str(len(data)), "1")]
-            sealed = set(self._link.run("blobs", ["", "seal", *seals], patient=True))
-            small = {digest: data for digest, data in small.items() if digest.encode() in sealed}
-        for digest, data in missing.items():
-            if digest not in small:
-                self._write(digest, data)
+            self._link.run("blobs", ["", "put", *small])  # people wait for the answer that nobody is there
+        large = [digest for digest, data in batch.items() if len(data) > _SMALL]
+        if large:
+            there = set(self._link.run("blobs", ["", "touch", *large]))
+            for digest in large:
+                if digest.encode() not in there:
+                    self._write(digest, batch[digest])
 
     def _write(self, digest: str, data: bytes) -> None:
         chunks = max(1, -(-len(data) // CHUNK))

@@ -23,7 +23,7 @@ _ALWAYS: Final = ("id", "state", "lane", "assignment", "student", "spec", "input
 """Texts that are there also where they are empty."""
 _labels: Final = msgspec.json.Decoder(dict[str, str])
 _exchanged: Final = msgspec.msgpack.Decoder(
-    tuple[list[int], list[dict[str, str | int | float]], list[Annotated[list[str], msgspec.Meta(min_length=12, max_length=12)]]]
+    tuple[list[int], list[dict[str, str | int | float]], list[Annotated[list[str], msgspec.Meta(max_length=12)]]]
 )
 
 Raw = Mapping[bytes, bytes]
@@ -46,11 +46,11 @@ def _job_of(fields: dict[str, Any]) -> Job:
         if "failure" in fields:
             fields["failure"] = rows.failure_of(fields["failure"])
         job = msgspec.convert(fields, Job, strict=False)
-        for name in _FLOATS:
-            if name in fields and not math.isfinite(getattr(job, name)):
-                raise ValueError(f"{name} is {getattr(job, name)}")
     except (ValueError, TypeError, msgspec.MsgspecError) as error:
         raise damaged(f"job {fields.get('id', '?')}", error) from error
+    for name in _FLOATS:
+        if name in fields and not math.isfinite(getattr(job, name)):
+            raise damaged(f"job {job.id}", ValueError(f"{name} is {fields[name]}"))
     return job
 
 
@@ -79,7 +79,7 @@ def _lease_of(row: Sequence[str]) -> Lease:
         raise damaged("a lease", error) from error
 
 
-def submit_arguments(id: str, spec: JobSpec, queue: str) -> list[str | bytes]:
+def submit_arguments(id: str, spec: JobSpec, queue: str) -> list[str]:
     """One job for submit.lua. ConfigError `not_storable`."""
     for name, number in (("priority", spec.priority), ("rank", spec.rank)):
         if not -_TOP < number < _TOP:

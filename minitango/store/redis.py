@@ -13,11 +13,13 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
+
+from msgspec.msgpack import encode as packed
 
 from minitango.errors import ConfigError, StoreError, reach_of
 from minitango.job import Ack, Cancelled, Fail, Finish, Job, JobSpec, Lease, Release, State, work_key
@@ -103,9 +105,10 @@ class RedisStore(RedisOutbox, RedisDump):
         deadline = time.monotonic() + _SOON
         again = False
         while True:
-            arguments: list[Value] = [self._at(now), "1" if fresh else "0", "1" if again else "0"]
+            said: list[str] = []
             for new, spec in zip(ids, specs, strict=True):
-                arguments += redis_rows.submit_arguments(new, spec, self.queue)
+                said += redis_rows.submit_arguments(new, spec, self.queue)
+            arguments = [self._at(now), "1" if fresh else "0", "1" if again else "0", packed(said)]
             try:
                 reply = self._link.run("submit", arguments, patient=len(specs) > _MANY, repeats=False)
             except StoreError as error:
@@ -157,15 +160,13 @@ class RedisStore(RedisOutbox, RedisDump):
             again = [ack for ack in acks if not any(ack is other for other in self._said)]
             claim = min(max(claim - len(self._owed.leases), 0), _MAX_CLAIM)
             if again or claim > 0:
-                offered = sorted(set(capabilities))
+                said = [word for ack in again for word in _said(ack)]
+                tokens = [rows.new_token() for _ in range(claim)]
                 arguments = [
                     self._at(now), self._client, secrets.token_hex(8), str(claim), "1" if solo else "0",
                     redis_rows.text(node), repr(float(lease_for)), str(MOST_BROUGHT if self._blobs else 0),
-                    str(len(offered)), *offered,
-                    *(rows.new_token() for _ in range(claim)),
+                    packed([sorted(set(capabilities)), tokens, said]), *_printed(again),
                 ]  # fmt: skip
-                for ack in again:
-                    arguments += _said(ack)
                 try:
                     self._hear(self._link.run("exchange", arguments, patient=True), again)
                 except StoreError as error:
@@ -314,26 +315,36 @@ def _named(key: str, digests: Sequence[str], pipe: Any) -> None:
     pipe.hmget(key, digests)
 
 
-def _said(ack: Ack) -> list[Value]:
+def _printed(acks: Iterable[Ack]) -> Iterator[bytes]:
+    """What steps printed, for exchange.lua, which takes two of these for each output."""
+    for ack in acks:
+        if isinstance(ack, Finish):
+            for output in ack.outputs:
+                yield output.head
+                yield output.tail
+
+
+def _said(ack: Ack) -> list[str]:
     """An ack for exchange.lua."""
     lease = ack.lease
-    whose: list[Value] = [lease.job, str(lease.attempt), lease.token]
+    whose = [lease.job, str(lease.attempt), lease.token]
     match ack:
         case Finish():
             result = ack.result
             key = work_key(ack.grader, lease.course, lease.student, lease.inputs) if ack.grader else ""
-            said: list[Value] = [
-                "finish", *whose, rows.to_json(result), key, result.outcome.value, redis_rows.number(result.score),
+            said = [
+                "finish", *whose, rows.to_json(result).decode(), key, result.outcome.value,
+                redis_rows.number(result.score),
                 redis_rows.number(result.max_score), result.trust.value, rows.clean_text(result.reason),
                 redis_rows.number(result.usage.wall), str(len(result.warnings)), str(len(ack.outputs)),
             ]  # fmt: skip
             for output in ack.outputs:
-                said += [rows.clean_text(output.step), output.head, output.tail, str(output.elided)]
+                said += [rows.clean_text(output.step), str(output.elided)]
             return said
         case Fail():
             failure = ack.failure
             return [
-                "fail", *whose, "1" if ack.retry else "0", "1" if ack.charge else "0", rows.to_json(failure),
+                "fail", *whose, "1" if ack.retry else "0", "1" if ack.charge else "0", rows.to_json(failure).decode(),
                 rows.clean_text(failure.id), reach_of(failure.id),
             ]  # fmt: skip
         case Release():

@@ -4,10 +4,20 @@
 --   b:DIGEST   hash    size, chunks;   b:DIGEST:N  string  the N-th chunk, from 0
 --
 -- Writes blobs b: ; reads refs
--- ARGV: now, verb, and: seal: of each its digest, size, chunks; touch: digests; drop: before, digests.
--- Replies: seal: those that are complete; touch: those that are there; drop: digests and sizes of what went.
+-- ARGV: now, verb, and: put: digests, each with its bytes, of one chunk; seal: of each its digest, size, chunks; touch:
+-- digests; drop: before, digests.
+-- Replies: put: nothing; seal: those that are complete; touch: those that are there; drop: digests and sizes of what went.
 local now, verb = clock(ARGV[1]), ARGV[2]
 local done = {}
+if verb == 'put' then
+  for i = 3, #ARGV, 2 do
+    local key = P .. 'b:' .. ARGV[i]
+    call('SET', key .. ':0', ARGV[i + 1])
+    call('HSET', key, 'size', tostring(#ARGV[i + 1]), 'chunks', '1')
+    later('ZADD', P .. 'blobs', num(now), ARGV[i])
+  end
+  return done
+end
 if verb == 'seal' then
   for i = 3, #ARGV, 3 do
     local digest, size, chunks = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2])

@@ -1,9 +1,9 @@
 -- Record what became of attempts, and claim (`Queue.exchange`).
 -- Writes meta j: a: r: o: keys key: ready: alone: due solo spec: held: others running cancels ended outbox cb: last:
 -- Reads b:
--- ARGV: now, client, request, claim, solo, node, lease_for, bring, number of capabilities, they, `claim` new tokens,
--- then for each ack: kind, job, attempt, token, and what `settle` reads. `bring`: bytes of a hand-in's blob that is to
--- come with its lease, if it has no more.
+-- ARGV: now, client, request, claim, solo, node, lease_for, bring, and msgpack of {capabilities}, {`claim` new tokens},
+-- {for each ack: kind, job, attempt, token, and what `settle` reads}, then what steps printed: bytes are not for msgpack.
+-- `bring`: bytes of a hand-in's blob that is to come with its lease, if it has no more.
 -- Replies: msgpack of {numbers of refused acks}, {settled jobs, as maps}, {leases, each 12 values}, and beside it
 -- {the blob of each lease, or empty}, which is not there where it is the answer to what was asked before. Packed, since it
 -- is many small texts: to read them one by one costs a client more than all else.
@@ -11,15 +11,18 @@ local now = clock(ARGV[1])
 local slot, request = P .. 'last:' .. ARGV[2], ARGV[3]
 if call('HGET', slot, 'request') == request then return { call('HGET', slot, 'reply') } end
 local wanted, solo, node, lease_for, bring = tonumber(ARGV[4]), ARGV[5] == '1', ARGV[6], tonumber(ARGV[7]), tonumber(ARGV[8])
-local at = 9
+local capabilities, tokens, said = unpack(cmsgpack.unpack(ARGV[9]))
+local at, printed = 1, 9
 local function take()
   at = at + 1
-  return ARGV[at - 1]
+  return said[at - 1]
+end
+local function take_printed()
+  printed = printed + 1
+  return ARGV[printed]
 end
 local offered = {}
-for _ = 1, tonumber(take()) do offered[take()] = true end
-local tokens = at
-at = at + wanted
+for _, capability in ipairs(capabilities) do offered[capability] = true end
 
 -- Whether a job was graded that was claimed since `since` and ended after number `mark`: of this assignment, where it is
 -- about its image.
@@ -125,7 +128,9 @@ local function settle(kind, job)
       changes[field] = value ~= '' and value
     end
     local outputs = {}
-    for _ = 1, tonumber(take()) * 4 do outputs[#outputs + 1] = take() end
+    for i = 1, tonumber(take()) * 4, 4 do
+      outputs[i], outputs[i + 1], outputs[i + 2], outputs[i + 3] = take(), take_printed(), take_printed(), take()
+    end
     if not job then return end
     release_mates(job)
     call('SET', P .. 'r:' .. job.id, result)
@@ -156,7 +161,7 @@ local function settle(kind, job)
 end
 
 local refused, settled, number = {}, {}, 0
-while at <= #ARGV do
+while at <= #said do
   local kind, id, attempt, token = take(), take(), take(), take()
   local job = current(id, attempt, token)
   settle(kind, job)
@@ -199,7 +204,7 @@ if wanted > 0 and call('SISMEMBER', P .. 'drain', node) == 0 then
       later('ZREM', shelf(job), places[i])
       later('SREM', P .. 'spec:' .. job.spec, job.id)
     end
-    local attempt, token = tostring(tonumber(job.attempt or 0) + 1), ARGV[tokens + i - 1]
+    local attempt, token = tostring(tonumber(job.attempt or 0) + 1), tokens[i]
     local expires = num(now + lease_for)
     write(job, {
       state = 'running', attempt = attempt, token = token, node = node, started = num(now), expires = expires,

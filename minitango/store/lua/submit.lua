@@ -1,23 +1,24 @@
 -- Queue jobs, all or none (`Queue.submit`).
 -- Writes meta j: jobs ids of:a: of:s: keys key: refs lanes ready: spec:
--- ARGV: now, fresh, again (the same was sent before, and no answer came), then for each job 17 values, as below.
+-- ARGV: now, fresh, again (the same was sent before, and no answer came), and msgpack of 17 values for each job, as below.
 -- Replies: for each job its id, 1 where it is new, its state; or {'taken', N}: the N-th id is another job's.
 local now = clock(ARGV[1])
 local fresh, again = ARGV[2] == '1', ARGV[3] == '1'
 local WIDTH = 17
-local n = (#ARGV - 3) / WIDTH
+local said = cmsgpack.unpack(ARGV[4])
+local n = #said / WIDTH
 
 for i = 0, n - 1 do
-  if call('EXISTS', P .. 'j:' .. ARGV[4 + i * WIDTH]) == 1 then
+  if call('EXISTS', P .. 'j:' .. said[1 + i * WIDTH]) == 1 then
     if not again then return { 'taken', tostring(i + 1) } end
     -- It was done, then: say what became of each.
     local out = {}
     for k = 0, n - 1 do
-      local id, made = ARGV[4 + k * WIDTH], '1'
+      local id, made = said[1 + k * WIDTH], '1'
       local state = call('HGET', P .. 'j:' .. id, 'state')
       if not state then
         made = '0'
-        id = call('HGET', P .. 'keys', string.sub(ARGV[4 + k * WIDTH + 9], 2)) or ''
+        id = call('HGET', P .. 'keys', string.sub(said[1 + k * WIDTH + 9], 2)) or ''
         state = call('HGET', P .. 'j:' .. id, 'state') or 'queued'
       end
       out[#out + 1] = id
@@ -31,11 +32,11 @@ end
 local out, told, named, lanes = {}, false, {}, {}
 local seq = tonumber(call('HGET', KEYS[1], 'seq') or 0)
 for i = 0, n - 1 do
-  local at = 4 + i * WIDTH
-  local id, order, lane, assignment, student = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
-  local course, title, spec, inputs, key = ARGV[at + 5], ARGV[at + 6], ARGV[at + 7], ARGV[at + 8], ARGV[at + 9]
-  local priority, rank, supersedes, labels = ARGV[at + 10], ARGV[at + 11], ARGV[at + 12], ARGV[at + 13]
-  local callback, refs, queue = ARGV[at + 14], ARGV[at + 15], ARGV[at + 16]
+  local at = 1 + i * WIDTH
+  local id, order, lane, assignment, student = said[at], said[at + 1], said[at + 2], said[at + 3], said[at + 4]
+  local course, title, spec, inputs, key = said[at + 5], said[at + 6], said[at + 7], said[at + 8], said[at + 9]
+  local priority, rank, supersedes, labels = said[at + 10], said[at + 11], said[at + 12], said[at + 13]
+  local callback, refs, queue = said[at + 14], said[at + 15], said[at + 16]
   local holder
   if key ~= '' then -- '=' and the key
     key = string.sub(key, 2)
@@ -84,7 +85,7 @@ for i = 0, n - 1 do
     later('ZADD', P .. 'ids', 0, id)
     later('ZADD', P .. 'of:a:' .. assignment, seq, id)
     later('ZADD', P .. 'of:s:' .. student, seq, id)
-    if ARGV[at + 9] ~= '' then
+    if said[at + 9] ~= '' then
       if holder and call('EXISTS', P .. 'key:' .. key) == 0 then
         call('ZADD', P .. 'key:' .. key, call('HGET', P .. 'j:' .. holder, 'seq'), holder)
       end
