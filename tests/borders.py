@@ -224,6 +224,18 @@ def redis_hash(data: bytes) -> object:
     return _redis_rows.job_of(dict(zip(lines[::2], lines[1::2], strict=False)))
 
 
+def redis_lease(data: bytes) -> object:
+    """Lines, as texts of a lease that exchange.lua packed: UTF-8 or not."""
+    lines = fields(data)
+    texts = b"".join(b"\xdb" + len(line).to_bytes(4, "big") + line for line in lines)
+    lease = b"\xdd" + len(lines).to_bytes(4, "big") + texts
+    return _redis_rows.exchanged_of([b"\x93\x90\x90\x91" + lease], 0)
+
+
+def redis_exchanged(data: bytes) -> object:
+    return _redis_rows.exchanged_of([data, [b"a blob"]], 2)
+
+
 def redis_attempts(data: bytes) -> object:
     lines = fields(data)
     return _redis_rows.attempts_of("j", dict(zip(lines[::2], lines[1::2], strict=False)))
@@ -357,7 +369,8 @@ BORDERS: Final[dict[str, Border]] = {
     "callback-url": Border(url, (ConfigError,)),
     "image-name": Border(image, (), lambda made: made == ""),
     "redis-job": Border(redis_hash, (StoreError,)),
-    "redis-lease": Border(lambda data: _redis_rows.lease_of(fields(data)), (StoreError,)),
+    "redis-lease": Border(redis_lease, (StoreError,)),
+    "redis-exchanged": Border(redis_exchanged, (StoreError,)),
     "redis-attempts": Border(redis_attempts, (StoreError,)),
     "redis-outputs": Border(lambda data: _redis_rows.outputs_of("j", fields(data)), (StoreError,)),
     "redis-errand": Border(lambda data: _redis_rows.errand_of(fields(data)), (StoreError,)),

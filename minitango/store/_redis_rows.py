@@ -54,14 +54,18 @@ def _job_of(fields: dict[str, Any]) -> Job:
     return job
 
 
-def exchanged_of(packed: bytes) -> tuple[list[int], tuple[Job, ...], tuple[Lease, ...]]:
-    """What exchange.lua packed: the numbers of refused acks, the settled jobs, the leases. StoreError
-    `record_damaged`."""
+def exchanged_of(reply: Any, acks: int) -> tuple[list[int], tuple[Job, ...], tuple[Lease, ...], Sequence[bytes]]:
+    """What exchange.lua replies to so many acks: the numbers of those refused, the settled jobs, the leases, and blobs
+    that came with these. StoreError `record_damaged`."""
     try:
+        packed, *more = reply
         refused, settled, leases = _exchanged.decode(packed)
-    except rows.UNREADABLE as error:
+        brought = msgspec.convert(more[0], list[bytes]) if more else []
+    except (TypeError, ValueError, *rows.UNREADABLE) as error:
         raise damaged("what was exchanged", error) from error
-    return refused, tuple(_job_of(fields) for fields in settled), tuple(_lease_of(row) for row in leases)
+    if not all(0 <= at < acks for at in refused):
+        raise damaged("what was exchanged", ValueError(f"it refuses {refused}, of {acks}"))
+    return refused, tuple(_job_of(fields) for fields in settled), tuple(_lease_of(row) for row in leases), brought
 
 
 def from_flat(flat: Sequence[bytes]) -> dict[bytes, bytes]:

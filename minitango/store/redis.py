@@ -187,10 +187,9 @@ class RedisStore(RedisOutbox, RedisDump):
         self._unanswered = None
 
     def _exchanged(self, reply: Any, acks: Sequence[Ack]) -> Exchanged:
-        packed, *brought = reply
-        refused, settled, leases = redis_rows.exchanged_of(packed)
-        if self._blobs is not None and brought:
-            self._blobs.bring((lease.inputs, data) for lease, data in zip(leases, brought[0], strict=True) if data)
+        refused, settled, leases, brought = redis_rows.exchanged_of(reply, len(acks))
+        if self._blobs is not None:
+            self._blobs.bring((lease.inputs, data) for lease, data in zip(leases, brought, strict=False) if data)
         return Exchanged(tuple(acks[at].lease for at in refused), settled, leases)
 
     def extend(
