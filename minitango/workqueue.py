@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Collection
 from typing import Final
 
-from minitango.job import Ack, Lease, Release
+from minitango.job import Ack, Fail, Lease, Release
 from minitango.stopping import Stop
 
 AHEAD: Final = 0.01
@@ -52,7 +52,7 @@ class Running:
 class WorkQueue:
     """What `workers` consumers are to do, and have done. `now` is monotonic seconds.
 
-    `take` and `end` are the consumers'; all else is the producer's, but `dismiss`, which is for any thread.
+    `take` and `end` are the consumers'; all else is the producer's, but `dismiss` and `put_back`, which any thread may.
     """
 
     def __init__(self, workers: int) -> None:
@@ -80,10 +80,13 @@ class WorkQueue:
         return running
 
     def end(self, running: Running, ack: Ack | None) -> None:
-        """What became of an attempt that was taken."""
+        """What became of an attempt that was taken. Where it was given no sandbox, or no image, what waits goes back: it
+        is for the producer to say whether another is tried."""
         if running.stop.begun is not None:
             self._usual += (time.monotonic() - running.stop.begun - self._usual) / 8
         self.ended.append((running.lease, ack))
+        if isinstance(ack, Fail) and not ack.charge:
+            self.put_back()
 
     def dismiss(self) -> None:
         """Each consumer ends once it has done what it was given."""

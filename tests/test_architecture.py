@@ -43,6 +43,7 @@ FLOORS = [
     {
         "engine",
         "pool",
+        "workqueue",
         "node",
         "events",
         "graders",

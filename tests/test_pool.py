@@ -614,6 +614,115 @@ def test_a_job_that_backs_off_starts_when_it_is_due(
         assert again.started >= failed.ended + 0.3
 
 
+# --- claimed ahead --------------------------------------------------------------------------------
+
+
+class ShortThenLong:
+    """Sandboxes in which attempts are over at once, until those with the text `long` come, which wait."""
+
+    def __init__(self) -> None:
+        self.gate = Gate()
+
+    def __call__(self, run: FakeRun) -> End:
+        return self.gate(run) if who(run).startswith("long") else scoring(1)(run)
+
+
+def known_to_be_short(engine: Engine) -> None:
+    """Have so many attempts end that more are claimed than there are consumers."""
+    for handle in engine.submit_many([submission(f"s{n}", b"short %d" % n) for n in range(300)]):
+        handle.result(PATIENCE)
+
+
+def running_now(engine: Engine) -> int:
+    return engine.store.counts()[State.RUNNING]
+
+
+@pytest.fixture
+def ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attempts of these tests are short on any machine."""
+    monkeypatch.setattr("minitango.workqueue.AHEAD", 1.0)
+
+
+@pytest.mark.usefixtures("ahead")
+def test_short_jobs_are_claimed_ahead_and_put_back_when_no_consumer_comes(tmp_path: Path) -> None:
+    inside = ShortThenLong()
+    with open_engine(tmp_path, inside, workers=2) as engine:
+        known_to_be_short(engine)
+        handles = engine.submit_many([submission(f"l{n}", b"long %d" % n) for n in range(8)])
+        eventually(lambda: running_now(engine) > 2, "nothing was claimed ahead")
+        eventually(lambda: running_now(engine) == 2, "what no consumer came for was kept")
+        jobs = {job.id: job for job in engine.jobs() if job.state is State.QUEUED}
+        assert len(jobs) == 6
+        assert {job.failures + job.interruptions for job in jobs.values()} == {0}
+        again = engine.submit(submission("late", b"short and late"))
+        rounds = [running_now(engine) for _ in range(20) if not threading.Event().wait(0.02)]
+        assert set(rounds) == {2}, "they would only be put back again"
+        inside.gate.open.set()
+        assert [handle.result(PATIENCE).score for handle in (*handles, again)] == [10] * 8 + [1]
+        assert all(a.ended_by in ("finish", "release") for handle in handles for a in engine.store.attempts(handle.id))
+
+
+@pytest.mark.usefixtures("ahead")
+@pytest.mark.parametrize("how", ["stop", "pause", "cancel"])
+def test_what_waits_for_a_consumer_goes_back_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    monkeypatch.setattr("minitango.workqueue.STALE", NEVER)
+    inside = ShortThenLong()
+    with open_engine(tmp_path, inside, workers=2) as engine:
+        known_to_be_short(engine)
+        handles = engine.submit_many([submission(f"l{n}", b"long %d" % n) for n in range(8)])
+        eventually(lambda: running_now(engine) > 2)
+        inside.gate.wait_entered()
+        inside.gate.wait_entered()
+        if how == "cancel":
+            for handle in handles[2:]:
+                handle.cancel()
+            going = engine._pool._work.running  # type: ignore[union-attr]
+            eventually(lambda: sum(one.stop.why is None for one in list(going.values())) == 2)
+            inside.gate.open.set()
+            eventually(lambda: engine.store.counts()[State.CANCELLED] == 6)
+            assert [handle.result(PATIENCE).score for handle in handles[:2]] == [10, 10]
+            return
+        if how == "pause":
+            engine.pause()
+        else:
+            engine.request_stop()
+        eventually(lambda: running_now(engine) == 2, "they wait for a consumer, and nobody else may have them")
+        assert engine.store.counts()[State.QUEUED] == 6
+        inside.gate.open.set()
+        if how == "pause":
+            engine.resume()
+            assert [handle.result(PATIENCE).score for handle in handles] == [10] * 8
+    if how == "stop":
+        with Engine.open(tmp_path, workers=0, sandbox=FakeSandbox()) as engine:
+            assert engine.store.counts()[State.DONE] == 302, "those that ran had their time"
+            assert engine.store.counts()[State.QUEUED] == 6
+
+
+@pytest.mark.usefixtures("ahead")
+def test_a_sandbox_that_fails_is_given_none_of_those_that_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_polls: dict[str, float]
+) -> None:
+    monkeypatch.setattr("minitango.retry.backoff", lambda n, **_: NEVER)
+    monkeypatch.setattr("minitango.workqueue.STALE", NEVER)
+    gone = threading.Event()
+    tried: list[str] = []
+
+    def inside(run: FakeRun) -> End:
+        if who(run).startswith("short"):
+            return scoring(1)(run)
+        tried.append(who(run))
+        gone.wait(PATIENCE)
+        raise SandboxUnavailable("it is gone", hint="look", id="sandbox_gone")
+
+    with open_engine(tmp_path, inside, workers=1, **no_polls) as engine:
+        known_to_be_short(engine)
+        engine.submit_many([submission(f"l{n}", b"long %d" % n) for n in range(6)])
+        eventually(lambda: running_now(engine) > 1)
+        gone.set()
+        eventually(lambda: running_now(engine) == 0)
+        assert len(tried) == 1
+
+
 # --- start and stop -------------------------------------------------------------------------------
 
 
