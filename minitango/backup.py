@@ -2,8 +2,8 @@
 
 A backup is a state directory, whatever store it was made of, as a folder or as a tar file:
 
-    queue.db        every job, as of one moment, in one SQLite file
-    blobs/          every blob that these jobs need
+    queue.db        every job, as of one moment, in one SQLite file, with the small blobs of a queue that was in one
+    blobs/          every other blob that these jobs need
     engine.json     what an engine noted there, where there was a state directory; tried.json, too
     backup.json     what this is
 """
@@ -86,9 +86,9 @@ def backup(place: Place, dest: Path) -> Label:
             copy = settle_copy(tree / "queue.db")
             kept = Blobs(tree / "blobs")
             try:
-                for digest in copy.digests:  # what is forgotten from now on keeps its blobs for the grace of a prune
+                for digest in copy.beside:  # what is forgotten from now on keeps its blobs for the grace of a prune
                     blobs.touch(digest)
-                kept.put_many(blobs.get(digest, keep=False) for digest in copy.digests)
+                kept.put_many(blobs.get(digest, keep=False) for digest in copy.beside)
             except BlobError:
                 if not left:
                     raise
@@ -110,10 +110,10 @@ def backup(place: Place, dest: Path) -> Label:
             sync_file(path)
         failpoint("backup.before_rename")
         if dest.suffix == ".tar":
-            _pack(tree, work / "packed", label, copy.digests)
+            _pack(tree, work / "packed", label, copy.beside)
             os.link(work / "packed", dest)
         else:
-            for digest in copy.digests:
+            for digest in copy.beside:
                 kept.get(digest)
             sync(tree)
             tree.rename(dest)
@@ -147,17 +147,17 @@ def restore(source: Path, place: Place) -> Moved:
         if _digest_of(work / "queue.db") != label.database:
             raise _damaged(tree, "queue.db has other bytes than were written")
         copy = settle_copy(work / "queue.db")
-        kept = Blobs(tree / "blobs")
         here = open_store(f"sqlite:///{work / 'queue.db'}")
         undo.callback(here.close)
+        kept = open_blobs(here, tree)
         here.recover()
         if file is None:
             there = open_store(place.url, filling=True)
             undo.callback(there.close)
             guard(there, place, undo)
             return carry(here, there, kept, open_blobs(there, place.folder, place.blobs))
+        open_blobs(here, place.folder, place.blobs).put_many(kept.get(digest) for digest in copy.digests)
         here.close()
-        Blobs(place.blobs or place.folder / "blobs").put_many(kept.get(digest) for digest in copy.digests)
         for name in _NOTES:
             if (tree / name).is_file() and not (place.folder / name).exists():
                 shutil.copyfile(tree / name, place.folder / name)

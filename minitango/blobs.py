@@ -39,6 +39,22 @@ _TEMP_GRACE: Final = 3600.0
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
+def check_digest(digest: str) -> None:
+    """ValueError for what is no digest."""
+    if not _DIGEST.fullmatch(digest):
+        raise ValueError(f"not a SHA-256 in lower-case hex: {digest[:80]!r}")
+
+
+def verify(digest: str, data: bytes, place: str | Path) -> None:
+    """BlobError `blob_corrupt` where the bytes that a file holds for this digest are others."""
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise BlobError(
+            f"the blob {digest} is damaged: {place} holds other bytes ({len(data)})",
+            hint="check the disk, then submit the same work again: that mends the blob",
+            id="blob_corrupt",
+        )
+
+
 class Pruned(Struct, frozen=True):
     """What a prune removed."""
 
@@ -51,15 +67,18 @@ class BlobStore(Protocol):
 
     @property
     def root(self) -> Path:
-        """A directory of its own on this machine: the blobs, or a cache of them."""
+        """A directory of its own on this machine: the blobs, some of them, or a cache of them."""
         ...
 
     def path(self, digest: str) -> Path:
-        """Where on this machine a blob is, if it is there. ValueError for what is no digest."""
+        """The file on this machine that a blob is in, if it is there. ValueError for what is no digest."""
         ...
 
     def put(self, data: bytes) -> str: ...
-    def put_many(self, blobs: Iterable[bytes]) -> list[str]: ...
+    def put_many(self, blobs: Iterable[bytes], *, ahead: bool = False) -> list[str]:
+        """`ahead`: durable once the next commit of the store is that they are of, where they are in the same file."""
+        ...
+
     def get(self, digest: str, *, keep: bool = True) -> bytes:
         """`keep`: in this machine's cache, where there is one."""
         ...
@@ -85,15 +104,14 @@ class Blobs:
 
     def path(self, digest: str) -> Path:
         """Where a blob is, if it is there. ValueError for what is no digest."""
-        if not _DIGEST.fullmatch(digest):
-            raise ValueError(f"not a SHA-256 in lower-case hex: {digest[:80]!r}")
+        check_digest(digest)
         return self.root / digest[:2] / digest
 
     def put(self, data: bytes) -> str:
         """Keep these bytes, and return their digest. As `put_many`."""
         return self.put_many((data,))[0]
 
-    def put_many(self, blobs: Iterable[bytes]) -> list[str]:
+    def put_many(self, blobs: Iterable[bytes], *, ahead: bool = False) -> list[str]:
         """Keep these bytes, and return their digests in order: durable when it returns, each stored once.
 
         A blob that was there is compared, mended if it was damaged, and spared by `prune` for another grace.
@@ -142,8 +160,7 @@ class Blobs:
 
     def get(self, digest: str, *, keep: bool = True) -> bytes:
         """The bytes of this digest, verified. BlobError `blob_missing` or `blob_corrupt`; ValueError: no digest."""
-        if not _DIGEST.fullmatch(digest):
-            raise ValueError(f"not a SHA-256 in lower-case hex: {digest[:80]!r}")
+        check_digest(digest)
         path = f"{self.root}/{digest[:2]}/{digest}"
         data = self._read(path)
         if data is None:
@@ -153,12 +170,7 @@ class Blobs:
                 "where nodes share --blobs DIR, look whether this is it",
                 id="blob_missing",
             )
-        if hashlib.sha256(data).hexdigest() != digest:
-            raise BlobError(
-                f"the blob {digest} is damaged: {path} holds other bytes ({len(data)})",
-                hint="check the disk, then submit the same work again: that mends the blob",
-                id="blob_corrupt",
-            )
+        verify(digest, data, path)
         return data
 
     def has(self, digest: str) -> bool:

@@ -275,7 +275,7 @@ class Engine:
                 "an engine without workers grades nothing", hint="open it with workers=1 or more", id="workers"
             )
         packed = submission.assignment.pack(self.blobs)
-        (inputs,) = self.blobs.put_many([archive.pack(submission.bundle())])
+        (inputs,) = self.blobs.put_many([archive.pack(submission.bundle())], ahead=True)
         return Trial(self._runner, submission, packed.digest, inputs)
 
     def fingerprint(self, assignment: Assignment) -> str:

@@ -33,8 +33,9 @@ class Intake:
         self._callbacks = callbacks
 
     def take(self, submissions: Iterable[Submission]) -> list[JobSpec]:
-        """Have all files of these submissions, and of their assignments, in blobs: durable, and spared by a prune for
-        its grace. One bundle at a time is in memory; an assignment is read once, or once a REPACK.
+        """Have all files of these submissions, and of their assignments, in blobs: durable once their jobs are, and
+        spared by a prune for its grace. Few bundles at a time are in memory; an assignment is read once, or once a
+        REPACK.
 
         ConfigError, SubmissionError, ArchiveError, AssignmentError, StoreError, StoreFull.
         """
@@ -61,7 +62,7 @@ class Intake:
                 taken.append((submission, packed_of(submission.assignment)))
                 yield archive.pack(submission.bundle())
 
-        digests = self._blobs.put_many(bundles())
+        digests = self._blobs.put_many(bundles(), ahead=True)
         images = self._graders.images()
         return [
             JobSpec(

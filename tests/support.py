@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
+import os
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -64,6 +67,23 @@ class Gate:
 
     def wait_entered(self) -> None:
         assert self.entered.acquire(timeout=PATIENCE), "no attempt began"
+
+
+def age_blobs(state: Path, seconds: float = 86400.0) -> None:
+    """As if all blobs of this state directory had been put so long ago."""
+    then = time.time() - seconds
+    for path in (state / "blobs").rglob("*"):
+        if path.is_file():
+            os.utime(path, (then, then))
+    with contextlib.closing(sqlite3.connect(state / "queue.db", isolation_level=None)) as db:
+        db.execute("UPDATE blobs SET put = ?", (then,))
+
+
+def blobs_of(state: Path) -> set[str]:
+    """The digests of all blobs of this state directory, in files and in the queue's file."""
+    files = {path.name for path in (state / "blobs").rglob("*") if path.is_file()}
+    with contextlib.closing(sqlite3.connect(state / "queue.db")) as db:
+        return files | {digest for (digest,) in db.execute("SELECT digest FROM blobs")}
 
 
 def eventually(check: Callable[[], bool], what: str = "it did not come true") -> None:

@@ -787,9 +787,9 @@ class Counting(Blobs):
 
     puts = 0
 
-    def put_many(self, blobs: Any) -> list[str]:
+    def put_many(self, blobs: Any, *, ahead: bool = False) -> list[str]:
         self.puts += 1
-        return super().put_many(blobs)
+        return super().put_many(blobs, ahead=ahead)
 
 
 def test_packed_once_while_nothing_changes(folder: Path) -> None:

@@ -38,7 +38,7 @@ from minitango.errors import MinitangoError
 from minitango.sandbox import BoxSpec, End
 from minitango.store import open_store
 from minitango.testing import FakeBox, FakeRun, FakeSandbox
-from tests.support import PATIENCE, Gate, assignment, eventually, open_engine, report, scoring, submission
+from tests.support import PATIENCE, Gate, assignment, blobs_of, eventually, open_engine, report, scoring, submission
 
 
 def test_a_submission_is_graded(tmp_path: Path) -> None:
@@ -603,7 +603,9 @@ def test_a_store_url_names_the_file(tmp_path: Path) -> None:
     with open_engine(f"sqlite:///{tmp_path}/sub/my.db", scoring(1)) as engine:
         engine.submit(submission()).result(PATIENCE)
     assert open_store(f"{tmp_path}/sub/my.db").counts()[State.DONE] == 1
-    assert (tmp_path / "sub" / "blobs").is_dir()
+    with Engine.open(f"sqlite:///{tmp_path}/sub/my.db", workers=0) as engine:
+        large = engine.blobs.path(engine.blobs.put(bytes(1 << 20)))
+    assert large.is_relative_to(tmp_path / "sub" / "blobs")
 
 
 def test_priority_goes_first(tmp_path: Path) -> None:
@@ -716,9 +718,10 @@ def test_a_thousand_submissions_share_one_bundle(tmp_path: Path) -> None:
     with Engine.open(tmp_path / "state", workers=0) as engine:
         handles = engine.submit_many(Submission(one, f"s{n}", {"answer": b"%d" % n}) for n in range(1000))
         assert len({handle.id for handle in handles}) == 1000
-    sizes = [path.stat().st_size for path in (tmp_path / "state" / "blobs").rglob("*") if path.is_file()]
-    assert len([size for size in sizes if size > 1 << 20]) == 1
-    assert len(sizes) == 1000 + 2, "a blob for each hand-in, one for the grader's files, one for the plan"
+    (large,) = [path for path in (tmp_path / "state" / "blobs").rglob("*") if path.is_file()]
+    assert large.stat().st_size > 1 << 20
+    digests = blobs_of(tmp_path / "state")
+    assert len(digests) == 1000 + 2, "a blob for each hand-in, one for the grader's files, one for the plan"
 
 
 def test_what_was_only_submitted_is_not_graded_twice_by_a_run(tmp_path: Path) -> None:

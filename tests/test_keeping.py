@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,7 @@ from minitango.job import Finish, Job, JobSpec, Outcome, Result
 from minitango.keeping import GRACE, LEAST, Keeper, kept_for
 from minitango.store import Query, Store, open_blobs, open_store
 from tests import redis_server
-from tests.support import eventually, open_engine, scoring, submission
+from tests.support import age_blobs, eventually, open_engine, scoring, submission
 
 DAY = 86400.0
 
@@ -55,9 +53,7 @@ def aged(blobs: Any, store: Store) -> None:
         client, key = redis_server.shared().client(), "minitango:{default}:blobs"
         client.zadd(key, dict.fromkeys(client.zrange(key, 0, -1), 1.0))
         return
-    for path in blobs.root.rglob("*"):
-        if path.is_file():
-            os.utime(path, (time.time() - DAY,) * 2)
+    age_blobs(blobs.root.parent)
 
 
 def test_what_is_old_goes_with_its_files_and_nothing_else(store: Store, tmp_path: Path) -> None:
@@ -77,7 +73,8 @@ def test_what_is_old_goes_with_its_files_and_nothing_else(store: Store, tmp_path
 
 
 def test_a_file_that_was_too_young_goes_later(tmp_path: Path) -> None:
-    store, blobs, clock = open_store(str(tmp_path / "queue.db")), Blobs(tmp_path / "blobs"), [0.0]
+    store, clock = open_store(str(tmp_path / "queue.db")), [0.0]
+    blobs = open_blobs(store, tmp_path)
     ended(store, blobs, store.now() - 10 * DAY, "old")
     keeper = Keeper(store, blobs, DAY, clock=lambda: clock[0])
     old = Blobs(tmp_path / "x").put(b"old")

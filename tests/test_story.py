@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -124,7 +126,7 @@ def test_the_whole_story(tmp_path: Path) -> None:
     assert r"    command: sh 'grade.sh\x1b'" in text, "as a shell would take it"
     assert "feedback\n  so so" in text
     assert "trust: shared; sandbox: fake" in text
-    path = tmp_path / "blobs" / told.job.inputs[:2] / told.job.inputs
+    path = tmp_path / "queue.db"
     assert f"its hand-in: 1 file, 9 B (answer.py), packed in {path}" in text
     assert f"its output: minitango jobs logs {told.job.id} --state here" in text
     own = "On a solution of your own: minitango run ASSIGNMENT MY-SOLUTION --student me --fresh --state here"
@@ -156,8 +158,8 @@ def test_full_marks_ask_nothing(tmp_path: Path) -> None:
 
 def test_inputs_and_plan_that_are_gone_are_told(tmp_path: Path) -> None:
     told = graded(tmp_path, {"score": 10})
-    for digest in (told.job.inputs, told.job.spec):
-        (tmp_path / "blobs" / digest[:2] / digest).unlink()
+    with contextlib.closing(sqlite3.connect(tmp_path / "queue.db", isolation_level=None)) as db:
+        db.execute("DELETE FROM blobs")
     with Engine.open(tmp_path, workers=0, sandbox=FakeSandbox()) as engine:
         told = story.of(engine, told.job, "")
     assert told.plan is None

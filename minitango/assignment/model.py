@@ -106,7 +106,8 @@ class Assignment(Struct, frozen=True, dict=True):
         return Trust.SEPARATED if separated else Trust.SHARED
 
     def pack(self, blobs: BlobStore) -> Packed:
-        """Put all that grading needs of this assignment into blobs: durable, and spared by a prune for its grace.
+        """Put all that grading needs of this assignment into blobs: durable once a job that names them is, and
+        spared by a prune for its grace.
 
         Files are read again only when one of them changed on disk, so this is cheap to call for each submission.
         AssignmentError: the assignment is not valid, or its files cannot be read. StoreError, StoreFull.

@@ -253,7 +253,7 @@ def _plan(assignment: Assignment, steps: Sequence[PlanStep]) -> Plan:
 
 
 def _put(plan: Plan, bundles: dict[str, bytes], blobs: BlobStore) -> Packed:
-    *refs, digest = blobs.put_many([*bundles.values(), plan.encode()])
+    *refs, digest = blobs.put_many([*bundles.values(), plan.encode()], ahead=True)
     return Packed(plan, digest, tuple(refs))
 
 

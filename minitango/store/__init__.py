@@ -7,8 +7,8 @@ Rules that hold for every verb:
   server is told to keep it), whole, and seen by every process. When it raises, nothing of it happened; where a network
   is between, `store_unreachable` can also mean that it is not known, and to say the same again is safe.
 - A store object is one queue: every verb sees the jobs of its queue only. Ids, `ended_seq` and `referenced` are
-  of the whole place: the SQLite file, which has its blobs beside it, or the one queue on a Redis server, which has its
-  own.
+  of the whole place: the SQLite file, which has its blobs in it and beside it, or the one queue on a Redis server,
+  which has its own.
 - A store may be used from any thread. Any number of processes may submit to one store and watch it.
 - Time is a parameter: `now` is seconds since the epoch; None asks the store's own clock (the host's for
   SQLite, `TIME` for Redis).
@@ -466,8 +466,9 @@ def settle_copy(path: Path) -> Copy:
 def open_blobs(store: Store, folder: Path, directory: Path | None = None) -> BlobStore:
     """The blobs of this store's jobs: in `directory`, which all its nodes must share, else where the store has its own.
 
-    For SQLite that is `folder`/blobs, beside it; for Redis the server, and `folder`/cache keeps what is fetched. (Not
-    `blobs`: a queue that was carried to a server may still lie there, with files that nobody but it needs.)
+    For SQLite that is its file, and `folder`/blobs for what is large; for Redis the server, and `folder`/cache keeps
+    what is fetched. (Not `blobs`: a queue that was carried to a server may still lie there, with files that nobody but
+    it needs.)
     """
     if directory is not None:
         return Blobs(directory)
@@ -476,6 +477,11 @@ def open_blobs(store: Store, folder: Path, directory: Path | None = None) -> Blo
 
         if isinstance(store, RedisStore):
             return store.blobs(folder / "cache")
+    else:
+        from minitango.store.sqlite import SqliteStore
+
+        if isinstance(store, SqliteStore):
+            return store.blobs(folder / "blobs")
     return Blobs(folder / "blobs")
 
 

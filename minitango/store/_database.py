@@ -119,6 +119,8 @@ class Database:
         self._read_lock = threading.Lock()
         self._watchers: list[Callable[[], None]] = []
         self._ahead = False
+        self._within: tuple[int, Transaction] | None = None
+        """The transaction under way, and the thread whose it is."""
         self._unsafe = False
         """Whether a `sync` failed, and none succeeded since."""
         self._log = _Log(self.path)
@@ -170,7 +172,10 @@ class Database:
         self, verb: str, body: Callable[[Transaction], T], now: float | None = None, *, ahead: bool = False
     ) -> T:
         """Run `body` in one transaction: durable and whole when this returns, undone when it raises. `ahead`: durable
-        once `sync` has returned, or a later transaction without it."""
+        once `sync` has returned, or a later transaction without it. From within a `body` it is part of that one."""
+        if self._is_within():
+            assert self._within is not None
+            return body(self._within[1])
         with self._write_lock:
             writer = self._writer
             try:
@@ -179,7 +184,11 @@ class Database:
                     self._ahead = ahead
                 _begin(writer)
                 transaction = Transaction(writer, self._queue, self._clock() if now is None else now)
-                answer = body(transaction)
+                self._within = threading.get_ident(), transaction
+                try:
+                    answer = body(transaction)
+                finally:
+                    self._within = None
                 transaction.flush()
                 failpoint(f"store.{verb}.before_commit")
                 writer.execute("COMMIT")
@@ -200,8 +209,16 @@ class Database:
         failpoint(f"store.{verb}.after_commit")
         return answer
 
+    def _is_within(self) -> bool:
+        """Whether this thread is in the midst of a transaction."""
+        within = self._within
+        return within is not None and within[0] == threading.get_ident()
+
     def sync(self) -> None:
-        """Wait until what was committed `ahead` has reached the disk. StoreError."""
+        """Wait until what was committed `ahead` has reached the disk. StoreError. Within a transaction there is nothing
+        to wait for: its commit is to come."""
+        if self._is_within():
+            return
         try:
             if self._unsafe:  # the kernel may have let go of what it could not write: read it, and write it elsewhere
                 if not self.empty_log():

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
+from minitango.blobs import verify
 from minitango.errors import StoreError
 from minitango.job import Job, State, StepOutput
 from minitango.retry import Hold
@@ -18,6 +19,7 @@ from minitango.store import _keys as keys
 from minitango.store import _rows as rows
 from minitango.store._database import Database, Transaction, refuse_foreign
 from minitango.store._rows import JOB_COLUMNS, WIDTH, Row
+from minitango.store._schema import BLOBS_SINCE
 from minitango.store._sqlite_errors import from_os, from_sqlite, not_a_store
 from minitango.store.portable import Books, Copy, JobDump, Post, Streak, not_empty, posts_digest
 
@@ -34,6 +36,8 @@ _DUMP: Final = f"""
 _COLUMNS: Final = (*Job.__struct_fields__, *_OWN, "solo", "late")
 _POST: Final = "SELECT since, due, tries, token, settled, error FROM outbox WHERE job = ?"
 _INSERT: Final = f"INSERT INTO jobs ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"  # noqa: S608
+
+_UNNEEDED: Final = "DELETE FROM blobs WHERE NOT EXISTS (SELECT 1 FROM blob_refs WHERE blob_refs.digest = blobs.digest)"
 
 
 class SqliteDump:
@@ -158,7 +162,9 @@ class SqliteDump:
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
             with closing(self._db.connect()) as here, closing(sqlite3.connect(path, isolation_level=None)) as there:
                 here.backup(there)
+                there.execute("PRAGMA secure_delete = ON")
                 there.execute("DELETE FROM nodes")  # they are where they are
+                there.execute(_UNNEEDED)
         except sqlite3.Error as error:
             raise from_sqlite(error, path) from error
         except OSError as error:
@@ -198,7 +204,8 @@ def settle_copy(path: Path) -> Copy:
     """See `minitango.store.settle_copy`."""
     try:
         with closing(sqlite3.connect(path, isolation_level=None)) as db:
-            if not refuse_foreign(db, path):
+            version = refuse_foreign(db, path)
+            if not version:
                 raise not_a_store(path, "an empty file")
             ((said, *_),) = db.execute("PRAGMA integrity_check(1)").fetchall()
             if said != "ok":
@@ -206,6 +213,20 @@ def settle_copy(path: Path) -> Copy:
             db.execute("PRAGMA journal_mode = DELETE").fetchall()
             counts = dict(db.execute("SELECT state, sum(n) FROM counts GROUP BY state").fetchall())
             digests = db.execute("SELECT DISTINCT digest FROM blob_refs ORDER BY digest").fetchall()
-            return Copy({state: int(counts.get(state, 0)) for state in State}, tuple(digest for (digest,) in digests))
+            inside = _verified(db, path) if version >= BLOBS_SINCE else set()
+            return Copy(
+                {state: int(counts.get(state, 0)) for state in State},
+                tuple(digest for (digest,) in digests),
+                tuple(digest for (digest,) in digests if digest not in inside),
+            )
     except sqlite3.Error as error:
         raise from_sqlite(error, path) from error
+
+
+def _verified(db: sqlite3.Connection, path: Path) -> set[str]:
+    """The digests of the blobs in a file, each of which was read. BlobError `blob_corrupt`."""
+    digests = set()
+    for digest, data in db.execute("SELECT digest, CAST(data AS BLOB) FROM blobs"):
+        verify(digest, data, path)
+        digests.add(digest)
+    return digests

@@ -68,7 +68,7 @@ class RedisBlobs:
     def put(self, data: bytes) -> str:
         return self.put_many((data,))[0]
 
-    def put_many(self, blobs: Iterable[bytes]) -> list[str]:
+    def put_many(self, blobs: Iterable[bytes], *, ahead: bool = False) -> list[str]:
         """Keep these bytes, and return their digests in order: as safe as the server when it returns, each stored once.
 
         ConfigError `blob_too_large`: more than MAX_BLOB. Then what came before it is kept, which harms nobody.

@@ -177,8 +177,20 @@ _CALLBACKS: Final = (
     "CREATE INDEX outbox_due ON outbox (queue, due) WHERE due IS NOT NULL",
 )
 
-MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (_FIRST, _HOLDS, _SEVERAL, _CALLBACKS)
+_BLOBS: Final = (
+    # Small blobs, by the SHA-256 of their data; others are files. `put`: when it was last put, before the data, so that
+    # a new mark changes one page.
+    """
+    CREATE TABLE blobs (
+        seq INTEGER PRIMARY KEY, digest TEXT NOT NULL UNIQUE, put REAL NOT NULL, data BLOB NOT NULL
+    )
+    """,
+)
+
+MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (_FIRST, _HOLDS, _SEVERAL, _CALLBACKS, _BLOBS)
 """Statements that lead from version n to n + 1. Each tuple is applied in one transaction."""
+BLOBS_SINCE: Final = 5
+"""The version in which a file first had blobs in it."""
 
 FORGET: Final = (
     "DELETE FROM blob_refs WHERE job = ?",

@@ -91,6 +91,8 @@ class Copy(Struct, frozen=True):
     counts: Mapping[State, int]
     digests: tuple[str, ...]
     """The blobs that its jobs need."""
+    beside: tuple[str, ...]
+    """Those of them that are not in its file."""
 
 
 class Portable(Protocol):

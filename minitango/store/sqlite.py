@@ -30,6 +30,7 @@ from minitango.store._nodes import SqliteNodes
 from minitango.store._outbox import SqliteOutbox
 from minitango.store._rows import WIDTH, Row
 from minitango.store._schema import FORGET
+from minitango.store._sqlite_blobs import SqliteBlobs
 
 FORGET_BATCH: Final = 500
 """Jobs forgotten in one transaction: others need not wait long for their turn."""
@@ -473,6 +474,10 @@ class SqliteStore(SqliteOutbox, SqliteNodes, SqliteDump):
 
     def shrink(self) -> int:
         return self._db.shrink()
+
+    def blobs(self, folder: Path) -> SqliteBlobs:
+        """The blobs of this file's jobs: small ones are in it, `folder` is for the others."""
+        return SqliteBlobs(self._db, folder)
 
     def close(self) -> None:
         self._db.close()

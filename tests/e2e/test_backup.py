@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 import tarfile
@@ -17,6 +19,7 @@ import pytest
 from tests import redis_server
 from tests.e2e.conftest import CommandLine, environment, eventually
 from tests.redis_server import Server
+from tests.support import blobs_of
 
 pytestmark = pytest.mark.usefixtures("sandbox")
 
@@ -42,8 +45,9 @@ def states(found: dict[str, dict[str, Any]]) -> list[str]:
 
 
 def graded(cli: CommandLine, hw: Path, handins: Path, *where: str) -> dict[str, dict[str, Any]]:
-    """Two hand-ins that are graded, one that runs for long when a backup is made, and one that waits behind it."""
+    """Two hand-ins that are graded, one of which is large: a file of its own in the state directory."""
     (handins / "eve.txt").unlink()
+    (handins / "ada.txt").write_text("ok\n" + "." * (1 << 16))
     assert cli("run", hw, handins, *where, env=BUBBLEWRAP).code == 0
     return jobs(cli, *where)
 
@@ -95,6 +99,8 @@ def test_a_backup_is_a_state_directory(cli: CommandLine, hw: Path, handins: Path
     assert files(cli.folder / "kept") == {"queue.db", "backup.json", "engine.json", "tried.json"} & files(
         cli.folder / "kept"
     ) | {name for name in files(cli.folder / ".minitango") if name.startswith("blobs/")}
+    assert blobs_of(cli.folder / "kept") == blobs_of(cli.folder / ".minitango")
+    assert len(blobs_of(cli.folder / "kept")) > len(files(cli.folder / "kept" / "blobs")) == 1, "small and large"
     assert jobs(cli, "--state", "kept") == before
 
 
@@ -206,7 +212,7 @@ def test_one_that_is_killed_leaves_nothing_and_is_repeated(cli: CommandLine, hw:
     killed(cli, "backup.before_rename", "backup", "kept")
     assert not (cli.folder / "kept").exists()
     assert cli("backup", "kept").code == 0
-    for failpoint in ("blobs.before_rename", "moving.before_link"):
+    for failpoint in ("blobs.before_rename", "store.put.before_commit", "moving.before_link"):
         killed(cli, failpoint, "restore", "kept", "--state", "new")
         assert "error[no_queue]" in cli("jobs", "--state", "new").err
     assert cli("restore", "kept", "--state", "new").code == 0
@@ -269,9 +275,7 @@ def test_files_in_folders_that_nodes_share(cli: CommandLine, server: Server, hw:
     before = graded(cli, hw, handins)
     url = server.url("cs101", tcp=True)
     assert cli("migrate", ".minitango", url, "--to-blobs", "shared").code == 0
-    assert files(cli.folder / "shared") == {
-        name.removeprefix("blobs/") for name in files(cli.folder / ".minitango") if name.startswith("blobs/")
-    }
+    assert {Path(name).name for name in files(cli.folder / "shared")} == blobs_of(cli.folder / ".minitango")
     (cli.folder / ".minitango").rename(cli.folder / "was")
     assert "error[blob_missing]" in cli("migrate", url, "back").err
     assert cli("migrate", url, "back", "--from-blobs", "shared").code == 0
@@ -382,10 +386,15 @@ def test_a_job_that_is_forgotten_while_it_is_copied(tmp_path: Path, monkeypatch:
     store.close()
 
 
-def test_a_blob_that_is_damaged_is_told(cli: CommandLine, hw: Path, handins: Path) -> None:
+@pytest.mark.parametrize("where", ["file", "row"])
+def test_a_blob_that_is_damaged_is_told(cli: CommandLine, hw: Path, handins: Path, where: str) -> None:
     graded(cli, hw, handins)
-    blob = next(path for path in (cli.folder / ".minitango" / "blobs").rglob("*") if path.is_file())
-    blob.write_bytes(b"rot")
+    if where == "file":
+        blob = next(path for path in (cli.folder / ".minitango" / "blobs").rglob("*") if path.is_file())
+        blob.write_bytes(b"rot")
+    else:
+        with contextlib.closing(sqlite3.connect(cli.folder / ".minitango" / "queue.db", isolation_level=None)) as db:
+            db.execute("UPDATE blobs SET data = x'00' WHERE seq = 1")
     answer = cli("backup", "kept")
     assert (answer.code, "error[blob_corrupt]" in answer.err) == (3, True), answer
     assert not (cli.folder / "kept").exists()

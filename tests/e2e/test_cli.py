@@ -448,7 +448,7 @@ def test_jobs_listed_shown_and_retried(cli: CommandLine, hw: Path, handins: Path
     assert "grade: exit status 0" in story
     assert re.search(r" of 30 s, cpu .*, memory .* of 64 MiB, printed 11 B of 64 KiB", story)
     assert "command: sh grade.sh" in story
-    assert f"its hand-in: 1 file, 3 B (answer.txt), packed in {cli.folder}/here/blobs/" in story
+    assert f"its hand-in: 1 file, 3 B (answer.txt), packed in {cli.folder}/here/queue.db" in story
     assert "minitango check" not in story
     told = cli("jobs", "show", queue(cli, "here")["eve"].id, *where).out
     assert f"minitango check {cli.folder / 'hw'})" in told

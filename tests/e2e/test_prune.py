@@ -6,7 +6,6 @@ import json
 import os
 import pty
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from minitango.cli.ages import age as seconds_of
 from minitango.job import State
 from minitango.store import open_store
 from tests.e2e.conftest import PATIENCE, CommandLine, environment, eventually
+from tests.support import age_blobs, blobs_of
 
 pytestmark = pytest.mark.usefixtures("sandbox")
 
@@ -27,18 +27,18 @@ def students(cli: CommandLine) -> list[str]:
         store.close()
 
 
-def blobs(cli: CommandLine) -> set[Path]:
-    return {path for path in (cli.folder / ".minitango" / "blobs").rglob("*") if path.is_file()}
+def blobs(cli: CommandLine) -> set[str]:
+    return blobs_of(cli.folder / ".minitango")
 
 
 def age(cli: CommandLine) -> None:
     """As if all files had been put yesterday."""
-    for path in blobs(cli):
-        os.utime(path, (time.time() - 86400,) * 2)
+    age_blobs(cli.folder / ".minitango")
 
 
-def test_one_student_goes_and_leaves_nothing(cli: CommandLine, hw: Path, handins: Path) -> None:
-    (handins / "eve.txt").write_text("no eve-was-here")
+@pytest.mark.parametrize("times", [1, 9000], ids=["in the queue's file", "in a file of its own"])
+def test_one_student_goes_and_leaves_nothing(cli: CommandLine, hw: Path, handins: Path, times: int) -> None:
+    (handins / "eve.txt").write_text("no" + " eve-was-here" * times)
     assert cli("run", hw, handins).code == 0
     age(cli)
     dry = cli("prune", "--student", "eve", "--dry-run")

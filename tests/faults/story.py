@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from msgspec import structs
 
-from minitango import Engine, sender
+from minitango import Engine, Submission, sender
 from minitango.callback_url import Callbacks
 from minitango.job import State
 from minitango.store import Store, open_store
@@ -28,6 +28,11 @@ JOBS = 4
 CANCELLED = 3
 FORGOTTEN = 4
 """Another job, of an earlier course, which is forgotten in the end."""
+
+
+def large(submission: Submission) -> Submission:
+    """With so much beside it that it is kept in a file of its own."""
+    return structs.replace(submission, files={**submission.files, "notes": bytes(1 << 17)})  # type: ignore[dict-item]
 
 
 def delivered(store: Store, job: str) -> None:
@@ -53,10 +58,11 @@ def main(words: Sequence[str]) -> int:
         ) as engine,
     ):
         first, *others = hand_ins(assignment(), range(JOBS))
-        told = structs.replace(first, callback=f"http://127.0.0.1:{port}/")
+        told = large(structs.replace(first, callback=f"http://127.0.0.1:{port}/"))
         kept = engine.submit_many([told, *others])
         say("accepted")
-        (old,) = engine.submit_many(hand_ins(assignment(name="old"), [FORGOTTEN]))
+        engine.fingerprint(first.assignment)  # marks as new what its jobs need
+        (old,) = engine.submit_many(map(large, hand_ins(assignment(name="old"), [FORGOTTEN])))
         say("accepted old")
         store.drain("node")
         store.drain("node", False)

@@ -22,12 +22,12 @@ PACKAGE = TESTS.parent / "minitango"
 
 ENGINE = ["engine.before_exchange", "engine.after_exchange", "engine.before_exchange:3", "engine.after_exchange:3"]
 FILES = ["blobs.before_rename", "blobs.before_sync", "blobs.pruning"]
-"""Where the queue is on a server, so are its blobs."""
+"""Of large blobs. Where the queue is on a server, so are they."""
 CALLBACKS = ["callback.before_post", "callback.after_post"]
 OUTBOX = ["take_callbacks", "tell_callback", "redeliver"]
 COMMON = ["submit", "exchange", "extend", "reap", "cancel", "forget", "hand_over", *OUTBOX]
 VERBS = {
-    "sqlite": [*COMMON, "recover", "beat", "drain", "leave"],
+    "sqlite": [*COMMON, "recover", "beat", "drain", "leave", "put", "touch", "drop"],
     "redis": [*COMMON, "nodes", "blobs"],
 }
 READS = {"dump"}
