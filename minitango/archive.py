@@ -7,7 +7,9 @@ fits its bounds; anything else is refused with ArchiveError before a byte of it 
 from __future__ import annotations
 
 import errno
+import functools
 import itertools
+import operator
 import os
 import re
 import stat
@@ -83,6 +85,12 @@ def _unsafe(path: str) -> str:
         return "is empty"
     if len(path) > MAX_PATH:
         return f"is longer than {MAX_PATH} characters"
+    return _unclean(path)
+
+
+@functools.lru_cache(1024)
+def _unclean(path: str) -> str:
+    """The same of a path that is no longer than it may be. The names of a course are few, and looked at often."""
     if path[0] == "/":
         return "is absolute"
     found = _FORBIDDEN.search(path)
@@ -147,7 +155,10 @@ def unpack(data: bytes) -> tuple[File, ...]:
 
 def tree(files: Iterable[File]) -> tuple[File, ...]:
     """The files in order of path, if they make a tree: clean paths, no two the same, none a folder of another."""
-    ordered = tuple(sorted(files, key=lambda file: file.path))
+    ordered = tuple(sorted(files, key=operator.attrgetter("path")))
+    if len(ordered) == 1:
+        check_path(ordered[0].path)
+        return ordered
     paths = {file.path for file in ordered}
     if len(paths) < len(ordered):
         twice = next(a.path for a, b in itertools.pairwise(ordered) if a.path == b.path)

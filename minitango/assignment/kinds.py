@@ -4,7 +4,6 @@ source and earns a zero."""
 from __future__ import annotations
 
 import re
-from pathlib import PurePosixPath
 from typing import Final
 
 from minitango.archive import File, is_archive_name, shown
@@ -55,4 +54,6 @@ def check_kind(file: File, path: str, place: str) -> None:
 
 
 def _suffix(path: str) -> str:
-    return PurePosixPath(path).suffix.lower()
+    """As pathlib has it, in lower case."""
+    stem, dot, suffix = path.rpartition("/")[2].rpartition(".")
+    return f".{suffix.lower()}" if stem and dot and suffix else ""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Sequence
+from typing import Final, NamedTuple
 
 from minitango.store._database import Transaction
 
@@ -12,9 +13,46 @@ _TAKE: Final = """
 """
 _NOTE: Final = "INSERT OR IGNORE INTO key_jobs (queue, key, job) VALUES (?, ?, ?)"
 _SEVERAL: Final = "SELECT 1 FROM key_jobs WHERE queue = ? AND key = ? LIMIT 1"
+_LATEST: Final = """
+    SELECT keys.job, jobs.id, jobs.state, jobs.cancel_requested, jobs.failure
+    FROM keys LEFT JOIN jobs ON jobs.seq = keys.job WHERE keys.queue = ? AND keys.key = ?
+"""
 _HEIR: Final = """
     INSERT INTO keys SELECT queue, key, max(job) FROM key_jobs WHERE queue = ? AND key = ? GROUP BY queue, key
 """
+
+
+class Latest(NamedTuple):
+    """The latest job of a key."""
+
+    seq: int = 0
+    """Its number; 0: there is none."""
+    id: str | None = None
+    state: str = ""
+    going: int = 0
+    """Whether its cancel was requested."""
+    failure: str | None = None
+
+
+_NONE: Final = Latest()
+
+
+def latest(tx: Transaction, queue: str, key: str) -> Latest:
+    """The latest job of a key, or none."""
+    found = tx.execute(_LATEST, (queue, key)).fetchone()
+    return _NONE if found is None else Latest._make(found)
+
+
+def take_many(tx: Transaction, queue: str, new: Sequence[tuple[str, int, Latest]]) -> None:
+    """As `take`, for jobs whose keys' latest ones are known; each key once."""
+    notes = []
+    for key, job, before in new:
+        if before.seq:
+            notes += [(queue, key, before.seq), (queue, key, job)]
+        elif tx.execute(_SEVERAL, (queue, key)).fetchone() is not None:
+            notes.append((queue, key, job))
+    tx.executemany(_NOTE, notes)
+    tx.executemany(_TAKE, [(queue, key, job) for key, job, _ in new])
 
 
 def take(tx: Transaction, queue: str, key: str, job: int) -> None:

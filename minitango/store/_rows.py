@@ -32,13 +32,14 @@ _node: Final = msgspec.json.Decoder(Node)
 _result: Final = msgspec.json.Decoder(Result)
 
 _CROCKFORD: Final = "0123456789abcdefghjkmnpqrstvwxyz"
+_PAIRS: Final = [first + second for first in _CROCKFORD for second in _CROCKFORD]
 ID_LENGTH: Final = 10
 
 
 def new_id() -> str:
     """50 random bits as 10 characters of lower-case Crockford base32: says nothing, and reads well aloud."""
     bits = secrets.randbits(5 * ID_LENGTH)
-    return "".join(_CROCKFORD[bits >> 5 * place & 31] for place in range(ID_LENGTH))
+    return "".join([_PAIRS[bits >> 10 * place & 1023] for place in range(ID_LENGTH // 2)])
 
 
 def new_token() -> str:

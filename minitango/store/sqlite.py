@@ -31,27 +31,15 @@ from minitango.store._outbox import SqliteOutbox
 from minitango.store._rows import WIDTH, Row
 from minitango.store._schema import FORGET
 from minitango.store._sqlite_blobs import SqliteBlobs
+from minitango.store._submit import submit as submitted
 
 FORGET_BATCH: Final = 500
 """Jobs forgotten in one transaction: others need not wait long for their turn."""
 
-_INSERT_JOB: Final = """
-    INSERT INTO jobs (id, queue, state, priority, rank, lane, due_since, submitted, assignment, student, course,
-                      title, spec, inputs, key, supersedes, labels, callback)
-    VALUES (?, ?, 'queued', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-    ON CONFLICT (id) DO NOTHING
-"""
 _CLEAR: Final = """
     UPDATE jobs SET solo_deaths = 0
     WHERE queue = ? AND state = 'queued' AND solo = 1 AND solo_deaths > 0
 """
-_LATEST_OF_KEY: Final = """
-    SELECT jobs.id, jobs.state, jobs.cancel_requested, jobs.failure, jobs.seq FROM keys JOIN jobs
-    ON jobs.seq = keys.job WHERE keys.queue = ? AND keys.key = ?
-"""
-_NEXT_SEQ: Final = "UPDATE sqlite_sequence SET seq = seq + 1 WHERE name = 'jobs' RETURNING seq"
-"""A number of the row that the jobs' own are of."""
-_HANDED_AGAIN: Final = "UPDATE jobs SET handed = ?, handed_seq = ? WHERE seq = ?"
 _PROMOTE: Final = """
     UPDATE jobs SET due = NULL WHERE seq IN (
         SELECT seq FROM jobs INDEXED BY jobs_due
@@ -130,43 +118,7 @@ class SqliteStore(SqliteOutbox, SqliteNodes, SqliteDump):
         if not specs:
             return []
         check_room(self._db.path.parent)
-        return self._db.transact("submit", lambda tx: [self._submit_one(tx, spec, fresh) for spec in specs], now)
-
-    def _submit_one(self, tx: Transaction, spec: JobSpec, fresh: bool) -> Submitted:
-        supersedes = spec.supersedes
-        if spec.key is not None:
-            latest = tx.execute(_LATEST_OF_KEY, (self.queue, spec.key)).fetchone()
-            if latest is not None:
-                holder, state, going = latest[0], State(latest[1]), bool(latest[2])
-                failure = rows.failure_of(latest[3])
-                kept = state is State.DONE or (failure is not None and failure.id == POISON.id and state is State.DEAD)
-                if (not state.terminal and not going) or (kept and not fresh):
-                    ((turn,),) = tx.execute(_NEXT_SEQ).fetchall()
-                    tx.execute(_HANDED_AGAIN, (tx.now, turn, latest[4]))
-                    return Submitted(holder, False, state)
-                supersedes = supersedes or holder
-        written = 0
-        while not written:  # an id that is taken: one in 2**50 for each job in the store
-            new = rows.new_id()
-            cursor = tx.execute(
-                _INSERT_JOB,
-                (new, self.queue, spec.priority, spec.rank, spec.lane, tx.now, tx.now, spec.assignment, spec.student,
-                 spec.course, spec.title, spec.spec, spec.inputs, spec.key, supersedes, rows.to_text(spec.labels),
-                 spec.callback),
-            )  # fmt: skip
-            written = cursor.rowcount
-        seq = cursor.lastrowid
-        assert seq is not None
-        tx.execute("INSERT OR IGNORE INTO lanes (queue, lane) VALUES (?, ?)", (self.queue, spec.lane))
-        digests = enumerate((spec.spec, spec.inputs, *spec.refs))
-        tx.executemany(
-            "INSERT INTO blob_refs (job, position, digest) VALUES (?, ?, ?)",
-            [(seq, at, digest) for at, digest in digests],
-        )
-        if spec.key is not None:
-            keys.take(tx, self.queue, spec.key, seq)
-        tx.move(None, "submit", State.QUEUED)
-        return Submitted(new, True, State.QUEUED)
+        return self._db.transact("submit", lambda tx: submitted(tx, self.queue, specs, fresh=fresh), now)
 
     def exchange(
         self,
