@@ -24,6 +24,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -145,10 +146,15 @@ def main() -> None:
             for system in systems:
                 rates[system].append(_measured(kind, system, args))
         print(f"\n{kind}, {args.jobs:,} jobs, {args.repeats} turns: median (least to most)")
-        for column, what in ((1, "graded"), (0, "queued")):
-            mine = [turn[column] for turn in rates["minitango"]]
+        views: list[tuple[str, Callable[[tuple[float, float]], float]]] = [
+            ("graded", lambda turn: turn[1]),
+            ("queued", lambda turn: turn[0]),
+            ("both", lambda turn: 1 / (1 / turn[0] + 1 / turn[1])),
+        ]
+        for what, rate in views:
+            mine = [rate(turn) for turn in rates["minitango"]]
             for system in systems:
-                theirs = [turn[column] for turn in rates[system]]
+                theirs = [rate(turn) for turn in rates[system]]
                 _show(f"{what}: {system}", theirs, "jobs/s", 0)
                 if system != "minitango":
                     _show(
