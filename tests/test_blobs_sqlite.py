@@ -287,8 +287,12 @@ def test_killed_between_blobs_and_jobs(state: Path, failpoint: str, blobs_there:
     store.close()
 
 
-def test_within_a_transaction_a_put_is_part_of_it(store: SqliteStore, state: Path, blobs: SqliteBlobs) -> None:
+def test_within_a_transaction_a_put_is_part_of_it(
+    store: SqliteStore, state: Path, blobs: SqliteBlobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As where a queue is carried into a file."""
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fdatasync", synced.append)
 
     def body(tx: object) -> None:
         blobs.put(SMALL)
@@ -300,6 +304,7 @@ def test_within_a_transaction_a_put_is_part_of_it(store: SqliteStore, state: Pat
     assert rows(state) == {}
     store._db.transact("load", lambda tx: blobs.put(SMALL))
     assert list(rows(state)) == [digest_of(SMALL)]
+    assert synced == [], "its commit waits for the disk"
 
 
 def test_another_thread_waits_for_a_transaction_and_is_no_part_of_it(
