@@ -410,7 +410,7 @@ def test_two_specs_of_one_call_with_one_key_are_one_job(store: Store, fresh: boo
     one, other, two = store.submit([spec(key="k"), spec(key="j"), spec(key="k")], fresh=fresh)
     assert (one.id, one.created, two.created) == (two.id, True, False)
     assert other.id != one.id
-    assert store.get(one.id).turn > store.get(other.id).turn, "the work of the first was handed in once more, as the last"
+    assert store.get(one.id).turn > store.get(other.id).turn, "its work was handed in once more, and last"
     (later,) = submit(store, spec(key="l"))
     assert store.get(later).turn > store.get(one.id).turn
 
