@@ -146,7 +146,7 @@ def _remove(engine: Engine, chosen: _Chosen) -> Removed:
     kept = sum(engine.store.hand_over(job.id, student, labels) for job, student, labels in chosen.kept)
     count = engine.store.forget(job.id for job in chosen.gone)
     files: Pruned = engine.prune(older_than=GRACE)
-    freed = _shrink(engine) if count or kept else 0
+    freed = _shrink(engine) if count or kept or files.count else 0
     return Removed(False, count, files.count, files.bytes, _young(engine, ()), freed, kept)
 
 
