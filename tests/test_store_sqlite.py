@@ -853,6 +853,55 @@ def test_a_log_that_could_not_be_written_is_written_elsewhere(
     store.sync()
 
 
+class Failing:
+    """The connection that writes, on a disk that does not take a commit."""
+
+    def __init__(self, real: sqlite3.Connection) -> None:
+        self._real = real
+
+    def execute(self, sql: str, *rest: object) -> sqlite3.Cursor:
+        if sql == "COMMIT":
+            error = sqlite3.OperationalError("disk I/O error")
+            error.sqlite_errorname = "SQLITE_IOERR_FSYNC"
+            raise error
+        return self._real.execute(sql, *rest)  # type: ignore[arg-type]
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._real, name)
+
+
+@pytest.mark.parametrize("what", ["sync", "commit"])
+def test_what_is_accepted_after_the_disk_failed_stands_behind_nothing_that_may_be_lost(
+    store: SqliteStore, path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """What was recorded ahead may never reach the disk then, and a log is good up to its first hole."""
+    store.submit([SPEC])
+    store.exchange(claim=1, ahead=True)
+
+    def fail(fd: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        if what == "sync":
+            patch.setattr(os, "fdatasync", fail)
+            with pytest.raises(StoreError):
+                store.sync()
+        else:
+            patch.setattr(store._db, "_writer", Failing(store._db._writer))
+            with pytest.raises(StoreError) as caught:
+                store.submit([SPEC])
+            assert caught.value.id == "store_io"
+    with monkeypatch.context() as patch:
+        patch.setattr(store._db, "empty_log", lambda: False)
+        with pytest.raises(StoreError, match="could not be brought to the disk"):
+            store.submit([SPEC])
+    assert len(store.list()) == 1, "nothing of it happened"
+    before = Path(f"{path}-wal").stat().st_size
+    store.submit([SPEC])
+    assert Path(f"{path}-wal").stat().st_size <= before, "the log begins anew, with this"
+    assert len(store.list()) == 2
+
+
 def test_a_log_that_was_made_anew_is_found(store: SqliteStore, path: Path) -> None:
     store.submit([SPEC])
     store.sync()

@@ -24,7 +24,7 @@ from minitango.failpoint import failpoint
 from minitango.job import TRANSITIONS, State
 from minitango.store._rows import Row, new_token
 from minitango.store._schema import APPLICATION_ID, MIGRATIONS
-from minitango.store._sqlite_errors import from_os, from_sqlite, is_busy, not_a_store, unsynced
+from minitango.store._sqlite_errors import from_os, from_sqlite, is_busy, is_io, not_a_store, unsynced
 
 OLDEST_SQLITE: Final = (3, 35, 0)
 """The first library with RETURNING."""
@@ -122,7 +122,7 @@ class Database:
         self._within: tuple[int, Transaction] | None = None
         """The transaction under way, and the thread whose it is."""
         self._unsafe = False
-        """Whether a `sync` failed, and none succeeded since."""
+        """Whether the disk failed a `sync` or a commit, and no `sync` succeeded since."""
         self._log = _Log(self.path)
         if sqlite3.sqlite_version_info < OLDEST_SQLITE:
             raise StoreError(
@@ -176,6 +176,8 @@ class Database:
         if self._is_within():
             assert self._within is not None
             return body(self._within[1])
+        if self._unsafe and not ahead:
+            self.sync()  # else it would stand in the log behind what may be lost
         with self._write_lock:
             writer = self._writer
             try:
@@ -198,6 +200,7 @@ class Database:
                     if writer.in_transaction:
                         writer.execute("ROLLBACK")
                 if isinstance(error, sqlite3.Error):
+                    self._unsafe = self._unsafe or is_io(error)
                     raise from_sqlite(error, self.path) from error
                 if isinstance(error, UnicodeEncodeError | OverflowError):
                     raise ConfigError(

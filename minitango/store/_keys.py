@@ -51,7 +51,8 @@ def take_many(tx: Transaction, queue: str, new: Sequence[tuple[str, int, Latest]
             notes += [(queue, key, before.seq), (queue, key, job)]
         elif tx.execute(_SEVERAL, (queue, key)).fetchone() is not None:
             notes.append((queue, key, job))
-    tx.executemany(_NOTE, notes)
+    if notes:
+        tx.executemany(_NOTE, notes)
     tx.executemany(_TAKE, [(queue, key, job) for key, job, _ in new])
 
 

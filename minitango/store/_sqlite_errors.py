@@ -89,6 +89,11 @@ def from_sqlite(error: sqlite3.Error, path: Path) -> StoreError:
     )
 
 
+def is_io(error: sqlite3.Error) -> bool:
+    """Whether the disk said no, so that what was written to the log may not be there."""
+    return str(getattr(error, "sqlite_errorname", "")).startswith("SQLITE_IOERR")
+
+
 def is_busy(error: sqlite3.Error) -> bool:
     return str(getattr(error, "sqlite_errorname", "")).startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
 

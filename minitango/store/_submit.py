@@ -81,8 +81,9 @@ class _Batch:
         tx.executemany(_INSERT_REF, self._refs)
         tx.executemany(_INSERT_LANE, [(self._queue, lane) for lane in self._lanes])
         keys.take_many(tx, self._queue, self._keys)
-        tx.executemany(_HANDED_AGAIN, self._again)
-        tx.execute(_NOTE_SEQ, (self._last,))
+        if self._again:
+            tx.executemany(_HANDED_AGAIN, self._again)
+            tx.execute(_NOTE_SEQ, (self._last,))
         tx.move(None, "submit", State.QUEUED, len(self.ids))
 
 
