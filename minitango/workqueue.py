@@ -80,8 +80,8 @@ class WorkQueue:
         return running
 
     def end(self, running: Running, ack: Ack | None) -> None:
-        """What became of an attempt that was taken. Where it was given no sandbox, or no image, what waits goes back: it
-        is for the producer to say whether another is tried."""
+        """What became of an attempt that was taken. Where it was given no sandbox, or no image, what waits goes back:
+        it is for the producer to say whether another is tried."""
         if running.stop.begun is not None:
             self._usual += (time.monotonic() - running.stop.begun - self._usual) / 8
         self.ended.append((running.lease, ack))
