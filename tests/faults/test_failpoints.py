@@ -39,7 +39,7 @@ LATER = ["exchange:2", "exchange:3", "submit:2"]
 def places(kind: str) -> list[str]:
     verbs = [*VERBS[kind], *LATER]
     if kind == "redis":
-        verbs += ["nodes:2", "nodes:3", "blobs:2", "blobs:5"]
+        verbs += ["nodes:2", "nodes:3", "blobs:2", "blobs:4", "blobs:6", "blobs:9"]
     stores = []
     for verb in verbs:
         name, _, count = verb.partition(":")
