@@ -33,7 +33,7 @@ from minitango.node import Membership
 from minitango.pool import EventKind, Pool, taken_back
 from minitango.runner import Runner
 from minitango.sandbox import Sandbox, demanded, insist, join_names, kind_of, open_sandbox
-from minitango.store import Query, Store, open_blobs, open_store
+from minitango.store import Query, Store, is_redis, open_blobs, open_store
 from minitango.trial import Trial
 
 if TYPE_CHECKING:
@@ -143,7 +143,8 @@ class Engine:
             raise ConfigError(text, hint="0 only submits and watches", id="workers")
         wanted = demanded(require)
         with contextlib.ExitStack() as undo:
-            statedir.make(folder)
+            if workers != 0 or not is_redis(url):  # of a queue on a server nothing is kept where nobody grades
+                statedir.make(folder)
             opened = open_store(url, queue=queue)
             undo.callback(opened.close)
             box: Sandbox | None = None

