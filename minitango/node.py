@@ -11,7 +11,7 @@ import re
 import secrets
 import socket
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -53,7 +53,7 @@ def identify(store: Store, folder: Path, wanted: str, beat: Callable[[str, str, 
     The instance is noted before it is known, and with all that came before until it is: whenever we are killed, what
     the store knows of us is here.
     """
-    host = _label(socket.gethostname())
+    host = machine()
     last = statedir.last_node(folder)
     instance = secrets.token_hex(8)
     before = [one for one in (last.get("instance", ""), *last.get("before", "").split()) if one][:_MOST_BEFORE]
@@ -68,7 +68,7 @@ def identify(store: Store, folder: Path, wanted: str, beat: Callable[[str, str, 
             raise
         statedir.note_node(folder, note)
 
-    name = wanted or (last.get("name", "") if last.get("host") == host else "")
+    name = wanted or _before(last)
     if name:
         try:
             return known_as(name)
@@ -81,8 +81,20 @@ def identify(store: Store, folder: Path, wanted: str, beat: Callable[[str, str, 
     return known_as(f"{host[:48]}-{secrets.token_hex(2)}")
 
 
-def _label(host: str) -> str:
-    return re.sub(r"[^A-Za-z0-9.-]", "-", host).strip("-.")[:60] or "node"
+def expected(folder: Path, wanted: str) -> str:
+    """The name that a node here is going to have, as far as it can be told before the others are asked: of the first
+    start on a queue that is shared, the machine's, with which it begins."""
+    return wanted or _before(statedir.last_node(folder)) or machine()
+
+
+def machine() -> str:
+    """This machine's name, as a label."""
+    return re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname()).strip("-.")[:60] or "node"
+
+
+def _before(last: Mapping[str, str]) -> str:
+    """The name of this directory's last node; empty where that was on another machine."""
+    return last.get("name", "") if last.get("host") == machine() else ""
 
 
 class Membership:

@@ -11,6 +11,7 @@ from typing import Any, Final, Literal
 from minitango.cli.streams import as_called, tell
 from minitango.errors import MinitangoError
 from minitango.job import Job
+from minitango.node import machine
 from minitango.pool import EventKind
 
 Level = Literal["info", "warning", "error", "critical"]
@@ -42,7 +43,7 @@ class Journal:
     """Lines for people: events with the time before them. Safe from any thread."""
 
     node = ""
-    """Who speaks, once that is known."""
+    """Who speaks: this machine, until more is known."""
 
     def event(self, event: str, level: Level, text: str, job: Job | None = None) -> None:
         """Something happened, at this moment."""
@@ -68,6 +69,7 @@ class JsonJournal(Journal):
 
     def __init__(self) -> None:
         self._handler = _Handler(self)
+        self.node = machine()
 
     def event(self, event: str, level: Level, text: str, job: Job | None = None) -> None:
         self._write(event, level, text, **(_of(job) if job is not None else {}))

@@ -23,6 +23,8 @@ from minitango.errors import ConfigError, MinitangoError
 from minitango.events import Event
 from minitango.job import State
 from minitango.metrics import Metrics
+from minitango.node import expected
+from minitango.statedir import locate
 from minitango.store import shown
 from minitango.text import one_line
 
@@ -66,6 +68,7 @@ def worker(grace: float, quiet: bool, verbose: bool, log: str, metrics: str | No
     with journal(log) as said:
         try:
             settings = resolve(**where)  # type: ignore[arg-type]
+            said.node = expected(locate(settings.store, settings.state)[1], settings.name)
             return _work(settings, said, grace, address(metrics), quiet=quiet, verbose=verbose)
         except MinitangoError as error:
             return said.failed(error)

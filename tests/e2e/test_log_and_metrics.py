@@ -90,3 +90,29 @@ def test_what_stops_it_is_a_line_too(cli: CommandLine) -> None:
     assert "error[state]" in cli("worker").err
     (line,) = lines(cli("worker", "--log", "json", "--metrics", "nowhere").err)
     assert line["error"] == "metrics"
+
+
+@pytest.mark.usefixtures("sandbox")
+def test_every_line_names_the_node_from_the_first_on(cli: CommandLine, hw: Path, handins: Path) -> None:
+    (handins / "ada.txt").write_text("wait 20\n")
+    worker = ("worker", "--log", "json", "--quiet")
+    env = {"MINITANGO_SANDBOX": "bubblewrap"}
+    assert cli("submit", hw, handins, env=env).code == 0
+    first = cli.start(*worker, env=env)
+    eventually(lambda: any(job["state"] == "running" for job in cli("jobs", "--json").jobs), "it begins nothing")
+    first.kill()
+    first.wait()
+    (name,) = [node["name"] for node in json.loads(cli("nodes", "--json").out)["nodes"]]
+    second = cli.start(*worker, env=env)
+    err = cli.folder / "err1"
+    eventually(lambda: b"recovered" in err.read_bytes().rpartition(b"\n")[0], "it takes nothing back")
+    second.kill()
+    second.wait()
+    said = lines(err.read_bytes().rpartition(b"\n")[0].decode())
+    assert said[0]["event"] == "recovered"
+    assert {line["node"] for line in said} == {name}
+    (line,) = lines(cli("worker", "--log", "json", "--name", "lab-3", "--require", "x").err)
+    assert (line["event"], bool(line["node"])) == ("failed", True), "of what cannot even be read, the machine's"
+    (cli.folder / "file").write_text("")
+    (line,) = lines(cli("worker", "--log", "json", "--name", "lab-3", "--state", "file").err)
+    assert (line["error"], line["node"]) == ("state", "lab-3")
