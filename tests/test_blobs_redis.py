@@ -133,6 +133,49 @@ def test_small_ones_are_there_at_once_whole_and_for_good(blobs: RedisBlobs, othe
     assert len(keys()) == stored
 
 
+def test_what_is_refused_for_memory_leaves_nothing(
+    store: RedisStore, blobs: RedisBlobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = blobs.put(b"kept")
+    before = keys()
+    link = blobs._link
+    monkeypatch.setattr(link, "_memory_read", time.monotonic() + HOUR)
+    monkeypatch.setattr(link, "_memory_left", 1000)
+    with pytest.raises(StoreFull):
+        blobs.put(b"y" * 1001)
+    assert keys() == before, "a hand-in that has no room is not begun"
+    monkeypatch.setattr(_redis_blobs, "_BATCH", 2)
+
+    def grader_beside() -> Iterator[bytes]:
+        yield b"kept"
+        yield b"one"
+        blobs.put_many([b"of the assignment"])
+        yield LARGE
+
+    with pytest.raises(StoreFull):
+        blobs.put_many(grader_beside())
+    assert keys() == before, "nor is what came before it kept"
+
+    inputs, shared, mine = blobs.put_many([b"inputs", b"shared", b"mine"])
+    other = RedisBlobs(link, blobs.root)
+    other.put(b"shared")
+    monkeypatch.setattr(link, "_memory_left", -1)
+    spec = JobSpec(assignment="hw", student="ada", spec=kept, inputs=inputs, refs=(shared, mine))
+    with pytest.raises(StoreFull):
+        store.submit([spec])
+    assert not blobs.has(inputs)
+    assert not blobs.has(mine)
+    assert blobs.has(shared), "others have put it since"
+    monkeypatch.setattr(link, "_memory_left", 1 << 30)
+    inputs, mine = blobs.put_many([b"inputs", b"mine"])
+    store.submit([spec])
+    assert not blobs._fresh, "what a job names is not remembered for long"
+    monkeypatch.setattr(link, "_memory_left", -1)
+    with pytest.raises(StoreFull):
+        store.submit([spec])
+    assert all(map(blobs.has, (inputs, mine, kept))), "a job has them"
+
+
 def test_chunks_whose_writer_died_expire(blobs: RedisBlobs, monkeypatch: pytest.MonkeyPatch) -> None:
     class Died(BaseException):
         pass

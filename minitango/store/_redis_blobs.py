@@ -7,15 +7,18 @@ What is fetched is kept in a directory of this machine, by its digest, and verif
 from __future__ import annotations
 
 import hashlib
+import itertools
+import math
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from minitango.blobs import Blobs, Pruned
-from minitango.errors import BlobError, ConfigError, StoreError
+from minitango.errors import BlobError, ConfigError, StoreError, StoreFull
 from minitango.store._redis_link import Link, Value
 
 CHUNK: Final = 512 << 10
@@ -37,6 +40,15 @@ _BATCH: Final = 200
 _BATCH_BYTES: Final = 4 << 20
 _SMALL: Final = 64 << 10
 """Bytes of a blob that is written together with others."""
+_MOST_FRESH: Final = 20_000
+"""Blobs that were written here, and that no job names yet, of which that is remembered."""
+
+
+class _Fresh(NamedTuple):
+    number: int
+    thread: int
+    sealed: str
+    """When that was, as the server has it."""
 
 
 class RedisBlobs:
@@ -49,6 +61,9 @@ class RedisBlobs:
         self._link = link
         self._cache = Blobs(cache)
         self._brought: dict[str, bytes] = {}
+        self._written = itertools.count()
+        self._fresh: dict[str, _Fresh] = {}
+        """Blobs that nobody had before us, and that no job of ours names yet."""
 
     def bring(self, blobs: Iterable[tuple[str, bytes]]) -> None:
         """Blobs that are about to be asked for, once each, by their digests. They are verified then."""
@@ -72,7 +87,36 @@ class RedisBlobs:
         """Keep these bytes, and return their digests in order: as safe as the server when it returns, each stored once.
 
         ConfigError `blob_too_large`: more than MAX_BLOB. Then what came before it is kept, which harms nobody.
+        StoreFull: what was new of it has left the server again, with what this thread put meanwhile.
         """
+        began = next(self._written)
+        try:
+            return self._put_many(blobs)
+        except StoreFull:
+            mine = threading.get_ident()
+            self.give_back(
+                digest for digest, fresh in list(self._fresh.items()) if fresh.number > began and fresh.thread == mine
+            )
+            raise
+
+    def give_back(self, digests: Iterable[str]) -> None:
+        """Have these leave the server, as far as they came by us and nobody has put, touched or named them since."""
+        by_time: dict[str, list[str]] = {}
+        for digest in digests:
+            fresh = self._fresh.pop(digest, None)
+            if fresh is not None:
+                by_time.setdefault(fresh.sealed, []).append(digest)
+        with suppress(StoreError):  # they go when the queue is pruned
+            for sealed, ours in by_time.items():
+                before = repr(math.nextafter(float(sealed), math.inf))
+                self._link.run("blobs", ["", "drop", before, *ours], patient=True)
+
+    def named(self, digests: Iterable[str]) -> None:
+        """A job names these now: they stay, whatever is given back."""
+        for digest in digests:
+            self._fresh.pop(digest, None)
+
+    def _put_many(self, blobs: Iterable[bytes]) -> list[str]:
         self._link.check_room()
         digests: list[str] = []
         batch: dict[str, bytes] = {}
@@ -95,13 +139,16 @@ class RedisBlobs:
         they are."""
         small = [value for digest, data in batch.items() if len(data) <= _SMALL for value in (digest, data)]
         if small:
-            self._link.run("blobs", ["", "put", *small])  # people wait for the answer that nobody is there
+            # people wait for the answer that nobody is there
+            new = self._note(self._link.run("blobs", ["", "put", *small]))
+            self._link.check_room(sum(len(batch[digest]) for digest in new))
         large = [digest for digest, data in batch.items() if len(data) > _SMALL]
         if large:
             there = set(self._link.run("blobs", ["", "touch", *large]))
-            for digest in large:
-                if digest.encode() not in there:
-                    self._write(digest, batch[digest])
+            missing = [digest for digest in large if digest.encode() not in there]
+            self._link.check_room(sum(len(batch[digest]) for digest in missing))
+            for digest in missing:
+                self._write(digest, batch[digest])
 
     def _write(self, digest: str, data: bytes) -> None:
         chunks = max(1, -(-len(data) // CHUNK))
@@ -114,10 +161,25 @@ class RedisBlobs:
                         pipe.set(self._key(digest, n), bytes(view[n * CHUNK : (n + 1) * CHUNK]), ex=_UNSEALED, nx=True)
 
                 self._link.pipeline(ask, patient=True)
-            seal: Sequence[Value] = ["", "seal", digest, str(len(data)), str(chunks)]
-            if self._link.run("blobs", seal, patient=True):
+            if self._seal([digest, str(len(data)), str(chunks)]):
                 return
         raise StoreError(f"the blob {digest} did not stay on the server", hint="look at its log", id="store_io")
+
+    def _seal(self, asked: Sequence[Value]) -> set[str]:
+        """Those of these (digest, size, chunks, and so on) that are there as a whole now."""
+        return self._note(self._link.run("blobs", ["", "seal", *asked], patient=True))
+
+    def _note(self, reply: list[bytes]) -> set[str]:
+        """Blobs that came by us, and when."""
+        *found, at = reply
+        sealed = {digest.decode() for digest in found}
+        mine, when = threading.get_ident(), at.decode()
+        for digest in sealed:
+            self._fresh[digest] = _Fresh(next(self._written), mine, when)
+        while len(self._fresh) > _MOST_FRESH:
+            with suppress(KeyError, StopIteration, RuntimeError):  # others take from it meanwhile
+                del self._fresh[next(iter(self._fresh))]
+        return sealed
 
     def get(self, digest: str, *, keep: bool = True) -> bytes:
         """The bytes of this digest, verified. BlobError `blob_missing` or `blob_corrupt`; ValueError: no digest."""

@@ -6,6 +6,7 @@ Knows the wire; what keys and replies mean is `redis.py`'s.
 from __future__ import annotations
 
 import importlib.resources
+import math
 import secrets
 import socket
 import threading
@@ -101,7 +102,7 @@ class Link:
         self._quick = self._client(ANSWER)
         self._steady = self._client(PATIENCE)
         self._memory_read = -_MEMORY_GOOD_FOR
-        self._memory_full = False
+        self._memory_left = math.inf
         self.remarks: tuple[str, ...] = ()
         """What the server is told that weakens what a store promises."""
         try:
@@ -168,14 +169,17 @@ class Link:
                 raise StoreError(lost, hint=hint, id="redis_not_durable")
             self.remarks = (f"{lost}; next: {hint}",)
 
-    def check_room(self) -> None:
-        """Refuse new work while the server has less memory left than what is under way may need. StoreFull."""
+    def check_room(self, size: int = 0) -> None:
+        """Refuse new work of `size` bytes where the server would have less memory left than what is under way may need.
+        StoreFull. What it lets pass is taken to be used, until the server is asked again."""
         if time.monotonic() - self._memory_read > _MEMORY_GOOD_FOR:
             memory = self.call("memory", lambda client: client.info("memory"))
             self._memory_read = time.monotonic()
             most = int(memory.get("maxmemory", 0))
-            self._memory_full = bool(most) and int(memory.get("used_memory", 0)) > most * _FULL_AT
-        if self._memory_full:
+            self._memory_left = most * _FULL_AT - int(memory.get("used_memory", 0)) if most else math.inf
+        self._memory_left -= size
+        if self._memory_left < 0:
+            self._memory_left += size
             raise StoreFull(
                 f"the memory of Redis at {self.place.shown} is nearly full: what is left is for the results of what is "
                 "queued",

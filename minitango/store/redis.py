@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from msgspec.msgpack import encode as packed
 
-from minitango.errors import ConfigError, StoreError, reach_of
+from minitango.errors import ConfigError, StoreError, StoreFull, reach_of
 from minitango.job import Ack, Cancelled, Fail, Finish, Job, JobSpec, Lease, Release, State, work_key
 from minitango.store import Exchanged, Node, Submitted, node_taken
 from minitango.store import _redis_rows as redis_rows
@@ -100,6 +100,18 @@ class RedisStore(RedisOutbox, RedisDump):
                 hint="submit them in parts: the server serves others between",
                 id="too_many_jobs",
             )
+        named = [digest for spec in specs for digest in (spec.inputs, spec.spec, *spec.refs)]
+        try:
+            done = self._submit(specs, fresh=fresh, now=now)
+        except StoreFull:
+            if self._blobs is not None:
+                self._blobs.give_back(named)
+            raise
+        if self._blobs is not None:
+            self._blobs.named(named)
+        return done
+
+    def _submit(self, specs: Sequence[JobSpec], *, fresh: bool, now: float | None) -> list[Submitted]:
         self._link.check_room()
         ids = self._draw(len(specs), set())
         deadline = time.monotonic() + _SOON

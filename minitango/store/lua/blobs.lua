@@ -6,16 +6,18 @@
 -- Writes blobs b: ; reads refs
 -- ARGV: now, verb, and: put: digests, each with its bytes, of one chunk; seal: of each its digest, size, chunks; touch:
 -- digests; drop: before, digests.
--- Replies: put: nothing; seal: those that are complete; touch: those that are there; drop: digests and sizes of what went.
+-- Replies: put: those that were not there, and the time; seal: those that are complete, and the time; touch: those that
+-- are there; drop: digests and sizes of what went.
 local now, verb = clock(ARGV[1]), ARGV[2]
 local done = {}
 if verb == 'put' then
   for i = 3, #ARGV, 2 do
     local key = P .. 'b:' .. ARGV[i]
     call('SET', key .. ':0', ARGV[i + 1])
-    call('HSET', key, 'size', tostring(#ARGV[i + 1]), 'chunks', '1')
+    if call('HSET', key, 'size', tostring(#ARGV[i + 1]), 'chunks', '1') == 2 then done[#done + 1] = ARGV[i] end
     later('ZADD', P .. 'blobs', num(now), ARGV[i])
   end
+  done[#done + 1] = num(now)
   return done
 end
 if verb == 'seal' then
@@ -30,6 +32,7 @@ if verb == 'seal' then
       done[#done + 1] = digest
     end
   end
+  done[#done + 1] = num(now)
   return done
 end
 if verb == 'touch' then
