@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from msgspec import structs
+from msgspec import msgpack, structs
 
 from minitango.errors import ConfigError, MinitangoError, StoreError, StoreFull, StoreTooNew
 from minitango.job import Fail, Failure, Finish, JobSpec, Outcome, Result, State
 from minitango.store import Query, _redis_link, open_store
+from minitango.store import redis as redis_module
 from minitango.store._redis_blobs import MOST_BROUGHT
 from minitango.store._redis_url import parse
 from minitango.store.redis import RedisStore
@@ -515,6 +516,79 @@ def test_no_reply_of_the_engine_is_unbounded_and_no_keys(server: Server, store: 
     text = "".join(_redis_link._script(verb) for verb in ("submit", "exchange", "extend", "cancel"))
     assert "KEYS'" not in text.replace("KEYS[1]", "")
     assert "'SCAN'" not in text
+
+
+def is_batch(verb: str, arguments: Any) -> bool:
+    """Whether this is an exchange of nothing, by which more jobs are moved."""
+    return verb == "exchange" and arguments[3] == "0" and arguments[8] == msgpack.encode([[], [], []])
+
+
+def test_many_that_wait_for_an_image_are_moved_in_batches(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    store, other = (RedisStore(server.url(), clock=lambda: now[0]) for _ in range(2))
+    with contextlib.closing(store), contextlib.closing(other):
+        store.submit([spec(str(k)) for k in range(1000)])
+        (another,) = store.submit([structs.replace(spec("bob"), spec="t" * 64)])
+        moved: list[int] = []
+        met: list[str] = []
+
+        def waiting() -> int:
+            return int(server.client().zcard("minitango:{default}:due"))
+
+        def between(verb: str, arguments: Any, **options: Any) -> Any:
+            if is_batch(verb, arguments):  # others come between, and meet only what is theirs to meet
+                moved.append(waiting())
+                if not met:
+                    met.extend(lease.job for lease in other.exchange(claim=2000).leases)
+            return run(verb, arguments, **options)
+
+        run = store._link.run
+        monkeypatch.setattr(store._link, "run", between)
+        (first,) = store.exchange(claim=1).leases
+        failure = Failure("sandbox_registry", "the image cannot be pulled now", "look at the network")
+        store.exchange([Fail(first, failure, charge=False)])
+        assert 0 < moved[0] < 500, "one script takes about a batch"
+        assert met == [another.id]
+        assert waiting() == 1000
+
+        moved.clear()
+        now[0] += 2
+        (again,) = store.exchange(claim=2000).leases
+        assert again.job == first.job, "the others wait while it is tried"
+        store.exchange([Finish(again, RESULT)])
+        assert 500 < moved[0] < 999
+        assert waiting() == 0
+        assert len(store.exchange(claim=2000).leases) == 999
+
+
+def test_waves_that_a_node_left_are_ended_by_the_others(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, other = (RedisStore(server.url()) for _ in range(2))
+    with contextlib.closing(store), contextlib.closing(other):
+        store.submit([spec(str(k)) for k in range(1000)])
+
+        def die(verb: str, arguments: Any, **options: Any) -> Any:
+            if is_batch(verb, arguments):
+                raise StoreError("the server is away", id="store_unreachable")
+            return run(verb, arguments, **options)
+
+        run = store._link.run
+        monkeypatch.setattr(store._link, "run", die)
+        (lease,) = store.exchange(claim=1).leases
+        failure = Failure("sandbox_registry", "the image cannot be pulled now", "look at the network")
+        assert store.exchange([Fail(lease, failure, charge=False)]).settled, "what was done is known"
+        client = server.client()
+        assert client.exists("minitango:{default}:waves")
+        told = threading.Event()
+        stop = store.watch(told.set)
+        monkeypatch.setattr(redis_module, "_WAVES_FOR", 0.0)
+        assert other.exchange(claim=10).leases == ()
+        assert client.exists("minitango:{default}:waves"), "a producer waits no longer than it may"
+        assert told.wait(PATIENCE), "and has the others go on"
+        stop()
+        monkeypatch.undo()
+        assert other.exchange(claim=10).leases == ()
+        assert not client.exists("minitango:{default}:waves")
+        assert client.zcard("minitango:{default}:due") == 1000
 
 
 def test_an_idle_watch_asks_nothing(server: Server, store: RedisStore) -> None:

@@ -66,13 +66,15 @@ _CONSTANTS: Final = {
     "APART": retry.APART,
     "ID_AT": 4 + ORDER_LENGTH + 1,
     "PROMOTE": 2000,
+    "WAVE": 200,
     "REPLY_KEPT": 86_400,
     "DEAF": 6,
     "SETTLE": 4,
     "GOOD_FOR": GOOD_FOR,
     "UNHEARD": UNHEARD,
 }
-"""What the scripts know as C. PROMOTE bounds what one claim or reap looks at; the others are seconds."""
+"""What the scripts know as C. PROMOTE bounds what one claim or reap looks at, WAVE how many jobs that wait
+together one script moves; the others are seconds."""
 
 
 def _script(verb: str) -> str:

@@ -54,18 +54,20 @@ def _job_of(fields: dict[str, Any]) -> Job:
     return job
 
 
-def exchanged_of(reply: Any, acks: int) -> tuple[list[int], tuple[Job, ...], tuple[Lease, ...], Sequence[bytes]]:
-    """What exchange.lua replies to so many acks: the numbers of those refused, the settled jobs, the leases, and blobs
-    that came with these. StoreError `record_damaged`."""
+def exchanged_of(reply: Any, acks: int) -> tuple[list[int], tuple[Job, ...], tuple[Lease, ...], Sequence[bytes], bool]:
+    """What exchange.lua replies to so many acks: the numbers of those refused, the settled jobs, the leases, blobs that
+    came with these, and whether queued jobs are left to be moved. StoreError `record_damaged`."""
     try:
         packed, *more = reply
+        waves = len(more) > 1 and bool(msgspec.convert(more[1], int))
         refused, settled, leases = _exchanged.decode(packed)
         brought = msgspec.convert(more[0], list[bytes]) if more else []
     except (TypeError, ValueError, *rows.UNREADABLE) as error:
         raise damaged("what was exchanged", error) from error
     if not all(0 <= at < acks for at in refused):
         raise damaged("what was exchanged", ValueError(f"it refuses {refused}, of {acks}"))
-    return refused, tuple(_job_of(fields) for fields in settled), tuple(_lease_of(row) for row in leases), brought
+    jobs, claimed = tuple(_job_of(fields) for fields in settled), tuple(_lease_of(row) for row in leases)
+    return refused, jobs, claimed, brought, waves
 
 
 def from_flat(flat: Sequence[bytes]) -> dict[bytes, bytes]:

@@ -14,6 +14,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -42,6 +43,8 @@ _SOON: Final = 0.5
 """Seconds within which a submission that was not answered is sent again: people wait for no more than 2."""
 _MANY: Final = 1000
 """Jobs in one submission from which on the server may take longer over it."""
+_WAVES_FOR: Final = 1.0
+"""Seconds that an exchange takes at most over the jobs that wait together: then all nodes are told to go on."""
 _MAYBE_DONE: Final = frozenset({"store_unreachable", "store_busy", "store_full"})
 """Errors after which an exchange may have been done: the latter two may be what its second try met, on a server that
 died after the first."""
@@ -82,6 +85,8 @@ class RedisStore(RedisOutbox, RedisDump):
         """What was answered, and the caller of `exchange` has not heard yet."""
         self._said: list[Ack] = []
         """The acks of that."""
+        self._waves = False
+        """Whether an exchange has left queued jobs to be moved, as it takes no more than a batch."""
 
     def __repr__(self) -> str:
         return f"RedisStore({self._link.place.shown!r}, queue={self.queue!r})"
@@ -185,8 +190,22 @@ class RedisStore(RedisOutbox, RedisDump):
                     if error.id in _MAYBE_DONE:
                         self._unanswered = arguments, again
                     raise
+            if self._waves:
+                with suppress(StoreError):  # the next exchange, whoever's it is, goes on with them
+                    self._move_on(now)
             owed, self._owed, self._said = self._owed, Exchanged(), []
             return owed
+
+    def _move_on(self, now: float | None) -> None:
+        """Have batches of queued jobs moved that are to be held, or to be freed, for as long as a producer may wait;
+        then all are told, to go on with them. Each batch is an exchange of nothing."""
+        until = time.monotonic() + _WAVES_FOR
+        nothing: list[Value] = ["0", "0", "", "0", "0", packed([[], [], []])]
+        while self._waves and time.monotonic() < until:
+            arguments = [self._at(now), self._client, secrets.token_hex(8), *nothing]
+            self._exchanged(self._link.run("exchange", arguments, patient=True), ())
+        if self._waves:
+            self._link.call("tell", lambda client: client.publish(self._key("changed"), ""))
 
     def sync(self) -> None:
         """Nothing to wait for: how durable an answer is, is the server's to say."""
@@ -199,7 +218,7 @@ class RedisStore(RedisOutbox, RedisDump):
         self._unanswered = None
 
     def _exchanged(self, reply: Any, acks: Sequence[Ack]) -> Exchanged:
-        refused, settled, leases, brought = redis_rows.exchanged_of(reply, len(acks))
+        refused, settled, leases, brought, self._waves = redis_rows.exchanged_of(reply, len(acks))
         if self._blobs is not None:
             self._blobs.bring((lease.inputs, data) for lease, data in zip(leases, brought, strict=False) if data)
         return Exchanged(tuple(acks[at].lease for at in refused), settled, leases)

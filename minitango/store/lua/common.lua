@@ -28,6 +28,7 @@
 --   spec:DIGEST   set    queued jobs of one assignment
 --   held:DIGEST   zset   those of them that are held, by how often, then seq
 --   others        set    queued jobs that are held for want of any sandbox, and not `alone`
+--   waves         hash   what is still to be done to many queued jobs: `set_out`
 --   running       zset   running, by expiry;   cancels  set  those of them whose cancel was requested
 --   ended         zset   ended, by ended_seq
 --   outbox        zset   ended jobs whose callback is to be delivered, by when it is due, or a try under way lapses
@@ -217,4 +218,66 @@ local function flat(job)
     out[#out + 1] = tostring(value)
   end
   return out
+end
+
+-- Have all jobs in a set or a sorted set of queued ones moved, in batches, as the server is to serve others between. Either
+-- they are held: those that know of no later hold get `row`, and are due at `due`; or they are free at `due`, if they were
+-- held at `held_at`. Until one is moved, nobody may claim it that is to be held: `caught`.
+local function set_out(name, wave)
+  wave.cursor = '0'
+  call('HSET', P .. 'waves', name, cmsgpack.pack(wave))
+end
+
+local function is_to_move(job, wave)
+  local at, held_at = tonumber(job.held_at or 0), tonumber(wave.held_at)
+  if wave.row then return at < held_at end
+  return at == held_at
+end
+
+local function move(job, wave)
+  unshelve(job)
+  local changes = { held = false, held_alone = false, late = false, due = false }
+  changes.due_since = num(math.min(tonumber(job.due_since), wave.due))
+  if wave.row then
+    changes = wave.row
+    changes.due = num(math.max(tonumber(job.due or 0), wave.due))
+    changes.due_since = num(math.max(tonumber(job.due_since), wave.due))
+  end
+  write(job, changes)
+  shelve(job)
+end
+
+-- One batch of all that was set out. Returns 1 where more is left, else 0.
+local function surge()
+  local left = C.WAVE
+  for name, packed in pairs(as_table(call('HGETALL', P .. 'waves'))) do
+    local wave = cmsgpack.unpack(packed)
+    local scan, width = 'ZSCAN', 2
+    if wave.row then scan, width = 'SSCAN', 1 end
+    repeat
+      if left <= 0 then
+        call('HSET', P .. 'waves', name, cmsgpack.pack(wave))
+        return 1
+      end
+      local found = call(scan, P .. wave.key, wave.cursor, 'COUNT', 100)
+      wave.cursor = found[1]
+      for i = 1, #found[2], width do
+        local job = load(found[2][i])
+        if is_to_move(job, wave) then move(job, wave) end
+      end
+      left = left - 1 - #found[2] / width
+    until wave.cursor == '0'
+    call('HDEL', P .. 'waves', name)
+    tell()
+  end
+  return 0
+end
+
+-- Whether this job, which is queued and ready, waits for its turn to be held; then it is.
+local function caught(job)
+  local packed = call('HGET', P .. 'waves', 'hold:' .. job.spec)
+  local wave = packed and cmsgpack.unpack(packed)
+  if not wave or not is_to_move(job, wave) then return false end
+  move(job, wave)
+  return true
 end

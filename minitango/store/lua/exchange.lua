@@ -1,12 +1,12 @@
 -- Record what became of attempts, and claim (`Queue.exchange`).
--- Writes meta j: a: r: o: keys key: ready: alone: due solo spec: held: others running cancels ended outbox cb: last:
+-- Writes meta j: a: r: o: keys key: ready: alone: due solo spec: held: others waves running cancels ended outbox cb: last:
 -- Reads b:
 -- ARGV: now, client, request, claim, solo, node, lease_for, bring, and msgpack of {capabilities}, {`claim` new tokens},
 -- {for each ack: kind, job, attempt, token, and what `settle` reads}, then what steps printed: bytes are not for msgpack.
 -- `bring`: bytes of a hand-in's blob that is to come with its lease, if it has no more.
 -- Replies: msgpack of {numbers of refused acks}, {settled jobs, as maps}, {leases, each 12 values}, and beside it
--- {the blob of each lease, or empty}, which is not there where it is the answer to what was asked before. Packed, since it
--- is many small texts: to read them one by one costs a client more than all else.
+-- {the blob of each lease, or empty} and 1 where `waves` are left, which are not there where it is the answer to what was
+-- asked before. Packed, since it is many small texts: to read them one by one costs a client more than all else.
 local now = clock(ARGV[1])
 local slot, request = P .. 'last:' .. ARGV[2], ARGV[3]
 if call('HGET', slot, 'request') == request then return { call('HGET', slot, 'reply') } end
@@ -75,15 +75,7 @@ local function hold(job, reach)
   if joins then
     delay = joins - now
   elseif together then
-    local due = now + delay + C.APART
-    for _, id in ipairs(call('SMEMBERS', P .. 'spec:' .. job.spec)) do
-      local mate = load(id)
-      unshelve(mate)
-      row.due = num(math.max(tonumber(mate.due or 0), due))
-      row.due_since = num(math.max(tonumber(mate.due_since), due))
-      write(mate, row)
-      shelve(mate)
-    end
+    set_out('hold:' .. job.spec, { key = 'spec:' .. job.spec, held_at = h.at, row = row, due = now + delay + C.APART })
   end
   return state, delay, charged
 end
@@ -91,14 +83,9 @@ end
 -- A running job was graded: those that waited with it are due.
 local function release_mates(job)
   if tonumber(job.held or 0) == 0 then return end
-  for _, id in ipairs(call('ZRANGE', P .. 'held:' .. job.spec, 0, -1)) do
-    local mate = load(id)
-    if tonumber(mate.held_at) == tonumber(job.held_at) then
-      unshelve(mate)
-      write(mate, { held = false, held_alone = false, late = false, due = false, due_since = num(math.min(tonumber(mate.due_since), now)) })
-      shelve(mate)
-    end
-  end
+  local packed = call('HGET', P .. 'waves', 'hold:' .. job.spec)
+  if packed and cmsgpack.unpack(packed).held_at == job.held_at then call('HDEL', P .. 'waves', 'hold:' .. job.spec) end
+  set_out('free:' .. job.held_at .. job.spec, { key = 'held:' .. job.spec, held_at = job.held_at, due = now })
 end
 
 -- Give a job the key of the work that was done, where that is other than what was submitted. A key is its latest job's.
@@ -169,6 +156,8 @@ while at <= #said do
   number = number + 1
 end
 
+local more = surge()
+
 -- Those whose time has come are ready; so are those whose due time a clock gave that was set back since.
 local function promote(low, high)
   for _, id in ipairs(call('ZRANGEBYSCORE', P .. 'due', low, high, 'LIMIT', 0, C.PROMOTE)) do
@@ -196,12 +185,16 @@ if wanted > 0 and call('SISMEMBER', P .. 'drain', node) == 0 then
     end
   end
   table.sort(places)
+  local jobs = {}
   for i = 1, math.min(#places, solo and 1 or wanted) do
     local job = load(string.sub(places[i], C.ID_AT))
+    if more == 0 or not caught(job) then jobs[#jobs + 1] = job end
+  end
+  for i, job in ipairs(jobs) do
     if is_solo(job) or job.held then
       unshelve(job)
     else
-      later('ZREM', shelf(job), places[i])
+      later('ZREM', shelf(job), place(job))
       later('SREM', P .. 'spec:' .. job.spec, job.id)
     end
     local attempt, token = tostring(tonumber(job.attempt or 0) + 1), tokens[i]
@@ -220,7 +213,7 @@ if wanted > 0 and call('SISMEMBER', P .. 'drain', node) == 0 then
   end
 end
 
-local reply = { cmsgpack.pack({ refused, settled, leases }) }
+local reply = { cmsgpack.pack({ refused, settled, leases }), {}, more }
 if #leases > 0 or number > 0 then
   call('HSET', slot, 'request', request, 'reply', reply[1])
   call('EXPIRE', slot, C.REPLY_KEPT)
