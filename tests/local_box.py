@@ -117,7 +117,11 @@ class LocalBox:
     def collect(self, mount: str, patterns: Sequence[str], bounds: CollectBounds = CollectBounds()) -> Collected:
         place = self._path(mount)
         found = {path for pattern in patterns for path in place.glob(pattern) if path.is_file()}
-        return Collected(tuple(File(str(path.relative_to(place)), path.read_bytes()) for path in sorted(found)))
+        large = {path for path in found if path.stat().st_size > bounds.bytes}
+        return Collected(
+            tuple(File(str(path.relative_to(place)), path.read_bytes()) for path in sorted(found - large)),
+            refused=tuple((str(path.relative_to(place)), "it is too large") for path in sorted(large)),
+        )
 
     def kill(self) -> None:
         self._killed.set()

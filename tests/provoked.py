@@ -149,6 +149,7 @@ ERRORS: Final[dict[str, str]] = {
     "store_unreachable": "test_doctor_shared.py::test_a_server_that_is_away",
     "store_url": "test_store_redis.py::test_a_url_that_cannot_be_used_says_why_and_tells_no_secret",
     "student_busy": "e2e/test_exchange.py::test_a_group_whose_hand_in_waits_is_busy_for_each_of_it",
+    "student_call": "contract/test_guarded.py::test_what_can_never_be_asked_for_is_no_students_zero",
     "student_unknown": "e2e/test_exchange.py::test_one_of_a_group_goes_and_the_others_keep_their_grade",
     "submission": "test_submission.py::test_other_fields",
     "submission_empty": "test_exchange.py::test_a_submission_of_which_gradescope_says_nothing_is_refused_by_name",

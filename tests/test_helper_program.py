@@ -212,6 +212,7 @@ ENDS = [
     ((3, errno.ENOENT, ""), 127, "./prog: No such file or directory"),
     ((3, errno.EACCES, ""), 126, "./prog: Permission denied"),
     ((4, 0, "more than 8 at\x1b once"), 125, "more than 8 at? once"),
+    ((5, 0, "no command is named"), 125, "no command is named"),
     ((9, 0, ""), 125, "the engine makes no sense"),
 ]
 
@@ -251,7 +252,14 @@ def test_it_ends_as_the_program_did_and_says_why(
     ],
 )
 def test_what_cannot_be_asked_for_is_said_before_anything_runs(place: Place, arguments: list[str], said: str) -> None:
-    status, out, err = over(place.start(*arguments))
+    process = place.start(*arguments)
+    if any(word in said for word in ("which", "no such option", "missing", "not a number", "needs --into")):
+        call = place.call()  # nobody but who wrote the grader can do something about it, and that is told
+        assert said in call.hear("B").decode()
+        time.sleep(0.05)
+        assert process.poll() is None, "it waits until it was heard, as the grader may end at once"
+        call.end(5, 0, said)
+    status, out, err = over(process)
     assert (status, out) == (125, b"")
     assert err.decode().startswith("minitango-student: ")
     assert said in err.decode()
@@ -284,6 +292,17 @@ def test_an_engine_that_goes_or_makes_no_sense_ends_it(place: Place, said: bytes
     status, out, err = over(process)
     assert (status, out) == (125, b"some" if b"some" in said else b"")
     assert err.count(b"\n") == 1
+
+
+def test_a_file_that_does_not_come_is_named(place: Place) -> None:
+    name = b"out/a\x1b[2J"
+    for more, said in ((), b"minitango-student: out/a?[2J was not taken: it is too large\n"), (("--quiet",), b""):
+        process = place.start(*more, "--take", "out/*", "--into", "got", "./prog")
+        call = place.call()
+        call.hear("R")
+        call.say("N", struct.pack("!I", len(name)) + name + b"it is too large")
+        call.end(0, 0, "")
+        assert over(process) == (125, b"", said)
 
 
 def test_what_the_engine_said_before_it_went_is_heard(place: Place) -> None:

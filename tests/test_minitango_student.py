@@ -7,6 +7,7 @@ import contextlib
 import importlib.util
 import json
 import math
+import re
 import sys
 import time
 from collections import Counter, namedtuple
@@ -23,6 +24,7 @@ from hypothesis import strategies as st
 from minitango import Assignment, Limits, Step
 from minitango.archive import File
 from minitango.blobs import Blobs
+from minitango.errors import AssignmentError
 from minitango.results.strict_json import check_text
 from minitango.students import Students
 from tests.local_box import Listener, LocalSandbox
@@ -213,6 +215,7 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
         sandbox = LocalSandbox(tmp_path / "boxes")
         students = Students(sandbox, plan, 0, image="", token="t", submission=handin, collected=())
         students.start()
+        begin.students.append(students)  # type: ignore[attr-defined]
         listener = Listener(tmp_path / "socket", students.accept)
         monkeypatch.setattr(HELPER, "SOCKET", str(tmp_path / "socket"))
 
@@ -224,6 +227,7 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
         ends.append(stop)
         return HELPER
 
+    begin.students = []  # type: ignore[attr-defined]
     yield begin
     for end in ends:
         end()
@@ -575,11 +579,9 @@ def test_files_are_given_and_taken(start: Start) -> None:
         (["yes"], {}, 125, "output", "more than 1 MiB"),
         (["./nothing"], {}, 127, "", "No such file"),
         (["./data"], {}, 126, "", "Permission denied"),
-        (["true"], {"give": {"../x": b""}}, 125, "refused", "leads out"),
         (["true"], {"give": {"data/x": b""}}, 125, "refused", "'data' is a file"),
         (["true"], {"give": {"x": b"0" * (9 << 20)}}, 125, "refused", "MiB"),
-        (["true"], {"take": ["/etc/passwd"]}, 125, "refused", "absolute"),
-        ([], {}, 125, "refused", "no command"),
+        (["sh", "-c", "mkdir out; head -c 9000000 /dev/zero > out/a"], {"take": ["out/*"]}, 0, "", "out/a was not"),
     ],
 )
 def test_how_a_program_ended_is_told(
@@ -597,16 +599,66 @@ def test_how_a_program_ended_is_told(
         (["cat"], {"take": "out"}, "take is a list of texts"),
         (["cat"], {"input": 5}, "not a int"),
         (["cat"], {"give": {"x": 5}}, "not a int"),
+        (["cat"], {"give": {"../x": b""}}, "leads out"),
+        (["cat"], {"take": ["/etc/passwd"]}, "absolute"),
+        (["cat"], {"timeout": 0}, "above 0, not 0"),
+        ([], {}, "no command"),
     ],
 )
 def test_what_cannot_be_asked_for_is_the_graders_own_mistake(
     start: Start, command: Any, more: Any, message: str
 ) -> None:
     helper = start(data="7", solution_py=SOLUTION)
-    with pytest.raises(TypeError, match=message):
+    with pytest.raises((TypeError, ValueError, helper.GraderError), match=message):
         helper.run(command, **more)
-    with helper.Student("solution") as student, pytest.raises(TypeError, match="not a int"):
-        student.call("ask", stdin=5)
+    assert re.search(message, at_fault(start))
+
+
+def at_fault(start: Start) -> str:
+    """What is said of the grader, whatever becomes of its tests."""
+    (students,) = start.students  # type: ignore[attr-defined]
+    with pytest.raises(AssignmentError) as caught:
+        students.close()
+    assert caught.value.id == "student_call"
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("module", "more", "message"),
+    [
+        (None, {}, "name of a module, such as 'solution', and not None"),
+        ("solution.py", {}, "not of a file: 'solution.py' .is 'solution' meant.."),
+        ("./lib/solution.py", {}, "is 'lib.solution' meant"),
+        ("", {}, "not of a file: ''"),
+        ("solution", {"timeout": 0}, "above 0, not 0"),
+        ("solution", {"timeout": math.nan}, "above 0, not nan"),
+        ("solution", {"timeout": "2"}, "not '2'"),
+    ],
+)
+def test_a_student_that_cannot_be_is_the_graders_own_mistake(
+    start: Start, module: Any, more: Any, message: str
+) -> None:
+    helper = start(solution_py=SOLUTION)
+    with pytest.raises((TypeError, ValueError), match=message):
+        helper.Student(module, **more)
+    assert re.search(message, at_fault(start))
+
+
+def test_a_call_that_cannot_be_is_the_graders_own_mistake(start: Start) -> None:
+    helper = start(solution_py=SOLUTION)
+    with helper.Student("solution") as student:
+        with pytest.raises(ValueError, match="above 0"):
+            student.call("add", 1, timeout=0)
+        with pytest.raises(TypeError, match="not a int"):
+            student.call("ask", stdin=5)
+    assert "above 0" in at_fault(start), "the first of them"
+
+
+def test_what_is_no_mistake_of_the_graders_stays_the_students(start: Start) -> None:
+    helper = start(solution_py="import os; os._exit(0)")
+    for _ in range(2):
+        with pytest.raises(helper.StudentError):
+            helper.Student("solution").call("add")
 
 
 def test_where_nobody_listens_it_says_what_is_amiss(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from minitango import Assignment, Limits, SandboxFailed, SandboxUnavailable, Step, Trust
 from minitango.archive import File
 from minitango.job import Cancelled, Fail, Finish, Result, Usage
-from minitango.sandbox import BoxSpec, ChannelClosed, End
+from minitango.sandbox import BoxSpec, ChannelClosed, Collected, End
 from minitango.students import AT_ONCE, Habits, Students, frames
 from minitango.students.calling import Called
 from minitango.students.frames import BadCall, Ending, How, Request
@@ -218,21 +218,69 @@ def test_a_call_may_have_less_time_than_the_step_allows(case: Case) -> None:
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        ({"time": 0.0}, "above 0"),
-        ({"give": [File("../x", b"")]}, "leads out of its folder"),
-        ({"give": [File("/x", b"")]}, "is absolute"),
-        ({"give": [File("a", b""), File("a", b"")]}, "or one twice"),
         ({"give": [File("a", b""), File("a/b", b"")]}, "'a' is a file"),
         ({"give": [File("answer.py/x", b"")]}, "'answer.py' is a file"),
         ({"give": [File("a", b"x" * (frames.MAX_BYTES + 1))]}, "MiB of files are given"),
-        ({"take": ["../*"]}, "leads out of its folder"),
     ],
 )
-def test_what_cannot_be_asked_for_is_refused_and_the_grader_goes_on(case: Case, options: Any, why: str) -> None:
+def test_what_this_hand_in_has_no_room_for_is_refused_and_the_grader_goes_on(
+    case: Case, options: Any, why: str
+) -> None:
     found: list[Called] = []
     result = case.result(grading(lambda run: found.append(run.student("x", **options))), GUARDED)
     assert (found[0].returncode, why in found[0].refused) == (125, True), found
     assert (result.score, result.steps[0].calls) == (10, 0)
+
+
+def at_fault(case: Case, inside: Inside, **more: Any) -> str:
+    """What is said of an attempt whose grader has a mistake: not again, and no student's zero."""
+    ack = case.failure(inside, GUARDED, **more)
+    assert (ack.failure.id, ack.retry) == ("student_call", False)
+    assert "docs/guarded.md" in ack.failure.hint
+    return ack.failure.message
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"command": ()}, "no command is named"),
+        ({"command": ("",)}, "no command is named"),
+        ({"time": 0.0}, "above 0"),
+        ({"give": [File("../x", b"")]}, "leads out of its folder"),
+        ({"give": [File("/x", b"")]}, "is absolute"),
+        ({"give": [File("a", b""), File("a", b"")]}, "or one twice"),
+        ({"take": ["../*"]}, "leads out of its folder"),
+    ],
+)
+def test_what_can_never_be_asked_for_is_the_graders_mistake(case: Case, options: dict[str, Any], why: str) -> None:
+    found: list[Called] = []
+    command = options.pop("command", ("x",))
+    message = at_fault(case, grading(lambda run: found.append(run.student(*command, **options))))
+    assert why in message
+    assert (found[0].returncode, why in found[0].refused) == (125, True), "which it hears as well"
+
+
+def test_a_grader_that_says_so_itself_is_at_fault(case: Case) -> None:
+    def grader(run: FakeRun) -> int:
+        assert run._connect is not None
+        channel = run._connect()
+        frames.send(channel, "B", b"--time soon: not a number")
+        channel.shutdown()
+        (last,) = frames.read(channel)
+        assert Ending.decode(last[1]).how is How.MISUSED
+        return 10
+
+    assert "--time soon" in at_fault(case, grading(grader))
+
+
+def test_what_is_not_taken_is_told(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    collect = FakeBox.collect
+    found: list[Called] = []
+    left = Collected((File("out/small", b"s"),), refused=(("out/la\udcffrge", "it is too large"),))
+    monkeypatch.setattr(FakeBox, "collect", lambda box, mount, *_: left if mount == "/job" else collect(box, mount, *_))
+    case.result(grading(lambda run: found.append(run.student("x", take=["out/*"]))), GUARDED)
+    assert found[0].files == left.files
+    assert found[0].not_taken == left.refused
 
 
 def test_a_folder_of_the_hand_in_where_a_file_is_given_is_the_students_own_loss(case: Case) -> None:
@@ -242,7 +290,8 @@ def test_a_folder_of_the_hand_in_where_a_file_is_given_is_the_students_own_loss(
     assert "'input.txt' is a folder of the hand-in" in found[0].refused
 
 
-def test_so_many_calls_at_once_and_no_more(case: Case) -> None:
+def test_so_many_calls_at_once_and_no_more(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("minitango.students.MAKE_WAY", 0.2)
     entered = threading.Semaphore(0)
     go = threading.Event()
 
@@ -258,9 +307,36 @@ def test_so_many_calls_at_once_and_no_more(case: Case) -> None:
                 assert entered.acquire(timeout=PATIENCE)
             assert f"{AT_ONCE} calls are open" in run.student("y").refused
             go.set()
+            for call in calls:
+                call.exception()  # the grader is ended among them
+
+    assert f"{AT_ONCE} calls are open" in at_fault(case, grading(grader, student))
+
+
+def test_one_after_the_other_there_may_be_any_number(case: Case) -> None:
+    def grader(run: FakeRun) -> None:
+        assert [run.student("x").refused for _ in range(3 * AT_ONCE)] == [""] * 3 * AT_ONCE
+
+    case.result(grading(grader), GUARDED)
+
+
+def test_one_too_many_waits_a_moment_for_another_to_end(case: Case) -> None:
+    """Of a caller that has left we may not have heard when the next one comes."""
+    entered = threading.Semaphore(0)
+    go = threading.Event()
+
+    def student(run: FakeRun) -> End:
+        entered.release()
+        assert go.wait(PATIENCE)
+        return End(exit_status=0)
+
+    def grader(run: FakeRun) -> None:
+        with ThreadPoolExecutor(AT_ONCE + 1) as pool:
+            calls = [pool.submit(run.student, "x") for _ in range(AT_ONCE + 1)]
+            for _ in range(AT_ONCE):
+                assert entered.acquire(timeout=PATIENCE)
+            go.set()
             assert {call.result().returncode for call in calls} == {0}
-            for _ in range(3):  # one after the other there may be any number
-                assert [run.student("x").refused for _ in range(AT_ONCE)] == [""] * AT_ONCE
 
     case.result(grading(grader, student), GUARDED)
 
@@ -654,7 +730,6 @@ def test_an_ending_is_read_as_it_was_written(ending: Ending) -> None:
         b"",
         b"\xff" * 100,
         frame("I", b"x"),
-        frame("R", b"\0\0\0\0"),
         frame("R", Request(("x",)).encode()) + frame("R", b""),
         frame("R", Request(("x",), give=("a",)).encode()) + frame("G", b"b"),
         frame("R", Request(("x",), give=("a",)).encode()) + frame("G", b"a") + frame("I", b""),

@@ -1,7 +1,8 @@
 """Student code that a guarded step has run while it grades: each call in a box beside the grader's, of its own.
 
-What is a call's fault is told to its caller: a limit, a command that is not there, a request that is none. What is the
-sandbox's is ours: the grader's box is killed, and the attempt fails as a whole, so that it is no student's zero.
+What may be student code's fault is told to the caller: a limit, a command that is not there. What is the sandbox's is
+ours, and what can never be called is the grader's: its box is killed, and the attempt fails as a whole, so that it is
+no student's zero.
 
 call     one call
 frames   what is spoken on a channel
@@ -22,16 +23,21 @@ from msgspec import Struct
 
 from minitango.archive import File
 from minitango.assignment import Plan
+from minitango.errors import AssignmentError
 from minitango.job import Limits, Notice, Usage
 from minitango.layout import COLLECTED, WORK, parents, student_environment, student_spec
 from minitango.remarks import notices
 from minitango.sandbox import HELPER, Box, Calls, Channel, ChannelClosed, End, Sandbox
 from minitango.students.call import Call, thread
+from minitango.students.frames import BadCall, Misuse
 
 AT_ONCE: Final = 8
 """Calls that one attempt may have open at once."""
 MOST: Final = 1000
 """Calls that one attempt may make."""
+MAKE_WAY: Final = 2.0
+"""Seconds for which a call waits for others to end, where AT_ONCE are open: that a caller has left may not be heard
+yet."""
 PATIENCE: Final = 5.0
 """Seconds in which a box is there even on a busy machine."""
 INSIDE: Final = (f"{HELPER}/bin/minitango-student", "--inside")
@@ -110,8 +116,10 @@ class Students:
         self._taken = 0
         self._made = 0
         self._calls: set[Call] = set()
-        self._waiting: set[Call] = set()
-        """Those whose caller is there, and has not been told the end."""
+        self._waiting: dict[Call, bool] = {}
+        """Those whose caller is there, and has not been told the end, as they came; True: it is one too many in all."""
+        self._left = threading.Condition(self._lock)
+        """One of them is that no more, or all is over."""
         self._room = threading.Semaphore(AT_ONCE)
         """For boxes: one that is being closed still counts."""
         self._threads: list[threading.Thread] = []
@@ -141,14 +149,9 @@ class Students:
                 channel.close()
                 return
             self._made += 1
-            refusal = ""
-            if self._made > MOST:
-                refusal = f"{MOST} calls have been made, and no more may be"
-            elif len(self._waiting) >= AT_ONCE:
-                refusal = f"{AT_ONCE} calls are open, and no more may be at once"
-            call = Call(channel, self, refusal)
+            call = Call(channel, self)
             self._calls.add(call)
-            self._waiting.add(call)
+            self._waiting[call] = self._made > MOST
             self._threads = [each for each in self._threads if each.is_alive()] + [thread("call", self._serve, call)]
 
     def close(self) -> Used:
@@ -156,6 +159,7 @@ class Students:
         with a sandbox of ours, the first time."""
         with self._lock:
             self._closing = True
+            self._left.notify_all()
             self._over = self._over or time.monotonic()
             open_calls, threads = list(self._calls), self._threads
             spare, self._spare = self._spare, None
@@ -202,10 +206,33 @@ class Students:
             finally:
                 box.close()
 
+    def turn(self, call: Call) -> None:
+        """Wait until this call may go on, as others have ended. BadCall, Misuse: it may not."""
+
+        def may() -> bool:
+            return self._closing or call not in self._waiting or list(self._waiting).index(call) < AT_ONCE
+
+        with self._lock:
+            if self._waiting.get(call):  # a hand-in that ends in each call has a grader make more of them
+                raise BadCall(f"{MOST} calls have been made, and no more may be")
+            if not self._left.wait_for(may, MAKE_WAY):
+                raise Misuse(f"{AT_ONCE} calls are open, and no more may be at once")
+
     def told(self, call: Call) -> None:
         """The caller is about to be told the end, or has left: another one may take its turn."""
         with self._lock:
-            self._waiting.discard(call)
+            self._waiting.pop(call, None)
+            self._left.notify_all()
+
+    def misused(self, why: str) -> None:
+        """The grader has a mistake, for which no hand-in is to pay."""
+        with self._lock:
+            self._failure = self._failure or AssignmentError(
+                f"its grader asked for a call that cannot be: {why}",
+                key=f"step {self._name}",
+                hint="correct the grader; what a call may ask for: docs/guarded.md",
+                id="student_call",
+            )
 
     def in_the_way(self, given: Iterable[File]) -> str:
         """Why these files cannot be beside the submission's; empty: they can, in place of those of their names."""
@@ -261,9 +288,12 @@ class Students:
                 self._kill()
         finally:
             call.end()
+            self.told(call)
             with self._lock:
                 self._calls.discard(call)
-                self._waiting.discard(call)
+                misused = isinstance(self._failure, AssignmentError)
+            if misused:
+                self._kill()
 
     def _used(self) -> Used:
         usages = [end.usage for end in self._ends]

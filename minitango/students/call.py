@@ -15,7 +15,7 @@ from minitango.job import Limits
 from minitango.layout import WORK
 from minitango.sandbox import Box, Calls, Channel, ChannelClosed, CollectBounds, End
 from minitango.students import frames
-from minitango.students.frames import BadCall, Ending, How, Request
+from minitango.students.frames import BadCall, Ending, How, Misuse, Request
 from minitango.text import human_seconds, human_size, one_line
 
 _NOT_EXECUTED: Final = 127
@@ -47,8 +47,16 @@ class Step(Protocol):
         """Run what waits for a request in this box, whose own output is nothing to anybody."""
         ...
 
+    def turn(self, call: Call) -> None:
+        """Wait until this call may go on, as others have ended. BadCall, Misuse: it may not."""
+        ...
+
     def told(self, call: Call) -> None:
         """The caller is about to be told the end, or has left: another one may take its turn."""
+        ...
+
+    def misused(self, why: str) -> None:
+        """The grader has a mistake, for which no hand-in is to pay."""
         ...
 
 
@@ -56,10 +64,9 @@ class Call:
     """One call, from its request to its end. Three threads have a part in it: its own, which runs the box; one that
     reads what the caller sends; one that reads what the student's side sends."""
 
-    def __init__(self, caller: Channel, step: Step, refusal: str) -> None:
+    def __init__(self, caller: Channel, step: Step) -> None:
         self._caller = caller
         self._step = step
-        self._refusal = refusal
         self._lock = threading.Lock()
         self._box: Box | None = None
         self._over = False
@@ -84,12 +91,13 @@ class Call:
         incoming = frames.read(self._caller)
         try:
             try:
-                if self._refusal:
-                    raise BadCall(self._refusal)  # noqa: TRY301
+                self._step.turn(self)
                 got = frames.request(incoming)
                 if got is not None:
                     self._run(*got, incoming)
             except BadCall as error:
+                if isinstance(error, Misuse):  # before its caller hears of it, and may end
+                    self._step.misused(str(error))
                 leave = thread("call in", self._drain)
                 self._tell(_refused(error))
                 leave.join(_GOODBYE)
@@ -113,8 +121,11 @@ class Call:
                 ending = self._outcome(self._run_box(request, box))
                 if request.take and ending.how is not How.LIMIT:
                     bounds = CollectBounds(files=frames.MAX_FILES, bytes=frames.MAX_BYTES)
-                    for file in box.collect(WORK, request.take, bounds).files:
+                    left = box.collect(WORK, request.take, bounds)
+                    for file in left.files:
                         frames.send_file(self._caller, "T", file)
+                    for path, reason in left.refused[: frames.MAX_FILES]:
+                        frames.send_refused(self._caller, path, reason)
                 self._tell(ending)
                 reader.join(_GOODBYE)
             finally:
@@ -257,7 +268,8 @@ def _passed(limit: Literal["wall", "cpu", "memory", "output"], limits: Limits) -
 
 
 def _refused(error: BadCall) -> Ending:
-    return Ending(How.REFUSED, text=one_line(str(error), frames.MAX_REASON))
+    how = How.MISUSED if isinstance(error, Misuse) else How.REFUSED
+    return Ending(how, text=one_line(str(error), frames.MAX_REASON))
 
 
 def thread(name: str, work: Callable[..., None], *words: object) -> threading.Thread:

@@ -7,7 +7,7 @@ import errno
 from collections.abc import Sequence
 from typing import Final
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from minitango.archive import File
 from minitango.sandbox import Channel, ChannelClosed
@@ -32,6 +32,8 @@ class Called(Struct, frozen=True):
     """Why it was not run; empty: it was."""
     files: tuple[File, ...] = ()
     """What was taken."""
+    not_taken: tuple[tuple[str, str], ...] = ()
+    """What was to be taken and could not be: a path, and why."""
 
 
 def call(
@@ -47,6 +49,7 @@ def call(
     the caller's own box is over; BadCall where we are not understood."""
     said: dict[str, bytearray] = {"O": bytearray(), "e": bytearray()}
     taken: list[bytes] = []
+    not_taken: list[tuple[str, str]] = []
     with contextlib.suppress(ChannelClosed):  # one that is refused is told so all the same
         frames.send(
             channel, "R", Request(tuple(command), time, tuple(file.path for file in give), tuple(take)).encode()
@@ -58,9 +61,12 @@ def call(
         frames.send(channel, "E")
     for kind, data in frames.read(channel):
         if kind == "X":
-            return _called(Ending.decode(data), bytes(said["O"]), bytes(said["e"]), frames.taken(taken))
+            called = _called(Ending.decode(data), bytes(said["O"]), bytes(said["e"]), frames.taken(taken))
+            return structs.replace(called, not_taken=tuple(not_taken))
         if kind == "T":
             taken.append(data)
+        elif kind == "N":
+            not_taken.append(frames.read_refused(data))
         else:
             said[kind] += data
     raise RuntimeError("the call was broken off")
@@ -77,5 +83,5 @@ def _called(ending: Ending, stdout: bytes, stderr: bytes, files: tuple[File, ...
             return Called(stdout, stderr, LATE if limit in ("wall", "cpu") else REFUSED, limit=limit)
         case How.NOT_EXECUTED:
             return Called(stdout, stderr, 127 if ending.number == errno.ENOENT else 126)
-        case How.REFUSED:
+        case How.REFUSED | How.MISUSED:
             return Called(stdout, stderr, REFUSED, refused=ending.text)

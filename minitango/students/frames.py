@@ -4,12 +4,13 @@ Either way a frame is a byte for its kind, a big-endian u32 for its length, of a
 the program that calls ('minitango-student', or its likes in Python):
 
     R  what is to be run: a list of options (`time=SECONDS`, `give=NAME`, `take=PATTERN`), a list of words
+    B  in place of it: what was asked for that no call can be, in words
     G  files that are given: a name, pieces of it, and an empty one at its end; as many as `give` announced
     I  standard input   E  standard input is at its end
 
-and to it: O standard output, e standard error, T files that were taken (a name, then pieces, then an empty one), X how
-it ended, which is the last. The program that starts the student's, in its box, is sent R without options, I and E; it
-sends O, e, and F with an errno, where the command could not be executed.
+and to it: O standard output, e standard error, T files that were taken (a name, then pieces, then an empty one), N one
+that was not (a name, then why), X how it ended, which is the last. The program that starts the student's, in its box,
+is sent R without options, I and E; it sends O, e, and F with an errno, where the command could not be executed.
 
 A list is a u32 for how many there are, and each a u32 for its length, and its bytes. All that is read is hostile.
 """
@@ -47,6 +48,10 @@ class BadCall(Exception):
     """What came is not what is spoken here. The text is for whoever wrote the grader."""
 
 
+class Misuse(BadCall):
+    """What was asked for can never be had, whatever the hand-in is: the grader has a mistake."""
+
+
 class How(IntEnum):
     """How a call ended."""
 
@@ -55,11 +60,12 @@ class How(IntEnum):
     LIMIT = 2
     NOT_EXECUTED = 3
     REFUSED = 4
+    MISUSED = 5
 
 
 class Ending(Struct, frozen=True):
-    """The end of a call: its exit status, signal or errno, and of a limit which and how much that is, of a refusal
-    why."""
+    """The end of a call: its exit status, signal or errno, and of a limit which and how much that is, of a refusal, and
+    of a mistake of the grader's, why."""
 
     how: How
     number: int = 0
@@ -103,7 +109,14 @@ class Request(Struct, frozen=True):
 
     @classmethod
     def decode(cls, data: bytes) -> Request:
-        """BadCall, where anything in it is not as it must be."""
+        """Misuse, where anything in it is not as it must be."""
+        try:
+            return cls._decode(data)
+        except BadCall as error:
+            raise Misuse(str(error)) from error
+
+    @classmethod
+    def _decode(cls, data: bytes) -> Request:
         options, at = _read_list(data, 0, MAX_OPTIONS)
         words, at = _read_list(data, at, MAX_WORDS)
         if at != len(data):
@@ -189,6 +202,21 @@ def send_file(channel: Channel, kind: str, file: File) -> None:
     send(channel, kind)
 
 
+def send_refused(channel: Channel, path: str, reason: str) -> None:
+    """Send why a file was not taken. ChannelClosed."""
+    name = path.encode("utf-8", "surrogateescape")
+    send(channel, "N", _U32.pack(len(name)) + name + reason.encode("utf-8", "replace")[: 4 * MAX_REASON])
+
+
+def read_refused(data: bytes) -> tuple[str, str]:
+    """The file that was not taken, and why. BadCall."""
+    size, begin = _number(data, 0)
+    if size > len(data) - begin:
+        raise BadCall("the name of a file that was not taken is cut off")
+    name = data[begin : begin + size].decode("utf-8", "surrogateescape")
+    return name, data[begin + size :].decode("utf-8", "replace")
+
+
 def read(channel: Channel) -> Iterator[tuple[str, bytes]]:
     """What comes over a channel, until its end. BadCall for a frame that is too long, or cut off."""
     held = bytearray()
@@ -211,10 +239,12 @@ def read(channel: Channel) -> Iterator[tuple[str, bytes]]:
 
 
 def request(incoming: Iterator[tuple[str, bytes]]) -> tuple[Request, tuple[File, ...]] | None:
-    """The request that a channel begins with, and the files that it gives. None: it ended before; BadCall."""
+    """The request that a channel begins with, and the files that it gives. None: it ended before; BadCall, Misuse."""
     first = next(incoming, None)
     if first is None:
         return None
+    if first[0] == "B":
+        raise Misuse(first[1].decode("utf-8", "replace"))
     if first[0] != "R":
         raise BadCall("a call begins with a request")
     asked = Request.decode(first[1])

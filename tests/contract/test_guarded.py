@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from minitango import Assignment, Limits, SandboxUnavailable, Step, Trust, archive
 from minitango.archive import File
 from minitango.blobs import Blobs
-from minitango.job import Cancelled, Finish, Lease, Result
+from minitango.job import Cancelled, Fail, Finish, Lease, Result
 from minitango.runner import Runner
 from minitango.sandbox import Sandbox
 from minitango.sandbox.bubblewrap import BubblewrapSandbox
@@ -186,6 +187,27 @@ def test_a_limit_ends_the_student_and_not_the_grader(course: Course, command: st
     lines = course.said(f'minitango-student {command} 2>said >/dev/null; echo "$?"; cat said', {"x": ""})
     assert lines[0] == str(status)
     assert words in lines[-1], lines
+
+
+def test_what_can_never_be_asked_for_is_no_students_zero(course: Course) -> None:
+    for line in ("minitango-student --time 0 ./x", 'minitango-student --give "$0:../x" ./x', 'minitango-student ""'):
+        ack, _ = course.start(f"{line}; exit 1", {"x": ""})
+        assert isinstance(ack, Fail), (line, ack)
+        assert (ack.failure.id, ack.retry, ack.charge) == ("student_call", False, True), line
+    ack, _ = course.start("from minitango_student import Student\nStudent('x.py')", {"x.py": ""})
+    assert isinstance(ack, Fail)
+    assert "is 'x' meant?" in ack.failure.message
+
+
+def test_what_is_too_large_to_be_taken_is_named(course: Course) -> None:
+    grader = """
+    make='mkdir out; head -c 9000000 /dev/zero > out/a; echo b > out/b'
+    minitango-student --take 'out/*' --into got sh -c "$make" 2>said
+    echo $?; ls got/out; cat said
+    """
+    lines = course.said(grader, {"x": ""}, student=structs.replace(STUDENT, disk=32 << 20))
+    assert lines[:2] == ["125", "b"]
+    assert lines[2].startswith("minitango-student: out/a was not taken: "), lines
 
 
 def test_calls_run_beside_one_another(course: Course) -> None:

@@ -58,6 +58,10 @@ class StudentTimeout(StudentError):
     """It took too long, and was ended."""
 
 
+class GraderError(Exception):
+    """The grader asked for what can never be had, such as a ninth call at once. It ends the step: no student pays."""
+
+
 # --- values, as they cross ------------------------------------------------------------------------
 
 
@@ -181,13 +185,21 @@ class Done:
     executed, 124 where it took too long, and 125 where another limit ended it or it was refused;
     `limit`: which limit ended it (wall, cpu, memory or output), or `refused`; empty: none;
     `reason`: why, in words; empty for a plain end;
-    `files`: what was taken, by path."""
+    `files`: what was taken, by path;
+    `not_taken`: what was to be taken and could not be, by path: why. It is too large, or no file, say."""
 
     def __init__(
-        self, stdout: bytes, stderr: bytes, returncode: int, limit: str, reason: str, files: dict[str, bytes]
+        self,
+        stdout: bytes,
+        stderr: bytes,
+        returncode: int,
+        limit: str,
+        reason: str,
+        files: dict[str, bytes],
+        not_taken: dict[str, str] | None = None,
     ) -> None:
         self.stdout, self.stderr, self.returncode = stdout, stderr, returncode
-        self.limit, self.reason, self.files = limit, reason, files
+        self.limit, self.reason, self.files, self.not_taken = limit, reason, files, not_taken or {}
 
     def __repr__(self) -> str:
         return f"Done({self.returncode}, {self.reason or 'ended'!r}, {self.stdout[:200]!r}, {self.stderr[:200]!r})"
@@ -199,6 +211,7 @@ class _Call:
     def __init__(self, words: Sequence[str], options: Iterable[str], give: Mapping[str, bytes]) -> None:
         self.stdout, self.stderr = bytearray(), bytearray()
         self.files: dict[str, bytes] = {}
+        self.not_taken: dict[str, str] = {}
         self.ending: tuple[int, int, str] | None = None
         self._file: tuple[str, bytearray] | None = None
         self._received, self._unsent = bytearray(), bytearray()
@@ -280,8 +293,49 @@ class _Call:
             self._file[1].extend(data)
             if not data:
                 self.files[self._file[0]], self._file = bytes(self._file[1]), None
+        elif kind == "N":
+            end = 4 + struct.unpack_from(">I", data)[0]
+            self.not_taken[os.fsdecode(data[4:end])] = data[end:].decode("utf-8", "replace")
         elif kind == "X":
             self.ending = (*struct.unpack_from(">BI", data), data[5:].decode("utf-8", "replace"))
+
+
+def _misused(error: Exception) -> Exception:
+    """Have minitango know that the grader is at fault, which ends the step: no student is to pay for it. Returns the
+    error, for who asked."""
+    import socket
+
+    told = str(error).encode("utf-8", "replace")[:1000]
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as line:
+        line.settimeout(10)
+        line.connect(SOCKET)
+        line.sendall(struct.pack(">BI", ord("B"), len(told)) + told)
+        line.shutdown(socket.SHUT_WR)
+        while line.recv(FRAME):
+            pass
+    return error
+
+
+def _seconds(value: Any) -> float:
+    """A time, above 0; ValueError, TypeError."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise _misused(TypeError(f"a timeout is a number of seconds, not {value!r:.80}"))
+    if not 0 < value < math.inf:
+        raise _misused(ValueError(f"a timeout is a number of seconds above 0, not {value!r:.80}"))
+    return float(value)
+
+
+def _module(name: Any) -> str:
+    """A module's name; ValueError, TypeError."""
+    if not isinstance(name, str):
+        raise _misused(TypeError(f"Student wants the name of a module, such as 'solution', and not {name!r:.80}"))
+    if not all(part.isidentifier() for part in name.split(".")) or name.endswith(".py"):
+        text = f"Student wants the name of a module, and not of a file: {name!r:.80}"
+        stem = name.replace("\\", "/").strip("./").replace("/", ".")
+        stem = stem[:-3] if stem.endswith(".py") else stem
+        near = f" (is {stem!r} meant?)" if all(part.isidentifier() for part in stem.split(".")) else ""
+        raise _misused(ValueError(text + near))
+    return name
 
 
 def _listed(words: Iterable[str]) -> bytes:
@@ -305,13 +359,13 @@ def _bytes(text: str | bytes) -> bytes:
     if isinstance(text, str):
         return text.encode()
     if not isinstance(text, (bytes, bytearray, memoryview)):  # of a number bytes() would make as many zeros
-        raise TypeError(f"a text or bytes are wanted, not a {type(text).__name__}")
+        raise _misused(TypeError(f"a text or bytes are wanted, not a {type(text).__name__}"))
     return bytes(text)
 
 
 def _words(words: Iterable[str], what: str) -> list[str]:
     if isinstance(words, (str, bytes)):  # else each of its characters would be a word
-        raise TypeError(f"{what} is a list of texts, and not one text: {words!r}")
+        raise _misused(TypeError(f"{what} is a list of texts, and not one text: {words!r:.200}"))
     return list(words)
 
 
@@ -324,8 +378,10 @@ _LIMITS = {
 
 
 def _said(ending: tuple[int, int, str]) -> tuple[int, str, str]:
-    """What `Done` has of an end: returncode, limit, reason."""
+    """What `Done` has of an end: returncode, limit, reason. GraderError."""
     how, number, text = ending
+    if how == 5:
+        raise GraderError(text)
     if how == 0:
         return number, "", ""
     if how == 1:
@@ -350,9 +406,10 @@ def run(
 ) -> Done:
     """Run a command among the hand-in's files, and wait for its end. `input` is its standard input; `timeout`, in
     seconds, ends it before the step's own limit does; `give` has files to be put beside the hand-in's, `take` patterns
-    of those to be brought back. Raises nothing for what the program does; TypeError for what cannot be given."""
+    of those to be brought back. Raises nothing for what the program does; TypeError, ValueError and GraderError for
+    what cannot be asked for."""
     command = _words(command, "a command")
-    options = [f"time={float(timeout)!r}"] if timeout is not None else []
+    options = [f"time={_seconds(timeout)!r}"] if timeout is not None else []
     options += [f"take={pattern}" for pattern in _words(take, "take")]
     with _Call(command, options, {name: _bytes(data) for name, data in (give or {}).items()}) as call:
         if input:
@@ -361,7 +418,10 @@ def run(
         while call.ending is None:
             call.wait()
         code, limit, reason = _said(call.ending)
-        return Done(bytes(call.stdout), bytes(call.stderr), code, limit, reason, call.files)
+        if call.not_taken and not reason:
+            path, why = min(call.not_taken.items())
+            reason = f"{path} was not taken: {why}"
+        return Done(bytes(call.stdout), bytes(call.stderr), code, limit, reason, call.files, call.not_taken)
 
 
 # --- functions and objects ------------------------------------------------------------------------
@@ -406,7 +466,9 @@ class Student(Remote):
     is started anew by the next call: then what it kept is gone. For one thread at a time."""
 
     def __init__(self, module: str, *, timeout: float = 10.0, python: str = "python3") -> None:
-        """`timeout`: the seconds that a call may take where it says nothing else; so may the import."""
+        """`timeout`: the seconds that a call may take where it says nothing else; so may the import. ValueError,
+        TypeError: that is no module's name, or no time."""
+        module, timeout = _module(module), _seconds(timeout)
         super().__init__(self, 0, 0)
         self.stdout = ""
         """What the last call that was answered printed, cut."""
@@ -438,7 +500,7 @@ class Student(Remote):
             self._start()  # which ends the life of what was made before
         words = {"do": do, "name": name, "args": encode(list(args), to=self), "kwargs": encode(dict(kwargs), to=self)}
         words["stdin"], words["object"] = _base64(stdin), target._number_for(self)
-        return self._exchange(words, self._timeout if timeout is None else timeout)
+        return self._exchange(words, self._timeout if timeout is None else _seconds(timeout))
 
     def _start(self) -> None:
         if self._unimportable is not None:
@@ -474,9 +536,9 @@ class Student(Remote):
             if not process.wait(deadline) or time.monotonic() >= deadline:
                 self.close()
                 raise StudentTimeout("Timeout", f"took longer than {timeout:g} s", limit="wall")
-        _, limit, reason = _said(process.ending)
         said = process.stderr[-SHOWN:].decode("utf-8", "replace")
         self.close()
+        _, limit, reason = _said(process.ending)
         kind = StudentTimeout if limit in ("wall", "cpu") else StudentError
         raise kind("Ended", reason or "its process ended before it answered", said, limit) from None
 

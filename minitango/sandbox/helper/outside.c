@@ -14,7 +14,7 @@
 
 #include "student.h"
 
-enum how { EXITED, ENDED_BY_SIGNAL, LIMITED, NOT_STARTED, REFUSED };
+enum how { EXITED, ENDED_BY_SIGNAL, LIMITED, NOT_STARTED, REFUSED, MISUSED };
 enum { GIVE_NAME, GIVE_DATA };
 
 static const struct asked *asked;
@@ -206,7 +206,7 @@ static _Noreturn void end_as(struct reader *payload) {
     if (most && how == LIMITED)
         *most++ = 0;
     most = most ? most : "it may";
-    if (how == REFUSED) {
+    if (how == REFUSED || how == MISUSED) {
         explain("%s", *text ? text : "the engine does not run it");
         exit(FAILED);
     }
@@ -241,6 +241,24 @@ static _Noreturn void end_without_word(void) {
     fail("the engine ended the call");
 }
 
+/* `N`: the name of a file that does not come, and why. */
+static bool not_sent(struct reader *payload) {
+    static char text[PATH_MAX + 300];
+    uint32_t length = get_u32(payload);
+    unsigned char *name = get_bytes(payload, length);
+    if (!name)
+        return false;
+    int most = length < PATH_MAX ? (int)length : PATH_MAX;
+    snprintf(text, sizeof text, "%.*s was not taken: %.*s", most, (char *)name, (int)(payload->end - payload->at),
+             (char *)payload->at);
+    for (char *at = text; *at; at++)
+        if ((unsigned char)*at < ' ' || *at == 0x7F)
+            *at = '?';
+    explain("%s", text);
+    not_taken = true;
+    return true;
+}
+
 static void take_frame(char kind, struct reader *payload) {
     heard_nothing = false;
     switch (kind) {
@@ -252,6 +270,10 @@ static void take_frame(char kind, struct reader *payload) {
         return;
     case 'T':
         if (take_file(payload))
+            return;
+        break;
+    case 'N':
+        if (not_sent(payload))
             return;
         break;
     case 'X':

@@ -1,6 +1,7 @@
 /* The arguments, and the connection. */
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -34,34 +35,69 @@ static const char usage[] =
     "Exit status: that of CMD; 128 + N where signal N ended it; 124 where it took too long; 125 where another limit\n"
     "ended it, or it could not be run for another reason; 126 where CMD cannot be executed; 127 where there is none.\n";
 
-_Noreturn void fail(const char *format, ...) {
+static void say(const char *format, va_list more) {
     char text[512] = "minitango-student: ";
     size_t length = strlen(text);
-    va_list more;
-    va_start(more, format);
     vsnprintf(text + length, sizeof text - length - 1, format, more);
-    va_end(more);
     length = strlen(text);
     text[length] = '\n';
-    /* Where this cannot be said, the exit status is all there is. */
-    exit(write(STDERR_FILENO, text, length + 1) < 0 ? FAILED : FAILED);
+    if (write(STDERR_FILENO, text, length + 1) < 0)
+        return; /* the exit status is all there is */
 }
 
-/* Connect. Where many wait to be taken, so does this one, for some seconds. */
-static void reach_engine(void) {
+_Noreturn void fail(const char *format, ...) {
+    va_list more;
+    va_start(more, format);
+    say(format, more);
+    va_end(more);
+    exit(FAILED);
+}
+
+/* Connect. Where many wait to be taken, so does this one, for some seconds. False with errno. */
+static bool connected(void) {
     struct sockaddr_un place = {.sun_family = AF_UNIX, .sun_path = SOCKET};
     struct timespec pause = {0, AGAIN_MS * 1000000L};
     int held = HELD;
     line = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (line < 0)
-        fail("no socket can be made: %s", strerror(errno));
+        return false;
     /* At the end of a box what it holds is still read, but not without a bound. */
     setsockopt(line, SOL_SOCKET, SO_SNDBUF, &held, sizeof held);
     for (int tries = PATIENCE * 1000 / AGAIN_MS; connect(line, (struct sockaddr *)&place, sizeof place) < 0; tries--) {
         if ((errno != EAGAIN && errno != EINTR) || tries == 0)
-            fail("%s: %s (only a box of a guarded step has it)", SOCKET, strerror(errno));
+            return false;
         nanosleep(&pause, NULL);
     }
+    return true;
+}
+
+static void reach_engine(void) {
+    if (!connected())
+        fail("%s: %s (only a box of a guarded step has it)", SOCKET, strerror(errno));
+}
+
+_Noreturn void misused(const char *format, ...) {
+    char text[512];
+    va_list more;
+    va_start(more, format);
+    say(format, more);
+    va_end(more);
+    va_start(more, format);
+    vsnprintf(text, sizeof text, format, more);
+    va_end(more);
+    if (connected()) {
+        char kind;
+        struct reader payload;
+        struct writer made = out_begin();
+        put_bytes(&made, text, strlen(text));
+        out_end('B', made);
+        out_flush(); /* a new connection has room for it */
+        /* Not before it was heard: the grader may end at once. */
+        for (struct pollfd fd = {line, POLLIN, 0}; poll(&fd, 1, PATIENCE * 1000) > 0;)
+            if (in_read(&kind, &payload) != NOTHING)
+                break;
+    }
+    exit(FAILED);
 }
 
 static void give(struct asked *asked, char *argument) {
@@ -73,7 +109,7 @@ static void give(struct asked *asked, char *argument) {
         name = colon + 1;
     }
     if (asked->given_count == GIVEN)
-        fail("--give: more than %d files", GIVEN);
+        misused("--give: more than %d files", GIVEN);
     int fd = open(argument, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0 || fstat(fd, &about) < 0)
         fail("--give %s: %s", argument, strerror(errno));
@@ -87,7 +123,7 @@ static void check_time(const char *text) {
     char *end;
     double seconds = strtod(text, &end);
     if (end == text || *end || !(seconds > 0) || seconds > 1e9 || text[strspn(text, "0123456789.")])
-        fail("--time %s: not a number of seconds", text);
+        misused("--time %s: not a number of seconds above 0", text);
 }
 
 /* The value of an option, if this is that option: `--name value` or `--name=value`. */
@@ -98,7 +134,7 @@ static char *value_of(const char *name, char ***at) {
         return NULL;
     char *value = word[length] ? word + length + 1 : *++*at;
     if (!value || !*value)
-        fail("%s: its value is missing (try: minitango-student --help)", name);
+        misused("%s: its value is missing (try: minitango-student --help)", name);
     return value;
 }
 
@@ -120,16 +156,16 @@ static void read_arguments(struct asked *asked, char **at) {
             asked->into = value;
         } else if ((value = value_of("--take", &at))) {
             if (asked->taken_count == TAKEN)
-                fail("--take: more than %d patterns", TAKEN);
+                misused("--take: more than %d patterns", TAKEN);
             asked->taken[asked->taken_count++] = value;
         } else {
-            fail("%s: no such option (try: minitango-student --help)", *at);
+            misused("%s: no such option (try: minitango-student --help)", *at);
         }
     }
     if (asked->taken_count && !asked->into)
-        fail("--take needs --into DIR: where the files go");
+        misused("--take needs --into DIR: where the files go");
     if (!*at || !**at)
-        fail("which command? (try: minitango-student --help)");
+        misused("which command? (try: minitango-student --help)");
     asked->words = at;
 }
 

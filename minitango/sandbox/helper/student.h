@@ -28,6 +28,9 @@ enum { TIMED_OUT = 124, FAILED = 125, NOT_EXECUTED = 126, NOT_FOUND = 127, SIGNA
 /* Say it on stderr, and leave. */
 _Noreturn void fail(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
+/* The same, where the grader asked for what cannot be: the engine is told, and no student pays for it. */
+_Noreturn void misused(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
 /* --- student.c --- */
 
 /* What was asked for on the command line. */
