@@ -13,7 +13,7 @@ from msgspec import Struct, structs
 from minitango import statedir
 from minitango.assignment import Assignment, Sample, Submission
 from minitango.cli import details, show, verdict
-from minitango.cli.grading import Batch, tell_of_limits, terminated_like_ctrl_c
+from minitango.cli.grading import Batch, nobody_called, tell_of_limits, terminated_like_ctrl_c
 from minitango.cli.loading import load
 from minitango.cli.progress import progress
 from minitango.cli.records import Expected, SampleRecord, Samples
@@ -150,10 +150,7 @@ def _advice(assignments: Sequence[Assignment], checked: Sequence[Checked]) -> li
             )
         done = [each for each in checked if each.assignment is assignment and each.seen.job.state is State.DONE]
         if assignment.trust is Trust.GUARDED and done and not any(each.calls for each in done):
-            lines.append(
-                f"{name}: its guarded step had no student code run for any sample: does the grader import or start it "
-                "by itself? Then that runs beside the tests; it is for minitango-student to run it (docs/guarded.md)"
-            )
+            lines.append(nobody_called(assignment, "sample"))
     return lines
 
 

@@ -22,7 +22,7 @@ from minitango.engine import Engine
 from minitango.errors import EngineRunning, EngineStopped, JobNotFound
 from minitango.events import Event
 from minitango.handle import JobHandle
-from minitango.job import Job, Result, State
+from minitango.job import Job, Result, State, Trust
 from minitango.sandbox import LIMITS, weak
 from minitango.statedir import locate
 from minitango.store import History, Query
@@ -203,6 +203,29 @@ def _raise_if_engine_died(handle: JobHandle) -> None:
     error = None if handle.cancelled() else handle.exception()
     if isinstance(error, EngineStopped):
         raise error
+
+
+def uncalled(store: History, assignment: Assignment, jobs: Sequence[Job]) -> list[str]:
+    """What to say where a guarded step had no student code run for anybody that it was begun for."""
+    done = [job for job in jobs if job.state is State.DONE]
+    if assignment.trust is not Trust.GUARDED or not done:
+        return []
+    last, begun = assignment.steps[-1].name, 0
+    for job in done:
+        result = show.result(store, job)
+        if result is None or any(step.calls for step in result.steps):
+            return []
+        begun += result.trust is Trust.GUARDED and any(step.name == last for step in result.steps)
+    return [nobody_called(assignment, "hand-in")] if begun else []
+
+
+def nobody_called(assignment: Assignment, whom: str) -> str:
+    """That its guarded step had no student code run for any `whom`, as a line."""
+    return (
+        f"{one_line(assignment.name, 60)}: its guarded step had no student code run for any {whom}: does the grader "
+        "import or start it by itself? Then that runs beside the tests; it is for minitango-student to run it "
+        "(docs/guarded.md)"
+    )
 
 
 def mixture(store: History, jobs: Sequence[Job]) -> list[str]:

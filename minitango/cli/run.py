@@ -15,6 +15,7 @@ from minitango.cli.grading import (
     mixture,
     tell_of_limits,
     terminated_like_ctrl_c,
+    uncalled,
     warn_of_weak_limits,
 )
 from minitango.cli.handins import Refused, handin_options, name_option
@@ -108,7 +109,8 @@ def run(
                 handins.tell_twice(submissions)
                 handins.tell_namesake(batch.engine, loaded, assignment)
                 graded = grade(batch, loaded, submissions, how, ids=ids)
-                mixed = mixture(batch.engine.store, [seen.job for seen in graded.jobs])
+                ended = [seen.job for seen in graded.jobs]
+                mixed = [*mixture(batch.engine.store, ended), *uncalled(batch.engine.store, loaded, ended)]
                 interrupted = False
             finally:
                 batch.close(interrupted=interrupted)

@@ -45,7 +45,9 @@ def test_check_says_where_an_assignment_could_be_harder_to_forge(cli: CommandLin
     bad = cli("check", "hw")
     assert "hw: its guarded step had no student code run for any sample" in bad.err
     assert "docs/guarded.md" in bad.err
-    assert cli("run", "hw", "hw/samples/right.py", "--no-preflight").code == 0
+    ran = cli("run", "hw", "hw/samples/right.py", "--no-preflight")
+    assert ran.code == 0
+    assert "hw: its guarded step had no student code run for any hand-in" in ran.err
     assert "student code: no call; a grader that runs" in cli("jobs", "show", cli("jobs", "--json").jobs[0]["id"]).out
     file = cli.folder / "hw/assignment.toml"
     file.write_text(file.read_text().replace("guarded = true\n", "").replace("[step.student]", "[step.env]", 1))
