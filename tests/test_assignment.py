@@ -549,6 +549,9 @@ def test_the_plan_of_a_guarded_step(folder: Path) -> None:
         (GUARDED + 'env = { PATH = "/bin:/tmp/..//submission" }\n', "step[0].env.PATH", 6, "leads to /submission"),
         (GUARDED + 'env = { PATH = "//submission/bin" }\n', "step[0].env.PATH", 6, "leads to /submission"),
         (GUARDED + 'env = { PYTHONPATH = "../collected" }\n', "step[0].env.PYTHONPATH", 6, "leads to /collected"),
+        (GUARDED.replace('"python3", "grade.py"', '"/collected/build/x"'), "step[0].command", 3, "leads to /collected"),
+        (GUARDED.replace('"grade.py"', '"../submission/x.py", "a"'), "step[0].command", 3, "leads to /submission"),
+        (GUARDED.replace('"grade.py"', '"-m", "pytest", "/submission"'), "step[0].command", 3, "minitango-student"),
         ('format = "autolab"\n' + GUARDED, "format", 1, "last line|write a report"),
         (
             'format = "exit-code"\nmax_score = 1\n' + GUARDED.replace('"python3"', '"minitango-student"'),
@@ -565,6 +568,27 @@ def test_what_a_guarded_step_cannot_have(folder: Path, text: str, key: str, line
         assert word in f"{error.message} {error.hint}"
 
 
+@pytest.mark.parametrize(
+    "words",
+    [["python3", "grade.py", "/submission/a.txt"], ["perl", "-e", "/submission/"], ["diff", "/collected/a"]],
+)
+def test_what_a_grader_reads_may_be_the_students(words: list[str]) -> None:
+    Assignment("hw", (Step(tuple(words), guarded=True),), max_score=1).validate()
+
+
+@pytest.mark.parametrize("path", ["minitango_student.py", "lib/minitango_student.py", "minitango_student/__init__.py"])
+def test_no_file_of_the_graders_hides_the_module_that_calls(folder: Path, path: str) -> None:
+    file = folder / "grade" / path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("")
+    blobs = Blobs(folder.parent / "blobs")
+    loaded = load(folder, GUARDED.replace("guarded = true\n", 'guarded = true\nfiles = ["grade/"]\n'))
+    with pytest.raises(AssignmentError, match="would be imported in place") as caught:
+        loaded.pack(blobs)
+    assert (caught.value.id, caught.value.key, bool(caught.value.line)) == ("guarded", "step[0].files", True)
+    load(folder, simple() + 'files = ["grade/"]\n').pack(blobs)
+
+
 def test_the_step_that_scores_what_others_left_looks_for_no_programs_there() -> None:
     def score(**more: Any) -> Step:
         return Step(("b",), env={"PYTHONPATH": "/job/lib:/collected/run/out"}, **more)
@@ -575,6 +599,10 @@ def test_the_step_that_scores_what_others_left_looks_for_no_programs_there() -> 
     ) as caught:
         Assignment("hw", (see, score(submission=False))).validate()
     assert caught.value.key == "step[1].env.PYTHONPATH"
+    for words in (("/collected/run/out",), ("bash", "-e", "../collected/run/check.sh")):
+        with pytest.raises(AssignmentError, match="leads to /collected: what students wrote would be run"):
+            Assignment("hw", (see, Step(words, submission=False)), max_score=1).validate()
+    Assignment("hw", (see, Step(("diff", "want", "/collected/run/out"), submission=False)), max_score=1).validate()
     Assignment("hw", (see, score())).validate()
 
 

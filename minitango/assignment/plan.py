@@ -17,6 +17,7 @@ from minitango import archive, image_name
 from minitango.archive import File
 from minitango.assignment.checks import image_folder
 from minitango.assignment.files import gather, sources
+from minitango.assignment.guarded import check_files
 from minitango.blobs import BlobStore
 from minitango.errors import AssignmentError
 from minitango.job import SCHEMA, Limits, Trust
@@ -190,6 +191,7 @@ def _pack(assignment: Assignment, blobs: BlobStore) -> Packed:
                 "rename it, or take it out of files",
                 "file_over_submission",
             )
+        check_files(step, paths, key, assignment._places)
         image = gather(assignment.root, _image_folder(step), ("step", n, "image"), assignment._places)
         program = step.command[0]
         steps.append(
