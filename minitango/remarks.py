@@ -46,7 +46,7 @@ def _last_line(output: StepOutput) -> str:
 def notices(who: str, end: End) -> list[Notice]:
     """What a person should know of how a step went, though it decided nothing; `who` is that step, in words."""
     found = []
-    if end.oom_kills and end.limit is None:
+    if end.oom_kills and end.limit is None and not end.cancelled:
         text = f"{who}: a process was killed for memory, though the step went on to its own end"
         found.append(Notice("memory_kill", text))
     if end.disk_full:

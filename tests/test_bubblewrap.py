@@ -885,6 +885,8 @@ class FixedMeter:
     def check(self) -> tuple[Limit | None, float]:
         return self._limit, 0.0
 
+    def main_ended(self) -> None: ...
+
     def totals(self, status: Status | None) -> Totals:
         return Totals()
 

@@ -276,6 +276,16 @@ def test_memory_ended_it_only_if_the_kernel_killed_the_command(
     assert GroupMeter(group, Limits()).ended_by_memory(status, Totals(oom_kills=kills)) is expected
 
 
+def test_kills_after_the_main_process_ended_are_not_counted(tmp_path: Path) -> None:
+    group, place = group_v2(tmp_path)
+    meter = GroupMeter(group, Limits())
+    (place / "memory.events").write_text("oom_kill 2\n")
+    assert meter.totals(None).oom_kills == 2
+    meter.main_ended()
+    (place / "memory.events").write_text("oom_kill 5\n")
+    assert meter.totals(None).oom_kills == 2
+
+
 @pytest.mark.parametrize(
     ("status", "expected"),
     [

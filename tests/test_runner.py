@@ -21,6 +21,7 @@ from minitango.job import FORMATS, Ack, Cancelled, Fail, Finish, Lease, Release,
 from minitango.layout import without_clashes
 from minitango.output import KEEP_HEAD, KEEP_TAIL, HeadTail
 from minitango.preflight import LACKS
+from minitango.remarks import notices
 from minitango.runner import Runner
 from minitango.sandbox import BoxSpec, Collected, End
 from minitango.stopping import Stop
@@ -293,6 +294,11 @@ def test_what_a_box_noticed_becomes_warnings(case: Case) -> None:
     result = case.result(inside)
     assert result.score == 3
     assert [notice.id for notice in result.warnings] == ["memory_kill", "disk_full", "pids_limit"]
+
+
+def test_one_that_was_called_off_did_not_go_on_to_its_own_end() -> None:
+    assert [notice.id for notice in notices("it", End(oom_kills=1))] == ["memory_kill"]
+    assert notices("it", End(oom_kills=1, cancelled=True)) == []
 
 
 def test_usage_adds_up(case: Case) -> None:

@@ -124,7 +124,7 @@ class End(Struct, frozen=True):
     usage: Usage = Usage()
     output_bytes: int = 0
     oom_kills: int = 0
-    """Processes that the kernel killed for memory, though the command itself may have ended well."""
+    """Processes that the kernel killed for memory before the command's end, which may have been a good one."""
     disk_full: bool = False
     """A writable mount was full, or nearly, at the end."""
     pids_limit: bool = False

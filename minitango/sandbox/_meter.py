@@ -37,6 +37,10 @@ class Meter(Protocol):
         """The limit that is passed now, if any, and in how many seconds to ask again (inf: never)."""
         ...
 
+    def main_ended(self) -> None:
+        """The main process has ended: processes that are killed for memory from now on are none of the run's."""
+        ...
+
     def totals(self, status: Status | None) -> Totals:
         """What was used, all processes being dead; `status` is pid 1's last word."""
         ...
@@ -54,6 +58,7 @@ class GroupMeter:
         self._before = group.cpu() or 0.0  # what it took to come up is not the job's
         self._limit = limits.cpu
         self._cores = min(limits.cpus, os.cpu_count() or 1)
+        self._oom_kills: int | None = None
 
     def check(self) -> tuple[Limit | None, float]:
         used = self._cpu() if self._limit is not None else None
@@ -63,15 +68,17 @@ class GroupMeter:
             return "cpu", 0.0
         return None, max(0.005, (self._limit - used) / self._cores)
 
+    def main_ended(self) -> None:
+        self._oom_kills = self._group.oom_kills()
+
     def totals(self, status: Status | None) -> Totals:
         cpu, memory = status.cpu if status is not None else None, None
         with contextlib.suppress(OSError):
             cpu = self._cpu()
         with contextlib.suppress(OSError):
             memory = self._group.peak()
-        return Totals(
-            cpu=cpu, memory=memory, oom_kills=self._group.oom_kills(), forks_refused=self._group.forks_refused()
-        )
+        kills = self._group.oom_kills() if self._oom_kills is None else self._oom_kills
+        return Totals(cpu=cpu, memory=memory, oom_kills=kills, forks_refused=self._group.forks_refused())
 
     def _cpu(self) -> float | None:
         used = self._group.cpu()
@@ -104,6 +111,9 @@ class WatchMeter:
         if self._limits.cpu is not None and look.cpu >= self._limits.cpu:
             return "cpu", 0.0
         return None, max(self._EVERY, 10 * (time.monotonic() - started))
+
+    def main_ended(self) -> None:
+        """Nothing: of kills it does not know."""
 
     def totals(self, status: Status | None) -> Totals:
         return Totals(

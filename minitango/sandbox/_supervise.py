@@ -100,6 +100,8 @@ class Supervisor:
     def _linger(self) -> None:
         """Leave what the main process left to pid 1 for a moment, so that who goes on writing can be seen."""
         status = parse_status(self._said)
+        if status is not None:
+            self._meter.main_ended()
         if status is not None and status.others and self._ended.limit is None and not self._ended.cancelled:
             with contextlib.suppress(SandboxFailed):
                 wait_dead(self._pid1, 2 * LINGER)

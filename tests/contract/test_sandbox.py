@@ -635,6 +635,25 @@ def test_a_memory_bomb_in_a_child_does_not_escape(sandbox: Sandbox) -> None:
         assert ran.end.limit == "memory"
 
 
+def test_what_is_killed_for_memory_after_the_end_is_not_counted(sandbox: Sandbox) -> None:
+    """What a command left goes on for a moment: whether that is enough for its memory is chance."""
+    nearly = LIMITS.memory + LIMITS.disk - 24 * MIB
+    code = f"""
+import os, time
+ready, held = os.pipe(), []
+if os.fork():
+    os.read(ready[0], 1)
+    os._exit(0)
+held.append(b"x" * {nearly})
+os.write(ready[1], b"x")
+time.sleep(0.008)
+held.append(b"x" * {48 * MIB})
+time.sleep(1)
+"""
+    ran = live(sandbox, python(code))
+    assert (ran.end.exit_status, ran.end.limit, ran.end.oom_kills) == (0, None, 0)
+
+
 def test_memory_shared_by_many_processes_counts_once(sandbox: Sandbox) -> None:
     code = """
 import os, time

@@ -53,6 +53,7 @@ static struct {
     uint64_t started, ended; /* on the machine's clock */
     uint64_t cpu_limit, deadline;
     uint64_t next_check, read_again, last_read, blocked, killing, kill_again;
+    uint32_t oom_kills; /* while it ran */
     bool metered, sampled;
 } run = {.output = -1, .report = -1};
 
@@ -178,6 +179,7 @@ static void start_killing(enum how how) {
     if (run.sampled)
         sample_memory();
     run.how = how;
+    run.oom_kills = oom_kills(); /* what is killed from now on, among what it left, is none of the run's */
     run.ended = machine_time();
     struct timespec civil;
     clock_gettime(CLOCK_REALTIME, &civil);
@@ -237,7 +239,7 @@ static void say_end(void) {
     put_u64(&made, peak_memory());
     put_u64(&made, largest_process());
     put_u64(&made, run.output_bytes);
-    put_u32(&made, oom_kills());
+    put_u32(&made, run.oom_kills);
     put_u8(&made, fork_refused());
     put_u8(&made, mounts_full());
     out_end('x', made);
