@@ -19,7 +19,7 @@ from minitango.testing import FakeRun, FakeSandbox
 from tests.support import PATIENCE, assignment, eventually, open_engine, report, submission
 
 MIB = 1 << 20
-LIMITS = Limits(wall=10, cpu=5, memory=100 * MIB, output=1000)
+LIMITS = Limits(wall=10, cpu=5, memory=80 * MIB, disk=20 * MIB, output=1000)
 
 
 def job(**changes: object) -> Job:
@@ -100,7 +100,7 @@ def test_what_was_near_a_limit_is_marked(memory: int, mark: str) -> None:
     ran = StepReport("run", exit_status=0, usage=Usage(1, 0.5, memory * MIB), output_bytes=10)
     assert details.step(ran, LIMITS) == (
         "run: exit status 0; 1 s of 10 s, cpu 0.5 s of 5 s, "
-        f"memory {memory} MiB of 100 MiB{mark}, printed 10 B of 1000 B"
+        f"memory and files {memory} MiB of 100 MiB{mark}, printed 10 B of 1000 B"
     )
     assert [each.what for each in details.used(ran, LIMITS) if each.near] == (["memory"] if mark else [])
 
@@ -122,7 +122,7 @@ def test_the_whole_story(tmp_path: Path) -> None:
     told = graded(tmp_path, {"score": 4, "output": "so so\x1b"}, Usage(9, None, 10 * MIB), output_bytes=6)
     text = "\n".join(story.lines(told))
     assert text.isprintable() or "\x1b" not in text
-    assert "grade: exit status 0; 9 s of 10 s (90%: near its limit), memory 10 MiB of 100 MiB" in text
+    assert "grade: exit status 0; 9 s of 10 s (90%: near its limit), memory and files 10 MiB of 100 MiB" in text
     assert r"    command: sh 'grade.sh\x1b'" in text, "as a shell would take it"
     assert "feedback\n  so so" in text
     assert "trust: shared; sandbox: fake" in text
@@ -135,7 +135,7 @@ def test_the_whole_story(tmp_path: Path) -> None:
     assert body["steps"] == [
         {"name": "grade", "command": ["sh", "grade.sh\x1b"], "limits": body["steps"][0]["limits"], "near": ["wall"]}
     ]
-    assert body["steps"][0]["limits"]["memory"] == 100 * MIB
+    assert body["steps"][0]["limits"]["memory"] == 80 * MIB
     assert body["inputs"] == {"path": str(path), "files": [{"path": "answer.py", "size": 9}], "trouble": ""}
     assert [event["what"] for event in body["timeline"]] == ["submitted", "began", "ended"]
     assert body["next"] == list(told.next)

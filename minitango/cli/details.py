@@ -43,19 +43,20 @@ class Used(Struct, frozen=True):
 
 def used(report: StepReport, limits: Limits | None = None) -> list[Used]:
     """What a step used, as far as it is known, each beside its limit. What student code used that a guarded step had
-    run is in it, and has limits of its own."""
+    run is in it, and has limits of its own. Files that a step writes are held in memory, and only the two together are
+    measured, and limited."""
     usage = report.usage
     own = limits if not report.calls else None
     found = [
         ("wall", usage.wall, limits.wall if limits else None),
         ("cpu", usage.cpu, own.cpu if own else None),
-        ("memory", usage.memory, own.memory if own else None),
+        ("memory", usage.memory, own.memory + own.disk if own else None),
         ("output", report.output_bytes, limits.output if limits else None),
     ]
     return [Used(what, amount, limit) for what, amount, limit in found if amount is not None]
 
 
-_WORDS: Final = {"wall": "", "cpu": "cpu ", "memory": "memory ", "output": "printed "}
+_WORDS: Final = {"wall": "", "cpu": "cpu ", "memory": "memory and files ", "output": "printed "}
 
 
 def step(report: StepReport, limits: Limits | None = None) -> str:

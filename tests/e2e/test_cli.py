@@ -446,7 +446,7 @@ def test_jobs_listed_shown_and_retried(cli: CommandLine, hw: Path, handins: Path
     assert "attempt 1 on" in story
     assert re.search(r"attempt 1 on \S+ begins, queued for .*\n.*attempt 1 graded, ran ", story)
     assert "grade: exit status 0" in story
-    assert re.search(r" of 30 s, cpu .*, memory .* of 64 MiB, printed 11 B of 64 KiB", story)
+    assert re.search(r" of 30 s, cpu .*, memory and files .* of 72 MiB, printed 11 B of 64 KiB", story)
     assert "command: sh grade.sh" in story
     assert f"its hand-in: 1 file, 3 B (answer.txt), packed in {cli.folder}/here/queue.db" in story
     assert "minitango check" not in story
