@@ -19,7 +19,9 @@ from minitango import archive, results
 from minitango.archive import File
 from minitango.assignment import Assignment, Plan, Sample, Step, SubmissionRule
 from minitango.assignment.places import key_lines, key_text
+from minitango.assignment.toml_file import SETTINGS
 from minitango.blobs import Blobs
+from minitango.cli.settings_file import KEYS
 from minitango.errors import AssignmentError
 from minitango.job import FORMATS, Limits, Outcome, Trust
 
@@ -250,6 +252,33 @@ def test_mistakes_name_key_and_line(folder: Path, text: str, line: int | None, k
     assert (error.key, error.line) == (key, line)
     for word in words.split("|"):
         assert word in f"{error} {error.hint}"
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "hint"),
+    [
+        (simple() + '[student]\nwall = "2s"\n', 4, "student is a step's: write [step.student] below its [[step]]."),
+        (simple('files = ["a"]'), 2, "files is a step's: write files in its [[step]]."),
+        (
+            simple() + '[step.env]\n[step.student]\nfiles = ["a"]\n',
+            6,
+            "files is a step's: write files in its [[step]], above [step.student].",
+        ),
+        (simple() + "max_score = 10\n", 4, "max_score is the assignment's: move it above the first [[step]]."),
+        (simple() + 'memory = "1GiB"\n', 4, "memory is a limit of a step's: limits = { memory"),
+        (simple('require = ["memory"]'), 2, "require is a setting of who grades: write it into minitango.toml."),
+        (simple() + 'require = ["memory"]\n', 4, "require is a setting of who grades"),
+        (simple('file = ["a"]'), 2, "known here:"),
+    ],
+)
+def test_a_key_in_the_wrong_table_is_told_its_place(folder: Path, text: str, line: int, hint: str) -> None:
+    error = mistake(folder, text)
+    assert (error.id, error.line) == ("unknown_key", line)
+    assert error.hint.startswith(hint), error.hint
+
+
+def test_the_settings_that_are_told_from_keys_are_those_that_there_are() -> None:
+    assert KEYS.keys() - {"name", "image"} == SETTINGS
 
 
 @pytest.mark.parametrize(

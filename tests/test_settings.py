@@ -91,6 +91,25 @@ def test_what_is_no_list_of_hosts(tmp_path: Path, value: str) -> None:
     assert caught.value.id in ("settings", "callback_url")
 
 
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ('[student]\nwall = "2s"\n', "student goes into assignment.toml."),
+        ('[limits]\nrequire = ["memory"]\n', "limits goes into assignment.toml."),
+        ('[docker]\nrequire = ["memory"]\n', "require stands by itself, above every [table]."),
+        ('[sandbox]\nrequire = ["memory"]\n', "correct sandbox in minitango.toml: require = ... stands by itself"),
+        ('require = "memory, pids"\n', 'correct require in minitango.toml: require = ["memory", "pids"]'),
+        ("worker = 2\n", "did you mean 'workers'?"),
+    ],
+)
+def test_a_setting_in_the_wrong_place_is_told_its_own(tmp_path: Path, text: str, hint: str) -> None:
+    (tmp_path / "minitango.toml").write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        resolve(environ={}, folder=tmp_path)
+    assert caught.value.id == "settings"
+    assert caught.value.hint.startswith(hint), caught.value.hint
+
+
 def test_limits_that_are_required(tmp_path: Path) -> None:
     (tmp_path / "minitango.toml").write_text('workers = 1\nrequire = ["memory", "disc"]\n')
     for flags, environ, text in (

@@ -118,7 +118,8 @@ def test_a_guarded_step_says_how_often_it_had_student_code_run() -> None:
     limits = Limits(wall=30.0, cpu=5.0, memory=256 << 20)
     text = details.step(StepReport("grade", exit_status=0, usage=usage, calls=2), limits)
     assert text == (
-        "grade: exit status 0; 1 s of 30 s, cpu 9 s, memory and files 500 MiB, printed 0 B of 1 MiB; 2 calls of student code"
+        "grade: exit status 0; 1 s of 30 s, cpu 9 s, memory and files 500 MiB, printed 0 B of 1 MiB; "
+        "2 calls of student code"
     )
     assert "limit" in details.step(StepReport("grade", exit_status=0, usage=usage), limits)
 

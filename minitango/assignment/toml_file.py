@@ -42,7 +42,7 @@ class Reader:
         for name in value:
             if name not in fields:
                 near = difflib.get_close_matches(name, fields, n=1)
-                meant = f"did you mean {near[0]!r}? " if near else ""
+                meant = _elsewhere(name, key) or (f"did you mean {near[0]!r}? " if near else "")
                 known = f"known here: {', '.join(fields)}"
                 raise self.places.error((*key, name), f"unknown key {name!r}", meant + known, "unknown_key")
         return {name: fields[name](self, inner, (*key, name)) for name, inner in value.items()}
@@ -246,6 +246,10 @@ _ASSIGNMENT: Final[dict[str, Convert]] = {
 }
 
 
+SETTINGS: Final = frozenset(
+    {"store", "state", "sandbox", "workers", "blobs", "capabilities", "callback_allow", "keep", "require"}
+)
+"""Keys that a configuration file has and an assignment has not."""
 _KINDS: Final = {
     "bool": "true or false",
     "str": "a string",
@@ -254,6 +258,23 @@ _KINDS: Final = {
     "dict": "a table",
     "list": "a list",
 }
+
+
+def _elsewhere(name: str, key: Key) -> str:
+    """Where a key belongs that stands in the wrong table, with a blank after it; empty: it is known nowhere."""
+    if name in SETTINGS:
+        return f"{name} is a setting of who grades: write it into minitango.toml. "
+    if key and name in _ASSIGNMENT:
+        return f"{name} is the assignment's: move it above the first [[step]]. "
+    if name in _STEP and (not key or key[0] != "step" or len(key) > 2):
+        example = (
+            f"[step.{name}] below its [[step]]" if name in ("student", "limits", "env") else f"{name} in its [[step]]"
+        )
+        below = f"{example}, above [{_header(key)}]" if len(key) > 2 else example
+        return f"{name} is a step's: write {below}. "
+    if name in _LIMITS:
+        return f"{name} is a limit of a step's: limits = {{ {name} = ... }} in its [[step]]. "
+    return ""
 
 
 def _header(key: Key) -> str:

@@ -7,7 +7,9 @@ Exit codes: 0 all graded, 1 an expectation was missed, 2 usage or configuration,
 from __future__ import annotations
 
 import contextlib
+import difflib
 import os
+import re
 import signal
 import sys
 import traceback
@@ -113,7 +115,19 @@ def _usage(error: click.ClickException) -> ConfigError:
     context = error.ctx if isinstance(error, click.UsageError) else None
     path = context.command_path if context is not None else streams.program()
     text = error.format_message().rstrip(".")
-    return ConfigError(text[:1].lower() + text[1:], hint=_of_a_verb(error) or f"{path} --help", id="usage")
+    return ConfigError(
+        text[:1].lower() + text[1:], hint=_of_a_verb(error) or _near(error) or f"{path} --help", id="usage"
+    )
+
+
+def _near(error: click.ClickException) -> str:
+    """What may have been meant where a word is none of those that there are; empty: nothing is like it."""
+    param = error.param if isinstance(error, click.BadParameter) else None
+    if param is None or not isinstance(param.type, click.Choice):
+        return ""
+    said = re.match("'(.*)' is not one of", error.message)
+    near = difflib.get_close_matches(said[1], list(map(str, param.type.choices)), 1) if said else []
+    return f"did you mean {param.opts[0]} {near[0]}?" if near else ""
 
 
 def _of_a_verb(error: click.ClickException) -> str:

@@ -83,13 +83,14 @@ def _checked(table: Any, path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: [tool.minitango] is not a table", hint="see README.md", id="settings")
     for key, value in table.items():
         if key not in KEYS:
-            near = difflib.get_close_matches(key, KEYS, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(KEYS)}"
+            near, place = difflib.get_close_matches(key, KEYS, 1), _elsewhere(key, value)
+            known = f"{place}known keys: {', '.join(KEYS)}"
+            hint = f"did you mean {near[0]!r}?" if near and not place else known
             raise ConfigError(f"{path}: unknown key {key!r}", hint=hint, id="settings")
         if not _is(value, KEYS[key]):
             raise ConfigError(
                 f"{path}: {key} is {value!r}, which is not {_WORDS[KEYS[key]]}",
-                hint=f"correct {key} in {path.name}",
+                hint=f"correct {key} in {path.name}{_example(key, value)}",
                 id="settings",
             )
     made = dict(table)
@@ -97,6 +98,29 @@ def _checked(table: Any, path: Path) -> dict[str, Any]:
         if key in made:
             made[key] = _below(path.parent, made[key])
     return made
+
+
+def _elsewhere(key: str, value: Any) -> str:
+    """Where a key belongs that is none of ours, with a blank after it; empty: it is known nowhere."""
+    if key in ("step", "sample", "submission", "student", "guarded", "limits", "max_score", "format", "needs"):
+        return f"{key} goes into assignment.toml. "
+    if isinstance(value, dict):
+        inside = [name for name in value if name in KEYS]
+        which = f"{inside[0]} stands by itself, above every [table]" if inside else "no setting is a table"
+        return f"{which}. "
+    return ""
+
+
+def _example(key: str, value: Any) -> str:
+    """How a value is written that is of another type; empty: that is plain to see."""
+    if isinstance(value, dict):
+        inside = next((name for name in value if name in KEYS), "")
+        return f": {inside or key} = ... stands by itself, above every [table]"
+    return f": {key} = [{_quoted(value)}]" if KEYS[key] is list and isinstance(value, str) else ""
+
+
+def _quoted(text: str) -> str:
+    return ", ".join(f'"{word.strip()}"' for word in text.split(","))
 
 
 _WORDS: Final[Mapping[type | UnionType, str]] = {

@@ -50,6 +50,8 @@ def test_what_is_made_grades_its_samples_as_they_should_be(cli: CommandLine, kin
 
 def test_two_steps_are_the_default_and_the_name_is_the_folders(cli: CommandLine) -> None:
     assert cli("init", "one").code == 0
+    assert "next: did you mean --kind guarded?" in cli("init", "x", "--kind", "gaurded").err
+    assert "init --help" in cli("init", "x", "--kind", "zzz").err
     assert cli("init", "two", "--kind", "two-step", "--name", 'Sums "1" \\ é').code == 0
     here = cli.folder / "here"
     here.mkdir()
