@@ -68,6 +68,11 @@ make_environment() { # run|dev
     if [ ! -f "$env/.lock" ]; then
         fail "$env is not minitango's own environment, and is left alone." "Set MINITANGO_VENV to an empty directory."
     fi
+    if [ ! -w "$env" ] || [ ! -w "$env/.lock" ]; then # one that is complete is used as it is, and is not met here
+        if is_any_ready; then state="is of another pyproject.toml or lock than this checkout's"; else state="is not complete"; fi
+        fail "$env $state, and cannot be written." \
+            "Run the same command as the user whose it is, or set MINITANGO_VENV to another directory."
+    fi
     exec 9>>"$env/.lock"
     # flock() belongs to the open file, so what this short-lived process takes, this shell holds.
     "$python" -c '

@@ -21,6 +21,7 @@ from pathlib import Path
 import pytest
 
 from tests.docker_engine import need_private_engines
+from tests.support import need_bubblewrap
 
 BIN = Path(__file__).resolve().parent.parent / "bin"
 
@@ -356,6 +357,35 @@ def test_a_checkout_that_cannot_be_written_uses_the_cache(checkout):
     process = checkout.run()
     assert Path(json.loads(process.out)["prefix"]).parent == checkout.base / "home/.cache/minitango"
     assert "is no place" in checkout.run(HOME="", MINITANGO_VENV="").err
+
+
+def test_an_environment_that_cannot_be_written_is_used_or_told_of(checkout):
+    need_bubblewrap()
+    elsewhere = checkout.base / "elsewhere"
+    sealed = script(
+        checkout.base / "sealed", f'#!/bin/sh\nexec bwrap --dev-bind / / --ro-bind "{elsewhere}" "{elsewhere}" "$@"\n'
+    )
+    (checkout.tools / "bwrap").unlink()
+
+    def run():
+        return checkout.run(checkout.command, "x", command=sealed, MINITANGO_VENV=str(elsewhere))
+
+    elsewhere.mkdir()
+    (elsewhere / ".lock").touch()
+    half = run()
+    assert (half.returncode, half.out) == (3, "")
+    assert half.err.splitlines()[0] == f"error: {elsewhere} is not complete, and cannot be written."
+    assert "set MINITANGO_VENV to another directory" in half.err
+    assert len(half.err.splitlines()) == 2
+
+    assert checkout.run(MINITANGO_VENV=str(elsewhere)).returncode == 0
+    whole = run()
+    assert (whole.returncode, whole.err) == (0, ""), "one that is complete is used as it is"
+    assert json.loads(whole.out)["prefix"] == str(elsewhere)
+    checkout.require("2.0")
+    old = run()
+    assert old.returncode == 3
+    assert f"error: {elsewhere} is of another pyproject.toml or lock than this checkout's, and cannot" in old.err
 
 
 def test_a_python_that_is_too_old_is_named(checkout):
