@@ -125,6 +125,17 @@ def test_imports_go_down(path: Path) -> None:
             assert there not in SIDE_BY_SIDE, f"{here} and {there} stand side by side"
 
 
+def test_what_is_behind_the_front_of_the_sandbox_does_not_look_through_it() -> None:
+    """The contract is below all that keeps it, and the opening of sandboxes above that."""
+    front = PACKAGE / "sandbox"
+    for path in front.glob("*.py"):
+        if path.name != "__init__.py":
+            names = {name for name in imports(path) if name.startswith("minitango.sandbox.")}
+            strange = {name for name in names if not (ROOT / f"{name.replace('.', '/')}.py").exists()}
+            assert strange == set(), f"{path.name} takes these from the front"
+    assert not {name for name in imports(front / "contract.py") if name.startswith("minitango.sandbox")}
+
+
 @pytest.mark.parametrize("path", modules(), ids=module_name)
 def test_foreign_libraries_have_one_home(path: Path) -> None:
     place = str(path.relative_to(ROOT))

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Final, Literal, TypeVar
 from minitango.archive import File
 from minitango.errors import SandboxFailed, SandboxUnavailable
 from minitango.job import Usage
-from minitango.sandbox import BoxSpec, Calls, CollectBounds, Collected, End, Mount
 from minitango.sandbox._cgroup import Group
 from minitango.sandbox._collect import Patterns, collect
 from minitango.sandbox._helper import SOCKET
@@ -31,6 +30,7 @@ from minitango.sandbox._supervise import Ended, Supervisor, is_dead, kill, wait_
 from minitango.sandbox._tickets import Ticket, kill_named
 from minitango.sandbox._tree import tree_at, write_tree
 from minitango.sandbox._watch import Watcher, is_full
+from minitango.sandbox.contract import BoxSpec, Calls, CollectBounds, Collected, End, Mount
 
 if TYPE_CHECKING:
     from minitango.sandbox._setting import Setting

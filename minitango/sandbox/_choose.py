@@ -6,16 +6,16 @@ import os
 from collections.abc import Callable, Collection
 
 from minitango.errors import MinitangoError, SandboxUnavailable
-from minitango.sandbox import Sandbox
 from minitango.sandbox._demand import insist
 from minitango.sandbox._named import KINDS, Named, parse
+from minitango.sandbox.contract import Sandbox
 
 Tell = Callable[[str], None]
 Rests = Callable[[bool, str], None]
 
 
 def kind_of(name: str, last: str) -> str:
-    """See `minitango.sandbox.kind_of`."""
+    """See `minitango.sandbox.opening.kind_of`."""
     kind = parse(name).kind
     if kind != "auto":
         return kind
@@ -25,7 +25,7 @@ def kind_of(name: str, last: str) -> str:
 def open_named(
     name: str, *, state: str | None, image: str | None, last: str, require: Collection[str], tell: Tell, rests: Rests
 ) -> Sandbox:
-    """See `minitango.sandbox.open_sandbox`."""
+    """See `minitango.sandbox.opening.open_sandbox`."""
     named = parse(name)
     if named.counted:
         return _probed(_make_fleet(named, state=state, image=image, require=require, tell=tell, rests=rests))

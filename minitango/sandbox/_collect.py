@@ -12,7 +12,7 @@ from typing import Final, Protocol
 
 from minitango.archive import File
 from minitango.errors import SandboxFailed
-from minitango.sandbox import CollectBounds, Collected
+from minitango.sandbox.contract import CollectBounds, Collected
 
 # --- patterns --------------------------------------------------------------------------------------
 

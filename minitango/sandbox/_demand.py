@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Collection, Iterable
 
 from minitango.errors import ConfigError, SandboxUnavailable
-from minitango.sandbox import LIMITS, Guarantees, Sandbox
+from minitango.sandbox.contract import LIMITS, Guarantees, Sandbox
 from minitango.text import one_line
 
 

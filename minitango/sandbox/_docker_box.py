@@ -13,7 +13,7 @@ from typing import Final, Literal
 from minitango.archive import File
 from minitango.errors import MinitangoError, SandboxFailed, SandboxUnavailable
 from minitango.job import Usage
-from minitango.sandbox import BoxSpec, Calls, CollectBounds, Collected, End, Mount, _frames
+from minitango.sandbox import _frames
 from minitango.sandbox._collect import (
     DEVICE,
     DIRECTORY,
@@ -33,6 +33,7 @@ from minitango.sandbox._docker_profile import environment, given_at_first, held_
 from minitango.sandbox._frames import BadFrame, Frame
 from minitango.sandbox._relay import Relay
 from minitango.sandbox._remedy import too_small
+from minitango.sandbox.contract import BoxSpec, Calls, CollectBounds, Collected, End, Mount
 
 _LATE: Final = 1.0
 """Seconds by which a wait may be late and we still have been running."""

@@ -27,13 +27,13 @@ from msgspec import Struct
 
 from minitango.archive import File
 from minitango.errors import SandboxFailed, SandboxUnavailable
-from minitango.sandbox import Bundle
 from minitango.sandbox._docker_engine import Engine, Missing
 from minitango.sandbox._docker_owner import PREFIX, Owner
 from minitango.sandbox._docker_profile import BUNDLE, HELPER_FILES, HOME, SUPERVISOR
 from minitango.sandbox._frames import encode_path
 from minitango.sandbox._helper import helper_files
 from minitango.sandbox._spec import UIDS
+from minitango.sandbox.contract import Bundle
 from minitango.text import one_line
 
 _MACHINES: Final = {"amd64": "x86_64", "x86_64": "x86_64", "arm64": "aarch64", "aarch64": "aarch64"}

@@ -20,7 +20,7 @@ import msgspec
 from msgspec import Struct
 
 from minitango.errors import SandboxFailed, SandboxUnavailable
-from minitango.sandbox import HELPER, BoxSpec, _frames
+from minitango.sandbox import _frames
 from minitango.sandbox._docker_box import DockerBox
 from minitango.sandbox._docker_carry import Carrier
 from minitango.sandbox._docker_death import died
@@ -31,6 +31,7 @@ from minitango.sandbox._docker_profile import BUNDLE, HELPER_FILES, Features, co
 from minitango.sandbox._frames import BadFrame, Hello
 from minitango.sandbox._seccomp import build_filter
 from minitango.sandbox._spec import UIDS
+from minitango.sandbox.contract import HELPER, BoxSpec
 from minitango.text import one_line
 
 log = logging.getLogger("minitango")

@@ -15,8 +15,8 @@ from msgspec import Struct
 
 from minitango.errors import MinitangoError, SandboxFailed, SandboxUnavailable
 from minitango.job import Usage
-from minitango.sandbox import End
 from minitango.sandbox._docker_engine import Engine, Missing
+from minitango.sandbox.contract import End
 
 _SETTLE: Final = 2.0
 """Seconds after which a container whose line broke either has ended, or goes on without us."""

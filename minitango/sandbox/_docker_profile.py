@@ -13,9 +13,9 @@ from msgspec import Struct, structs
 
 from minitango.archive import File
 from minitango.job import Limits
-from minitango.sandbox import HELPER, BoxSpec, Mount
 from minitango.sandbox._helper import found_by_programs
 from minitango.sandbox._spec import CORE, NOFILE, SIGPENDING, TMP, largest_file, total_memory, writable
+from minitango.sandbox.contract import HELPER, BoxSpec, Mount
 
 HOME: Final = "/.minitango"
 """Where the supervisor, and what else is ours, is in a container."""

@@ -14,7 +14,6 @@ from msgspec import Struct, structs
 
 from minitango.errors import SandboxFailed, SandboxUnavailable
 from minitango.job import Limits
-from minitango.sandbox import BoxSpec, Guarantees, Held, Mount
 from minitango.sandbox._docker_carry import Carrier, archive
 from minitango.sandbox._docker_containers import Containers
 from minitango.sandbox._docker_engine import Engine
@@ -23,6 +22,7 @@ from minitango.sandbox._docker_owner import Owner
 from minitango.sandbox._docker_place import find
 from minitango.sandbox._docker_profile import SUPERVISOR, Features, memory_of
 from minitango.sandbox._frames import Hello
+from minitango.sandbox.contract import BoxSpec, Guarantees, Held, Mount
 from minitango.text import one_line
 
 T = TypeVar("T")

@@ -7,7 +7,7 @@ from importlib import resources
 from typing import Final
 
 from minitango.errors import SandboxUnavailable
-from minitango.sandbox import HELPER
+from minitango.sandbox.contract import HELPER
 from minitango.text import one_line
 
 SOCKET: Final = "socket"

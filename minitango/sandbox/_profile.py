@@ -10,9 +10,9 @@ from typing import Final
 
 from msgspec import Struct
 
-from minitango.sandbox import HELPER, BoxSpec
 from minitango.sandbox._helper import SOCKET, found_by_programs
 from minitango.sandbox._spec import CORE, NOFILE, SIGPENDING, TMP, largest_file, writable
+from minitango.sandbox.contract import HELPER, BoxSpec
 
 UID: Final = 1000
 """Who the job is inside its box."""

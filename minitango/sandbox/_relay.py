@@ -10,8 +10,9 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
-from minitango.sandbox import CHANNELS, Calls, ChannelClosed, _frames
+from minitango.sandbox import _frames
 from minitango.sandbox._frames import BadFrame, Frame
+from minitango.sandbox.contract import CHANNELS, Calls, ChannelClosed
 
 _FEW: Final = _frames.WINDOW // 4
 """Bytes that were taken: so many are told at once."""

@@ -8,7 +8,7 @@ from typing import Final
 
 from minitango.errors import ConfigError, SandboxUnavailable
 from minitango.job import Limits
-from minitango.sandbox import Mount
+from minitango.sandbox.contract import Mount
 from minitango.text import human_size
 
 INSTALL: Final = "apt-get install bubblewrap   (or: pip install 'minitango[bubblewrap]')"

@@ -16,7 +16,7 @@ from typing import Final, Protocol
 
 from minitango.breaker import Breaker
 from minitango.errors import MinitangoError, SandboxFailed, SandboxUnavailable, reach_of
-from minitango.sandbox import Sandbox
+from minitango.sandbox.contract import Sandbox
 
 _POLL: Final = 0.1
 """Seconds after which one who waits is asked whether that is still wanted."""

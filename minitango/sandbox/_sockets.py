@@ -14,9 +14,9 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from minitango.sandbox import CHANNELS, Calls, ChannelClosed
 from minitango.sandbox._helper import FLURRY, FLURRY_TIME, RUSH, SMALL, SOCKET
 from minitango.sandbox._host import close_by_exit
+from minitango.sandbox.contract import CHANNELS, Calls, ChannelClosed
 
 _SECOND: Final = 1.0
 

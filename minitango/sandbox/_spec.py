@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from minitango.job import Limits
-from minitango.sandbox import HELPER, BoxSpec, Mount
+from minitango.sandbox.contract import HELPER, BoxSpec, Mount
 
 UIDS: Final = range(60706, 61106)
 """Uids that jobs may have where they are real ones: systemd leaves them unused, and no user is ever made there."""

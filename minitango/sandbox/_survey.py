@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Final
 
 from minitango.errors import MinitangoError
-from minitango.sandbox import Sandbox, Survey, Surveyed
 from minitango.sandbox._demand import insist
 from minitango.sandbox._named import KINDS, Address, parse
+from minitango.sandbox.contract import Sandbox
 from minitango.sandbox.docker import DEFAULT_IMAGE, DockerSandbox
+from minitango.sandbox.opening import Survey, Surveyed
 
 _AT_ONCE: Final = 8
 """Engines that are looked at side by side: one that hangs takes all its time."""
@@ -30,7 +31,7 @@ def survey(
     sweep: bool,
     patience: float,
 ) -> Survey:
-    """See `minitango.sandbox.survey`."""
+    """See `minitango.sandbox.opening.survey`."""
     asked = parse(name)
     several = asked.counted
     with tempfile.TemporaryDirectory(prefix="minitango-doctor-") as private, ThreadPoolExecutor(_AT_ONCE) as pool:

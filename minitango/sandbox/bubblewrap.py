@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING
 from minitango.archive import File
 from minitango.errors import SandboxFailed, SandboxUnavailable
 from minitango.job import Limits
-from minitango.sandbox import Box, BoxSpec, End, Guarantees, Held, Mount, OnePlace
 from minitango.sandbox._remedy import diagnose, not_linux
+from minitango.sandbox.contract import Box, BoxSpec, End, Guarantees, Held, Mount, OnePlace
 
 if TYPE_CHECKING:
     from minitango.sandbox._box import BubblewrapBox

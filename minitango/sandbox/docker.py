@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Final
 
 from minitango.archive import File
 from minitango.errors import SandboxFailed
-from minitango.sandbox import BoxSpec, Guarantees, OnePlace
 from minitango.sandbox._docker_engine import PATIENCE
 from minitango.sandbox._spec import check_spec, default_state
+from minitango.sandbox.contract import BoxSpec, Guarantees, OnePlace
 
 if TYPE_CHECKING:
     from minitango.sandbox._docker_box import DockerBox

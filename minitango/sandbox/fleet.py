@@ -17,9 +17,20 @@ from typing import Final
 
 from minitango.archive import File
 from minitango.errors import MinitangoError, SandboxFailed, SandboxUnavailable
-from minitango.sandbox import LIMITS, Box, BoxSpec, Calls, CollectBounds, Collected, End, Guarantees, Held, Sandbox
 from minitango.sandbox._demand import insist
 from minitango.sandbox._roster import Engine, Member, Roster, Seat, none_left
+from minitango.sandbox.contract import (
+    LIMITS,
+    Box,
+    BoxSpec,
+    Calls,
+    CollectBounds,
+    Collected,
+    End,
+    Guarantees,
+    Held,
+    Sandbox,
+)
 from minitango.text import one_line
 
 __all__ = ["Fleet", "Member"]

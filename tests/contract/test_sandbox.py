@@ -1,4 +1,4 @@
-"""What every sandbox must be: each sentence of the contract in `minitango/sandbox/__init__.py`, and each class of
+"""What every sandbox must be: each sentence of the contract in `minitango/sandbox/contract.py`, and each class of
 hostile program. Another sandbox adds a kind to `KINDS`, and nothing else.
 
 A kind that does not work on this machine is skipped with the reason; under CI it fails.
