@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from msgspec import structs
@@ -535,8 +535,9 @@ def test_the_model_has_teeth(mutant: type[SqliteStore | RedisStore]) -> None:
             return mutant(redis_server.shared().url(), clock=clock)
         return mutant(str(path), clock=clock)
 
-    machine = type("MutantMachine", (StoreMachine,), {"make": staticmethod(make)})
-    # Each is found within some dozens of runs; what it looked like at its smallest is of no interest.
-    hunt = settings(SETTINGS, max_examples=1000, phases=[Phase.generate], derandomize=True, report_multiple_bugs=False)
+    # Each is found within some hundreds of runs, from this seed within some dozens; what it looked like at its smallest
+    # is of no interest.
+    machine = seed(4)(type("MutantMachine", (StoreMachine,), {"make": staticmethod(make)}))
+    hunt = settings(SETTINGS, max_examples=1000, phases=[Phase.generate], report_multiple_bugs=False)
     with pytest.raises(AssertionError):
         run_state_machine_as_test(machine, settings=hunt)
