@@ -31,6 +31,11 @@ if TYPE_CHECKING:
 
 _TRIAL = Limits(wall=20.0, memory=24 << 20, disk=8 << 20, pids=12, output=64 << 10)
 _NAMESPACES = ("pid", "net", "mnt", "ipc", "user")
+_LOOK = "readlink " + " ".join(f"/proc/self/ns/{kind}" for kind in _NAMESPACES)
+_FORK = "(for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do sleep 9 & done) 2>/dev/null"
+"""A shell that cannot fork ends with another status than 0."""
+_HOG_PERL = "perl -e 'my @held; push @held, \"x\" x (1 << 20) for 1 .. 64; select(undef, undef, undef, 1)'"
+_HOG_PYTHON = "python3 -I -S -c 'import time; held = b\"x\" * (64 << 20); time.sleep(1)'"
 
 
 class BubblewrapSandbox(OnePlace):
@@ -183,12 +188,12 @@ class BubblewrapSandbox(OnePlace):
             return self._guarantees
 
     def _try(self, setting: Setting) -> Guarantees:
-        self._try_isolation()
+        end, forked = self._try_box(setting)
         notes = []
         by_kernel: Held = "cgroup" if setting.groups is not None else "watched"
-        memory: Held = by_kernel if self._try_memory().limit == "memory" else "none"
+        memory: Held = by_kernel if end.limit == "memory" else "none"
         pids: Held = "cgroup" if setting.groups is not None else "rlimit"
-        if self._try_processes().exit_status == 0:
+        if forked:
             pids = "none"
         if setting.groups is None:
             notes.append(
@@ -204,31 +209,26 @@ class BubblewrapSandbox(OnePlace):
             memory=memory, pids=pids, cpu=by_kernel, disk="tmpfs", network="namespace", notes=tuple(notes)
         )
 
-    def _try_isolation(self) -> None:
-        """That namespaces are new ones, and that on the host the box is nobody of rights."""
+    def _try_box(self, setting: Setting) -> tuple[End, bool]:
+        """How one box ended that wanted more memory than it may have, and whether it had more processes before.
+
+        Raises where its namespaces are not new ones, or where on the host it is somebody of rights. One box tries all:
+        to make one is most of what a trial takes, and every command pays for it.
+        """
         outer = [str(Path(f"/proc/self/ns/{kind}").readlink()) for kind in _NAMESPACES]
-        end, said = self._try_command(["readlink", *(f"/proc/self/ns/{kind}" for kind in _NAMESPACES)])
+        hog = _HOG_PERL if setting.perl else _HOG_PYTHON
+        end, said = self._try_command(["sh", "-c", f"{_LOOK} && {_FORK}; echo $?; exec {hog}"])
         inner = said.decode(errors="replace").split()
-        if end.exit_status != 0 or len(inner) != len(outer):
+        if len(inner) != len(outer) + 1 or not inner[-1].isdigit():
             raise SandboxFailed(f"a trial command did not work: {said.decode(errors='replace').strip()[:200] or end}")
-        shared = [kind for kind, a, b in zip(_NAMESPACES, inner, outer, strict=True) if a == b]
+        shared = [kind for kind, a, b in zip(_NAMESPACES, inner[:-1], outer, strict=True) if a == b]
         if shared:
             raise SandboxUnavailable(
                 f"a box shares its {', '.join(shared)} namespace with the host",
                 hint="install a newer bubblewrap: apt-get install bubblewrap",
                 id="sandbox_not_isolated",
             )
-
-    def _try_memory(self) -> End:
-        if self._set_up().perl:
-            script = "my @held; push @held, 'x' x (1 << 20) for 1 .. 64; select(undef, undef, undef, 1)"
-            return self._try_command(["perl", "-e", script])[0]
-        script = "import time; held = b'x' * (64 << 20); time.sleep(1)"
-        return self._try_command(["python3", "-I", "-S", "-c", script])[0]
-
-    def _try_processes(self) -> End:
-        """A shell that cannot fork says so, and ends with another status than 0."""
-        return self._try_command(["sh", "-c", "for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do sleep 9 & done"])[0]
+        return end, inner[-1] == "0"
 
     def _try_command(self, command: list[str]) -> tuple[End, bytes]:
         said: list[bytes] = []
