@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 
 import pytest
 
@@ -34,6 +35,9 @@ def test_its_trust_is_said_wherever_a_grade_is(cli: CommandLine) -> None:
 def test_check_says_where_an_assignment_could_be_harder_to_forge(cli: CommandLine) -> None:
     assert cli("init", "hw", "--kind", "guarded").code == 0
     assert cli("init", "apart").code == 0
+    for name in ("hw", "apart"):  # a sample that goes on for ever takes each check its limit
+        file = cli.folder / name / "assignment.toml"
+        file.write_text(re.sub(r'\[\[sample\]\]\npath = "samples/looping.py"\n.*\n', "", file.read_text()))
     good = cli("check", "hw", "apart")
     assert good.code == 0, good
     assert "trust" not in good.err

@@ -8,6 +8,7 @@ modules are loaded, is the first process's: where a test changes that (`FIRST`),
 from __future__ import annotations
 
 import gc
+import importlib
 import json
 import os
 import selectors
@@ -131,9 +132,21 @@ def _become(argv: list[str], cwd: str, env: dict[str, str], fds: Sequence[int]) 
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def load() -> None:
+    """What a command loads when it needs it, too: stores, sandboxes, and what prints."""
+    for name in (
+        *("minitango.store.sqlite", "minitango.store.redis", "minitango.sandbox.bubblewrap", "minitango.sandbox.docker"),
+        *("minitango.sandbox._choose", "minitango.sandbox._box", "minitango.sandbox._setting"),
+        *("minitango.sandbox._docker_containers", "minitango.sandbox._docker_death", "minitango.callbacks"),
+        *("minitango.assignment.loading", "minitango.sender", "rich.console", "rich.progress", "rich.table"),
+    ):
+        importlib.import_module(name)
+
+
 if __name__ == "__main__":
     from minitango.cli import main
 
+    load()
     gc.collect()
     gc.freeze()  # what is loaded is not gone through again by every fork
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C ends the tests, and they end this
