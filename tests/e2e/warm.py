@@ -135,7 +135,12 @@ def _become(argv: list[str], cwd: str, env: dict[str, str], fds: Sequence[int]) 
 def load() -> None:
     """What a command loads when it needs it, too: stores, sandboxes, and what prints."""
     for name in (
-        *("minitango.store.sqlite", "minitango.store.redis", "minitango.sandbox.bubblewrap", "minitango.sandbox.docker"),
+        *(
+            "minitango.store.sqlite",
+            "minitango.store.redis",
+            "minitango.sandbox.bubblewrap",
+            "minitango.sandbox.docker",
+        ),
         *("minitango.sandbox._choose", "minitango.sandbox._box", "minitango.sandbox._setting"),
         *("minitango.sandbox._docker_containers", "minitango.sandbox._docker_death", "minitango.callbacks"),
         *("minitango.assignment.loading", "minitango.sender", "rich.console", "rich.progress", "rich.table"),

@@ -61,7 +61,7 @@ env = {{ MARK = "{mark}" }}
 NEIGHBOUR = """
 import os, sys, time
 code = compile("sum(range(1000))", "x", "eval")
-ends = time.monotonic() + 0.3
+ends = time.monotonic() + 0.1
 while time.monotonic() < ends: eval(code)
 with open("/tmp/mine", "x") as file: file.write("mine")
 assert os.listdir("/tmp") == ["mine"] and not os.listdir("/dev/shm"), "somebody else was here"
