@@ -6,12 +6,16 @@ import gc
 import os
 import sys
 
+import pytest
+
 # The tests start hundreds of Pythons. Where none may write what it compiled, each would compile all of the tree again.
 if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
     sys.dont_write_bytecode = False
 
 
-def pytest_collection_finish() -> None:
-    """Some tests collect garbage, which goes through all there is: some thousand tests, were they not left out."""
+@pytest.fixture(scope="module", autouse=True)
+def _little_to_collect() -> None:
+    """Some tests collect garbage, some of them again and again, which goes through all there is: some thousand tests,
+    their reports and all modules, were they not left out."""
     gc.collect()
     gc.freeze()
