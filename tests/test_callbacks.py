@@ -365,7 +365,7 @@ def test_certificates_are_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_tls_that_is_none_and_the_other_way_round(receiver: Receiver, tmp_path: Path) -> None:
-    assert "cannot be reached" in post(receiver.url().replace("http:", "https:")).error
+    assert "cannot be reached" in post(receiver.url().replace("http:", "https:"), call=Call(1.0)).error
     with receiving(certificates=certificates.make(tmp_path / "tls")) as secure:
         verdict = post(secure.url().replace("https:", "http:"))
         assert verdict.again

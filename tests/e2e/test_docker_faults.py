@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -253,18 +254,19 @@ def remove(api: Any, container: str) -> None:
 
 
 @contextlib.contextmanager
-def hurting(docker: Docker, seconds: float, hurt: Callable[[Any, str], None]) -> Iterator[None]:
-    """What is done to each container in a while, from another thread."""
+def hurting(docker: Docker, ready: Callable[[], object], hurt: Callable[[Any, str], None]) -> Iterator[None]:
+    """What is done to each container once it is `ready`, from another thread."""
 
     def do() -> None:
+        ready()
         with client(docker.url) as api:
             for container in docker.containers():
                 hurt(api.api, container["Id"])
 
-    timer = threading.Timer(seconds, do)
-    timer.start()
+    thread = threading.Thread(target=do)
+    thread.start()
     yield
-    timer.join()
+    thread.join()
 
 
 @pytest.mark.parametrize("zone", ["Asia/Tokyo", "America/New_York"])
@@ -278,7 +280,7 @@ def test_a_daemon_anywhere_on_earth_tells_how_a_container_died(tmp_path: Path, z
             began = time.monotonic()
             for hurt in (kill, remove):
                 box = sandbox.open(SPEC)
-                with hurting(docker, 0.2, hurt), pytest.raises(SandboxFailed) as caught:
+                with hurting(docker, lambda: time.sleep(0.2), hurt), pytest.raises(SandboxFailed) as caught:
                     box.run(["sleep", "25"], env={}, output=lambda _: None)
                 assert caught.value.id == "box_killed"
                 box.close()
@@ -306,7 +308,8 @@ def test_a_kill_by_hand_is_not_the_memory_of_a_child_that_the_kernel_took_before
         for command, hurt in ((f"sh -c '{GROW}'; echo $?; sleep 25", kill), ("echo 137; sleep 25", forget)):
             box = sandbox.open(SPEC)
             said: list[bytes] = []
-            with hurting(docker, 4.0, hurt), pytest.raises(SandboxFailed) as caught:
+            told = partial(eventually, lambda: b"137\n" in b"".join(said), "nothing was killed")  # noqa: B023
+            with hurting(docker, told, hurt), pytest.raises(SandboxFailed) as caught:
                 box.run(["sh", "-c", command], env={}, output=said.append)
             assert b"137\n" in b"".join(said)
             assert caught.value.id == "box_killed"
