@@ -20,14 +20,14 @@ from minitango.runner import Runner
 from minitango.sandbox import Sandbox
 from minitango.sandbox.bubblewrap import BubblewrapSandbox
 from minitango.stopping import Stop
-from tests import docker_engine, docker_images
+from tests import docker_images
 from tests.contract.test_sandbox import docker, fleet
 
 KINDS: dict[str, Callable[[str], Sandbox]] = {
     "bubblewrap": lambda state: BubblewrapSandbox(state=state),
     "bubblewrap-watched": lambda state: BubblewrapSandbox(state=state, cgroups=False),
     "docker": docker,
-    "fleet": lambda state: fleet(state, docker_engine.need_docker),
+    "fleet": lambda state: fleet(state, docker),
 }
 MIB = 1 << 20
 STUDENT = Limits(wall=20.0, memory=64 * MIB, disk=16 * MIB, pids=32, output=64 << 10)
