@@ -17,7 +17,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from minitango.archive import File
 from minitango.errors import SandboxFailed, SandboxUnavailable
@@ -31,11 +31,16 @@ if TYPE_CHECKING:
 
 _TRIAL = Limits(wall=20.0, memory=24 << 20, disk=8 << 20, pids=12, output=64 << 10)
 _NAMESPACES = ("pid", "net", "mnt", "ipc", "user")
-_LOOK = "readlink " + " ".join(f"/proc/self/ns/{kind}" for kind in _NAMESPACES)
-_FORK = "(for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do sleep 9 & done) 2>/dev/null"
-"""A shell that cannot fork ends with another status than 0."""
-_HOG_PERL = "perl -e 'my @held; push @held, \"x\" x (1 << 20) for 1 .. 64; select(undef, undef, undef, 1)'"
-_HOG_PYTHON = "python3 -I -S -c 'import time; held = b\"x\" * (64 << 20); time.sleep(1)'"
+_TRY: Final = """
+readlink /proc/self/ns/pid /proc/self/ns/net /proc/self/ns/mnt /proc/self/ns/ipc /proc/self/ns/user || exit
+(for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do sleep 9 & done) 2>/dev/null
+echo $?
+exec "$@"
+"""
+"""Prints _NAMESPACES, and 0 if it had all processes that it wanted: a shell that cannot fork ends with another status.
+Then it is the rest of its words."""
+_HOG_PERL = ("perl", "-e", "my @held; push @held, 'x' x (1 << 20) for 1 .. 64; select(undef, undef, undef, 1)")
+_HOG_PYTHON = ("python3", "-I", "-S", "-c", "import time; held = b'x' * (64 << 20); time.sleep(1)")
 
 
 class BubblewrapSandbox(OnePlace):
@@ -217,7 +222,7 @@ class BubblewrapSandbox(OnePlace):
         """
         outer = [str(Path(f"/proc/self/ns/{kind}").readlink()) for kind in _NAMESPACES]
         hog = _HOG_PERL if setting.perl else _HOG_PYTHON
-        end, said = self._try_command(["sh", "-c", f"{_LOOK} && {_FORK}; echo $?; exec {hog}"])
+        end, said = self._try_command(["sh", "-c", _TRY, "sh", *hog])
         inner = said.decode(errors="replace").split()
         if len(inner) != len(outer) + 1 or not inner[-1].isdigit():
             raise SandboxFailed(f"a trial command did not work: {said.decode(errors='replace').strip()[:200] or end}")
