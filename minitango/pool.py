@@ -36,7 +36,7 @@ OVERDUE_GRACE: Final = 60.0
 """Seconds beyond its steps' wall limits after which an attempt is taken to hang."""
 HOPELESS: Final = frozenset({"store_corrupt", "store_too_new", "store_closed"})
 """Errors of the store that no waiting mends."""
-PASSING: Final = frozenset({"store_full", "store_busy", "store_unreachable"})
+PASSING: Final = frozenset({"store_full", "store_busy", "store_unreachable", "store_unconfirmed"})
 """Errors of the store that end when somebody makes room, lets go or is back: waited for as long as it takes."""
 PATIENCE: Final = 30.0
 """Seconds for which any other trouble with the store is ridden out."""

@@ -42,11 +42,13 @@ def free_port() -> int:
 class Server:
     """One server in a folder of its own; `options` are lines of its configuration, `within` a command that runs it."""
 
+    flags: tuple[str, ...] = ()
+
     def __init__(self, *within: str, **options: str) -> None:
         self.within = within
         self.folder = Path(tempfile.mkdtemp(prefix="mt-redis-"))
         self.socket = self.folder / "s"
-        self.port = free_port()
+        self.port = self.choose_port()
         self.options = {"appendonly": "yes", "appendfsync": "everysec", "save": '""', **options}
         self.process: subprocess.Popen[bytes] | None = None
         atexit.register(self.remove)
@@ -55,6 +57,9 @@ class Server:
     def url(self, queue: str = "", tcp: bool = False) -> str:
         where = f"redis://127.0.0.1:{self.port}/0" if tcp else f"unix://{self.socket}"
         return where + (f"?queue={queue}" if queue else "")
+
+    def choose_port(self) -> int:
+        return free_port()
 
     def start(self) -> None:
         lines = {
@@ -69,7 +74,7 @@ class Server:
         config = self.folder / "redis.conf"
         config.write_text("".join(f"{name} {value}\n" for name, value in lines.items()))
         self.process = subprocess.Popen(
-            [*self.within, BINARY, str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [*self.within, BINARY, str(config), *self.flags], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         deadline = time.monotonic() + START
         while True:

@@ -18,7 +18,7 @@ from msgspec import msgpack, structs
 
 from minitango.errors import ConfigError, MinitangoError, StoreError, StoreFull, StoreTooNew
 from minitango.job import Fail, Failure, Finish, JobSpec, Outcome, Result, State
-from minitango.store import Query, _redis_link, open_store
+from minitango.store import Query, _redis_ears, _redis_link, open_store
 from minitango.store import redis as redis_module
 from minitango.store._redis_blobs import MOST_BROUGHT
 from minitango.store._redis_url import parse
@@ -357,7 +357,7 @@ class Firewall:
 def test_a_handle_is_told_though_its_watchs_connection_was_forgotten(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
-    monkeypatch.setattr(_redis_link, "PING", 0.5)
+    monkeypatch.setattr(_redis_ears, "PING", 0.5)
     firewall = Firewall(server.port)
     url = f"redis://127.0.0.1:{firewall.port}/0"
     with open_engine(url, scoring(1), state=tmp_path, workers=workers, paused=bool(workers)) as engine:
@@ -374,10 +374,15 @@ def test_a_handle_is_told_though_its_watchs_connection_was_forgotten(
 
 def test_a_watch_looks_by_itself_now_and_then(store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Though nothing was told, and though its server answers: a word may have been lost on the way all the same."""
-    monkeypatch.setattr(_redis_link, "PING", 0.3)
+    monkeypatch.setattr(_redis_ears, "PING", 0.3)
     connections: list[Any] = []
-    subscribe = store._link._subscribe
-    monkeypatch.setattr(store._link, "_subscribe", lambda bell: connections.append(bell) or subscribe(bell))
+    subscribe = _redis_ears.subscribe
+
+    def counted(line: Any, bell: str) -> Any:
+        connections.extend([bell] if line is store._link else [])
+        return subscribe(line, bell)
+
+    monkeypatch.setattr(_redis_ears, "subscribe", counted)
     looks: list[float] = []
     stop = store.watch(lambda: looks.append(time.monotonic()))
     eventually(lambda: len(looks) >= 3)
@@ -388,7 +393,8 @@ def test_a_watch_looks_by_itself_now_and_then(store: RedisStore, monkeypatch: py
 
 def test_a_tcp_connection_is_kept_alive(server: Server) -> None:
     store = RedisStore(server.url(tcp=True))
-    for client in (store._link._quick, store._link._steady):
+    clients = store._link._way.clients()
+    for client in (clients.quick, clients.steady):
         connection = client.connection_pool.get_connection()
         sock = connection._sock
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)

@@ -41,6 +41,8 @@ def _store(health: ServerHealth) -> Check:
         "appends": health.appends,
         "fsync": health.fsync,
         "latency": health.latency,
+        "replicas": health.replicas,
+        "confirmed": health.confirmed,
     }
     most = f" of {human_size(health.max_memory)}" if health.max_memory else ""
     keeps = "keeps what it accepts when it dies" if health.appends else "loses what it accepted when it dies"
@@ -48,7 +50,7 @@ def _store(health: ServerHealth) -> Check:
         f"{health.shown}, queue {health.queue}: Redis {one_line(health.server, 40)}, "
         f"{human_size(health.memory)}{most} used, answers in {human_seconds(health.latency)}, {keeps}"
     )
-    cli = f"redis-cli -u {health.shown}"
+    cli = health.cli
     if not health.appends:
         return Check("store", "warning", text, f"{cli} config set appendonly yes, and in its redis.conf", facts=facts)
     if health.fsync == "no":
@@ -60,6 +62,20 @@ def _store(health: ServerHealth) -> Check:
     if health.max_memory and health.memory > NEARLY_FULL * health.max_memory:
         hint = "raise its maxmemory, or make room: minitango prune --older-than 30d"
         return Check("store", "warning", f"{text}; it is nearly full, and then accepts nothing more", hint, facts=facts)
+    if health.replicas < health.confirmed:
+        text = (
+            f"{text}; replicas that follow it: {health.replicas}; nothing is accepted until {health.confirmed} have it"
+        )
+        return Check("store", "warning", text, f"start them, and look: {cli} info replication", facts=facts)
+    if health.fails_over and not health.replicas:
+        text = f"{text}; no replica follows it, and nobody takes over when it dies"
+        return Check("store", "warning", text, f"start one, and look: {cli} info replication", facts=facts)
+    if health.fails_over and not health.confirmed and not health.wants_replicas:
+        text = f"{text}; what it accepted last is lost when a replica takes over that has not got it yet"
+        hint = (
+            f"add replicas=1 to the store's URL on every machine, or bound it: {cli} config set min-replicas-to-write 1"
+        )
+        return Check("store", "warning", text, hint, facts=facts)
     if health.latency > SLOW:
         hint = f"{cli} --latency; is it near, and its machine idle?"
         return Check("store", "warning", f"{text}; that is slow", hint, facts=facts)

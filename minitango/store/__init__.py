@@ -437,7 +437,8 @@ class Store(Queue, History, Nodes, Upkeep, Outbox, Portable, Protocol):
 
 def open_store(url: str, *, queue: str = "default", filling: bool = False) -> Store:
     """Open the store that `url` names: `sqlite:///relative.db`, `sqlite:////absolute.db`, a bare path, or
-    `redis://HOST:PORT/DB?queue=NAME` (also `rediss://` and `unix:///SOCKET`).
+    `redis://HOST:PORT/DB?queue=NAME` (also `rediss://` and `unix:///SOCKET`; `redis+sentinel://HOST,HOST/SERVICE` and
+    `redis+cluster://HOST,HOST`, also with `rediss`).
 
     Creates the file, and its folder (mode 0700), where they are missing. Raises StoreError where that
     cannot be (`store_filling`: a queue on Redis that is being filled, unless `filling`, for who fills it), StoreTooNew
@@ -506,21 +507,31 @@ def hidden(text: str) -> str:
     scheme, separator, rest = text.partition("://") if "://" in text else ("", "", text)
     if "@" in rest:
         rest = "...@" + rest.rpartition("@")[2]
-    return re.sub(r"((?:password|pass|pwd|token)=)[^&]*", r"\1...", f"{scheme}{separator}{rest}")
+    return _without(f"{scheme}{separator}{rest}")
 
 
 def shown(url: str) -> str:
     """A store's URL, or whatever else stands for it, without a password in it."""
     before, separator, rest = url.partition("://")
-    user, at, _ = rest.partition("?")[0].rpartition("@")
-    if not separator or not at or ":" not in user:
+    if not separator:
         return url
-    return f"{before}://{user.partition(':')[0]}:...@{rest[len(user) + 1 :]}"
+    user, at, _ = rest.partition("?")[0].rpartition("@")
+    if at and ":" in user:
+        rest = f"{user.partition(':')[0]}:...@{rest[len(user) + 1 :]}"
+    return f"{before}://{_without(rest)}"
+
+
+def _without(text: str) -> str:
+    """Without values called password."""
+    return re.sub(r"((?:password|pass|pwd|token)=)[^&]*", r"\1...", text)
+
+
+_REDIS: Final = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
 
 
 def is_redis(url: str) -> bool:
-    """Whether a store URL names a Redis server."""
-    return url.partition("://")[0].lower() in ("redis", "rediss", "unix") and "://" in url
+    """Whether a store URL names a queue on Redis: a server, or some of which one has it."""
+    return url.partition("://")[0].lower() in _REDIS and "://" in url
 
 
 def need_redis() -> None:
@@ -554,6 +565,7 @@ def sqlite_path(url: str) -> Path:
         return Path(rest[1:])
     raise ConfigError(
         f"the store URL {hidden(url)!r} has an unknown scheme {scheme!r}",
-        hint="use sqlite:///PATH or redis://HOST/DB?queue=NAME",
+        hint="use sqlite:///PATH or redis://HOST/DB?queue=NAME; or redis+sentinel://HOST,HOST/SERVICE, "
+        "redis+cluster://HOST,HOST",
         id="store_url",
     )

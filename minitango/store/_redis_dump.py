@@ -92,6 +92,7 @@ class RedisDump(RedisHistory):
                 names = [key.removeprefix(prefix) for key in keys]
                 if gone := [name for name in names if not _stays(name)]:
                     self._link.run("load", ["clear", token, *gone], patient=True)
+            client.exists(self._key("nowhere"))  # raises where the server has not, or not all of, this queue any more
 
         self._link.call("load", clear, patient=True)
         self._link.run("load", ["cleared", token], patient=True)

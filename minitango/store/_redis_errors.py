@@ -8,15 +8,40 @@ import redis
 from redis import exceptions
 
 from minitango.errors import StoreError, StoreFull, StoreTooNew
+from minitango.store._redis_url import Place
 
+Foreign = redis.RedisError | OSError | ValueError
+"""What redis-py raises: the last where it is told what is no answer."""
+_ELSEWHERE = (
+    exceptions.AskError, exceptions.ReadOnlyError, exceptions.TryAgainError, exceptions.ClusterDownError,
+    exceptions.MasterDownError, exceptions.BusyLoadingError,
+)  # fmt: skip
+"""Also MovedError. What such a server was asked for it did not do."""
+_NOT_HERE = ("READONLY", "MASTERDOWN", "CLUSTERDOWN", "LOADING", "TRYAGAIN", "MOVED", "ASK")
 _INSIDE = re.compile(r"@user_script: ?[0-9]+: -?([A-Z]+) ")
 
 
-def from_redis(error: redis.RedisError | OSError, shown: str, *, unsure: str = "") -> StoreError:
-    """`shown` names the server; `unsure` says what is not known now."""
-    said = str(error)
+def _word(said: str) -> str:
+    """What kind of error it says that it is."""
     inside = _INSIDE.search(said)  # Redis 6 wraps what a command in a script said
-    word = inside[1] if inside else said.split(" ", 1)[0]
+    return inside[1] if inside else said.split(" ", 1)[0]
+
+
+def elsewhere(error: BaseException) -> bool:
+    """Whether a server says that it is not, or not yet, the one to be asked: nothing was done."""
+    return isinstance(error, _ELSEWHERE) or (isinstance(error, redis.ResponseError) and _word(str(error)) in _NOT_HERE)
+
+
+def from_redis(error: Foreign, place: Place) -> StoreError:
+    """`place` says who was asked."""
+    shown, said = place.shown, str(error)
+    word = _word(said)
+    if place.kind == "server" and (isinstance(error, exceptions.AskError) or word in ("MOVED", "ASK")):
+        return StoreError(
+            f"Redis at {shown} is a node of a cluster, and another node has this queue",
+            hint="write redis+cluster:// for redis://, or rediss+cluster:// for rediss://",
+            id="redis_kind",
+        )
     if isinstance(error, exceptions.AuthenticationError | exceptions.NoPermissionError) or word in (
         "NOAUTH",
         "WRONGPASS",
@@ -24,7 +49,7 @@ def from_redis(error: redis.RedisError | OSError, shown: str, *, unsure: str = "
     ):
         return StoreError(
             f"Redis at {shown} does not let us in: {said}",
-            hint="name a user that may use all of minitango:*: redis://USER:PASSWORD@HOST",
+            hint=f"name a user that may use all of minitango:*: {place.scheme}://USER:PASSWORD@HOST",
             id="store_auth",
         )
     if (
@@ -48,19 +73,16 @@ def from_redis(error: redis.RedisError | OSError, shown: str, *, unsure: str = "
         )
     if word == "FILLING":
         return filling(shown)
-    if word in ("READONLY", "MASTERDOWN", "NOREPLICAS", "CLUSTERDOWN", "LOADING", "BUSY", "TRYAGAIN") or isinstance(
-        error,
-        exceptions.BusyLoadingError | exceptions.ReadOnlyError | exceptions.TryAgainError | exceptions.ClusterDownError,
-    ):
+    if elsewhere(error) or word in ("NOREPLICAS", "BUSY"):
         return StoreError(
-            f"Redis at {shown} cannot take this now: {said}{unsure}",
+            f"Redis at {shown} cannot take this now: {said}",
             hint="wait for it, or look at its log",
             id="store_busy",
         )
     if isinstance(error, redis.ConnectionError | redis.TimeoutError | OSError):
         return StoreError(
-            f"Redis at {shown} does not answer: {said}{unsure}",
-            hint=f"is it running, and can it be reached from here? redis-cli -u {shown} ping",
+            f"Redis at {shown} does not answer: {said}",
+            hint=f"is it running, and can it be reached from here? {place.look}",
             id="store_unreachable",
         )
     if word == "WRONGTYPE" or "Error running script" in said or "user_script" in said:
@@ -76,6 +98,16 @@ def from_redis(error: redis.RedisError | OSError, shown: str, *, unsure: str = "
             id="store_io",
         )
     return StoreError(f"Redis at {shown} refused: {said}", hint="look at its log", id="store_io")
+
+
+def unconfirmed(place: Place, reached: int) -> StoreError:
+    have = "no replica has" if not reached else f"{reached} of its replicas {'has' if reached == 1 else 'have'}"
+    return StoreError(
+        f"Redis at {place.shown} took this, and {have} it, where {place.replicas} are to: it may have been accepted, "
+        "and be lost if that server dies",
+        hint="say it again, the same work is one job; are its replicas there? minitango doctor",
+        id="store_unconfirmed",
+    )
 
 
 def filling(shown: str) -> StoreError:

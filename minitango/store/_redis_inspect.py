@@ -61,8 +61,13 @@ def inspect(url: str) -> ServerHealth:
             nodes=tuple(store.nodes()),
             now=float(seconds) + float(micros) / 1e6,
             waiting={lane: count for lane, count in waiting.items() if count},
+            cli=link.cli,
+            fails_over=place.kind != "server",
+            replicas=int(info.get("connected_slaves", 0)),
+            confirmed=place.replicas,
+            wants_replicas="min_slaves_good_slaves" in info,
         )
     except redis.RedisError as error:
-        raise from_redis(error, place.shown) from error
+        raise from_redis(error, place) from error
     finally:
         store.close()

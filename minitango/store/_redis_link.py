@@ -1,15 +1,13 @@
-"""The way to a queue on a Redis server: its connections, the scripts, and the channel on which changes are told.
+"""What is asked of the server that has a queue, and asked again: requests, scripts, and whether the server will do.
 
-Knows the wire; what keys and replies mean is `redis.py`'s.
+Knows the wire; what keys and replies mean is `redis.py`'s, which server it is `_redis_way.py`'s.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib.resources
 import math
-import secrets
-import socket
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
@@ -17,38 +15,32 @@ from typing import Any, Final, cast
 
 import msgspec
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
+from redis.exceptions import NoScriptError
 
 from minitango import retry
 from minitango.errors import StoreError, StoreFull, StoreTooNew
 from minitango.failpoint import failpoint
 from minitango.job import SOLO_AFTER
 from minitango.store import GOOD_FOR, UNHEARD
-from minitango.store._redis_errors import filling, from_redis
+from minitango.store._redis_clients import ANSWER, PATIENCE, Clients
+from minitango.store._redis_ears import watch
+from minitango.store._redis_errors import Foreign, elsewhere, filling, from_redis, unconfirmed
 from minitango.store._redis_url import Place
+from minitango.store._redis_way import way_to
 
 VERSION: Final = 1
 """Of the keys and the scripts. A later one refuses to be read by this."""
 OLDEST: Final = (6, 0)
 ORDER_LENGTH: Final = 46
 """Letters of a job's `order`: 16 for its priority, 16 for its rank, 14 for its number."""
-ANSWER: Final = 1.5
-"""Seconds in which a verb is answered, or raises: people wait for it."""
-PATIENCE: Final = 10.0
-"""Seconds for what the engine does by itself, and what may take a server long."""
-QUIET: Final = 0.02
-"""Seconds between two calls of a watcher: what happens meanwhile is told of at once, in one."""
-PING: Final = 10.0
-"""Seconds without a word after which a watcher asks whether its server is still there, and has its caller look anew."""
-_LISTEN: Final = 0.5
 _CLOCK_GOOD_FOR: Final = 10.0
 _MEMORY_GOOD_FOR: Final = 2.0
 _FULL_AT: Final = 0.9
 """Of its maxmemory: beyond, nothing new is accepted."""
-
-_KEEPALIVE: Final = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
-"""Of idle connections, where the system can: a firewall does not forget them, and one that is dead is known to be."""
+_CONFIRMED: Final = frozenset({"submit", "exchange", "blobs", "cancel", "forget", "hand_over", "load"})
+"""Scripts whose word counts: what they did is confirmed by as many replicas as the URL asks for."""
+_OF_ANSWER: Final = 0.6
+"""Of the time for an answer: how long replicas have for theirs."""
 
 Value = str | bytes | int | float
 
@@ -96,13 +88,16 @@ class Link:
         self.queue = queue
         self._filling = filling
         self.prefix = f"minitango:{{{queue}}}:"
-        self._scripts: dict[str, Any] = {}
+        self._scripts: dict[str, tuple[str, str]] = {}
+        self._loaded: dict[int, set[str]] = {}
+        """By turn, the scripts that its server was told."""
         self._watchers: list[Callable[[], None]] = []
         self._closed = False
         self._clock_offset = 0.0
         self._clock_read = -_CLOCK_GOOD_FOR
-        self._quick = self._client(ANSWER)
-        self._steady = self._client(PATIENCE)
+        self._clock_of = 0
+        self._way = way_to(place, queue)
+        self._looked_at = 0
         self._memory_read = -_MEMORY_GOOD_FOR
         self._memory_left = math.inf
         self.remarks: tuple[str, ...] = ()
@@ -113,30 +108,16 @@ class Link:
             self.close()
             raise
 
-    def _client(self, timeout: float) -> redis.Redis:
-        lively: dict[str, Any] = {}
-        if not self.place.server.startswith("unix:"):
-            options = {getattr(socket, name): n for name, n in _KEEPALIVE.items() if hasattr(socket, name)}
-            lively = {"socket_keepalive": True, "socket_keepalive_options": options}
-        try:
-            return redis.Redis.from_url(
-                self.place.server,
-                socket_timeout=timeout,
-                socket_connect_timeout=min(timeout, ANSWER),
-                retry=Retry(NoBackoff(), 0),  # what may be said twice is for us to say
-                protocol=2,
-                health_check_interval=0,
-                client_name="minitango",
-                **lively,
-            )
-        except (ValueError, OSError) as error:
-            raise StoreError(
-                f"Redis at {self.place.shown} cannot be used: {error}", hint="correct the URL", id="store_unreachable"
-            ) from error
-
     def _look(self) -> None:
         """Look at the server: it must be new enough, keep what it is given, and its queue not be too new."""
+        self._looked_at = self._way.turn
         info: dict[str, Any] = self.call("open", lambda client: client.info())
+        if info.get("redis_mode") == "sentinel" and self.place.kind == "server":
+            raise StoreError(
+                f"what answers at {self.place.shown} is a sentinel",
+                hint="write redis+sentinel://HOST:26379/SERVICE?queue=NAME, or rediss+sentinel:// for TLS",
+                id="redis_kind",
+            )
         version = tuple(int(part) for part in str(info.get("redis_version", "0")).split(".")[:2] if part.isdigit())
         if version < OLDEST:
             raise StoreError(
@@ -161,19 +142,23 @@ class Link:
         if policy.startswith("allkeys") and int(info.get("maxmemory", 0)):
             raise StoreError(
                 f"Redis at {shown} throws jobs away when its memory is full (maxmemory-policy {policy})",
-                hint=f"redis-cli -u {shown} config set maxmemory-policy noeviction, and the same in its redis.conf",
+                hint=f"{self._way.cli} config set maxmemory-policy noeviction, and the same in its redis.conf",
                 id="redis_evicts",
             )
         if not info.get("aof_enabled"):
             lost = f"Redis at {shown} loses what it accepted when it dies (appendonly no)"
-            hint = f"redis-cli -u {shown} config set appendonly yes, and the same in its redis.conf"
+            hint = f"{self._way.cli} config set appendonly yes, and the same in its redis.conf"
             if self.place.durability == "require":
                 raise StoreError(lost, hint=hint, id="redis_not_durable")
             self.remarks = (f"{lost}; next: {hint}",)
 
     def check_room(self, size: int = 0) -> None:
         """Refuse new work of `size` bytes where the server would have less memory left than what is under way may need.
-        StoreFull. What it lets pass is taken to be used, until the server is asked again."""
+        StoreFull. What it lets pass is taken to be used, until the server is asked again. Another server than last time
+        is looked at as in the beginning."""
+        if self._way.turn != self._looked_at:
+            self._look()
+            self._memory_read = -_MEMORY_GOOD_FOR
         if time.monotonic() - self._memory_read > _MEMORY_GOOD_FOR:
             memory = self.call("memory", lambda client: client.info("memory"))
             self._memory_read = time.monotonic()
@@ -191,49 +176,111 @@ class Link:
     def key(self, name: str) -> str:
         return self.prefix + name
 
+    @property
+    def turn(self) -> int:
+        """Goes up when the queue turns out to be on another server."""
+        return self._way.turn
+
+    @property
+    def cli(self) -> str:
+        """What to type to speak to the server that has the queue."""
+        return self._way.cli
+
     # --- asking -----------------------------------------------------------------------------------
 
     def call(self, verb: str, ask: Callable[[redis.Redis], Any], *, patient: bool = False) -> Any:
-        """What `ask` gets of a client. For what may be asked twice: it is where the connection had gone stale."""
+        """What `ask` gets of a client. For what may be asked twice: it is where the connection had gone stale, and of
+        the server that has the queue now."""
+        return self._ask(ask, patient=patient, repeats=True)
+
+    def _once(self, ask: Callable[[redis.Redis], Any], *, patient: bool) -> Any:
+        """The same for what may be done only once: it is asked again where it was not done for sure."""
+        return self._ask(ask, patient=patient, repeats=False)
+
+    def _ask(self, ask: Callable[[redis.Redis], Any], *, patient: bool, repeats: bool) -> Any:
         deadline = time.monotonic() + (PATIENCE if patient else ANSWER)
         while True:
             if self._closed:
                 raise StoreError(f"the store on Redis at {self.place.shown} was closed", id="store_closed")
+            clients: Clients | None = None
             try:
-                return ask(self._steady if patient else self._quick)
+                clients = self._way.clients()
+                return ask(clients.steady if patient else clients.quick)
             except redis.AuthenticationError as error:
-                raise from_redis(error, self.place.shown) from error
-            except (redis.ConnectionError, redis.TimeoutError) as error:
-                if self._closed:
+                raise from_redis(error, self.place) from error
+            except (redis.RedisError, OSError, ValueError) as error:
+                if self._closed and repeats:
                     continue
-                if isinstance(error, redis.TimeoutError) or time.monotonic() + 0.1 > deadline or _is_down(error):
-                    raise from_redis(error, self.place.shown) from error
+                if not self._may_go_better(clients, error, deadline, patient=patient, repeats=repeats):
+                    raise from_redis(error, self.place) from error
+
+    def _may_go_better(
+        self, clients: Clients | None, error: Foreign, deadline: float, *, patient: bool, repeats: bool
+    ) -> bool:
+        """Whether what met this is to be asked again; waits for a moment where that helps."""
+        late = time.monotonic() + 0.1 > deadline
+        if clients is not None:
+            self._way.doubt(clients, error)
+        if self._way.several and elsewhere(error):
+            if not late and not self._is_another_than(clients):
                 time.sleep(0.05)
-            except (redis.RedisError, OSError) as error:
-                raise from_redis(error, self.place.shown) from error
+            return not late
+        if not repeats or not isinstance(error, redis.ConnectionError | redis.TimeoutError):
+            return False
+        if isinstance(error, redis.TimeoutError) or late or _is_down(error):
+            # waiting does not help; another server might, but not people who have waited already
+            return (patient or not late) and self._is_another_than(clients)
+        time.sleep(0.05)
+        return True
+
+    def _is_another_than(self, clients: Clients | None) -> bool:
+        """Whether the queue turns out to be on another server."""
+        with suppress(redis.RedisError, OSError, StoreError):
+            return clients is not None and self._way.clients() is not clients
+        return False
 
     def run(self, verb: str, arguments: Sequence[Value], *, patient: bool = False, repeats: bool = True) -> Any:
-        """Run a script. `repeats`: it may be run twice where no answer came; else StoreError says at once."""
-        script = self._scripts.get(verb)
-        if script is None:
-            script = self._scripts[verb] = self._quick.register_script(_script(verb))
+        """Run a script. `repeats`: it may be run twice where no answer came; else StoreError says at once.
+
+        StoreError `store_unconfirmed`: it ran, and fewer replicas than the URL asks for have what it did.
+        """
+        if verb not in self._scripts:
+            text = _script(verb)
+            self._scripts[verb] = text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+        text, digest = self._scripts[verb]
         failpoint(f"store.{verb}.before_commit")
-        keys = [self.key("meta")]
+        keys = [self.key("meta"), *self._way.keys(self.prefix)]
+        wait = 0
+        if self.place.replicas and verb in _CONFIRMED:
+            wait = int((PATIENCE if patient else ANSWER) * _OF_ANSWER * 1000)
 
         def ask(client: redis.Redis) -> Any:
-            return script(keys=keys, args=arguments, client=client)
+            if wait and verb not in self._loaded.setdefault(self.turn, set()):
+                client.script_load(text)  # what is not known is waited for as well
+                self._loaded[self.turn].add(verb)
+            try:
+                return self._evaluate(client, ["EVALSHA", digest, len(keys), *keys, *arguments], wait)
+            except NoScriptError:  # it was restarted, or is another one
+                return self._evaluate(client, ["EVAL", text, len(keys), *keys, *arguments], wait)
 
         answer = self.call(verb, ask, patient=patient) if repeats else self._once(ask, patient=patient)
         failpoint(f"store.{verb}.after_commit")
         return answer
 
-    def _once(self, ask: Callable[[redis.Redis], Any], *, patient: bool) -> Any:
-        if self._closed:
-            raise StoreError(f"the store on Redis at {self.place.shown} was closed", id="store_closed")
-        try:
-            return ask(self._steady if patient else self._quick)
-        except (redis.RedisError, OSError) as error:
-            raise from_redis(error, self.place.shown) from error
+    def _evaluate(self, client: redis.Redis, command: Sequence[Value], wait: int) -> Any:
+        """The answer to a command. `wait`: milliseconds in which as many replicas must have what it wrote as the URL
+        asks for; 0: that is not asked."""
+        if not wait:
+            return client.execute_command(*command)  # type: ignore[no-untyped-call]
+        pipe = client.pipeline(transaction=False)  # one connection: what was written on it is waited for
+        pipe.execute_command(*command)  # type: ignore[no-untyped-call]
+        pipe.execute_command("WAIT", self.place.replicas, wait)  # type: ignore[no-untyped-call]
+        answer, reached = pipe.execute(raise_on_error=False)
+        if isinstance(answer, Exception):
+            raise answer
+        if not isinstance(reached, int) or reached < self.place.replicas:
+            raise unconfirmed(self.place, reached if isinstance(reached, int) else 0)
+        return answer
 
     def rewrite_file(self) -> int:
         """Have the append-only file written anew, and wait for it. Returns the bytes by which it shrank; 0 where there
@@ -263,110 +310,38 @@ class Link:
 
     def now(self) -> float:
         """The server's clock. It is asked now and then; between, our own runs on from there."""
-        if time.monotonic() - self._clock_read > _CLOCK_GOOD_FOR:
+        if time.monotonic() - self._clock_read > _CLOCK_GOOD_FOR or self._clock_of != self._way.turn:
             with suppress(StoreError) if self._clock_offset else nullcontext():
                 seconds, micros = self.call("now", lambda client: client.time())
                 self._clock_offset = float(seconds) + float(micros) / 1e6 - time.monotonic()
-            self._clock_read = time.monotonic()
+            self._clock_read, self._clock_of = time.monotonic(), self._way.turn
         return time.monotonic() + self._clock_offset
 
     # --- watching ---------------------------------------------------------------------------------
 
     def watch(self, changed: Callable[[], None], *, own: str) -> Callable[[], None]:
-        """Call `changed`, which must not raise, after each change of the queue, each time after we were deaf, and at
-        least every PING seconds or so: a connection may be dead, and what was told on it lost, without a sign. Not for
-        exchanges of the client `own`."""
-        stopping = threading.Event()
-        ours = own.encode()
-        bell = self.key(f"stop:{secrets.token_hex(8)}")
-        first = self._subscribe(bell)
-
-        def listen() -> None:
-            ears: Any = first
-            heard, asked = time.monotonic(), None
-            while not stopping.is_set():
-                try:
-                    if ears is None:
-                        ears = self._subscribe(bell)
-                        heard, asked = time.monotonic(), None
-                        changed()  # something may have been missed
-                    message = ears.get_message(timeout=_LISTEN)
-                    now = time.monotonic()
-                    if message is not None:
-                        heard, asked = now, None
-                    elif asked is not None and now - asked > ANSWER:
-                        raise redis.TimeoutError("no answer to PING")
-                    elif asked is None and now - heard > PING:
-                        ears.ping()
-                        asked = now
-                    if message is None or stopping.is_set() or message["type"] not in ("message", "pong"):
-                        continue
-                    if message["data"] == ours:
-                        continue
-                    changed()
-                    stopping.wait(QUIET)
-                    more = False
-                    while (message := ears.get_message(timeout=0)) is not None:
-                        more = more or message["data"] != ours
-                    if more and not stopping.is_set():
-                        changed()
-                except (redis.RedisError, OSError, StoreError):
-                    if ears is not None:
-                        _quietly(ears.close)
-                    ears = None
-                    stopping.wait(0.2)
-            if ears is not None:
-                _quietly(ears.close)
-
-        thread = threading.Thread(target=listen, name="minitango-watch", daemon=True)
-        thread.start()
+        """See `_redis_ears.watch`. Ends with this link at the latest."""
+        stop_ears = watch(self, changed, own=own)
 
         def stop() -> None:
-            stopping.set()
             with suppress(ValueError):
                 self._watchers.remove(stop)
-            with suppress(redis.RedisError, OSError):  # else it looks by itself, soon
-                self._quick.publish(bell, "")
-            if thread is not threading.current_thread():
-                thread.join()
+            stop_ears()
 
         self._watchers.append(stop)
         return stop
-
-    def _subscribe(self, bell: str) -> Any:
-        """Listening, for sure: what is told from now on is heard."""
-
-        def ask(client: redis.Redis) -> Any:
-            ears = client.pubsub()  # type: ignore[no-untyped-call]
-            try:
-                ears.subscribe(self.key("changed"), bell)
-                heard = [ears.get_message(timeout=ANSWER) for _ in range(2)]
-            except BaseException:
-                _quietly(ears.close)
-                raise
-            if None in heard:
-                _quietly(ears.close)
-                raise redis.TimeoutError("no answer to SUBSCRIBE")
-            return ears
-
-        return self.call("watch", ask)
 
     def close(self) -> None:
         """Stop the watchers and let the connections go. Idempotent."""
         while self._watchers:
             self._watchers[-1]()
         self._closed = True
-        for client in (self._quick, self._steady):
-            client.close()
-            client.connection_pool.disconnect()
+        self._way.close()
 
 
 def _is_down(error: BaseException) -> bool:
     """Whether nobody is there at all: waiting some milliseconds does not help."""
-    cause = error.__cause__ or error.__context__
-    return isinstance(cause, ConnectionRefusedError | FileNotFoundError)
-
-
-def _quietly(close: Callable[[], None]) -> None:
-    with suppress(redis.RedisError, OSError, ValueError):
-        close()
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ConnectionRefusedError | FileNotFoundError):
+        cause = cause.__cause__ or cause.__context__
+    return cause is not None

@@ -1,9 +1,9 @@
-"""What a Redis store's URL says: where the server is, and which queue on it."""
+"""What a Redis store's URL says: where the server is, or who knows it, and which queue on it."""
 
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Final, Literal
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 from msgspec import Struct
@@ -11,35 +11,109 @@ from msgspec import Struct
 from minitango.errors import ConfigError
 from minitango.store import hidden
 
-SCHEMES: Final = ("redis", "rediss", "unix")
+Kind = Literal["server", "sentinel", "cluster"]
 _QUEUE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_SERVICE: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_HOST: Final = re.compile(
+    r"(?:\[(?P<six>[0-9A-Fa-f:.]{2,45})\]|(?P<name>[A-Za-z0-9._-]{1,253}))(?::(?P<port>[0-9]{1,5}))?"
+)
+_NAME: Final = re.compile(r"[A-Za-z0-9._:-]{1,253}")
+_MOST_HOSTS: Final = 100
 _DURABILITY: Final = ("warn", "require", "any")
 _PASSED_ON: Final = ("db", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 """Parameters that are redis-py's own."""
+_LOGIN: Final = ("sentinel_user", "sentinel_password")
+_PORTS: Final = {"sentinel": 26379, "cluster": 6379}
+_HINTS: Final = {
+    "server": "write redis://HOST:6379/0?queue=NAME, rediss://USER:PASSWORD@HOST?queue=NAME or unix:///run/redis.sock",
+    "sentinel": "write redis+sentinel://USER:PASSWORD@HOST1:26379,HOST2:26379/SERVICE/0?queue=NAME, or "
+    "rediss+sentinel:// for TLS",
+    "cluster": "write redis+cluster://USER:PASSWORD@HOST1:6379,HOST2:6379?queue=NAME, or rediss+cluster:// for TLS",
+}
+
+
+class Host(Struct, frozen=True):
+    """Where something answers."""
+
+    name: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.name}]:{self.port}" if ":" in self.name else f"{self.name}:{self.port}"
+
+    @property
+    def cli(self) -> str:
+        return f"redis-cli -h {self.name} -p {self.port}"
 
 
 class Place(Struct, frozen=True):
-    """One queue on one server."""
+    """One queue: on one server, on the one that its sentinels name, or on the node of a cluster that has its slot."""
 
-    server: str
-    """The URL as redis-py takes it, secrets included: not to be shown."""
+    scheme: str
+    """As redis-py knows it: redis, rediss (TLS) or unix."""
+    login: str
+    """What stands before the host, secrets included, with its `@`: not to be shown."""
+    where: str
+    """The host of the one server; else empty."""
+    rest: str
+    """What stands behind the host."""
     shown: str
-    """The same for people: without a password."""
+    """The URL for people: without a password."""
     queue: str
     """Empty: none is named."""
     durability: str
     """What is done about a server that may lose what it accepted: warn, require (refuse it) or any."""
+    replicas: int = 0
+    """How many replicas must have what is accepted or recorded before we say that it is."""
+    kind: Kind = "server"
+    hosts: tuple[Host, ...] = ()
+    """The sentinels, or nodes of the cluster, that are asked first."""
+    service: str = ""
+    """What sentinels call the servers that are meant."""
+    sentinel_login: str | None = None
+    """As `login`, for the sentinels; None: they are asked without, and with `login` where they want one."""
+
+    @property
+    def server(self) -> str:
+        """The URL of the one server as redis-py takes it, secrets included: not to be shown."""
+        return f"{self.scheme}://{self.login}{self.where}{self.rest}"
+
+    def at(self, host: Host) -> str:
+        """The same for a server that was found."""
+        return f"{self.scheme}://{self.login}{host}{self.rest}"
+
+    def sentinel_at(self, host: Host, login: str) -> str:
+        """The same for a sentinel, which has no databases."""
+        query = self.rest.partition("?")[2]
+        return f"{self.scheme}://{login}{host}" + (f"?{query}" if query else "")
+
+    @property
+    def look(self) -> str:
+        """What to type to see whether somebody answers there, and who."""
+        if self.kind == "server":
+            return f"redis-cli -u {self.shown} ping"
+        tls = " --tls" if self.scheme == "rediss" else ""
+        ask = f"sentinel master {self.service}" if self.kind == "sentinel" else "cluster nodes"
+        return f"{self.hosts[0].cli}{tls} {ask}"
 
 
 def parse(url: str) -> Place:
     """Read `redis://[user:password@]host[:port][/db]`, `rediss://...` or `unix:///path`, with `?queue=NAME`,
-    `durability=warn|require|any` and `db=N` where wanted. ConfigError `store_url`."""
+    `durability=warn|require|any`, `replicas=N` and `db=N` where wanted; also
+    `redis+sentinel://[user:password@]host[:port],.../SERVICE[/db]` (and `sentinel_user=`, `sentinel_password=`),
+    `redis+cluster://[user:password@]host[:port],...`, and both with `rediss`. ConfigError `store_url`."""
     if re.search("[\x00-\x20\x7f]", url):  # some of which urlsplit leaves out without a word
         raise _refuse(url, "it has a blank or a control character: write %20 for a blank in a password")
     if "#" in url:
         raise _refuse(url, "it has a '#': write %23 in a password")
+    before, _, after = url.partition("://")
+    scheme, _, kind = before.lower().partition("+")
+    several = kind in _PORTS
     try:
-        parts = urlsplit(url)
+        # several hosts are not for urlsplit, which looks for one port
+        netloc = re.split("[/?]", after, maxsplit=1)[0] if several else ""
+        parts = urlsplit(f"{scheme}://{after[len(netloc) :]}" if several else url)
+        netloc = netloc if several else parts.netloc
         pairs = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
         port = parts.port
     except ValueError:  # which may quote a password
@@ -47,34 +121,91 @@ def parse(url: str) -> Place:
     asked = dict(pairs)
     if len(asked) != len(pairs):
         raise _refuse(url, "it names something twice")
-    queue, durability = asked.pop("queue", None), asked.pop("durability", "warn")
+    queue, durability, replicas = asked.pop("queue", None), asked.pop("durability", "warn"), asked.pop("replicas", "0")
     if queue is not None:
         check_queue(queue)
     if durability not in _DURABILITY:
         raise _refuse(url, f"durability is {durability!r}, not {', '.join(_DURABILITY)}")
+    if not re.fullmatch("[0-9]", replicas):
+        raise _refuse(url, f"replicas is {replicas[:80]!r}, not a number from 0 to 9")
+    known = (*_PASSED_ON, *(_LOGIN if kind == "sentinel" else ()))
     for name in asked:
-        if name not in _PASSED_ON:
+        if name not in known:
             raise _refuse(
-                url, f"it has an unknown parameter {name!r}: there are queue, durability, {', '.join(_PASSED_ON)}"
+                url, f"it has an unknown parameter {name!r}: there are queue, durability, replicas, {', '.join(known)}"
             )
-    if parts.scheme == "unix":
-        if not parts.path.strip("/"):
+    user, password = (asked.pop(name, None) for name in _LOGIN)
+    if user is not None and not password:
+        raise _refuse(url, "it names a user of the sentinels, and no sentinel_password")
+    sentinel_login = None if password is None else f"{quote(user or '', safe='')}:{quote(password, safe='')}@"
+    login, at, where = netloc.rpartition("@")
+    login += at
+    hosts: tuple[Host, ...] = ()
+    service, path = "", parts.path
+    if several:
+        if "@" in login[:-1]:
+            raise _refuse(url, "it has more than one '@': name a user and a password once, and write %40 in it")
+        hosts = _hosts(url, where, _PORTS[kind])
+        where = ""
+        service, path = _inside(url, parts.path, kind)
+    elif parts.scheme == "unix":
+        if not path.strip("/"):
             raise _refuse(url, "it names no socket")
     elif not parts.hostname:
         raise _refuse(url, "it names no host")
-    inside = parts.path.strip("/") if parts.scheme != "unix" else ""
+    inside = path.strip("/") if scheme != "unix" else ""
     if inside and "db" in asked:
         raise _refuse(url, f"it names two databases, /{inside[:80]} and db={asked['db'][:80]}")
     database = asked.get("db", inside)
     if not re.fullmatch(r"[0-9]{0,5}", database):
         raise _refuse(url, f"{database!r} is no database's number")
-    rest = parts.path + (f"?{urlencode(asked)}" if asked else "")
-    host = parts.hostname or ""
-    if ":" in host:
-        host = f"[{host}]"
-    user = f"{quote(parts.username)}@" if parts.username else ""
-    shown = f"{user}{host}{f':{port}' if port else ''}"
-    return Place(f"{parts.scheme}://{parts.netloc}{rest}", f"{parts.scheme}://{shown}{rest}", queue or "", durability)
+    if kind == "cluster" and int(database or 0):
+        raise _refuse(url, "a cluster has database 0 alone")
+    query = f"?{urlencode(asked)}" if asked else ""
+    rest = path + query
+    name = login.partition(":")[0].removesuffix("@")
+    if several:
+        host = ",".join(map(str, hosts)) + (f"/{service}" if service else "")
+    else:
+        host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname or ""
+        host += f":{port}" if port else ""
+    shown = f"{before.lower()}://{f'{quote(name)}@' if name else ''}{host}{rest}"
+    return Place(
+        scheme, login, where, rest, shown, queue or "", durability, int(replicas),
+        "sentinel" if kind == "sentinel" else "cluster" if several else "server", hosts, service, sentinel_login,
+    )  # fmt: skip
+
+
+def _hosts(url: str, text: str, port: int) -> tuple[Host, ...]:
+    """Nothing of it is quoted: it may be a part of a password that was not escaped."""
+    found: dict[Host, None] = {}
+    for one in text.split(","):
+        read = _HOST.fullmatch(one)
+        host = None if read is None else found_host(read["six"] or read["name"], int(read["port"] or port))
+        if host is None:
+            raise _refuse(url, "its hosts cannot be read: HOST:PORT,HOST:PORT" if text else "it names no host")
+        found[host] = None
+    if len(found) > _MOST_HOSTS:
+        raise _refuse(url, f"it names {len(found)} hosts: some of them will do")
+    return tuple(found)
+
+
+def _inside(url: str, path: str, kind: str) -> tuple[str, str]:
+    """The service that a path names, and what is left of it. Nothing of it is quoted, either."""
+    if kind == "cluster":
+        return "", path
+    service, _, database = path.removeprefix("/").partition("/")
+    if not _SERVICE.fullmatch(service):
+        why = "has a service that cannot be one" if service else "names no service, as `sentinel monitor` calls it"
+        raise _refuse(url, f"it {why}")
+    if not re.fullmatch("[0-9]{0,5}/?", database):
+        raise _refuse(url, "what follows its service is no database's number")
+    return service, f"/{database}" if database else ""
+
+
+def found_host(name: str, port: int) -> Host | None:
+    """A host that somebody names; None where it cannot be one."""
+    return Host(name, port) if _NAME.fullmatch(name) and 0 < port < 65536 else None
 
 
 def check_queue(queue: str) -> str:
@@ -89,9 +220,9 @@ def check_queue(queue: str) -> str:
 
 
 def _refuse(url: str, why: str) -> ConfigError:
+    kind = url.partition("://")[0].lower().partition("+")[2]
     return ConfigError(
         f"the store URL {hidden(url)!r} cannot be used: {why}",
-        hint="write redis://HOST:6379/0?queue=NAME, rediss://USER:PASSWORD@HOST?queue=NAME or unix:///run/redis.sock; "
-        "in a password / is %2F, @ is %40, # is %23",
+        hint=f"{_HINTS.get(kind, _HINTS['server'])}; in a password / is %2F, @ is %40, # is %23",
         id="store_url",
     )

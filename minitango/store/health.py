@@ -53,6 +53,16 @@ class ServerHealth(Struct, frozen=True):
     nodes: tuple[Node, ...]
     waiting: Mapping[str, int]
     """By lane, how many jobs wait to be claimed."""
+    cli: str
+    """What to type to speak to the server that has the queue now."""
+    fails_over: bool
+    """Whether another server takes over when it dies: what is accepted, and that one has not yet, is lost then."""
+    replicas: int
+    """Of the server, that follow it."""
+    confirmed: int
+    """How many of those must have what is accepted before anybody is told so."""
+    wants_replicas: bool
+    """Whether the server accepts nothing unless some follow it closely (min-replicas-to-write)."""
 
 
 def inspect_server(url: str) -> ServerHealth:

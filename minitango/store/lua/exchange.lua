@@ -9,7 +9,10 @@
 -- asked before. Packed, since it is many small texts: to read them one by one costs a client more than all else.
 local now = clock(ARGV[1])
 local slot, request = P .. 'last:' .. ARGV[2], ARGV[3]
-if call('HGET', slot, 'request') == request then return { call('HGET', slot, 'reply') } end
+if call('HGET', slot, 'request') == request then
+  call('EXPIRE', slot, C.REPLY_KEPT) -- a write, for what waits until replicas have the last one of its connection
+  return { call('HGET', slot, 'reply') }
+end
 local wanted, solo, node, lease_for, bring = tonumber(ARGV[4]), ARGV[5] == '1', ARGV[6], tonumber(ARGV[7]), tonumber(ARGV[8])
 local capabilities, tokens, said = unpack(cmsgpack.unpack(ARGV[9]))
 local at, printed = 1, 9

@@ -11,7 +11,8 @@ local n = #said / WIDTH
 for i = 0, n - 1 do
   if call('EXISTS', P .. 'j:' .. said[1 + i * WIDTH]) == 1 then
     if not again then return { 'taken', tostring(i + 1) } end
-    -- It was done, then: say what became of each.
+    -- It was done, then: say what became of each. A write, for what waits until replicas have the last one of its connection.
+    call('HINCRBY', KEYS[1], 'seq', 0)
     local out = {}
     for k = 0, n - 1 do
       local id, made = said[1 + k * WIDTH], '1'
