@@ -90,6 +90,9 @@ class Server:
 
         return redis.Redis(unix_socket_path=str(self.socket))
 
+    def flush(self) -> None:
+        self.client().flushall()
+
     def kill(self) -> None:
         """As `kill -9`."""
         self._signal(signal.SIGKILL)

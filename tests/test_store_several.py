@@ -460,7 +460,7 @@ def test_while_a_slot_moves_nothing_is_torn(quiet: Cluster) -> None:
         return found
 
     before = held()
-    for _ in range(3):
+    for _ in range(2):
         begun = time.monotonic()
         error = refused(lambda: store.submit([spec("more")]))
         assert error.id == "store_busy"
@@ -520,13 +520,13 @@ def test_an_answer_that_is_given_again_is_confirmed_as_well(monkeypatch: pytest.
         store.submit([spec()])
         (lease,) = store.exchange(claim=1).leases
         watched.replica.freeze()
-        monkeypatch.setattr("minitango.store._redis_link._OF_ANSWER", 0.05)
+        monkeypatch.setattr("minitango.store._redis_link._CONFIRM", (0.08, 0.5))
         for _ in range(2):
             assert refused(lambda: store.exchange([Finish(lease, RESULT)])).id == "store_unconfirmed"
             store._link._way.clients().steady.connection_pool.disconnect()  # a new one has written nothing
         assert store.unheard
         watched.replica.thaw()
-        monkeypatch.setattr("minitango.store._redis_link._OF_ANSWER", 0.6)
+        monkeypatch.setattr("minitango.store._redis_link._CONFIRM", (0.9, 3.0))
         assert [job.id for job in store.exchange().settled] == [lease.job]
         assert watched.replica.client().hget("minitango:{default}:meta", "n:done") == b"1"
         run, arguments = store._link.run, []
@@ -534,7 +534,7 @@ def test_an_answer_that_is_given_again_is_confirmed_as_well(monkeypatch: pytest.
         store.submit([spec("bob")])
         words = arguments[-1][1]
         watched.replica.freeze()
-        monkeypatch.setattr("minitango.store._redis_link._OF_ANSWER", 0.05)
+        monkeypatch.setattr("minitango.store._redis_link._CONFIRM", (0.08, 0.5))
         store._link._way.clients().quick.connection_pool.disconnect()
         assert refused(lambda: run("submit", [words[0], words[1], "1", words[3]])).id == "store_unconfirmed"
         store.close()

@@ -39,8 +39,8 @@ _FULL_AT: Final = 0.9
 """Of its maxmemory: beyond, nothing new is accepted."""
 _CONFIRMED: Final = frozenset({"submit", "exchange", "blobs", "cancel", "forget", "hand_over", "load"})
 """Scripts whose word counts: what they did is confirmed by as many replicas as the URL asks for."""
-_OF_ANSWER: Final = 0.6
-"""Of the time for an answer: how long replicas have for theirs."""
+_CONFIRM: Final = (0.9, 3.0)
+"""Seconds that replicas have for it, where people wait and where nobody does: less than the server has for its answer."""
 
 Value = str | bytes | int | float
 
@@ -252,7 +252,7 @@ class Link:
         keys = [self.key("meta"), *self._way.keys(self.prefix)]
         wait = 0
         if self.place.replicas and verb in _CONFIRMED:
-            wait = int((PATIENCE if patient else ANSWER) * _OF_ANSWER * 1000)
+            wait = int(_CONFIRM[patient] * 1000)
 
         def ask(client: redis.Redis) -> Any:
             if wait and verb not in self._loaded.setdefault(self.turn, set()):

@@ -56,7 +56,7 @@ from minitango.retry import (
 from minitango.store import UNHEARD, Errand, Node, Query, Store
 from minitango.store.redis import RedisStore
 from minitango.store.sqlite import SqliteStore
-from tests import redis_server
+from tests import redis_server, redis_several
 
 T0 = 1_800_000_000.0
 
@@ -121,9 +121,12 @@ class RedisBackend:
     def __init__(self, folder: Path) -> None:
         redis_server.need_redis()
         self.clock = Clock()
-        self._server = redis_server.shared()
-        self._server.client().flushall()
+        self._server = self._servers()
+        self._server.flush()
         self._opened: list[Store] = []
+
+    def _servers(self) -> redis_server.Server | redis_several.Watched | redis_several.Cluster:
+        return redis_server.shared()
 
     def open(self, queue: str = "default") -> Store:
         store = RedisStore(self._server.url(), queue=queue, clock=self.clock)
@@ -138,10 +141,66 @@ class RedisBackend:
             store.close()
 
 
-BACKENDS = {"sqlite": SqliteBackend, "redis": RedisBackend}
+class SentinelBackend(RedisBackend):
+    def _servers(self) -> redis_several.Watched:
+        return redis_several.shared_watched()
 
 
-@pytest.fixture(params=BACKENDS)
+class ClusterBackend(RedisBackend):
+    def _servers(self) -> redis_several.Cluster:
+        return redis_several.shared_cluster()
+
+
+BACKENDS = {
+    "sqlite": SqliteBackend,
+    "redis": RedisBackend,
+    "sentinel": SentinelBackend,
+    "cluster": ClusterBackend,
+}
+ON_SEVERAL = frozenset(
+    {
+        "test_what_is_handed_in_again_is_the_last",
+        "test_claims_come_by_priority_then_rank_then_order_of_submission",
+        "test_those_held_often_take_turns",
+        "test_jobs_of_one_assignment_wait_for_their_image_together",
+        "test_a_key_that_is_left_goes_to_the_latest_of_those_that_had_it",
+        "test_a_stale_lease_is_not_extended",
+        "test_three_deaths_alone_make_a_job_dead",
+        "test_why_it_was_cancelled_is_kept",
+        "test_every_edge_of_the_state_machine_is_walked",
+        "test_a_node_is_drained_until_it_is_not",
+        "test_queues_of_one_store_do_not_see_each_other",
+        "test_get_refuses_an_ambiguous_beginning",
+        "test_list_filters",
+        "test_attempts_tell_a_jobs_story",
+        "test_a_follower_misses_no_end",
+        "test_what_failed_is_due_again_when_it_was_said",
+        "test_many_who_take_at_once_share_them",
+        "test_a_job_is_handed_over_to_those_whose_it_stays",
+        "test_shrinking_changes_nothing_but_the_room",
+        "test_forget_takes_any_number",
+        "test_referenced_names_the_blobs_that_jobs_need",
+        "test_close_may_come_twice_and_nothing_after_it",
+        "test_an_exception_inside_a_verb_leaves_no_trace",
+        "test_watch_tells_of_what_another_process_did",
+        "test_closing_a_store_ends_its_watches",
+    }
+)
+"""With sentinels, and on a cluster, scripts and keys are those of one server: what could differ is each script, each
+kind of reading, and the channel."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "place" in metafunc.fixturenames:
+        several = metafunc.function.__name__ in ON_SEVERAL
+        metafunc.parametrize("place", [*BACKENDS] if several else ["sqlite", "redis"], indirect=True)
+
+
+def test_those_that_run_on_several_are_there() -> None:
+    assert set(globals()) >= ON_SEVERAL
+
+
+@pytest.fixture
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
     backend = BACKENDS[request.param](tmp_path)
     yield backend

@@ -26,7 +26,8 @@ SLACK = 4.0
 class Place:
     """A queue, and the engines that a test started on it."""
 
-    def __init__(self, kind: str, folder: Path, server: Server | None = None) -> None:
+    def __init__(self, kind: str, folder: Path, server: Server | str | None = None) -> None:
+        """`server`: its own, or the URL of several."""
         self.kind = kind
         self.folder = folder
         self._server = server
@@ -35,12 +36,14 @@ class Place:
 
     @property
     def server(self) -> Server:
-        assert self._server is not None
+        assert isinstance(self._server, Server)
         return self._server
 
     @property
     def url(self) -> str:
-        return f"sqlite:///{self.folder}/node/queue.db" if self._server is None else self._server.url()
+        if self._server is None:
+            return f"sqlite:///{self.folder}/node/queue.db"
+        return self._server if isinstance(self._server, str) else self._server.url()
 
     def state(self, name: str = "node") -> Path:
         return self.folder / name
