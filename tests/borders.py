@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import json
 import shutil
 import socket
 import tempfile
@@ -203,6 +204,12 @@ def job_id(data: bytes) -> object:
     return store.get(typed.replace("KNOWN", known))
 
 
+def store_url(data: bytes) -> object:
+    from minitango.store._redis_url import parse
+
+    return parse("redis+" + data.decode("utf-8", "surrogateescape"))
+
+
 def queue_name(data: bytes) -> object:
     from minitango.store._redis_url import parse
 
@@ -245,6 +252,31 @@ def redis_callback(data: bytes) -> object:
     lines = fields(data)
     raw = dict(zip(lines[::2], lines[1::2], strict=False))
     return _redis_rows.callback_of(HOME, raw, None)
+
+
+def sentinel(data: bytes) -> object:
+    """Lines: the address, and what else it says of the master."""
+    from minitango.store._redis_way import master_of
+
+    lines = fields(data)
+    return master_of(lines[:2], lines[2:])
+
+
+def cluster_node(data: bytes) -> object:
+    """What it answers to CLUSTER SLOTS, written as JSON."""
+    from minitango.store._redis_url import Host
+    from minitango.store._redis_way import owner_of
+
+    def reply(value: object) -> object:
+        if isinstance(value, list):
+            return [reply(one) for one in value]
+        return value.encode("utf-8", "surrogatepass") if isinstance(value, str) else value
+
+    try:
+        said = json.loads(data)
+    except (ValueError, RecursionError):
+        said = data
+    return owner_of(reply(said), 5718, Host("asked", 6379))[0]
 
 
 # --- what machines answer --------------------------------------------------------------------------
@@ -368,6 +400,9 @@ BORDERS: Final[dict[str, Border]] = {
     "queue-name": Border(queue_name, (ConfigError,)),
     "callback-url": Border(url, (ConfigError,)),
     "image-name": Border(image, (), lambda made: made == ""),
+    "store-url": Border(store_url, (ConfigError,)),
+    "sentinel": Border(sentinel, (ValueError,), lambda made: made is not None),
+    "cluster-node": Border(cluster_node, (ValueError,), lambda made: made is not None),
     "redis-job": Border(redis_hash, (StoreError,)),
     "redis-lease": Border(redis_lease, (StoreError,)),
     "redis-exchanged": Border(redis_exchanged, (StoreError,)),

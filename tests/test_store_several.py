@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -269,6 +271,32 @@ def test_a_nodes_answer_is_hostile_until_it_is_read(reply: Any, owner: Any) -> N
             owner_of(reply, 15, Host("asked", 9))
     else:
         assert owner_of(reply, 15, Host("asked", 9))[0] == owner
+
+
+@pytest.mark.parametrize("said", [b"-MOVED 1 h:x\r\n", b"*1\r\n*1\r\n:5\r\n"])
+def test_what_answers_nonsense_is_refused(said: bytes) -> None:
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def answer() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = server.accept()
+                with contextlib.suppress(OSError), connection:
+                    while heard := connection.recv(1 << 16):
+                        connection.sendall(said * max(1, heard.count(b"*")))
+
+    threading.Thread(target=answer, daemon=True).start()
+    where = f"127.0.0.1:{server.getsockname()[1]}"
+    urls = [f"redis://{where}", f"redis+sentinel://{where}/mine", f"redis+cluster://{where}"]
+    begun = time.monotonic()
+    try:
+        with ThreadPoolExecutor(3) as pool:
+            for error in pool.map(lambda url: refused(lambda: RedisStore(url)), urls):
+                assert error.id.startswith(("store_", "redis_"))
+        assert time.monotonic() - begun < ANSWERED + SLACK
+    finally:
+        server.shutdown(socket.SHUT_RDWR)
+        server.close()
 
 
 def test_of_several_answers_that_of_the_latest_failover_counts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,7 +40,7 @@ _FULL_AT: Final = 0.9
 _CONFIRMED: Final = frozenset({"submit", "exchange", "blobs", "cancel", "forget", "hand_over", "load"})
 """Scripts whose word counts: what they did is confirmed by as many replicas as the URL asks for."""
 _CONFIRM: Final = (0.9, 3.0)
-"""Seconds that replicas have for it, where people wait and where nobody does: less than the server has for its answer."""
+"""Seconds that replicas have for it, where people wait and where nobody does: less than the server has to answer."""
 
 Value = str | bytes | int | float
 
