@@ -386,7 +386,11 @@ def _rides_out(store: RedisStore, other: RedisStore, hurt: Any) -> None:
         other.submit([spec()])
         return told.wait(0.3)
 
+    since = time.monotonic()
     eventually(heard, "the watch is deaf after a failover")
+    assert time.monotonic() - since < 3 + SLACK, (
+        "it is told where the queue is, and need not wait until its own is dead"
+    )
     stop()
 
 
