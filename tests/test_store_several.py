@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -310,6 +313,7 @@ def test_of_several_answers_that_of_the_latest_failover_counts(monkeypatch: pyte
 
 def test_a_master_that_answers_and_is_none_any_more_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     """It may be cut off from its sentinels, and not from us: what it accepts would be lost."""
+    assert SentinelWay._sure_for <= 2.0, "what is accepted until then is lost"
     monkeypatch.setattr(SentinelWay, "_sure_for", 0.2)
     old, new = Host("old", 1), Host("new", 2)
     way = SentinelWay(parse("redis+sentinel://h1/mine"))
@@ -511,6 +515,48 @@ def test_while_a_slot_moves_nothing_is_torn(quiet: Cluster) -> None:
     assert len(done[0].leases) == 2
     assert store.counts()[State.QUEUED] == 17
     store.close()
+
+
+def test_what_is_cleared_is_cleared_where_the_slot_is_now(quiet: Cluster) -> None:
+    """A node that gave the slot away lists none of its keys, and refuses nobody who asks for a list."""
+    store = RedisStore(quiet.url(), filling=True)
+    assert store._link.run("load", ["begin", "token"]) == 1
+    quiet.owner.client().set("minitango:{default}:left", "by one who died")
+    quiet.migrate(quiet.others[0])
+    quiet.others = [node for node in quiet.nodes[:3] if node is not quiet.owner]
+    store._clear("token")
+    assert not quiet.owner.client().exists("minitango:{default}:left")
+    store.close()
+
+
+def test_every_command_takes_such_a_url(quiet: Cluster, tmp_path: Path) -> None:
+    watched = redis_several.shared_watched()
+    watched.flush()
+    store = RedisStore(quiet.url("course"))
+    digest = store.blobs(tmp_path / "cache").put(b"a hand-in, and a plan")
+    store.submit([JobSpec("hw", "ada", digest, digest)])
+    store.close()
+
+    def run(*words: str) -> str:
+        environ = {**os.environ, "MINITANGO_STORE": quiet.url("course")}
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "minitango", *words],
+            capture_output=True, text=True, cwd=tmp_path, env=environ, check=False,
+        )  # fmt: skip
+        assert done.returncode in (0, 1), done.stderr
+        return done.stdout + done.stderr
+
+    assert "ada" in run("jobs")
+    assert "ada" in run("jobs", "--store", quiet.url("course"))
+    assert "redis+cluster://" in run("doctor")
+    run("backup", "kept.tar")
+    assert (tmp_path / "kept.tar").exists()
+    run("migrate", quiet.url("course"), watched.url("moved"))
+    assert "ada" in run("jobs", "--store", watched.url("moved"))
+    assert "nobody" in run("nodes", "--store", watched.url("moved")).lower()
+    (tmp_path / "minitango.toml").write_text(f'store = "{watched.url("moved")}"\n')
+    assert "redis+sentinel://" in run("doctor", "--store", watched.url("moved"))
+    assert not (tmp_path / "redis+cluster:").exists()
 
 
 # --- what replicas have ---------------------------------------------------------------------------
