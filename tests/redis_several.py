@@ -14,7 +14,7 @@ from tests.redis_server import START, Server, free_port
 
 SERVICE = "course"
 NODE_TIMEOUT = 500
-DOWN_AFTER = 400
+DOWN_AFTER = 1000
 
 
 def until(check: Callable[[], object], what: str, timeout: float = START) -> None:
@@ -107,8 +107,14 @@ class Watched:
         )
 
     def promoted(self) -> None:
-        """Wait until the replica is the master."""
+        """Wait until the replica is the master, and all sentinels know: before that they may go back to the old one."""
         until(lambda: self.replica.client().info("replication")["role"] == "master", "nobody is promoted")
+        ask = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE)
+        new = str(self.replica.port).encode()
+        until(
+            lambda: all(one.client().execute_command(*ask)[1] == new for one in self.sentinels),
+            "they do not know of it",
+        )
 
     def demoted(self) -> None:
         """Have the old master be a replica, as the sentinels do after some ten seconds."""
