@@ -108,7 +108,7 @@ class Pool:
         self._runner = runner
         self._observer = observer
         self._workers = member.node.slots
-        self._work = WorkQueue(self._workers)
+        self._work = WorkQueue(self._workers, beside=store.shared)
         self._lease_for = lease_for
         self._state = state
         self._member = member
@@ -240,15 +240,15 @@ class Pool:
         while (running := self._work.take()) is not None:
             with LiveOutput(self._state, running.lease.job) as live:
                 ack = self._runner.run(running.lease, stop=running.stop, sink=live.write)
-            self._work.end(running, ack)
-            self._bell.ring()
+            if self._work.end(running, ack):
+                self._bell.ring()
 
     def _produce(self) -> None:
         self._extend_at = time.monotonic() + self._lease_for / 3
         while self._error is None:
             self._bell.wait(self._patience())
             if not self._stopping:
-                self._work.gather()
+                self._work.gather(self._bell.wait)
             now = time.monotonic()
             paused = self._paused  # what is asked for later is heard in the next round
             try:
@@ -271,9 +271,9 @@ class Pool:
         rest = self._breaker.wait(now)
         if rest:
             waits.append(rest)
-        stale = self._work.stale_in(now)
-        if stale is not None:
-            waits.append(stale)
+        look = self._work.look_in(now)
+        if look is not None:
+            waits.append(look)
         if self._next_due is not None:
             waits.append(self._next_due - self._store.now())
         return max(0.0, min(waits))
@@ -285,9 +285,7 @@ class Pool:
         if self._releasing:
             self._release_all()
         self._member.look(self._work.busy, changed=self._changed, told=self._rests)
-        stale = self._work.stale_in(now)
-        if stale is not None and stale <= 0:
-            self._work.put_back(stale=True)
+        self._work.look(now)
         if self._stopping or self._paused or self._member.resting:
             self._work.put_back()
         if self._changed:
@@ -371,11 +369,11 @@ class Pool:
 
     def _admit(self, leases: Sequence[Lease]) -> None:
         """Give new leases to consumers. First all of them, then the telling: a lease must not get lost on the way."""
-        for lease in leases:
-            running = Running(lease, self._runner.wall_limit(lease.spec) + OVERDUE_GRACE)
-            if self._stopping:  # asked for while the claim was under way
+        some = [Running(lease, self._runner.wall_limit(lease.spec) + OVERDUE_GRACE) for lease in leases]
+        if self._stopping:  # asked for while the claim was under way
+            for running in some:
                 running.stop.request("release")
-            self._work.give(running)
+        self._work.give(some)
         for lease in leases:
             self._observer.started(lease)
 

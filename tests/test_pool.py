@@ -784,6 +784,7 @@ def test_nobody_is_told_of_a_result_before_it_is_on_the_disk_and_others_run_mean
 
         monkeypatch.setattr(engine.store, "sync", slow)
         engine.pause()
+        eventually(lambda: engine._pool is not None and engine._pool.resting)
         first, second = engine.submit(submission("one")), engine.submit(submission("two"))
         engine.resume()
         ran.get(timeout=PATIENCE)

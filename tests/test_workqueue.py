@@ -1,14 +1,17 @@
-"""How much is claimed ahead of the consumers, and what becomes of it when they do not come."""
+"""How much is claimed ahead of the consumers, who is called for it, and what becomes of it when they do not come."""
 
 from __future__ import annotations
 
+import threading
 import time
+from collections.abc import Callable
 
 import pytest
 
-from minitango.job import Lease, Release
+from minitango.job import Fail, Failure, Lease, Release
 from minitango.stopping import Stop
-from minitango.workqueue import AHEAD, GATHER, MOST_AHEAD, STALE, Running, WorkQueue
+from minitango.workqueue import AHEAD, GATHER, MOST_AHEAD, SHORT, STALE, Running, WorkQueue
+from tests.support import PATIENCE, eventually
 
 
 def running(name: str) -> Running:
@@ -18,13 +21,44 @@ def running(name: str) -> Running:
 def run(work: WorkQueue, seconds: float, times: int) -> None:
     """Have this many attempts end that took so long."""
     for n in range(times):
-        work.give(running(f"{n} before"))
+        work.give([running(f"{n} before")])
         taken = work.take()
         assert taken is not None
         taken.stop.begun = time.monotonic() - seconds
         work.end(taken, Release(taken.lease))
     work.ended.clear()
     work.running.clear()
+
+
+class Consumers:
+    """Threads that take, and hold what they took until they are told to go on."""
+
+    def __init__(self, work: WorkQueue, count: int) -> None:
+        self.took: list[Running] = []
+        self.go_on = threading.Semaphore(0)
+        self._work = work
+        self._threads = [threading.Thread(target=self._consume) for _ in range(count)]
+        for thread in self._threads:
+            thread.start()
+        eventually(lambda: len(work._free) == count)
+
+    def _consume(self) -> None:
+        while (one := self._work.take()) is not None:
+            self.took.append(one)
+            assert self.go_on.acquire(timeout=PATIENCE)
+            self._work.end(one, Release(one.lease))
+
+    def dismiss(self) -> None:
+        self._work.dismiss()
+        for _ in range(1000):
+            self.go_on.release()
+        for thread in self._threads:
+            thread.join(PATIENCE)
+            assert not thread.is_alive()
+
+
+def never(seconds: float) -> None:
+    raise AssertionError("nothing is to be waited for")
 
 
 def busy(begun: float) -> Running:
@@ -64,94 +98,205 @@ def test_they_are_claimed_in_one_go_when_half_of_them_are_left() -> None:
     work = WorkQueue(2)
     run(work, 0.0, 200)
     waiting = [running(str(n)) for n in range(MOST_AHEAD + 1)]
-    for one in waiting:
-        work.give(one)
+    work.give(waiting)
     assert work.room(0.0, waiting, ahead=True) == 0
-    taken = work.take()
-    assert taken is waiting[0]
+    assert work.take() is waiting[0]
     assert work.room(0.0, waiting, ahead=True) == 2 + 2 * MOST_AHEAD - len(waiting)
 
 
-def test_what_waits_is_stale_when_no_consumer_came_for_long() -> None:
-    work = WorkQueue(1)
-    assert work.stale_in(time.monotonic()) is None
-    work.give(running("a"))
-    work.give(running("b"))
-    given = time.monotonic()
-    stale = work.stale_in(given)
-    assert stale is not None
-    assert 0 < stale <= STALE
-    work.take()
-    after = work.stale_in(given + STALE)
-    assert after is not None
-    assert after >= 0, "one was taken after that"
-    assert (work.stale_in(time.monotonic() + STALE) or 0.0) <= 0
-    work.take()
-    assert work.stale_in(time.monotonic() + STALE) is None
-
-
-def test_what_is_put_back_is_released_in_its_order_and_not_begun() -> None:
+def test_what_no_consumer_came_for_in_long_goes_back_in_its_order_and_not_begun() -> None:
     work = WorkQueue(2)
+    run(work, 0.0, 200)
+    assert work.room(0.0, [], ahead=True) > 2
+    assert work.look_in(time.monotonic()) is None
     taken, waiting, lost = running("taken"), running("waiting"), running("lost")
-    for one in (taken, waiting, lost):
-        work.give(one)
+    work.give([taken, waiting, lost])
     lost.stop.request("lost")
     assert work.take() is taken
-    work.put_back()
+    now = time.monotonic()
+    due = work.look_in(now)
+    assert due is not None
+    assert 0 < due <= STALE
+    work.look(now + STALE / 2)
+    assert not work.ended
+    time.sleep(0.02)
+    work.give([])  # which moves nothing
+    assert (work.look_in(now) or 0.0) <= due
+    work.look(now + 2 * STALE)
     assert list(work.ended) == [(waiting.lease, Release(waiting.lease)), (lost.lease, None)]
     assert waiting.stop.why == "release"
     assert taken.stop.why is None
     assert set(work.running) == {one.lease.token for one in (taken, waiting, lost)}, "until it is committed"
-    assert work.stale_in(1e12) is None
+    assert work.look_in(now) is None
+    assert work.room(0.0, [], ahead=True) == 2, "attempts have to be short anew"
 
 
-def test_after_a_stale_one_attempts_have_to_be_short_anew() -> None:
-    work = WorkQueue(2)
-    run(work, 0.0, 200)
-    work.put_back()
-    assert work.room(0.0, [], ahead=True) > 2
-    work.put_back(stale=True)
-    assert work.room(0.0, [], ahead=True) == 2
+def test_what_a_consumer_came_for_meanwhile_is_not_put_back() -> None:
+    work = WorkQueue(1)
+    work.give([running("a"), running("b")])
+    given = time.monotonic()
+    time.sleep(0.01)
+    work.take()
+    work.look(given + STALE + 0.005)
+    assert not work.ended
 
 
-def test_those_who_are_dismissed_do_first_what_waits_and_are_dismissed_though_it_is_put_back() -> None:
+def test_what_waits_goes_back_where_an_attempt_was_given_no_sandbox() -> None:
+    for charge in (False, True):
+        work = WorkQueue(1)
+        work.give([running("a"), running("b")])
+        one = work.take()
+        assert one is not None
+        assert work.end(one, Fail(one.lease, Failure("sandbox_gone", "gone", ""), charge=charge))
+        assert len(work.ended) == (1 if charge else 2)
+
+
+def test_those_who_are_dismissed_do_first_what_waits() -> None:
     work = WorkQueue(2)
     one = running("a")
-    work.give(one)
+    work.give([one])
     work.dismiss()
-    assert work.take() is one
-    work.put_back()
-    assert [work.take(), work.take()] == [None, None]
+    assert [work.take(), work.take(), work.take()] == [one, None, None]
 
 
 def test_busy_is_never_more_than_there_are_consumers() -> None:
     work = WorkQueue(2)
     assert work.busy == 0
-    for n in range(3):
-        work.give(running(str(n)))
+    work.give([running(str(n)) for n in range(3)])
     assert work.busy == 2
 
 
-@pytest.mark.parametrize(("seconds", "waits"), [(0.0, True), (1.0, False)])
-def test_short_ones_are_gathered_for_a_moment_and_long_ones_not(seconds: float, waits: bool) -> None:
+def test_a_consumer_is_called_for_each_attempt_that_is_not_known_to_be_short() -> None:
     work = WorkQueue(4)
-    run(work, seconds, 200)
-    for n in range(4):
-        work.give(running(str(n)))
+    consumers = Consumers(work, 4)
+    work.give([running("a"), running("b"), running("c")])
+    eventually(lambda: len(consumers.took) == 3)
+    work.give([running("d")])
+    eventually(lambda: len(consumers.took) == 4)
+    work.give([running("e")])
+    consumers.go_on.release()
+    eventually(lambda: len(consumers.took) == 5)
+    consumers.dismiss()
+
+
+def test_one_consumer_is_called_for_short_ones_and_others_where_it_does_not_come_on() -> None:
+    work = WorkQueue(3)
+    run(work, 0.0, 200)
+    consumers = Consumers(work, 3)
+    work.give([running(str(n)) for n in range(9)])
+    eventually(lambda: len(consumers.took) == 1)
+    work.look(time.monotonic())  # one came since the last look
+    time.sleep(0.02)
+    assert len(consumers.took) == 1
+    for helping in (2, 3):
+        work.look(time.monotonic())
+        eventually(lambda helping=helping: len(consumers.took) == helping)  # type: ignore[misc]
+        work.look(time.monotonic())
+    work.look(time.monotonic())
+    assert work._calls.empty(), "nobody is left to be called"
+    consumers.dismiss()
+    assert len(consumers.took) == 9
+
+
+def test_where_a_server_commits_all_are_called_for_short_ones() -> None:
+    work = WorkQueue(3, beside=True)
+    run(work, 0.0, 200)
+    consumers = Consumers(work, 3)
+    work.give([running(str(n)) for n in range(9)])
+    eventually(lambda: len(consumers.took) == 3)
+    consumers.dismiss()
+
+
+def test_nothing_that_is_given_waits_for_a_call_that_is_lost() -> None:
+    """Consumers go to wait at the very moment at which something is given."""
+    for beside in (True, False):
+        work = WorkQueue(3, beside=beside)
+        run(work, 0.0, 200)
+        done = threading.Semaphore(0)
+
+        def consume(work: WorkQueue = work, done: threading.Semaphore = done) -> None:
+            while (one := work.take()) is not None:
+                one.stop.begun = time.monotonic()
+                work.end(one, Release(one.lease))
+                done.release()
+
+        threads = [threading.Thread(target=consume) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for n in range(3000):
+            work.give([running(str(n))])
+            assert done.acquire(timeout=PATIENCE), "it waits though consumers are idle"
+        work.dismiss()
+        for thread in threads:
+            thread.join(PATIENCE)
+
+
+@pytest.mark.parametrize(("beside", "enough"), [(False, 4), (True, 2)])
+def test_the_producer_is_rung_for_short_ones_once_enough_of_them_ended(beside: bool, enough: int) -> None:
+    work = WorkQueue(1, beside=beside)
+    run(work, 0.0, 200)
+    work.give([running(str(n)) for n in range(4)])
+    rung = []
+    for _ in range(4):
+        one = work.take()
+        assert one is not None
+        rung.append(work.end(one, None))
+    assert rung == [n >= enough for n in range(1, 5)]
+
+
+def test_the_producer_is_rung_for_each_where_they_are_not_short_or_nothing_waits() -> None:
+    for seconds, some in ((SHORT * 1.5, 3), (0.0, 1)):
+        work = WorkQueue(1)
+        run(work, seconds, 200)
+        work.give([running("another"), running("that runs")])
+        first, second = work.take(), work.take()
+        assert first is not None
+        assert second is not None
+        work.give([running(str(n)) for n in range(some - 1)])
+        assert work.end(first, None)
+
+
+def rung(calls: list[float], work: WorkQueue, *ends: Callable[[], object]) -> Callable[[float], None]:
+    """Waiting, in which these things happen one after the other; then time passes."""
+    left = list(ends)
+
+    def wait(seconds: float) -> None:
+        calls.append(seconds)
+        if left:
+            left.pop(0)()
+        else:
+            time.sleep(seconds)
+
+    return wait
+
+
+def test_short_ones_are_gathered_for_a_moment() -> None:
+    work = WorkQueue(4)
+    run(work, 0.0, 200)
+    some = [running(str(n)) for n in range(4)]
+    work.give(some)
+    work.gather(never)  # nothing ended yet
+    for _ in range(4):
+        work.take()
+    work.end(some[0], None)
+    calls: list[float] = []
+    begun = time.monotonic()
+    work.gather(rung(calls, work))
+    assert time.monotonic() - begun >= GATHER
+    calls.clear()
+    work.gather(rung(calls, work, *(lambda one=one: work.end(one, None) for one in some[1:])))  # type: ignore[misc]
+    assert len(calls) == 3, "all of them ended"
+    work.gather(never)
+
+
+def test_long_ones_are_not_waited_for() -> None:
+    work = WorkQueue(4)
+    run(work, SHORT * 1.5, 200)
+    work.give([running(str(n)) for n in range(4)])
     one = work.take()
     assert one is not None
-    work.gather()  # nothing ended: returns at once
     work.end(one, None)
-    begun = time.monotonic()
-    work.gather()
-    assert (time.monotonic() - begun >= GATHER) is waits
-    for _ in range(2):
-        more = work.take()
-        assert more is not None
-        work.end(more, None)
-    begun = time.monotonic()
-    work.gather()  # half of them ended
-    assert time.monotonic() - begun < GATHER
+    work.gather(never)
 
 
 def test_an_attempt_that_did_not_begin_is_neither_long_nor_overdue() -> None:
