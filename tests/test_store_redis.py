@@ -597,6 +597,27 @@ def test_waves_that_a_node_left_are_ended_by_the_others(server: Server, monkeypa
         assert client.zcard("minitango:{default}:due") == 1000
 
 
+def test_waves_begin_anew_on_another_process_of_the_server(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a scan stands is known to the process alone that it was asked of."""
+    with contextlib.closing(RedisStore(server.url())) as store:
+        store.submit([spec(str(k)) for k in range(1000)])
+        monkeypatch.setattr(redis_module, "_WAVES_FOR", 0.0)
+        (lease,) = store.exchange(claim=1).leases
+        failure = Failure("sandbox_registry", "the image cannot be pulled now", "look at the network")
+        store.exchange([Fail(lease, failure, charge=False)])
+        client, key = server.client(), "minitango:{default}:waves"
+        ((name, packed),) = client.hgetall(key).items()
+        wave = msgpack.decode(packed)
+        assert wave["process"] == client.info("server")["run_id"]
+        assert wave["cursor"] != "0"
+        moved = client.zcard("minitango:{default}:due")
+        client.hset(key, name, msgpack.encode({**wave, "process": "another", "cursor": "7" * 12}))
+        monkeypatch.undo()
+        assert store.exchange(claim=10).leases == ()
+        assert moved < client.zcard("minitango:{default}:due") == 1000
+        assert not client.exists(key)
+
+
 def test_an_idle_watch_asks_nothing(server: Server, store: RedisStore) -> None:
     stop = store.watch(lambda: None)
     before = int(server.client().info("stats")["total_commands_processed"])

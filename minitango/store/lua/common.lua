@@ -249,9 +249,12 @@ end
 
 -- One batch of all that was set out. Returns 1 where more is left, else 0.
 local function surge()
-  local left = C.WAVE
-  for name, packed in pairs(as_table(call('HGETALL', P .. 'waves'))) do
+  local left, waves = C.WAVE, as_table(call('HGETALL', P .. 'waves'))
+  -- A cursor is good for the process that gave it: after a restart or a failover it is begun anew.
+  local process = next(waves) and string.match(call('INFO', 'server'), 'run_id:(%x+)') or ''
+  for name, packed in pairs(waves) do
     local wave = cmsgpack.unpack(packed)
+    if wave.process ~= process then wave.process, wave.cursor = process, '0' end
     local scan, width = 'ZSCAN', 2
     if wave.row then scan, width = 'SSCAN', 1 end
     repeat
