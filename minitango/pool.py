@@ -108,7 +108,6 @@ class Pool:
         self._runner = runner
         self._observer = observer
         self._workers = member.node.slots
-        self._work = WorkQueue(self._workers, beside=store.shared)
         self._lease_for = lease_for
         self._state = state
         self._member = member
@@ -118,6 +117,7 @@ class Pool:
         """What was recorded, and may not be on the disk yet."""
         self._bell = Bell()
         self._bell.ring()  # there may be work from before
+        self._work = WorkQueue(self._workers, self._bell.ring, beside=store.shared)
         self._changed = True
         self._stopping = False
         self._releasing = False
@@ -240,8 +240,7 @@ class Pool:
         while (running := self._work.take()) is not None:
             with LiveOutput(self._state, running.lease.job) as live:
                 ack = self._runner.run(running.lease, stop=running.stop, sink=live.write)
-            if self._work.end(running, ack):
-                self._bell.ring()
+            self._work.end(running, ack)
 
     def _produce(self) -> None:
         self._extend_at = time.monotonic() + self._lease_for / 3
@@ -287,7 +286,7 @@ class Pool:
         self._member.look(self._work.busy, changed=self._changed, told=self._rests)
         self._work.look(now)
         if self._stopping or self._paused or self._member.resting:
-            self._work.put_back()
+            self._work.put_back(all=False)
         if self._changed:
             self._changed = False
             try:
@@ -302,8 +301,13 @@ class Pool:
             self._extend_at = now + self._lease_for / 3
             for lease in lost:
                 running_ = self._work.running.get(lease.token)
-                if running_ is not None:
+                if running_ is not None and running_.stop.why != "lost":
                     running_.stop.request("lost")
+                    self._observer.event(
+                        "lease_lost",
+                        None,
+                        f"attempt {lease.attempt} of job {lease.job} was taken over; it ends",
+                    )
         for running in self._work.running.values():
             if running.overdue(now):
                 running.stop.request("overdue")

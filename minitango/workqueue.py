@@ -63,8 +63,10 @@ class WorkQueue:
     and one consumer runs them, for as long as it comes on.
     """
 
-    def __init__(self, workers: int, *, beside: bool = False) -> None:
+    def __init__(self, workers: int, ring: Callable[[], None] = lambda: None, *, beside: bool = False) -> None:
+        """`ring`: it is time for the producer to look. Called from consumers."""
         self._workers = workers
+        self._ring = ring
         self._beside = beside
         self._enough = 1
         """How many of the short ones have to end before the producer is rung."""
@@ -119,10 +121,12 @@ class WorkQueue:
                 self._free.discard(me)
             else:
                 self._moved = time.monotonic()
+                if self.ended and not self._waiting:  # it may take long: what ended is not to wait for it
+                    self._ring()
                 return running
 
-    def end(self, running: Running, ack: Ack | None) -> bool:
-        """What became of an attempt that was taken. True: it is time for the producer to look.
+    def end(self, running: Running, ack: Ack | None) -> None:
+        """What became of an attempt that was taken.
 
         Where it was given no sandbox, or no image, what waits goes back: it is for the producer to say whether another
         is tried.
@@ -132,7 +136,8 @@ class WorkQueue:
         self.ended.append((running.lease, ack))
         if isinstance(ack, Fail) and not ack.charge:
             self.put_back()
-        return not (self._short and self._waiting and len(self.ended) < self._enough)
+        if not (self._short and self._waiting and len(self.ended) < self._enough):
+            self._ring()
 
     def dismiss(self) -> None:
         """Each consumer ends once it has done what it was given."""
@@ -167,7 +172,7 @@ class WorkQueue:
         """Seconds until `look` is due; None where nothing waits."""
         if not self._waiting:
             return None
-        return _GLANCE if self._short and self._free else self._moved + STALE - now
+        return _GLANCE if self._free else self._moved + STALE - now
 
     def look(self, now: float) -> None:
         """See to what waits: where no consumer came for it since the last look, another is called; where none came for
@@ -181,11 +186,11 @@ class WorkQueue:
             self._call(1)
         self._glanced = self._moved
 
-    def put_back(self) -> None:
-        """End what waits, uncharged."""
-        while self._waiting:
+    def put_back(self, *, all: bool = True) -> None:
+        """End what waits, uncharged. Not `all`: but for what consumers that are free are about to take."""
+        while len(self._waiting) > (0 if all else len(self._free)):
             try:
-                running = self._waiting.popleft()
+                running = self._waiting.popleft() if all else self._waiting.pop()
             except IndexError:  # a consumer was quicker
                 return
             running.stop.request("release")

@@ -115,6 +115,8 @@ class Batch:
                 handle = finished.get(timeout=_QUIETLY if paused else TAKE_OVER)
             except queue.Empty:
                 handle = None
+            if _Interrupt.asked:
+                raise KeyboardInterrupt
             if isinstance(handle, JobHandle) and waiting.get(handle.id) is handle:
                 _raise_if_engine_died(handle)
                 del waiting[handle.id]
@@ -278,6 +280,13 @@ def tell_of_limits(engine: Engine, say: Callable[[str], None] = tell) -> None:
         say(f"  {note}")
 
 
+class _Interrupt:
+    """What a signal's handler raises is lost where it falls into what Python itself calls, as at the end of an import:
+    so whoever waits looks here, too."""
+
+    asked = False
+
+
 @contextlib.contextmanager
 def terminated_like_ctrl_c() -> Iterator[None]:
     """SIGTERM and SIGHUP interrupt, as Ctrl-C does, so that the same care is taken. `nohup` stays in force."""
@@ -286,10 +295,12 @@ def terminated_like_ctrl_c() -> Iterator[None]:
         return
 
     def interrupt(number: int, frame: object) -> None:
+        _Interrupt.asked = True
         streams.drop_lost_terminal()
         raise KeyboardInterrupt
 
-    numbers = {signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}
+    _Interrupt.asked = False
+    numbers = {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}
     heeded = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
     old = {number: signal.signal(number, interrupt) for number in heeded}
     try:
