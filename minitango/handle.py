@@ -178,7 +178,7 @@ class Handles:
         if not self._last and ended and (ended[0].ended_seq or 0) > self._cursor:
             return ended[-1].ended_seq or self._cursor, ended[-1].id, ended, {}
         cursor = self._store.last_ended()  # first: what ends from now on is told of with a later number
-        if not self._last and cursor >= self._cursor and not ended:
+        if not self._last and cursor >= self._cursor and not ended and (self._cursor or self._is_there()):
             return self._cursor, "", [], {}
         self._missed = self._writing > 0
         lost: dict[str, JobNotFound] = {}
@@ -192,6 +192,17 @@ class Handles:
             if job.state.terminal:
                 ended.append(job)
         return cursor, "", ended, lost
+
+    def _is_there(self) -> bool:
+        """Whether the first job that is waited for is there: before any has ended, nothing else tells of a server that
+        lost what it had."""
+        one = next(iter(self._waiting), None)
+        if one is not None:
+            try:
+                self._store.get(one)
+            except JobNotFound:
+                return False
+        return True
 
     def settle(self, job: Job, result: Result | None = None) -> None:
         """Settle the handles of one job, if it has ended. A result that is not given is read from the store."""

@@ -241,6 +241,21 @@ def test_a_server_that_went_back_in_time_leaves_no_handle_waiting(opened: str, a
         assert [handle.result(0) for handle in waiting] == [GRADED] * 3
 
 
+def test_a_server_that_lost_all_before_any_job_had_ended_leaves_no_handle_waiting() -> None:
+    redis_server.need_redis()
+    client, url = redis_server.shared().client(), redis_server.shared().url()
+    client.flushall()
+    with contextlib.closing(open_store(url)) as store:
+        handles = Handles(store, store.cancel)
+        (lost,) = handles.submit(lambda: store.submit([spec("a")]))
+        handles.follow()
+        assert not lost.done()
+        client.flushall()
+        handles.follow()
+        with pytest.raises(JobNotFound):
+            lost.result(0)
+
+
 def test_a_last_job_that_was_forgotten_is_no_reason_to_look_at_all_again_and_again(
     store: Store, elsewhere: Store, handles: Handles, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -118,7 +118,7 @@ class Batch:
             if _Interrupt.asked:
                 raise KeyboardInterrupt
             if isinstance(handle, JobHandle) and waiting.get(handle.id) is handle:
-                _raise_if_engine_died(handle)
+                _raise_if_nothing_is_to_come(handle)
                 del waiting[handle.id]
                 jobs[handle.id] = self._see(handle.id) or _as_it_ended(gone[handle.id], handle)
                 if handle.id not in before:
@@ -201,10 +201,17 @@ def _as_it_ended(seen: show.Seen, handle: JobHandle) -> show.Seen:
     return show.Seen(job, result.warnings)
 
 
-def _raise_if_engine_died(handle: JobHandle) -> None:
+def _raise_if_nothing_is_to_come(handle: JobHandle) -> None:
+    """The engine died, or the job is gone."""
     error = None if handle.cancelled() else handle.exception()
     if isinstance(error, EngineStopped):
         raise error
+    if isinstance(error, JobNotFound):
+        text = f"job {handle.id} is gone: its server lost it, or somebody removed it"
+        raise JobNotFound(
+            text,
+            hint="the same command submits it again; is the server to keep what it accepts? minitango doctor tells",
+        ) from error
 
 
 def uncalled(store: History, assignment: Assignment, jobs: Sequence[Job]) -> list[str]:

@@ -1052,6 +1052,15 @@ def test_after_a_cancel_there_is_no_other_attempt(store: Store, ack: str) -> Non
     assert states(store) == {State.CANCELLED: 1}
 
 
+def test_what_is_claimed_beside_an_ack_is_taken_back_when_its_lease_lapses(store: Store, clock: Clock) -> None:
+    store.submit([spec("a"), spec("b")])
+    (first,) = store.exchange(claim=1).leases
+    (second,) = store.exchange([Finish(first, RESULT)], claim=1, lease_for=5).leases
+    clock.advance(6)
+    assert [job.id for job in store.reap()] == [second.job]
+    assert store.counts()[State.RUNNING] == 0
+
+
 def test_acks_and_claims_go_in_one_exchange(store: Store) -> None:
     first, second = running(store), running(store)
     (third,) = submit(store)
