@@ -95,6 +95,8 @@ def test_a_url_is_read(url: str, server: str, queue: str) -> None:
         ("redis://h/0?queue=a&queue=b", "twice"),
         ("redis://h/3?db=4", "two databases"),
         ("redis://h/0?socket_timeout=1", "unknown parameter 'socket_timeout'"),
+        ("redis://h/0?ssl_ca_certs=/ca.pem", "no TLS: write rediss"),
+        ("unix:///run/redis.sock?ssl_keyfile=/k", "no TLS: write rediss"),
         ("redis://h/0?durability=some", "durability"),
         ("redis://:se#cret@h/0", "'#'"),
         ("redis://mt:se/cret@h/0", "cannot be read"),

@@ -134,6 +134,8 @@ def parse(url: str) -> Place:
             raise _refuse(
                 url, f"it has an unknown parameter {name!r}: there are queue, durability, replicas, {', '.join(known)}"
             )
+        if name.startswith("ssl_") and url[:6].lower() != "rediss":
+            raise _refuse(url, f"it has {name}, and no TLS: write rediss instead of redis")
     user, password = (asked.pop(name, None) for name in _LOGIN)
     if user is not None and not password:
         raise _refuse(url, "it names a user of the sentinels, and no sentinel_password")
