@@ -66,7 +66,15 @@ def open_source(place: Place) -> Store:
         raise ConfigError(
             f"there is no queue at {place.file}", hint="name its state directory, or its URL", id="no_queue"
         )
-    return open_store(place.url)
+    store = open_store(place.url)
+    if place.file is None and not store.books().seq:
+        store.close()
+        raise ConfigError(
+            f"there is no queue at {shown(place.url)}: nothing was ever submitted to it",
+            hint="look at its name in the URL (?queue=NAME)",
+            id="no_queue",
+        )
+    return store
 
 
 def migrate(source: Place, target: Place) -> Moved:

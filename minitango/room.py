@@ -36,5 +36,6 @@ def check_room(folder: Path) -> None:
         raise StoreFull(
             f"the disk of {folder} is nearly full ({human_size(left)} left): what is left is for the results of what "
             "is queued",
-            hint=f"free some space (df -h {shlex.quote(str(folder))}), or make room: minitango prune --older-than 30d",
+            hint=f"free some space (df -h {shlex.quote(str(folder))}), "
+            "or make room: minitango prune --older-than 30d, with the --state of this queue",
         )

@@ -225,6 +225,12 @@ def test_to_redis_and_back(cli: CommandLine, server: Server, hw: Path, handins: 
     assert cli("submit", hw, "late.txt", env=BUBBLEWRAP).code == 0
     before = jobs(cli)
     url = server.url("cs101", tcp=True)
+    for words in (["backup", "new.tar", "--store", url], ["migrate", url, "new"]):
+        answer = cli(*words)
+        assert answer.code == 2, "a queue whose name is misspelt is no empty one"
+        assert "error[no_queue]" in answer.err
+        assert "?queue=" in answer.err
+    assert not list(cli.folder.glob("new*"))
     killed(cli, "store.load.after_commit:2", "migrate", ".minitango", url)
     assert "error[store_filling]" in cli("jobs", "--store", url).err
     answer = cli("migrate", ".minitango", url)
