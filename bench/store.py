@@ -1,4 +1,5 @@
-"""What the SQLite store costs: python bench/store.py [--quick] [--repeats N]
+"""What the SQLite store costs: python bench/store.py [--quick] [--repeats N]. With `--redis`: what claims cost on a
+Redis server with an append-only file, however many are queued.
 
 Every number is durable: `synchronous=FULL`, one fsync a commit. Where huey is installed, its SQLite storage does
 the comparable work beside it, with fsync on, in turns, so that both meet the same moods of the machine; ratios
@@ -9,17 +10,21 @@ results.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from bench.engine import redis_server
 from minitango.job import Fail, Failure, Finish, JobSpec, Outcome, Result, StepOutput, StepReport, TestResult, Usage
+from minitango.store import Store
+from minitango.store.redis import RedisStore
 from minitango.store.sqlite import SqliteStore
 
 RESULT = Result(
@@ -116,34 +121,54 @@ def throughput(folder: Path, n: int, repeats: int) -> None:
             show("  ratio", ratios, "x", 2)
 
 
-def claim_cost(folder: Path, sizes: tuple[int, ...], waiting: int, repeats: int) -> None:
-    print(f"\nOne claim of 4 jobs and their finish, each a commit, {repeats} repeats")
+@contextlib.contextmanager
+def sqlite_store(folder: Path, clock: Callable[[], float]) -> Iterator[Store]:
+    with (
+        tempfile.TemporaryDirectory(dir=folder) as name,
+        contextlib.closing(SqliteStore(Path(name) / "queue.db", clock=clock)) as store,
+    ):
+        yield store
+
+
+@contextlib.contextmanager
+def redis_store(folder: Path, clock: Callable[[], float]) -> Iterator[Store]:
+    with redis_server() as socket, contextlib.closing(RedisStore(f"unix://{socket}", clock=clock)) as store:
+        yield store
+
+
+Opened = Callable[[Path, Callable[[], float]], contextlib.AbstractContextManager[Store]]
+
+
+def claim_cost(opened: Opened, folder: Path, sizes: tuple[int, ...], waiting: int, repeats: int) -> None:
+    print(f"\nOne claim of 4 jobs and their finish, each a commit or a script, {repeats} repeats")
     for size in sizes:
         for not_due in (0, waiting):
-            now = [1000.0]
-            store = SqliteStore(folder / f"claim{size}.{not_due}.db", clock=lambda now=now: now[0])
-            for _ in range(0, not_due, 1000):
-                store.submit(specs(1000))
-                leases = store.exchange(claim=1000).leases
-                store.exchange([Fail(lease, Failure("x", "x")) for lease in leases])
-            for _ in range(0, size, 10_000):
-                store.submit(specs(min(size, 10_000)))
-            claims, finishes = [], []
-            for _ in range(repeats):
-                start = time.perf_counter()
-                leases = store.exchange(claim=4).leases
-                middle = time.perf_counter()
-                store.exchange([Finish(lease, RESULT, OUTPUTS) for lease in leases])
-                claims.append((middle - start) * 1e6)
-                finishes.append((time.perf_counter() - middle) * 1e6)
-            start = time.perf_counter()
-            store.counts()
-            counts = (time.perf_counter() - start) * 1e6
-            store.close()
-            tail = f", {not_due:,} not due yet" if not_due else ""
-            show(f"claim, {size:,} queued{tail}", claims, "us")
-            show("  finish", finishes, "us")
-            print(f"  counts: {counts:.0f} us")
+            with opened(folder, lambda: 1000.0) as store:
+                _claim_cost(store, size, not_due, repeats)
+
+
+def _claim_cost(store: Store, size: int, not_due: int, repeats: int) -> None:
+    for _ in range(0, not_due, 1000):
+        store.submit(specs(1000))
+        leases = store.exchange(claim=1000).leases
+        store.exchange([Fail(lease, Failure("x", "x")) for lease in leases])
+    for _ in range(0, size, 10_000):
+        store.submit(specs(min(size, 10_000)))
+    claims, finishes = [], []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        leases = store.exchange(claim=4).leases
+        middle = time.perf_counter()
+        store.exchange([Finish(lease, RESULT, OUTPUTS) for lease in leases])
+        claims.append((middle - start) * 1e6)
+        finishes.append((time.perf_counter() - middle) * 1e6)
+    start = time.perf_counter()
+    store.counts()
+    counts = (time.perf_counter() - start) * 1e6
+    tail = f", {not_due:,} not due yet" if not_due else ""
+    show(f"claim, {size:,} queued{tail}", claims, "us")
+    show("  finish", finishes, "us")
+    print(f"  counts: {counts:.0f} us")
 
 
 def idle_watch(folder: Path, seconds: float) -> None:
@@ -160,13 +185,17 @@ def idle_watch(folder: Path, seconds: float) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="smaller sizes")
+    parser.add_argument("--redis", action="store_true", help="what claims cost on a Redis server, and nothing else")
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="minitango-bench-") as name:
         folder = Path(name)
-        throughput(folder, 2000 if args.quick else 8000, args.repeats)
         sizes, waiting = ((1000, 20_000), 5000) if args.quick else ((1000, 1_000_000), 100_000)
-        claim_cost(folder, sizes, waiting, 50)
+        if args.redis:
+            claim_cost(redis_store, folder, sizes, waiting, 50)
+            return
+        throughput(folder, 2000 if args.quick else 8000, args.repeats)
+        claim_cost(sqlite_store, folder, sizes, waiting, 50)
         idle_watch(folder, 3 if args.quick else 20)
 
 

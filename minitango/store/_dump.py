@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
-from minitango.blobs import check_digest, verify
+from minitango.blobs import verify
 from minitango.errors import StoreError
 from minitango.job import Job, State, StepOutput
 from minitango.retry import Hold
@@ -213,8 +213,6 @@ def settle_copy(path: Path) -> Copy:
             db.execute("PRAGMA journal_mode = DELETE").fetchall()
             counts = dict(db.execute("SELECT state, sum(n) FROM counts GROUP BY state").fetchall())
             digests = db.execute("SELECT DISTINCT digest FROM blob_refs ORDER BY digest").fetchall()
-            for (digest,) in digests:
-                _check(digest, path)
             inside = _verified(db, path) if version >= BLOBS_SINCE else set()
             return Copy(
                 {state: int(counts.get(state, 0)) for state in State},
@@ -223,17 +221,6 @@ def settle_copy(path: Path) -> Copy:
             )
     except sqlite3.Error as error:
         raise from_sqlite(error, path) from error
-
-
-def _check(digest: str, path: Path) -> None:
-    try:
-        check_digest(digest)
-    except (ValueError, TypeError) as error:
-        raise StoreError(
-            f"the record of a job in {path} is damaged: it names a blob by {error}",
-            hint="restore the queue from a backup",
-            id="record_damaged",
-        ) from error
 
 
 def _verified(db: sqlite3.Connection, path: Path) -> set[str]:
