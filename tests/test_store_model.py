@@ -442,6 +442,8 @@ SETTINGS = settings(
     stateful_step_count=40,
     deadline=None,
     database=None,
+    derandomize=False,  # also where CI is set: one life that takes long would be every run's
+    phases=[Phase.generate, Phase.target, Phase.shrink],  # to trace each line, to explain, costs more than the lives
     print_blob=True,
     suppress_health_check=list(HealthCheck),
 )
@@ -458,11 +460,13 @@ def machine_of(kind: str) -> type[StoreMachine]:
     return RedisMachine
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("kind", ["sqlite", "redis"])
 def test_the_store_does_what_the_model_says(kind: str) -> None:
     run_state_machine_as_test(machine_of(kind), settings=SETTINGS)
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("kind", ["sqlite", "redis"])
 def test_its_outbox_does_what_the_model_says(kind: str) -> None:
     machine = type("OutboxOf", (OutboxMachine,), {"make": machine_of(kind).__dict__["make"]})
