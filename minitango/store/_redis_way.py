@@ -11,6 +11,7 @@ import binascii
 import re
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -82,7 +83,7 @@ class Way:
             self._current.close()
 
 
-class _Found(Way):
+class _Found(Way, ABC):
     """To a server that others name, and name anew when it fails."""
 
     several = True
@@ -135,9 +136,9 @@ class _Found(Way):
                 mine = clients.host
                 self._told = found_host(error.host or (mine.name if mine else ""), error.port)
 
+    @abstractmethod
     def _find(self, current: Clients | None, *, doubted: bool) -> Host:
         """Where the queue is: another place than the doubted one, if anybody names one."""
-        raise NotImplementedError
 
     def _ask_all(self) -> Iterable[tuple[Host, float]]:
         """Those that may know, each with the seconds that it has to answer, for as long as there are any."""

@@ -47,7 +47,7 @@ _WAVES_FOR: Final = 1.0
 """Seconds that an exchange takes at most over the jobs that wait together: then all nodes are told to go on."""
 _MAYBE_DONE: Final = frozenset({"store_unreachable", "store_busy", "store_full", "store_unconfirmed"})
 """Errors after which an exchange may have been done: busy and full may be what its second try met, on a server that
-died after the first, and what was not confirmed was done for now."""
+died after the first, and what was not confirmed was done, but may be lost yet."""
 _UNSURE: Final = "; it is not known whether this was accepted: submit it again, the same work is one job"
 
 
