@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import time
 import zipfile
 from collections.abc import Callable
 from datetime import datetime
@@ -445,6 +447,30 @@ def test_what_a_question_takes_of_its_course(tmp_path: Path, blobs: Blobs) -> No
     first = plan_of(made, blobs)
     assert set(bundle(first, blobs)) == wanted
     (tmp_path / "serverFilesCourse" / "b.py").write_text("changed")
+    assert plan_of(made, blobs) != first
+
+
+def settled(folder: Path) -> None:
+    """As if all below a folder had been written a minute ago: what it was packed to is kept."""
+    for path in (folder, *folder.rglob("*")):
+        if not path.is_symlink():
+            os.utime(path, (time.time() - 60, time.time() - 60))
+
+
+@pytest.mark.parametrize(
+    "changed", ["serverFilesCourse/lib/a.py", "questions/fib/tests/run.sh", "questions/fib/elsewhere/linked.sh"]
+)
+def test_a_change_is_seen_by_who_packed_it_before(changed: str, tmp_path: Path, blobs: Blobs) -> None:
+    """Also of a file that lies outside of the question, or that a link leads to."""
+    write(tmp_path, {"infoCourse.json": "{}", "serverFilesCourse/lib/a.py": "a"})
+    folder = question(tmp_path / "questions" / "fib", options(serverFilesCourse=["lib/"]))
+    write(folder, {"elsewhere/linked.sh": "linked"})
+    (folder / "tests" / "more").symlink_to("../elsewhere")
+    settled(tmp_path)
+    made = Assignment.load(folder)
+    first = plan_of(made, blobs)
+    assert plan_of(made, blobs) == first
+    (tmp_path / changed).write_text("changed")
     assert plan_of(made, blobs) != first
 
 

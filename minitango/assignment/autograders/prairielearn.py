@@ -189,6 +189,7 @@ def _of_the_course(source: Source, names: list[str]) -> list[File]:
                 key="externalGradingOptions.serverFilesCourse",
             )  # fmt: skip
         found += [file for file in files if file.path not in {one.path for one in found}]
+    source.used += shared.used
     return found
 
 

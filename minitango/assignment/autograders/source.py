@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Final
 
@@ -106,15 +105,13 @@ class Source:
         place = self.path / folder
         if not place.is_dir():
             return []
-        for at, folders, names in os.walk(place):
-            folders[:] = [name for name in folders if not is_ignored(name)]
-            self.used += [Path(at), *(Path(at, name) for name in names if not is_ignored(name))]
         files: list[File] = []
         self._collect(place, start.removesuffix("/"), files)
         return sorted(files, key=lambda file: file.path)
 
     def _collect(self, place: Path, path: str, files: list[File]) -> None:
         """All files below a folder, which is `path` from the top. A link that stays inside is what it leads to."""
+        self.used.append(place)
         try:
             entries = sorted(place.iterdir())
             for entry in entries:
@@ -127,6 +124,7 @@ class Source:
                         raise self.error(f"{name} is too deep", f"at most {MAX_DEPTH} folders", id="too_many")
                     self._collect(real, name, files)
                     continue
+                self.used.append(real)
                 data, executable = read_file(real, MAX_BYTES - sum(len(file.data) for file in files))
                 files.append(File(check_path(name), data, executable))
                 if len(files) > MAX_FILES:
