@@ -72,15 +72,25 @@ class There:
         self._close.close()
 
 
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    """An engine of these tests alone, where there can be one: on one that others use, they sweep as well."""
+    if docker_engine.cannot_start():
+        yield docker_engine.need_docker()
+        return
+    with docker_engine.private_engine() as engine:
+        yield engine.url
+
+
 @pytest.fixture
-def there() -> Iterator[There]:
-    with contextlib.closing(There(docker_engine.need_docker())) as made:
+def there(url: str) -> Iterator[There]:
+    with contextlib.closing(There(url)) as made:
         yield made
 
 
 @pytest.fixture
-def sandbox(there: There, tmp_path: Path) -> Iterator[DockerSandbox]:
-    made = DockerSandbox(tmp_path / "ours", url=docker_engine.need_docker(), image=there.image)
+def sandbox(url: str, there: There, tmp_path: Path) -> Iterator[DockerSandbox]:
+    made = DockerSandbox(tmp_path / "ours", url=url, image=there.image)
     with contextlib.closing(made):
         yield made
 

@@ -63,7 +63,7 @@ class OwnBoxes(BubblewrapSandbox):
 
 
 def fleet(state: str, *makers: Callable[[str], Any]) -> Sandbox:
-    """Several places as one sandbox. Two of them may well be one engine: the fleet does not know."""
+    """Several places as one sandbox."""
     return Fleet([Member(f"engine{n}", make(f"{state}/{n}"), 4) for n, make in enumerate(makers)])
 
 
@@ -72,9 +72,10 @@ KINDS: dict[str, Callable[[str], Sandbox]] = {
     "bubblewrap-watched": lambda state: BubblewrapSandbox(state=state, cgroups=False),
     "docker": docker,
     "docker-elsewhere": partial(docker, mounts=False),
-    "fleet-of-one": lambda state: fleet(state, lambda state: OwnBoxes(state=state)),
-    "fleet-of-two": lambda state: fleet(state, docker, docker),
+    "fleet": lambda state: fleet(state, *[lambda state: OwnBoxes(state=state)] * 2),
 }
+if os.environ.get("MINITANGO_LONG"):  # a fleet adds to its boxes the choice between them, and no more
+    KINDS["fleet-of-docker"] = lambda state: fleet(state, docker, docker)
 
 MIB = 1 << 20
 LIMITS = Limits(wall=10, memory=48 * MIB, disk=16 * MIB, pids=24, output=256 << 10)

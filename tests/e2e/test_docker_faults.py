@@ -195,7 +195,7 @@ def test_the_daemon_is_killed_in_mid_run(docker: Docker, tmp_path: Path, store: 
 
 
 def test_the_daemon_hangs(docker: Docker, tmp_path: Path) -> None:
-    patience = 30.0 if LONG else 4.0
+    patience = 30.0 if LONG else 3.0
     with grading(docker, tmp_path, patience=patience) as course:
         handles = course.submit(6, 1.0)
         course.wait_running(2)
@@ -213,18 +213,18 @@ def test_the_daemon_hangs(docker: Docker, tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(400)
-def test_the_daemon_is_away_with_fifty_jobs_queued(docker: Docker, tmp_path: Path) -> None:
-    away = 60.0 if LONG else 6.0
+def test_the_daemon_is_away_with_jobs_queued(docker: Docker, tmp_path: Path) -> None:
+    away, jobs = (60.0, 50) if LONG else (6.0, 20)
     with grading(docker, tmp_path) as course:
-        handles = course.submit(50, 0.01)
+        handles = course.submit(jobs, 0.01)
         handles[3].result(timeout=60)
         docker.engine.stop()
         time.sleep(away)
         assert not handles[-1].done()
         docker.engine.start()
         wait(handles)
-        assert course.attempts() < 50 + 20, "it tried again and again meanwhile"
-    checked(tmp_path, 50)
+        assert course.attempts() < jobs + 20, "it tried again and again meanwhile"
+    checked(tmp_path, jobs)
 
 
 def test_containers_end_by_another_hand(docker: Docker, tmp_path: Path) -> None:
