@@ -6,7 +6,6 @@ are asked of the store when somebody looks. No name of a student or an assignmen
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,6 +15,7 @@ from minitango.job import Outcome, State
 
 if TYPE_CHECKING:
     from minitango.engine import Engine
+    from minitango.scrape import Scrape
 from minitango.events import Event
 
 _WAITS: Final = (0.01, 0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600, 4 * 3600)
@@ -38,8 +38,7 @@ class Metrics:
             ) from error
         self._engine = engine
         self._registry = registry = prometheus.CollectorRegistry()
-        self._server: Any = None
-        self._thread: threading.Thread | None = None
+        self._served: Scrape | None = None
 
         def counter(name: str, text: str, *labels: str) -> Any:
             return prometheus.Counter(f"minitango_{name}", text, labels, registry=registry)
@@ -99,10 +98,12 @@ class Metrics:
 
     def serve(self, host: str, port: int) -> str:
         """Answer at this address from now on, and return it. ConfigError `metrics`: that cannot be."""
-        from prometheus_client import start_http_server
+        from prometheus_client import make_wsgi_app
+
+        from minitango.scrape import PATH, Scrape
 
         try:
-            self._server, self._thread = start_http_server(port, host, self._registry)
+            self._served = served = Scrape(host, port, make_wsgi_app(self._registry))
         except (OSError, OverflowError) as error:
             raise ConfigError(
                 f"metrics cannot be served at {host}:{port}: {getattr(error, 'strerror', None) or error}",
@@ -110,16 +111,13 @@ class Metrics:
                 id="metrics",
             ) from error
         name = f"[{host}]" if ":" in host else host
-        return f"http://{name}:{self._server.server_port}/metrics"
+        return f"http://{name}:{served.port}{PATH}"
 
     def close(self) -> None:
         """Answer no more. Idempotent."""
-        server, self._server = self._server, None
-        if server is not None:
-            server.shutdown()
-            server.server_close()
-        if self._thread is not None:
-            self._thread.join()
+        served, self._served = self._served, None
+        if served is not None:
+            served.close()
 
 
 class _Queue:

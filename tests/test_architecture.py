@@ -58,6 +58,7 @@ FLOORS = [
         "backup",
         "keeping",
         "metrics",
+        "scrape",
         "callbacks",
         "sender",
     },

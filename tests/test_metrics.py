@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import socket
 import sys
 import urllib.request
@@ -118,6 +120,46 @@ def test_a_store_that_is_away(serving: Any, monkeypatch: pytest.MonkeyPatch) -> 
     now = scraped(url)
     assert now["minitango_store_up"] == 0
     assert "minitango_jobs{state=queued}" not in now
+
+
+def asked(url: str, path: str, method: str = "GET") -> tuple[int, dict[str, str], bytes]:
+    connection = http.client.HTTPConnection(url.split("/")[2], timeout=10)
+    with contextlib.closing(connection):
+        connection.request(method, path)
+        answer = connection.getresponse()
+        return answer.status, dict(answer.headers), answer.read()
+
+
+def test_there_is_nothing_but_metrics(serving: Any) -> None:
+    _, url = serving(scoring(7))
+    for path in ("/nope", "/metrics/", "/metrics/x", "/favicon.ico", "/METRICS"):
+        assert asked(url, path)[0] == 404, path
+    status, headers, body = asked(url, "/metrics?name[]=minitango_dead_total")
+    assert (status, headers["Content-Length"]) == (200, str(len(body)))
+    assert b"minitango_dead_total 0.0" in body
+    assert b"minitango_cancelled" not in body, "only what was asked for"
+    status, headers, body = asked(url, "/")
+    assert (status, body) == (200, b"minitango: metrics for Prometheus are at /metrics\n")
+    for path in ("/metrics", "/"):
+        status, headers, body = asked(url, path, "HEAD")
+        assert (status, body) == (200, b"")
+        assert int(headers["Content-Length"]) > 0
+        for method in ("POST", "PUT", "DELETE", "OPTIONS", "TRACE", "BREW"):
+            status, headers, _ = asked(url, path, method)
+            assert (status, headers["Allow"]) == (405, "GET, HEAD"), method
+
+
+def test_what_is_no_request_is_nobodys_news(serving: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    _, url = serving(scoring(7))
+    host, _, port = url.split("/")[2].rpartition(":")
+    for sent in (b"", b"\x00\xff\r\n\r\n", b"GET\r\n\r\n", b"GET /metrics HTTP/1.1\r\nContent-Length: x\r\n\r\n"):
+        with socket.create_connection((host, int(port)), timeout=10) as connection:
+            connection.sendall(sent)
+            connection.shutdown(socket.SHUT_WR)
+            while connection.recv(1 << 16):
+                pass
+    assert scraped(url)
+    assert capfd.readouterr().err == ""
 
 
 def test_nobody_answers_after_the_end(serving: Any) -> None:
