@@ -114,6 +114,20 @@ def test_a_url_that_cannot_be_used_says_why_and_tells_no_secret(url: str, why: s
     assert caught.value.hint
 
 
+@pytest.mark.parametrize(
+    "url", ["redis://a,b", "rediss://mt:secret@a:6379,b:6379/0?queue=q", "redis://mt:se,cret@a,b/0", "REDIS://a:1,b:2,"]
+)
+def test_several_hosts_are_pointed_to_sentinels_and_clusters(url: str) -> None:
+    with pytest.raises(ConfigError, match=r"several hosts, and rediss?:// is one server") as caught:
+        open_store(url)
+    assert caught.value.id == "store_url"
+    assert "redis+sentinel://HOST1:26379,HOST2:26379/SERVICE" in caught.value.hint
+    assert "redis+cluster://HOST1:6379,HOST2:6379" in caught.value.hint
+    assert "cret" not in str(caught.value) + caught.value.hint
+    assert parse("redis://mt:a,b@h").where == "h", "a comma of a password is none"
+    assert parse("unix:///run/a,b.sock").hosts == ()
+
+
 @pytest.mark.parametrize("name", ["", "a b", "{x}", "-x", "a/b", "x" * 65, "é"])
 def test_a_queues_name_is_checked(server: Server, name: str) -> None:
     with pytest.raises(ConfigError) as caught:

@@ -29,6 +29,8 @@ _HINTS: Final = {
     "sentinel": "write redis+sentinel://USER:PASSWORD@HOST1:26379,HOST2:26379/SERVICE/0?queue=NAME, or "
     "rediss+sentinel:// for TLS",
     "cluster": "write redis+cluster://USER:PASSWORD@HOST1:6379,HOST2:6379?queue=NAME, or rediss+cluster:// for TLS",
+    "several": "name one server; or write redis+sentinel://HOST1:26379,HOST2:26379/SERVICE/0?queue=NAME where they are "
+    "sentinels, redis+cluster://HOST1:6379,HOST2:6379?queue=NAME where they are a cluster's nodes (rediss+... for TLS)",
 }
 
 
@@ -109,6 +111,8 @@ def parse(url: str) -> Place:
     before, _, after = url.partition("://")
     scheme, _, kind = before.lower().partition("+")
     several = kind in _PORTS
+    if not several and scheme != "unix" and "," in re.split("[/?]", after, maxsplit=1)[0].rpartition("@")[2]:
+        raise _refuse(url, f"it names several hosts, and {scheme}:// is one server", hints="several")
     try:
         # several hosts are not for urlsplit, which looks for one port
         netloc = re.split("[/?]", after, maxsplit=1)[0] if several else ""
@@ -221,8 +225,8 @@ def check_queue(queue: str) -> str:
     return queue
 
 
-def _refuse(url: str, why: str) -> ConfigError:
-    kind = url.partition("://")[0].lower().partition("+")[2]
+def _refuse(url: str, why: str, *, hints: str = "") -> ConfigError:
+    kind = hints or url.partition("://")[0].lower().partition("+")[2]
     return ConfigError(
         f"the store URL {hidden(url)!r} cannot be used: {why}",
         hint=f"{_HINTS.get(kind, _HINTS['server'])}; in a password / is %2F, @ is %40, # is %23",
