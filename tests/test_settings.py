@@ -128,6 +128,21 @@ def test_limits_that_are_required(tmp_path: Path) -> None:
     assert resolve(environ={}, folder=tmp_path).require == ()
 
 
+def test_what_a_node_offers(tmp_path: Path) -> None:
+    def offered(given: tuple[str, ...] = (), **environ: str) -> tuple[str, ...]:
+        return resolve(capabilities=given, environ=environ, folder=tmp_path).capabilities
+
+    assert offered(("gpu,large",)) == offered(("gpu", "large")) == offered(("gpu, large,", "gpu")) == ("gpu", "large")
+    assert offered(MINITANGO_CAPABILITIES="large, gpu") == ("large", "gpu")
+    assert offered(("x",), MINITANGO_CAPABILITIES="large, gpu") == ("x",)
+    (tmp_path / "minitango.toml").write_text('capabilities = ["large,gpu", "x"]\n')
+    assert offered() == ("large", "gpu", "x")
+    for wrong in ("", ",", "gpu,a b", "-x"):
+        with pytest.raises(ConfigError) as caught:
+            offered((wrong,))
+        assert caught.value.id == "label"
+
+
 def test_an_empty_variable_is_none(tmp_path: Path) -> None:
     assert resolve(environ={"MINITANGO_STATE": "", "MINITANGO_WORKERS": ""}, folder=tmp_path).store == ".minitango"
 

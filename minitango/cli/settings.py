@@ -137,7 +137,7 @@ class Settings(Struct, frozen=True):
         if missing:
             raise ConfigError(
                 f"{assignment.name} needs a node that offers {', '.join(missing)}, and this one does not",
-                hint=f"if it does: {' '.join(f'--capability {need}' for need in assignment.needs)}; "
+                hint=f"if it does: --capability {','.join(assignment.needs)}; "
                 "else leave it to a worker that offers it: minitango submit",
                 id="capability",
             )
@@ -193,7 +193,7 @@ def grading_options(command: F) -> F:
     count = between(1, MAX_WORKERS)
     workers = click.option("--workers", callback=count, metavar="N", help="Jobs at once (default: one a core).")
     sandbox = click.option("--sandbox", metavar="NAME", help="auto (default), docker, docker+URL[,...] or bubblewrap.")
-    text = "What this machine offers to assignments that need it, such as gpu; repeatable."
+    text = "What this machine offers to assignments that need it, such as gpu,large; repeatable."
     capability = click.option("--capability", "capabilities", multiple=True, metavar="LABEL", help=text)
     text = "Refuse a sandbox that does not hold this limit: memory, pids, cpu, disk, network; repeatable."
     require = click.option("--require", multiple=True, metavar="LIMIT", help=text)
@@ -353,9 +353,11 @@ def _image(name: str | None) -> str:
 
 
 def _labels(found: Any) -> tuple[str, ...]:
-    """From flags or a file, one by one; from a variable, by commas."""
-    labels = found.split(",") if isinstance(found, str) else found or ()
-    return tuple(check_label(label.strip(), "what a node offers") for label in labels)
+    """By commas, too, wherever they are named."""
+    named = [found] if isinstance(found, str) else found or ()
+    labels = [part.strip() for each in named for part in each.split(",")]
+    kept = [label for label in labels if label] or labels[:1]  # a comma at the end names nothing
+    return tuple(dict.fromkeys(check_label(label, "what a node offers") for label in kept))
 
 
 def _limits(source: Source | None) -> tuple[str, ...]:

@@ -106,10 +106,8 @@ def _nodes(patient: Patient, health: ServerHealth) -> Check:
     if unserved and taking:
         lane, count = next(iter(unserved.items()))
         waits = f"{count} jobs need a node that offers {lane}, and none does" if lane else f"{count} jobs wait"
-        hint = f"minitango worker{patient.flags} " + " ".join(
-            f"--capability {need}" for need in lane.split(",") if need
-        )
-        return Check("engine", "warning", f"{text}; {waits}", hint.rstrip(), facts=facts)
+        hint = f"minitango worker{patient.flags}" + (f" --capability {lane}" if lane else "")
+        return Check("engine", "warning", f"{text}; {waits}", hint, facts=facts)
     if unserved:
         held = "; all are drained" if alive else ""
         hint = f"minitango nodes resume {alive[0].name}" if alive else f"minitango worker{patient.flags}"
