@@ -28,6 +28,8 @@ _MAX_LOG: Final = 4000
 """Characters of a message in a log."""
 _MAX_NAME: Final = 100
 """Characters of a file's name; each takes up to four bytes of the 255 that a file system has."""
+_OF_ONE: Final = {"have": "has", "are": "is", "were": "was", "do": "does", "go": "goes"}
+"""Verbs that are not as others of one."""
 _SHORT: Final = {"\n": r"\n", "\t": r"\t", "\r": r"\r"}
 
 
@@ -101,6 +103,18 @@ def file_name(text: str) -> str:
 def _reserved(name: str) -> bool:
     """Whether Windows takes it for a device."""
     return re.fullmatch(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", name) is not None
+
+
+def plural(count: int, word: str, verb: str = "") -> str:
+    """`1 job`, `2 jobs`, `0 jobs`, `2 tries`; with a verb, as it is said of several: `1 job waits`, `2 jobs wait`."""
+    said = f"{count} {word if count == 1 else _with_s(word)}"
+    if not verb:
+        return said
+    return f"{said} {_OF_ONE.get(verb) or _with_s(verb) if count == 1 else verb}"
+
+
+def _with_s(word: str) -> str:
+    return f"{word[:-1]}ies" if re.search("[^aeiou]y$", word) else f"{word}s"
 
 
 def human_size(size: int) -> str:

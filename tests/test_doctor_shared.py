@@ -37,7 +37,7 @@ def test_a_good_server(server: Server, tmp_path: Path) -> None:
         ["store", "clock", "engine", "jobs"], "ok"
     )
     assert "Redis 7" in found["store"].text or "Redis 6" in found["store"].text or "Redis 8" in found["store"].text
-    assert found["engine"].text == "1 grade, 4 jobs at once"
+    assert found["engine"].text == "1 node grades, 4 jobs at once"
     assert found["store"].facts["appends"] is True
     store.close()
 
@@ -72,7 +72,7 @@ def test_nodes_and_what_waits_for_none(server: Server, tmp_path: Path) -> None:
     assert (check.verdict, check.next) == ("warning", "minitango worker --store URL")
     store.beat(Node("n1", "i"))
     check = look(server, tmp_path)["engine"]
-    assert "1 jobs need a node that offers gpu" in check.text
+    assert "1 node grades, 1 job at once; 1 job needs a node that offers gpu" in check.text
     assert check.next == "minitango worker --store URL --capability gpu"
     store.drain("n1")
     assert look(server, tmp_path)["engine"].next == "minitango nodes resume n1"

@@ -155,7 +155,7 @@ def test_an_unknown_status_has_not_passed_and_is_a_warning():
 def test_a_suite_that_says_it_failed_more_than_its_tests_is_a_warning():
     read = grade(b'<testsuites><testsuite name="S" failures="1" errors=" 2 "><testcase/></testsuite></testsuites>')
     assert (read.score, ids(read)) == (1.0, ["test_count"])
-    assert "the suite S says: 3 failures and errors, 0 tests that did not pass" in read.warnings[0].message
+    assert "the suite S says: failures and errors: 3, tests that did not pass: 0" in read.warnings[0].message
     assert ids(grade(b"<testsuite><error/><testcase/></testsuite>")) == ["test_count"]
     assert ids(grade(b'<testsuite failures="many" errors="99999999999999999999"><testcase/></testsuite>')) == []
 

@@ -4,11 +4,13 @@ import csv
 import io
 import re
 import xml.etree.ElementTree as ET
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import minitango
 from minitango.text import (
     ending,
     file_name,
@@ -20,8 +22,11 @@ from minitango.text import (
     human_size,
     markdown_block,
     one_line,
+    plural,
     signal_name,
 )
+
+PACKAGE = Path(minitango.__file__).parent
 
 any_text = st.text(st.characters(codec=None)) | st.binary()
 
@@ -131,6 +136,29 @@ def test_sizes(size, words):
 )
 def test_durations(seconds, words):
     assert human_seconds(seconds) == words
+
+
+def test_counts():
+    assert [plural(n, "job") for n in (0, 1, 2)] == ["0 jobs", "1 job", "2 jobs"]
+    assert [plural(n, "job", "wait") for n in (0, 1, 2)] == ["0 jobs wait", "1 job waits", "2 jobs wait"]
+    of_one = {"have": "has", "were": "was", "try": "tries", "stay": "stays"}
+    assert [plural(1, "job", verb) for verb in of_one] == [f"1 job {verb}" for verb in of_one.values()]
+    assert [plural(2, word) for word in ("try", "way", "hand-in")] == ["2 tries", "2 ways", "2 hand-ins"]
+
+
+ALWAYS_SEVERAL = {
+    "{found.count} hand-ins", "{count} hand-ins", "{bounds.files} files", "{len(specs):,} jobs",
+    "{len(self._roster.members)} engines",
+}  # fmt: skip
+"""Counts that are never 1."""
+
+
+def test_nobody_counts_by_hand():
+    nouns = "jobs|files|hand-ins|students|tests|warnings|checks|engines"
+    counted = re.compile(rf"\{{(?!program|[A-Z_.]+[:}}])[^{{}}']*\}} (?:(?:other|more|old) )?(?:{nouns})\b")
+    sources = [path.read_text() for path in PACKAGE.rglob("*.py") if "scaffolds" not in path.parts]
+    found = {match[0] for text in sources for match in counted.finditer(text)}
+    assert found == ALWAYS_SEVERAL, "the others are for `plural`"
 
 
 def test_endings():

@@ -9,12 +9,12 @@ import click
 
 from minitango.backup import backup as make_backup
 from minitango.backup import restore as make_queue
-from minitango.cli import show
 from minitango.cli.migrate import tell_of_left
 from minitango.cli.settings import ANY_PATH, Settings, resolve, state_options
 from minitango.cli.streams import as_called, out, tell
 from minitango.job import State
 from minitango.moving import Place
+from minitango.text import plural
 
 
 def place_of(settings: Settings) -> Place:
@@ -36,8 +36,8 @@ def backup(dest: Path, **where: object) -> int:
     Safe beside a running engine, which does not wait. DEST is there whole and verified, or not at all.
     """
     label = make_backup(place_of(resolve(**where)), dest.absolute())  # type: ignore[arg-type]
-    jobs = show.plural(sum(label.jobs.values()), "job")
-    out(f"{dest}: {jobs} ({counted(label.jobs)}), {show.plural(label.blobs, 'file')}")
+    jobs = plural(sum(label.jobs.values()), "job")
+    out(f"{dest}: {jobs} ({counted(label.jobs)}), {plural(label.blobs, 'file')}")
     return 0
 
 
@@ -51,7 +51,7 @@ def restore(src: Path, **where: object) -> int:
     """
     place = place_of(resolve(**where))  # type: ignore[arg-type]
     moved = make_queue(src.absolute(), place)
-    out(f"{show.plural(moved.jobs, 'job')} and {show.plural(moved.blobs, 'file')} restored")
+    out(f"{plural(moved.jobs, 'job')} and {plural(moved.blobs, 'file')} restored")
     tell_of_left(moved)
     tell(as_called(f"next: minitango jobs{place.flags}; then minitango worker{place.flags}"))
     return 0

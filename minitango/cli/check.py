@@ -23,7 +23,7 @@ from minitango.cli.streams import as_called, out, tell
 from minitango.errors import ConfigError, NothingToGrade
 from minitango.job import Outcome, State, Trust
 from minitango.store import History
-from minitango.text import for_junit, for_terminal, one_line
+from minitango.text import for_junit, for_terminal, one_line, plural
 
 MISSED = 1
 NOT_GRADED = 4
@@ -177,7 +177,7 @@ def _table(checked: Sequence[Checked]) -> str:
             text += f"\n\n{name}: {one_line(each.wrong, 300)}"
             text += "".join(f"\n  {line}" for line in each.output.splitlines())
     missed = sum(bool(each.wrong) for each in checked)
-    return f"{text}\n\n{show.plural(len(checked), 'sample')}: {len(checked) - missed} as expected, {missed} missed."
+    return f"{text}\n\n{plural(len(checked), 'sample')}: {len(checked) - missed} as expected, {missed} missed."
 
 
 def _record(each: Checked) -> SampleRecord:

@@ -10,7 +10,7 @@ from msgspec import Struct
 from minitango.cli import show
 from minitango.job import Limits, Result, StepOutput, StepReport, TestResult
 from minitango.results.points import failed, partly, tally
-from minitango.text import for_terminal, human_seconds, human_size, one_line, signal_name
+from minitango.text import for_terminal, human_seconds, human_size, one_line, plural, signal_name
 
 LINES: Final = 15
 """Lines of a step's output that are shown, the last ones."""
@@ -81,7 +81,7 @@ def _human_bytes(size: float) -> str:
 
 
 def _calls(report: StepReport) -> str:
-    return f"; {show.plural(report.calls, 'call')} of student code" if report.calls else ""
+    return f"; {plural(report.calls, 'call')} of student code" if report.calls else ""
 
 
 def _image(report: StepReport) -> str:

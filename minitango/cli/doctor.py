@@ -19,7 +19,7 @@ from minitango.doctor import Check, Patient, examine
 from minitango.errors import ConfigError, MinitangoError
 from minitango.sandbox import kind_of
 from minitango.statedir import locate
-from minitango.text import one_line
+from minitango.text import one_line, plural
 
 FAILED: Final = 3
 _WORDS: Final = {"ok": "ok", "warning": "warning", "failed": "FAILED"}
@@ -121,7 +121,7 @@ def _lines(check: Check) -> Iterator[str]:
 
 
 def _summary(failed: int, warned: int) -> str:
-    words = f" ({show.plural(warned, 'warning')})" if warned else ""
+    words = f" ({plural(warned, 'warning')})" if warned else ""
     if failed:
-        return f"{show.plural(failed, 'check')} failed{words}: grading does not work here before that is mended"
+        return f"{plural(failed, 'check')} failed{words}: grading does not work here before that is mended"
     return f"all that grading needs is here{words}"

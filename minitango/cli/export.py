@@ -10,7 +10,7 @@ from typing import Final
 
 import click
 
-from minitango.cli import gradebook, show
+from minitango.cli import gradebook
 from minitango.cli.files import make_folder, write_whole
 from minitango.cli.gradebook import Entry
 from minitango.cli.settings import ANY_PATH, resolve, state_options
@@ -20,7 +20,7 @@ from minitango.errors import ConfigError
 from minitango.feedback import HandIn, is_page, page
 from minitango.job import State
 from minitango.store import Query
-from minitango.text import file_name, one_line
+from minitango.text import file_name, one_line, plural
 
 FORMATS = ("csv", "json", "junit")
 _BEGINNING: Final = 4096
@@ -71,7 +71,7 @@ def export(
         data = _encoded(entries, form or "csv", excel=excel)
         if output is not None:
             write_whole(output, data, "-o FILE")
-            tell(f"{show.plural(len(entries), 'job')} in {one_line(str(output), 300)}")
+            tell(f"{plural(len(entries), 'job')} in {one_line(str(output), 300)}")
         else:
             out_bytes(data.replace(b"\r\n", b"\n") if sys.stdout.isatty() else data)
     _tell_of_others(entries, chosen, settings.flags)
@@ -95,7 +95,7 @@ def _write_feedback(engine: Engine, entries: Sequence[Entry], folder: Path) -> N
         handins = [HandIn(each.job, each.result, engine.store.outputs(each.job.id)) for each in theirs]
         text = page(student, handins).encode("utf-8", "replace")
         write_whole(folder / f"{file_name(student)}.md", text, "--feedback DIR")
-    tell(f"feedback for {show.plural(len(students), 'student')} in {one_line(str(folder), 300)}")
+    tell(f"feedback for {plural(len(students), 'student')} in {one_line(str(folder), 300)}")
 
 
 def _refuse_foreign(folder: Path) -> None:
@@ -152,12 +152,12 @@ def _tell_of_others(entries: Sequence[Entry], chosen: gradebook.Latest, flags: s
     ):
         jobs = list({entry.job.id: entry.job for entry in entries if entry.job.state in states}.values())
         if jobs:
-            words = f"{show.plural(len(jobs), 'job')} of these {one if len(jobs) == 1 else several}"
+            words = f"{plural(len(jobs), 'job')} of these {one if len(jobs) == 1 else several}"
             tell(f"{words}: {program()} jobs show {jobs[0].id}{flags}")
     waiting = [job for job in chosen.overtaken if job.state is not State.CANCELLED]
     if waiting:
         first = waiting[0]
         tell(
-            f"{show.plural(len(waiting), 'student')} handed in again since, and that is {first.state}, so the grade "
+            f"{plural(len(waiting), 'student')} handed in again since, and that is {first.state}, so the grade "
             f"before it stands: {program()} jobs show {first.id}{flags}"
         )

@@ -24,7 +24,7 @@ from minitango.cli.suspicion import alike, blames
 from minitango.errors import GraderSuspected, JobDead, SampleMissed, SubmissionError
 from minitango.handle import JobHandle
 from minitango.job import Outcome, State
-from minitango.text import one_line
+from minitango.text import one_line, plural
 
 NOTICEABLE: Final = 2.0
 """Seconds of waiting after which it is said what is waited for."""
@@ -199,7 +199,7 @@ def _at_fault(batch: Batch, done: Sequence[Alone], total: int, place: Path, sett
         how = "graded before the others" if _hung(batch, last) else "each graded alone"
         which = f"{who}, {how}, got no score for the same reason: {why}"
         blamed = "your grader"
-    others = show.plural(total - len(done), "other hand-in")
+    others = plural(total - len(done), "other hand-in")
     return GraderSuspected(
         f"{which}; probably {blamed}, not your students; {others} not queued",
         hint=f"correct it, and try it: {on_your_own(place, settings.flags)}; {_ALL_THE_SAME}",

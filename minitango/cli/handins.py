@@ -14,7 +14,6 @@ from msgspec import Struct, structs
 from minitango.assignment import Assignment, Submission, find_handins
 from minitango.assignment.adopting import NAME as ASSIGNMENT_FILE
 from minitango.assignment.submission import Files, Handin, of_one_stem
-from minitango.cli import show
 from minitango.cli.records import Refusal
 from minitango.cli.streams import as_called, tell
 from minitango.engine import Engine
@@ -24,7 +23,7 @@ from minitango.group import members
 from minitango.job import ORIGIN, Job
 from minitango.record import ErrorRecord
 from minitango.store import Query
-from minitango.text import one_line
+from minitango.text import one_line, plural
 
 Command = TypeVar("Command", bound=Callable[..., object])
 
@@ -198,9 +197,9 @@ def _tell_clash(clash: Sequence[Handin]) -> None:
 
 def _tell_export(path: Path, export: Export) -> None:
     number = len(export.handed)
-    said = f"{one_line(str(path), 200)}: taken for {export.what}: {show.plural(number, 'submission')}"
+    said = f"{one_line(str(path), 200)}: taken for {export.what}: {plural(number, 'submission')}"
     if export.older:
-        said += f"; {show.plural(export.older, 'older version')} left out (--all-versions grades them, too)"
+        said += f"; {plural(export.older, 'older version')} left out (--all-versions grades them, too)"
     tell(said)
 
 
@@ -230,7 +229,7 @@ def tell_twice(submissions: Sequence[Submission]) -> None:
 def tell_graded_before(graded: int, of: int) -> None:
     """Say how many are not going to be graded, because that was done."""
     if graded:
-        tell(f"{graded} of {show.plural(of, 'hand-in')} graded before (--fresh grades them again)")
+        tell(f"{graded} of {plural(of, 'hand-in')} graded before (--fresh grades them again)")
 
 
 def record(refused: Refused) -> Refusal:

@@ -16,12 +16,11 @@ from typing import Final
 
 import click
 
-from minitango.cli import show
 from minitango.cli.loading import check_name
 from minitango.cli.settings import ANY_PATH
 from minitango.cli.streams import out, program, tell
 from minitango.errors import ConfigError
-from minitango.text import one_line
+from minitango.text import one_line, plural
 
 SCAFFOLDS: Final = Path(__file__).parent.parent / "scaffolds"
 KINDS: Final[Mapping[str, tuple[str, str]]] = {
@@ -70,7 +69,7 @@ def init(folder: Path, kind: str, name: str | None) -> int:
         out(one_line(str(folder / path), 1000))
     here, handins = shlex.quote(str(folder)), shlex.quote(str(folder / "handins"))
     samples = shlex.quote(str(folder / "samples"))
-    tell(f"made {one_line(called, 100)}: {what} ({show.plural(len(files), 'file')})")
+    tell(f"made {one_line(called, 100)}: {what} ({plural(len(files), 'file')})")
     tell(f"  next: {program()} check {here}  # do its samples get what they should?")
     tell(f"        {program()} run {here} {samples}  # what grading looks like")
     tell(f"        {program()} run {here} {handins}  # once hand-ins are there")

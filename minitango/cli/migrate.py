@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import click
 
-from minitango.cli import show
 from minitango.cli.streams import as_called, out, tell
 from minitango.moving import Moved, Place
 from minitango.moving import migrate as move
-from minitango.text import one_line
+from minitango.text import one_line, plural
 
 
 def tell_of_left(moved: Moved) -> None:
@@ -31,7 +30,7 @@ def migrate(source: str, target: str, from_blobs: str | None, to_blobs: str | No
     """
     to = Place.of(target, blobs=to_blobs)
     moved = move(Place.of(source, blobs=from_blobs), to)
-    out(f"{show.plural(moved.jobs, 'job')} and {show.plural(moved.blobs, 'file')} moved")
+    out(f"{plural(moved.jobs, 'job')} and {plural(moved.blobs, 'file')} moved")
     tell_of_left(moved)
     tell(as_called(f"next: minitango jobs{to.flags}; use it everywhere, and keep FROM until you have seen it"))
     return 0

@@ -13,7 +13,7 @@ from minitango.engine import Engine
 from minitango.errors import ConfigError
 from minitango.job import State
 from minitango.store import Node, Query
-from minitango.text import human_seconds, one_line
+from minitango.text import human_seconds, one_line, plural
 
 
 @click.group(invoke_without_command=True, short_help="Look at who grades this queue: list, drain, resume, forget.")
@@ -61,7 +61,7 @@ def list_nodes(as_json: bool = False, **where: object) -> int:
         names = one_line(", ".join(away), 200)
         tell(f"drained, and not here: {names}; next: minitango nodes resume {one_line(away[0], 64)}{settings.flags}")
     if not any(node.state in ("ready", "draining") for node in found):
-        tell(f"nobody grades here, and {show.plural(queued, 'job')} queued; next: minitango worker{settings.flags}")
+        tell(f"nobody grades here, and {plural(queued, 'job')} queued; next: minitango worker{settings.flags}")
     return 0
 
 

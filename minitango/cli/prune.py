@@ -25,7 +25,7 @@ from minitango.group import members, without
 from minitango.job import TERMINAL, Delivery, Job, State
 from minitango.keeping import GRACE
 from minitango.store import Query
-from minitango.text import human_seconds, human_size, one_line
+from minitango.text import human_seconds, human_size, one_line, plural
 
 
 def _age(context: click.Context, option: click.Parameter, text: str | None) -> float | None:
@@ -62,9 +62,10 @@ def prune(
     else:
         out("\n".join(_words(removed)))
     if removed.kept and not dry_run:
+        stay, them = ("stays", "it") if removed.kept == 1 else ("stay", "them")
         tell(
-            f"{show.plural(removed.kept, 'file')} of the last {human_seconds(GRACE)} that no job needs may be of a "
-            f"submit that is under way, and stay: {program()} prune{settings.flags} removes them later"
+            f"{plural(removed.kept, 'file')} of the last {human_seconds(GRACE)} that no job needs {stay}, as a submit "
+            f"may be under way: {program()} prune{settings.flags} removes {them} later"
         )
     return 0
 
@@ -86,8 +87,9 @@ def _chosen(engine: Engine, older_than: float | None, student: str | None, flags
     if older_than is not None:  # old as it is, somebody waits for it
         waiting = sum(job.delivery is Delivery.PENDING for job in found)
         if waiting:
+            whose = "its result is" if waiting == 1 else "their results are"
             tell(
-                f"{show.plural(waiting, 'job')} stay, as their results are still to be delivered: "
+                f"{plural(waiting, 'job', 'stay')}, as {whose} still to be delivered: "
                 f"{program()} jobs list --delivery pending{flags}"
             )
         found = [job for job in found if job.delivery is not Delivery.PENDING]
@@ -104,7 +106,7 @@ def _chosen(engine: Engine, older_than: float | None, student: str | None, flags
     if busy:
         ids = " ".join(job.id for job in busy[:10])
         raise ConfigError(
-            f"{show.plural(len(busy), 'job')} of {one_line(student, 80)!r} not ended yet",
+            f"{plural(len(busy), 'job')} of {one_line(student, 80)!r} not ended yet",
             hint=f"minitango jobs cancel {ids}{flags}; then the same command again",
             id="student_busy",
         )
@@ -121,12 +123,12 @@ def _chosen(engine: Engine, older_than: float | None, student: str | None, flags
 
 
 def _confirmed(student: str, chosen: _Chosen) -> bool:
-    what = f"{show.plural(len(chosen.gone), 'job')} of {one_line(student, 80)!r}, with all results and files"
+    what = f"{plural(len(chosen.gone), 'job')} of {one_line(student, 80)!r}, with all results and files"
     if chosen.kept:
         others = sorted({name for job, theirs, labels in chosen.kept for name in members(labels, theirs)})
         more = f" and {len(others) - 3} more" if len(others) > 3 else ""
         names = ", ".join(one_line(name, 80) for name in others[:3])
-        what += f", and the name from {show.plural(len(chosen.kept), 'job')} of {names}{more}"
+        what += f", and the name from {plural(len(chosen.kept), 'job')} of {names}{more}"
     if not sys.stdin.isatty():
         raise ConfigError(
             f"this would remove {what}", hint="repeat it with --yes, or look first: --dry-run", id="confirm"
@@ -176,10 +178,10 @@ def _shrink(engine: Engine) -> int:
 def _words(removed: Removed) -> list[str]:
     verb = "would remove" if removed.dry_run else "removed"
     lines = [
-        f"{verb} {show.plural(removed.jobs, 'job')}",
-        f"{verb} {show.plural(removed.files, 'file')} that no job needs ({human_size(removed.bytes)})",
+        f"{verb} {plural(removed.jobs, 'job')}",
+        f"{verb} {plural(removed.files, 'file')} that no job needs ({human_size(removed.bytes)})",
     ]
     if removed.handed_over:
         verb = "would take" if removed.dry_run else "took"
-        lines.append(f"{verb} the name out of {show.plural(removed.handed_over, 'job')} that others handed in, too")
+        lines.append(f"{verb} the name out of {plural(removed.handed_over, 'job')} that others handed in, too")
     return lines + ([f"the queue's file is smaller by {human_size(removed.freed)}"] if removed.freed else [])

@@ -36,7 +36,7 @@ from minitango.cli.streams import out, program, tell
 from minitango.errors import GraderSuspected, NothingToGrade
 from minitango.job import State
 from minitango.store import Query
-from minitango.text import one_line
+from minitango.text import one_line, plural
 
 NOT_GRADED = 4
 
@@ -139,7 +139,8 @@ def _stopped(graded: Graded, *, fresh: bool) -> GraderSuspected:
     left = sum(seen.job.state is State.CANCELLED for seen in graded.jobs)
     again = "the same command without --fresh" if fresh else "the same command"
     return GraderSuspected(
-        f"stopped before {left} of {show.plural(len(graded.jobs), 'hand-in')} were begun: {graded.suspicion.whose}",
+        f"stopped before {left} of {plural(len(graded.jobs), 'hand-in')} {'was' if left == 1 else 'were'} begun: "
+        f"{graded.suspicion.whose}",
         hint=f"correct what is wrong, and {again} grades all by it; to go on as it is: {again} with --keep-going",
     )
 
@@ -151,7 +152,7 @@ def _how_far(settings: Settings, ids: Collection[str], total: int, *, fresh: boo
     with settings.open(workers=0) as engine:
         graded = sum(job.state is State.DONE for job in engine.jobs(Query(ids=tuple(ids))))
     again = "the same command without --fresh" if fresh else "the same command"
-    return f"interrupted: {graded} of {show.plural(total, 'hand-in')} graded; {again} goes on"
+    return f"interrupted: {graded} of {plural(total, 'hand-in')} graded; {again} goes on"
 
 
 def _table(
@@ -184,11 +185,11 @@ def _table(
     parts = ", ".join(f"{count} {name}" for name, count in counts.most_common())
     parts += f", {left_out} not queued" if left_out else ""
     name = one_line(assignment.name, 60)
-    total = show.plural(len(jobs) + left_out + len(refused), "hand-in")
+    total = plural(len(jobs) + left_out + len(refused), "hand-in")
     text += f"\n\n{name}: {total}: {parts}. Trust: {assignment.trust}."
     signed = [seen for seen in jobs if seen.signs]
     if signed:
-        count = show.plural(len(signed), "hand-in")
+        count = plural(len(signed), "hand-in")
         text += f"\nSigns of tampering in {count}: {program()} jobs show {signed[0].job.id}{settings.flags}"
     dead = [seen.job.id for seen in jobs if seen.job.state is State.DEAD]
     if dead:

@@ -174,7 +174,3 @@ def print_json(document: Document) -> None:
 def digest(image: str) -> str:
     """An image's digest, as Docker shortens it: `3f2a1b4c5d6e`."""
     return one_line(image.removeprefix("sha256:"), 100)[:12]
-
-
-def plural(count: int, word: str) -> str:
-    return f"{count} {word}" if count == 1 else f"{count} {word}s"

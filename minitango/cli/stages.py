@@ -23,6 +23,7 @@ from minitango.errors import GraderSuspected, SampleMissed
 from minitango.handle import JobHandle
 from minitango.identity import Found
 from minitango.job import Job, Outcome, State
+from minitango.text import plural
 
 _PAUSED: Final = (
     "the run that queued it was paused and left, as its first {count} hand-ins ended alike and earned nothing; "
@@ -138,7 +139,7 @@ def _set_aside(batch: Batch, outdated: Sequence[Job]) -> None:
     if outdated and not batch.joined:
         for job in outdated:
             batch.engine.cancel(job.id, reason=_OUTDATED)
-        queued = f"{show.plural(len(outdated), 'hand-in')} {'was' if len(outdated) == 1 else 'were'} queued"
+        queued = f"{plural(len(outdated), 'hand-in', 'were')} queued"
         tell(f"{queued} before the assignment, or what it is graded in, changed: queued anew")
 
 
@@ -178,7 +179,7 @@ def _follow(
         found = suspect([seen[h.id].job for h in waiting if h.id in over and not h.ended_before])
         assert found is not None, "nothing else ends the wait"
         doubts.tell_of(found, batch.engine.store, how.settings, say=tell)
-        tell(f"paused: {show.plural(queued, 'hand-in')} {'is' if queued == 1 else 'are'} queued, and charged to nobody")
+        tell(f"paused: {plural(queued, 'hand-in', 'are')} queued, and charged to nobody")
         if not how.ask or not doubts.go_on():
             # nor is a run of something else in this state to grade them: the same command queues them anew
             left = [handle.id for handle in waiting if handle.id not in seen]

@@ -20,7 +20,7 @@ from minitango.engine import Engine
 from minitango.errors import MinitangoError
 from minitango.job import Attempt, Delivery, Job, Outcome, Result, State, StepOutput, StepReport
 from minitango.store import Callback
-from minitango.text import for_terminal, human_seconds, human_size, one_line
+from minitango.text import for_terminal, human_seconds, human_size, one_line, plural
 
 MOST_TESTS: Final = 20
 """Tests that are shown where not all are asked for."""
@@ -237,7 +237,7 @@ def _tests(result: Result, *, all_tests: bool) -> list[str]:
     more = len(result.tests) - len(shown) - len(quiet)
     silent = any(test.output for test in quiet)
     if more:
-        text.append(f"... and {show.plural(more, 'test')} more: --all-tests shows all")
+        text.append(f"... and {plural(more, 'test')} more: --all-tests shows all")
     elif silent:
         text.append("... --all-tests shows what the others say")
     return text
@@ -250,7 +250,7 @@ def _kept(told: Story) -> list[str]:
     names = ", ".join(one_line(path, 60) for path, _ in inputs.files[:_MOST_FILES])
     more = f" and {len(inputs.files) - _MOST_FILES} more" if len(inputs.files) > _MOST_FILES else ""
     size = human_size(sum(size for _, size in inputs.files))
-    count = show.plural(len(inputs.files), "file")
+    count = plural(len(inputs.files), "file")
     return [f"its hand-in: {count}, {size} ({names}{more}), packed in {one_line(inputs.path, 300)}"]
 
 
@@ -262,7 +262,7 @@ def _callback(told: Story) -> list[str]:
     place = one_line(job.callback, 300)
     if found is None:
         return [f"its callback: {place}, when it has ended"]
-    tries = f"{found.tries} {'try' if found.tries == 1 else 'tries'}"
+    tries = plural(found.tries, "try")
     error = f": {one_line(found.error, 300)}" if found.error else ""
     if found.delivery is Delivery.DELIVERED and found.settled is not None:
         return [f"its callback: delivered to {place} at {_at(found.settled)}, after {tries}"]

@@ -23,7 +23,7 @@ from minitango.cli.run import NOT_GRADED
 from minitango.cli.settings import ANY_PATH, callback_options, image_option, resolve, setup_option, state_options
 from minitango.cli.streams import out, tell
 from minitango.errors import ConfigError, NothingToGrade
-from minitango.text import one_line
+from minitango.text import one_line, plural
 
 
 @click.command(short_help="Queue hand-ins and return; a worker grades them.")
@@ -81,7 +81,7 @@ def submit(
     tell_graded_before(sum(h.ended_before and h.exception() is None for h in handles), len(handles))
     old = sum(not h.created for h in handles)
     if callback and old:
-        tell(f"{old} of {show.plural(len(handles), 'hand-in')} had a job before: it tells whom it was given then")
+        tell(f"{old} of {plural(len(handles), 'hand-in')} had a job before: it tells whom it was given then")
     if as_json:
         show.print_json(Jobs(jobs=tuple(map(show.record, jobs))))
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import shlex
 
-from minitango.cli import doubts, show
+from minitango.cli import doubts
 from minitango.cli.handins import origin
 from minitango.cli.settings import Settings
 from minitango.cli.streams import as_called
@@ -13,7 +13,7 @@ from minitango.cli.suspicion import ENOUGH, Suspicion, alike, clears, suspicion
 from minitango.errors import StoreError
 from minitango.job import Job, State
 from minitango.store import Query, Store
-from minitango.text import one_line
+from minitango.text import one_line, plural
 
 
 class Watch:
@@ -62,6 +62,6 @@ class Watch:
         again = f"correct it, and try it: {doubts.on_your_own(origin(job), flags)}"
         if queued:
             cancel = f"minitango jobs cancel --assignment {shlex.quote(job.assignment)}{flags}"
-            lines.append(f"  {show.plural(queued, 'hand-in')} of it queued: the worker goes on with them")
+            lines.append(f"  {plural(queued, 'hand-in')} of it queued: the worker goes on with them")
             again = f"{cancel}; {again}; then submit them again"
         return [*lines, f"  next: {as_called(one_line(again, 1000))}"]

@@ -26,7 +26,7 @@ from minitango.metrics import Metrics
 from minitango.node import expected
 from minitango.statedir import locate
 from minitango.store import shown
-from minitango.text import one_line
+from minitango.text import one_line, plural
 
 INTERRUPTED = 130
 MAX_GRACE: Final = 7 * 86_400
@@ -136,7 +136,7 @@ def _work(
             tell_of_limits(engine, lambda text: said.say("limits", "info", text))
         if not quiet:
             assert engine.sandbox is not None
-            waiting = show.plural(engine.store.counts()[State.QUEUED], "job")
+            waiting = plural(engine.store.counts()[State.QUEUED], "job")
             where = f"as node {engine.node} of {shown(settings.store)} " if engine.store.shared else ""
             said.say("ready", "info", f"grading in {engine.state} {where}with {engine.sandbox.name}; {waiting} queued")
             for text in engine.store.remarks:

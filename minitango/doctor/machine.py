@@ -17,7 +17,7 @@ from typing import Final
 from minitango.doctor import Check
 from minitango.room import reserve
 from minitango.store.health import sqlite_version
-from minitango.text import human_size
+from minitango.text import human_size, plural
 
 PACKAGES: Final = ("msgspec", "filelock", "docker", "pyyaml", "click", "rich")
 OLDEST_PYTHON: Final = (3, 11)
@@ -148,7 +148,7 @@ def _disk(there: Path) -> Check:
         )
     kept = reserve(disk.f_blocks * disk.f_frsize)
     if free < kept or (nodes is not None and nodes < 100):
-        what = text if free < kept else f"room for {nodes} files"
+        what = text if free < kept else f"room for {plural(nodes or 0, 'file')}"
         return Check("disk", "failed", f"{what} on the disk of {there}: submits will be refused", hint, facts=facts)
     if free < kept + LITTLE:
         return Check("disk", "warning", f"{text} on the disk of {there}", hint, facts=facts)

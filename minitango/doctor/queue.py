@@ -12,7 +12,7 @@ from minitango.errors import StoreError
 from minitango.job import State
 from minitango.statedir import Running
 from minitango.store.health import Health, inspect_store
-from minitango.text import human_size, one_line
+from minitango.text import human_size, one_line, plural
 
 WASTE: Final = 0.5
 """Share of the file that may hold nothing."""
@@ -75,8 +75,7 @@ def _clock(health: Health | None, now: float) -> Check:
         return Check("clock", "warning", f"it is {says} by this machine's clock, which cannot be", hint, facts=facts)
     if health is not None and health.from_the_future:
         count = health.from_the_future
-        jobs = "1 job has" if count == 1 else f"{count} jobs have"
-        text = f"it is {says} by this machine's clock, and {jobs} times later than that"
+        text = f"it is {says} by this machine's clock, and {plural(count, 'job', 'have')} times later than that"
         return Check("clock", "warning", text, hint, facts=facts)
     return Check("clock", "ok", says, facts=facts)
 
@@ -89,8 +88,7 @@ def _engine(patient: Patient, running: Running | None, health: Health | None) ->
         who = f"process {running.pid}" if running.pid else "a process"
         return Check("engine", "ok", f"{who} grades here{f', in {kind}' if kind else ''}", facts=facts)
     if waiting:
-        jobs = "1 job waits" if waiting == 1 else f"{waiting} jobs wait"
-        text = f"none runs here, and {jobs}"
+        text = f"none runs here, and {plural(waiting, 'job', 'wait')}"
         return Check("engine", "warning", text, f"minitango worker{patient.flags}", facts=facts)
     return Check("engine", "ok", "none runs here", facts=facts)
 

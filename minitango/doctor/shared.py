@@ -10,7 +10,7 @@ from minitango.doctor.queue import jobs
 from minitango.errors import StoreError
 from minitango.job import serves
 from minitango.store.health import ServerHealth, inspect_server
-from minitango.text import human_seconds, human_size, one_line
+from minitango.text import human_seconds, human_size, one_line, plural
 
 SLOW: Final = 0.02
 """Seconds for a question and its answer, at the median, beyond which every job is felt to wait."""
@@ -102,16 +102,19 @@ def _nodes(patient: Patient, health: ServerHealth) -> Check:
         for lane, count in health.waiting.items()
         if not any(serves(node.capabilities, lane) for node in taking)
     }
-    text = f"{len(alive)} grade, {sum(node.slots for node in alive)} jobs at once" if alive else "nobody grades"
+    slots = plural(sum(node.slots for node in alive), "job")
+    text = f"{plural(len(alive), 'node', 'grade')}, {slots} at once" if alive else "nobody grades"
     if unserved and taking:
         lane, count = next(iter(unserved.items()))
-        waits = f"{count} jobs need a node that offers {lane}, and none does" if lane else f"{count} jobs wait"
+        what = f"{plural(count, 'job', 'need')} a node that offers {lane}, and none does"
+        waits = what if lane else plural(count, "job", "wait")
         hint = f"minitango worker{patient.flags}" + (f" --capability {lane}" if lane else "")
         return Check("engine", "warning", f"{text}; {waits}", hint, facts=facts)
     if unserved:
         held = "; all are drained" if alive else ""
         hint = f"minitango nodes resume {alive[0].name}" if alive else f"minitango worker{patient.flags}"
-        return Check("engine", "warning", f"{text}{held}, and {sum(unserved.values())} jobs wait", hint, facts=facts)
+        waiting = plural(sum(unserved.values()), "job", "wait")
+        return Check("engine", "warning", f"{text}{held}, and {waiting}", hint, facts=facts)
     if lost:
         names = ", ".join(one_line(node.name, 64) for node in lost[:5])
         hint = f"start it again, or: minitango nodes forget {one_line(lost[0].name, 64)}"

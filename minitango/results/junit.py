@@ -237,10 +237,10 @@ class _File:
 
     def _end_suite(self, suite: _Suite) -> None:
         if suite.claims > suite.not_passed:
-            text = f"{suite.claims:,} failures and errors, {suite.not_passed:,} tests that did not pass"
+            text = f"failures and errors: {suite.claims:,}, tests that did not pass: {suite.not_passed:,}"
             self._found.warn(Notice("test_count", f"the suite {one_line(suite.name, 60)} says: {text}"))
         elif suite.claimed_tests > suite.tests:
-            text = f"{suite.claimed_tests:,} tests, and has {suite.tests:,}"
+            text = f"tests: {suite.claimed_tests:,}, and has {suite.tests:,}"
             self._found.warn(Notice("test_count", f"the suite {one_line(suite.name, 60)} says: {text}"))
         if self._suites:
             self._suites[-1].tests += suite.tests

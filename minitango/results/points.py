@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from minitango.job import Notice, TestResult
-from minitango.text import ending
+from minitango.text import ending, plural
 
 MAX_POINTS: Final = 1e9
 ROUNDING: Final = 1e-9
@@ -79,10 +79,10 @@ def tally(tests: Sequence[TestResult]) -> str:
     a status are not counted."""
     said = [test for test in tests if test.score is not None or test.status is not None]
     bad, part = sum(map(failed, said)), sum(map(partly, said))
-    word = "test" if len(said) == 1 else "tests"
+    of = plural(len(said), "test")
     earned = f"earned part of {'its' if part == 1 else 'their'} points"
     if bad and part:
-        return f"{bad} of {len(said)} {word} failed, {part} {earned}"
+        return f"{bad} of {of} failed, {part} {earned}"
     if part:
-        return f"{part} of {len(said)} {word} {earned}"
-    return f"{bad} of {len(said)} {word} failed" if bad else ""
+        return f"{part} of {of} {earned}"
+    return f"{bad} of {of} failed" if bad else ""

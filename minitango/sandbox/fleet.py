@@ -31,7 +31,7 @@ from minitango.sandbox.contract import (
     Held,
     Sandbox,
 )
-from minitango.text import one_line
+from minitango.text import one_line, plural
 
 __all__ = ["Fleet", "Member"]
 
@@ -189,7 +189,8 @@ class Fleet:
     def _notes(self, tried: Mapping[Member, Guarantees]) -> Iterator[str]:
         for member in self._roster.members:
             error = member.error if member.away else None
-            yield f"{member.label}: " + (f"not used now: {error}" if error else f"{member.slots} jobs at once")
+            slots = f"{plural(member.slots, 'job')} at once"
+            yield f"{member.label}: " + (f"not used now: {error}" if error else slots)
             yield from (f"{member.label}: {note}" for note in (tried[member].notes if member in tried else ()))
 
     def _first(self) -> Member:

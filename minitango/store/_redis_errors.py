@@ -9,6 +9,7 @@ from redis import exceptions
 
 from minitango.errors import StoreError, StoreFull, StoreTooNew
 from minitango.store._redis_url import Place
+from minitango.text import plural
 
 Foreign = redis.RedisError | OSError | ValueError
 """What redis-py raises: the last where it is told what is no answer."""
@@ -120,7 +121,7 @@ def filling(shown: str) -> StoreError:
 
 def not_whole(shown: str, there: int, carried: int) -> StoreError:
     return StoreError(
-        f"{carried} jobs were carried to the queue on Redis at {shown}, and {there} are there: it stays closed",
+        f"{plural(carried, 'job', 'were')} carried to Redis at {shown}, and {there} are in the queue: it stays closed",
         hint="see that nobody else fills it, and repeat it: minitango migrate FROM TO",
         id="store_filling",
     )
