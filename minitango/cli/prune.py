@@ -57,10 +57,11 @@ def prune(
             tell("nothing was removed")
             return 0
         removed = _dry(engine, chosen) if dry_run else _remove(engine, chosen)
+        shared = engine.store.shared
     if as_json:
         show.print_json(records.Prune(removed=removed))
     else:
-        out("\n".join(_words(removed)))
+        out("\n".join(_words(removed, shared)))
     if removed.kept and not dry_run:
         stay, them = ("stays", "it") if removed.kept == 1 else ("stay", "them")
         tell(
@@ -159,7 +160,9 @@ def _young(engine: Engine, jobs: Sequence[Job]) -> int:
 
 
 def _shrink(engine: Engine) -> int:
-    """Give room back to the disk, unless an engine runs: it would have to wait."""
+    """Give room back to the disk; of a queue in a file not while an engine runs, which would have to wait."""
+    if engine.store.shared:
+        return engine.store.shrink()
     try:
         # without the directory no engine is in it, and none is made for this
         release = statedir.lock(engine.state) if engine.state.is_dir() else lambda: None
@@ -175,7 +178,7 @@ def _shrink(engine: Engine) -> int:
         release()
 
 
-def _words(removed: Removed) -> list[str]:
+def _words(removed: Removed, shared: bool) -> list[str]:
     verb = "would remove" if removed.dry_run else "removed"
     lines = [
         f"{verb} {plural(removed.jobs, 'job')}",
@@ -184,4 +187,5 @@ def _words(removed: Removed) -> list[str]:
     if removed.handed_over:
         verb = "would take" if removed.dry_run else "took"
         lines.append(f"{verb} the name out of {plural(removed.handed_over, 'job')} that others handed in, too")
-    return lines + ([f"the queue's file is smaller by {human_size(removed.freed)}"] if removed.freed else [])
+    what = "the server's append-only file" if shared else "the queue's file"
+    return lines + ([f"{what} is smaller by {human_size(removed.freed)}"] if removed.freed else [])

@@ -160,7 +160,7 @@ class Removed(Struct, frozen=True):
     kept: int
     """Files that no job needs and that are too young to be removed."""
     freed: int
-    """Bytes by which the queue's own file became smaller."""
+    """Bytes by which the queue's own file, or on Redis the server's append-only file, became smaller."""
     handed_over: int
     """Jobs that others handed in, too: they stay theirs, without the student's name."""
 

@@ -161,6 +161,18 @@ def test_it_is_said_which_queue_is_looked_at_and_graded(cli: CommandLine, shared
     assert f"grading in {cli.folder}/one as node one of {url} with bubblewrap" in ready.read_text()
 
 
+def test_a_prune_speaks_of_the_server_and_not_of_a_file(cli: CommandLine, shared: dict[str, str], hw: Path) -> None:
+    start(cli, shared, "one")
+    cli("submit", hw, handins(cli, "ok" + "." * 100_000), env=shared)
+    eventually(lambda: [job["state"] for job in cli("jobs", "--json", env=shared).jobs] == ["done"], "it is not graded")
+    beside = cli("prune", "--older-than", "0s", env={**shared, "MINITANGO_STATE": "one"})
+    assert beside.code == 0, beside
+    assert "removed 1 job\n" in beside.out
+    assert "the server's append-only file is smaller by" in beside.out
+    assert "queue's file" not in beside.out + beside.err
+    assert "another engine" not in beside.err, "nodes do not have to wait for it"
+
+
 def test_a_database_that_the_server_has_not(cli: CommandLine, server: Server) -> None:
     refused = cli("jobs", "--store", f"redis://127.0.0.1:{server.port}/99")
     assert "has no such database" in refused.err
