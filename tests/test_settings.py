@@ -219,6 +219,25 @@ def test_what_is_told_is_what_is_in_force(tmp_path: Path, monkeypatch: pytest.Mo
     assert found["state"].over == ("MINITANGO_STATE", f"{tmp_path}/pyproject.toml:3")
 
 
+@pytest.mark.parametrize("by", ["flag", "variable", "file"])
+def test_a_servers_url_says_nothing_of_the_state_directory(
+    by: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    url = "redis://ada:s3cret@h/0?queue=q"
+    if by == "file":
+        (tmp_path / "minitango.toml").write_text(f'store = "{url}"\n')
+    flags: dict[str, object] = {"store": url} if by == "flag" else {}
+    environ = {"MINITANGO_STORE": url} if by == "variable" else {}
+    where = {"flag": "--store", "variable": "MINITANGO_STORE", "file": f"{tmp_path}/minitango.toml:1"}[by]
+    found = told(flags, environ)
+    assert found["store"] == Setting("store", "redis://ada:...@h/0?queue=q", by, where)
+    assert found["state"] == Setting("state", f"{tmp_path}/.minitango", "default")
+    found = told({**flags, "state": "mine"}, environ)
+    assert (found["store"].place, found["state"].place) == (where, "--state")
+    assert found["state"].value == f"{tmp_path}/mine"
+
+
 def test_variables_that_are_no_settings() -> None:
     environ = {"MINITANGO_WORKER": "1", "MINITANGO_PROG": "x", "MINITANGO_STATE": "y", "MINITANGO_ZZZ": "", "HOME": "/"}
     assert unknown_variables(environ) == {"MINITANGO_WORKER": "MINITANGO_WORKERS", "MINITANGO_ZZZ": ""}

@@ -25,7 +25,7 @@ from minitango.cli.settings import (
 from minitango.cli.settings_file import KEYS
 from minitango.cli.streams import out, tell
 from minitango.statedir import locate
-from minitango.store import shown
+from minitango.store import is_redis, shown
 from minitango.text import one_line
 
 _NO_SETTINGS: Final = frozenset(
@@ -96,7 +96,8 @@ def explain(flags: Mapping[str, Any], environ: Mapping[str, str]) -> list[Settin
 
 
 def _of_place(found: Sequence[Source], place: Source | None, key: str, value: str) -> Setting:
-    """--store and --state: what the source that decides on both does not name follows from what it does."""
+    """--store and --state: what the source that decides on both does not name follows from what it does, but for the
+    state directory of a node, which a server's URL says nothing of."""
     if place is None:
         return Setting(key, value, "default")
     shared = shared_store(found, place) if key == "store" else None
@@ -105,6 +106,8 @@ def _of_place(found: Sequence[Source], place: Source | None, key: str, value: st
     named = place if place.has(key) else None
     other = "state" if key == "store" else "store"
     over = tuple(s.place(key) for s in found if s is not place and s.values.get(key))
+    if named is None and key == "state" and is_redis(str(place.values["store"])):
+        return Setting(key, value, "default", over=over)
     return Setting(key, value, place.kind, place.place(key if named else other), over)
 
 
