@@ -299,7 +299,7 @@ class Blobs:
         if error.errno in _FULL:
             return StoreFull(
                 f"the disk of {self.root} is full: nothing was accepted",
-                hint=f"free some space (df -h '{self.root}'), or, with its --state: minitango prune",
+                hint=f"free some space (df -h '{self.root}'), or make room in its queue: minitango prune",
             )
         return StoreError(
             f"cannot write to {self.root}: {error.strerror or error}",

@@ -37,5 +37,5 @@ def check_room(folder: Path) -> None:
             f"the disk of {folder} is nearly full ({human_size(left)} left): what is left is for the results of what "
             "is queued",
             hint=f"free some space (df -h {shlex.quote(str(folder))}), "
-            "or make room: minitango prune --older-than 30d, with the --state of this queue",
+            "or make room in this queue: minitango prune --older-than 30d",
         )

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import os
+import re
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from rich.cells import cell_len
 
+import minitango
 from minitango import Engine
 from minitango.cli import cli, details, show, streams
 from minitango.cli.grading import mixture
@@ -209,3 +213,53 @@ def test_each_command_in_a_hint_is_as_it_is_called(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("MINITANGO_PROG", "./bin/minitango")
     for name in cli.commands:
         assert streams.as_called(f"see minitango {name} X") == f"see ./bin/minitango {name} X"
+
+
+def texts_of(path: Path) -> Iterator[str]:
+    """The texts of a module but for its docstrings, with X for what is filled in, and --store F for options."""
+    tree = ast.parse(path.read_text())
+    left_out: set[ast.AST] = {node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            left_out.update(node.values)
+            yield "".join(
+                str(part.value)
+                if isinstance(part, ast.Constant)
+                else (" --store F" if "flags" in ast.unparse(part) else "X")
+                for part in node.values
+            )
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in left_out:
+            yield node.value
+
+
+def test_each_command_that_is_suggested_reaches_the_queue_that_was_typed(monkeypatch: pytest.MonkeyPatch) -> None:
+    where = " --store 'redis://h/0?queue=q' --blobs '/mnt/a b'"
+    monkeypatch.setattr(streams, "_typed", [where])
+    assert streams.as_called("stop it, or: minitango nodes drain n1; minitango jobs (ids)") == (
+        f"stop it, or: minitango nodes drain{where} n1; minitango jobs{where} (ids)"
+    )
+    for same in ("minitango jobs list X --state there; then", "minitango jobs list --help", "minitango check hw1"):
+        assert streams.as_called(same) == same
+    of_queue = re.compile(r"(?<![\w./-])minitango (?:run|submit|worker|jobs|nodes|export|prune|doctor)\b[^;)]*")
+    seen = 0
+    for path in sorted(Path(minitango.__file__).parent.rglob("*.py")):
+        for text in texts_of(path) if "scaffolds" not in path.parts else ():
+            for command in of_queue.findall(streams.as_called(text)):
+                seen += 1
+                assert "--store" in command, f"{path.name}: {text}"
+    assert seen > 30
+
+
+def test_what_is_told_is_told_as_it_is_called() -> None:
+    """A command in what is printed goes through `as_called`, or has `program()`."""
+    for path in sorted((Path(minitango.__file__).parent / "cli").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Name)
+                and node.func.id in ("tell", "out", "say")
+            ):
+                for said in node.args:
+                    assert isinstance(said, ast.Call) or not re.search(
+                        r"[\"' ]minitango (?:worker|jobs|nodes|run|prune)\b", ast.unparse(said)
+                    ), f"{path.name}:{node.lineno}"

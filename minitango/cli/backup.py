@@ -10,7 +10,7 @@ import click
 from minitango.backup import backup as make_backup
 from minitango.backup import restore as make_queue
 from minitango.cli.migrate import tell_of_left
-from minitango.cli.settings import ANY_PATH, Settings, resolve, state_options
+from minitango.cli.settings import ANY_PATH, Settings, settled, state_options
 from minitango.cli.streams import as_called, out, tell
 from minitango.job import State
 from minitango.moving import Place
@@ -35,7 +35,7 @@ def backup(dest: Path, **where: object) -> int:
 
     Safe beside a running engine, which does not wait. DEST is there whole and verified, or not at all.
     """
-    label = make_backup(place_of(resolve(**where)), dest.absolute())  # type: ignore[arg-type]
+    label = make_backup(place_of(settled(**where)), dest.absolute())
     jobs = plural(sum(label.jobs.values()), "job")
     out(f"{dest}: {jobs} ({counted(label.jobs)}), {plural(label.blobs, 'file')}")
     return 0
@@ -49,7 +49,7 @@ def restore(src: Path, **where: object) -> int:
 
     Every file is verified. Jobs that ran when the backup was made are graded again.
     """
-    place = place_of(resolve(**where))  # type: ignore[arg-type]
+    place = place_of(settled(**where))
     moved = make_queue(src.absolute(), place)
     out(f"{plural(moved.jobs, 'job')} and {plural(moved.blobs, 'file')} restored")
     tell_of_left(moved)

@@ -17,7 +17,7 @@ from minitango.cli.grading import Batch, nobody_called, tell_of_limits, terminat
 from minitango.cli.loading import load
 from minitango.cli.progress import progress
 from minitango.cli.records import Expected, SampleRecord, Samples
-from minitango.cli.settings import ANY_PATH, Settings, grading_options, resolve, setup_option
+from minitango.cli.settings import ANY_PATH, Settings, grading_options, settled, setup_option
 from minitango.cli.show import Seen
 from minitango.cli.streams import as_called, out, tell
 from minitango.errors import ConfigError, NothingToGrade
@@ -63,7 +63,7 @@ def check(
 
     For CI: exits 1 if one misses. Uses a temporary state of its own: nothing is kept, nothing is reused.
     """
-    settings = resolve(**where)  # type: ignore[arg-type]
+    settings = settled(**where)
     loaded = [load(path, image=settings.image, no_setup=no_setup) for path in assignments]
     for assignment, path in zip(loaded, assignments, strict=True):
         if not assignment.samples:

@@ -13,7 +13,7 @@ from minitango.cli import show
 from minitango.cli.config import explain, unknown_variables
 from minitango.cli.loading import load
 from minitango.cli.records import Checkup
-from minitango.cli.settings import ANY_PATH, Settings, grading_options, resolve, setup_option, state_options, variable
+from minitango.cli.settings import ANY_PATH, Settings, grading_options, settled, setup_option, state_options, variable
 from minitango.cli.streams import as_called, out
 from minitango.doctor import Check, Patient, examine
 from minitango.errors import ConfigError, MinitangoError
@@ -88,7 +88,7 @@ def _resolved(where: dict[str, Any]) -> tuple[Settings, list[Check], dict[str, s
     checks: list[Check] = []
     while True:
         try:
-            settings = resolve(**where, environ=environ)
+            settings = settled(**where, environ=environ)
             kind_of(settings.sandbox, last=_ANY)
             return settings, checks, environ
         except ConfigError as error:

@@ -13,7 +13,7 @@ import click
 from minitango.cli import gradebook
 from minitango.cli.files import make_folder, write_whole
 from minitango.cli.gradebook import Entry
-from minitango.cli.settings import ANY_PATH, resolve, state_options
+from minitango.cli.settings import ANY_PATH, settled, state_options
 from minitango.cli.streams import out_bytes, program, tell
 from minitango.engine import Engine
 from minitango.errors import ConfigError
@@ -55,7 +55,7 @@ def export(
     What could not be graded has an empty score, never 0. With --feedback alone nothing is printed: it writes what each
     student may see, without hidden tests.
     """
-    settings = resolve(**where)  # type: ignore[arg-type]
+    settings = settled(**where)
     if excel and form not in (None, "csv"):
         raise ConfigError("--excel goes with --format csv", hint="leave one of them out", id="usage")
     with settings.open_existing() as engine:

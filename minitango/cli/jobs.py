@@ -13,7 +13,7 @@ from minitango.cli import show, story
 from minitango.cli.handins import jobs_of
 from minitango.cli.numbers import between
 from minitango.cli.records import Jobs, Stories
-from minitango.cli.settings import Settings, resolve, state_options
+from minitango.cli.settings import Settings, settled, state_options
 from minitango.cli.streams import out, out_bytes, program, tell
 from minitango.engine import Engine
 from minitango.errors import ConfigError, JobNotFound
@@ -47,7 +47,7 @@ def _settings(where: dict[str, object]) -> Settings:
     """--store, --state and --blobs may stand before or after the verb."""
     before: dict[str, object] = click.get_current_context().obj or {}
     merged = {key: before.get(key) if where.get(key) is None else where[key] for key in ("store", "state", "blobs")}
-    return resolve(**merged)  # type: ignore[arg-type]
+    return settled(**merged)
 
 
 def _find(engine: Engine, id: str) -> Job:

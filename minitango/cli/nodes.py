@@ -7,7 +7,7 @@ import click
 from minitango import statedir
 from minitango.cli import show
 from minitango.cli.records import NodeRecord, NodeRecords
-from minitango.cli.settings import Settings, resolve, state_options
+from minitango.cli.settings import Settings, settled, state_options
 from minitango.cli.streams import out, program, tell
 from minitango.engine import Engine
 from minitango.errors import ConfigError
@@ -36,7 +36,7 @@ def _settings(where: dict[str, object]) -> Settings:
     """--store, --state and --blobs may stand before or after the verb."""
     before: dict[str, object] = click.get_current_context().obj or {}
     merged = {key: before.get(key) if where.get(key) is None else where[key] for key in ("store", "state", "blobs")}
-    return resolve(**merged)  # type: ignore[arg-type]
+    return settled(**merged)
 
 
 @nodes.command("list")
@@ -59,9 +59,10 @@ def list_nodes(as_json: bool = False, **where: object) -> int:
         out(show.table(titles, [_row(node) for node in found], fixed=("node", "state")))
     if away:
         names = one_line(", ".join(away), 200)
-        tell(f"drained, and not here: {names}; next: minitango nodes resume {one_line(away[0], 64)}{settings.flags}")
+        back = f"{program()} nodes resume {one_line(away[0], 64)}{settings.flags}"
+        tell(f"drained, and not here: {names}; next: {back}")
     if not any(node.state in ("ready", "draining") for node in found):
-        tell(f"nobody grades here, and {plural(queued, 'job')} queued; next: minitango worker{settings.flags}")
+        tell(f"nobody grades here, and {plural(queued, 'job')} queued; next: {program()} worker{settings.flags}")
     return 0
 
 

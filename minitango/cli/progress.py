@@ -16,7 +16,7 @@ from rich.cells import cell_len
 
 from minitango.cli import show
 from minitango.cli.show import Seen
-from minitango.cli.streams import tell, write
+from minitango.cli.streams import as_called, tell, write
 from minitango.events import Event
 from minitango.job import Job
 from minitango.text import for_terminal, one_line
@@ -224,9 +224,9 @@ def summary(seen: Seen) -> str:
 def describe(event: Event) -> str:
     """A line for what a person must hear of while jobs go on; empty for what is everyday."""
     if event.kind in _ENGINE_EVENTS:
-        return f"{event.kind.replace('_', ' ')}: {one_line(event.message, 300)}"
+        return f"{event.kind.replace('_', ' ')}: {one_line(as_called(event.message), 500)}"
     if event.kind in ("callback_failed", "callback_undelivered"):
-        return one_line(event.message, 500)
+        return one_line(as_called(event.message), 800)
     job = event.job
     if job is not None and event.kind == "retried" and job.failure is not None:
         return f"{one_line(job.student, 40)}: attempt {job.attempt} failed, will be tried again: " + one_line(

@@ -17,7 +17,7 @@ from minitango.cli import records, show
 from minitango.cli.ages import age
 from minitango.cli.handins import jobs_of
 from minitango.cli.records import Removed
-from minitango.cli.settings import resolve, state_options
+from minitango.cli.settings import settled, state_options
 from minitango.cli.streams import out, program, tell
 from minitango.engine import Engine
 from minitango.errors import ConfigError, EngineRunning, StoreFull
@@ -49,7 +49,7 @@ def prune(
     Safe beside a running engine. Nothing that is queued or running is removed, nor by its age what is still to be
     delivered to a callback.
     """
-    settings = resolve(**where)  # type: ignore[arg-type]
+    settings = settled(**where)
     with settings.open_existing() as engine:
         chosen = _chosen(engine, older_than, student, settings.flags)
         ask = student is not None and (chosen.gone or chosen.kept) and not dry_run and not yes

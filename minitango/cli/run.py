@@ -26,7 +26,7 @@ from minitango.cli.settings import (
     Settings,
     callback_options,
     grading_options,
-    resolve,
+    settled,
     setup_option,
     state_options,
 )
@@ -79,7 +79,7 @@ def run(
     assignment changed since. A sample, or else up to three hand-ins, are tried before the others are queued. Exits 0
     when all were graded, whatever their scores; 4 when some could not be.
     """
-    settings = resolve(**where)  # type: ignore[arg-type]
+    settings = settled(**where)
     loaded = load(assignment, image=settings.image, no_setup=no_setup, called=called)
     settings = settings.of([loaded])
     settings.check_served(loaded)

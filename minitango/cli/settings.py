@@ -17,7 +17,7 @@ from minitango.callback_url import Callbacks
 from minitango.cli import ages
 from minitango.cli.numbers import between
 from minitango.cli.settings_file import KEYS, File, nearest
-from minitango.cli.streams import tell
+from minitango.cli.streams import name_queue, tell
 from minitango.engine import Engine
 from minitango.errors import ConfigError, StoreError
 from minitango.events import Event
@@ -137,7 +137,7 @@ class Settings(Struct, frozen=True):
         if missing:
             raise ConfigError(
                 f"{assignment.name} needs a node that offers {', '.join(missing)}, and this one does not",
-                hint=f"if it does: --capability {','.join(assignment.needs)}; "
+                hint=f"if it does, the same with --capability {','.join(assignment.needs)}; "
                 "else leave it to a worker that offers it: minitango submit",
                 id="capability",
             )
@@ -329,6 +329,13 @@ def resolve(
         require=_limits(next((source for source in found if source.has("require")), None)),
         shared_by=elsewhere.place("store") if elsewhere is not None and flags["state"] else "",
     )
+
+
+def settled(**where: Any) -> Settings:
+    """As `resolve`, for a command as it was typed: what is suggested from now on reaches the same queue."""
+    settings = resolve(**where)
+    name_queue(settings.flags)
+    return settings
 
 
 def _here() -> Path:

@@ -34,8 +34,16 @@ _terminals: list[TextIO] = []
 
 _OURSELVES: Final = re.compile(
     r"(?<![\w./-])minitango "
-    r"(?=(?:init|run|check|submit|worker|jobs|nodes|export|prune|backup|restore|migrate|config|doctor)\b)"
+    r"(?:(?:init|check|backup|restore|migrate)\b|(?P<of_queue>run|submit|worker|export|prune|doctor|config(?: show)?|"
+    r"jobs(?: (?:list|show|logs|cancel|retry|redeliver))?|nodes(?: (?:list|drain|resume|forget))?)\b)"
 )
+"""A command of ours, as a text has it, and where that goes by a queue, its verbs."""
+_ENDS: Final = re.compile(r"[;,)](?:\s|$)|$")
+"""Where a command ends in a text."""
+_HAS_FLAGS: Final = re.compile(r"--(?:store|state|help)\b")
+
+_typed: list[str] = [""]
+"""The options that were typed to say which queue is meant, as they are to be typed again, with a blank before each."""
 
 
 def program() -> str:
@@ -44,9 +52,24 @@ def program() -> str:
     return shlex.quote(called) if called else "minitango"
 
 
+def name_queue(flags: str) -> None:
+    """Have what is suggested from now on reach the queue that these options name: ` --state course`, or nothing."""
+    _typed[0] = flags
+
+
 def as_called(text: str) -> str:
-    """A text with commands in it, such as a hint, with what is to be typed here in place of `minitango`."""
-    return _OURSELVES.sub(lambda _: f"{program()} ", text)
+    """A text with commands in it, such as a hint, as they are to be typed here: by the name that we were called by, and
+    with the options that were typed to say which queue is meant, where a command of it names none."""
+    return _OURSELVES.sub(_as_called, text)
+
+
+def _as_called(found: re.Match[str]) -> str:
+    command = f"{program()} {found[0].removeprefix('minitango ')}"
+    end = _ENDS.search(found.string, found.end())
+    rest = found.string[found.end() : end.start() if end else None]
+    if found["of_queue"] in (None, "config") or _HAS_FLAGS.search(rest):
+        return command
+    return command + _typed[0]
 
 
 def prepare() -> None:

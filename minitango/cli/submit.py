@@ -20,7 +20,7 @@ from minitango.cli.handins import (
 from minitango.cli.loading import load
 from minitango.cli.records import Jobs
 from minitango.cli.run import NOT_GRADED
-from minitango.cli.settings import ANY_PATH, callback_options, image_option, resolve, setup_option, state_options
+from minitango.cli.settings import ANY_PATH, callback_options, image_option, settled, setup_option, state_options
 from minitango.cli.streams import out, tell
 from minitango.errors import ConfigError, NothingToGrade
 from minitango.text import one_line, plural
@@ -57,7 +57,7 @@ def submit(
     They are durable, and their files fixed, when this returns. `minitango worker` grades them, and says where the
     first ones speak against the grader.
     """
-    settings = resolve(**where)  # type: ignore[arg-type]
+    settings = settled(**where)
     loaded = load(assignment, image=settings.image, no_setup=no_setup, called=called)
     if where["image"] and not loaded.layout:
         raise ConfigError(

@@ -15,7 +15,7 @@ from minitango.cli.grading import tell_of_limits, warn_of_weak_limits
 from minitango.cli.journal import LEVELS, Journal, journal
 from minitango.cli.numbers import between
 from minitango.cli.progress import Images, describe, summary
-from minitango.cli.settings import Settings, callback_options, grading_options, resolve, state_options
+from minitango.cli.settings import Settings, callback_options, grading_options, settled, state_options
 from minitango.cli.streams import drop_lost_terminal
 from minitango.cli.watching import Watch
 from minitango.engine import GRACE, Engine
@@ -67,7 +67,7 @@ def worker(grace: float, quiet: bool, verbose: bool, log: str, metrics: str | No
     """
     with journal(log) as said:
         try:
-            settings = resolve(**where)  # type: ignore[arg-type]
+            settings = settled(**where)
             said.node = expected(locate(settings.store, settings.state)[1], settings.name)
             return _work(settings, said, grace, address(metrics), quiet=quiet, verbose=verbose)
         except MinitangoError as error:

@@ -139,7 +139,7 @@ def _disk(there: Path) -> Check:
         return Check("disk", "failed", f"{there}: {error.strerror}", "choose another --state DIR")
     free, nodes = disk.f_bavail * disk.f_frsize, disk.f_favail if disk.f_files else None
     facts = {"free": free, "files": nodes}
-    space = f"make room (df -h {shlex.quote(str(there))}), or, with the --state of this queue: "
+    space = f"make room (df -h {shlex.quote(str(there))}), or make room in this queue: "
     hint = space + "minitango prune --older-than 30d"
     text = f"{human_size(free)} free"
     if disk.f_flag & getattr(os, "ST_RDONLY", 0):

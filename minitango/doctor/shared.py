@@ -60,7 +60,7 @@ def _store(health: ServerHealth) -> Check:
         hint = f"{cli} config set maxmemory-policy noeviction, and in its redis.conf"
         return Check("store", "warning", f"{text}; its policy when full is {health.policy}", hint, facts=facts)
     if health.max_memory and health.memory > NEARLY_FULL * health.max_memory:
-        hint = "raise its maxmemory, or make room: minitango prune --older-than 30d, with this queue's --store"
+        hint = "raise its maxmemory, or make room in this queue: minitango prune --older-than 30d"
         return Check("store", "warning", f"{text}; it is nearly full, and then accepts nothing more", hint, facts=facts)
     if health.replicas < health.confirmed:
         text = (

@@ -60,7 +60,7 @@ def from_redis(error: Foreign, place: Place) -> StoreError:
     ):
         return StoreFull(
             f"the memory of Redis at {shown} is full: nothing was written",
-            hint="raise its maxmemory, or make room: minitango prune --older-than 30d, with this queue's --store",
+            hint="raise its maxmemory, or make room in this queue: minitango prune --older-than 30d",
         )
     if word == "MISCONF":
         return StoreFull(

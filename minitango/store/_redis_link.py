@@ -170,7 +170,7 @@ class Link:
             raise StoreFull(
                 f"the memory of Redis at {self.place.shown} is nearly full: what is left is for the results of what is "
                 "queued",
-                hint="raise its maxmemory, or make room: minitango prune --older-than 30d, with this queue's --store",
+                hint="raise its maxmemory, or make room in this queue: minitango prune --older-than 30d",
             )
 
     def key(self, name: str) -> str:

@@ -161,6 +161,38 @@ def test_it_is_said_which_queue_is_looked_at_and_graded(cli: CommandLine, shared
     assert f"grading in {cli.folder}/one as node one of {url} with bubblewrap" in ready.read_text()
 
 
+def test_what_is_suggested_reaches_the_queue_that_was_typed(cli: CommandLine, server: Server, hw: Path) -> None:
+    """Without its password, which a screen is not to show."""
+    server.client().config_set("requirepass", "s3cret")
+    url = f"redis://:s3cret@127.0.0.1:{server.port}/0?queue=cs101"
+    store = ("--store", url)
+    typed = f"--store 'redis://:...@127.0.0.1:{server.port}/0?queue=cs101'"
+    cuda = write_assignment(cli.folder / "cuda", TOML.replace("max_score", 'needs = ["gpu"]\nmax_score', 1))
+    folder = handins(cli, "ok")
+    worker = cli.start("worker", *store, "--name", "one", "--state", "one", env={"MINITANGO_SANDBOX": "bubblewrap"})
+    ready = cli.folder / "err0"
+    eventually(lambda: b"grading in" in ready.read_bytes(), "it is not ready")
+    alive = cli("nodes", "forget", "one", *store)
+    assert f"minitango nodes drain {typed} one" in alive.err, alive
+    assert f"minitango submit {typed}" in cli("run", cuda, folder, *store).err
+    assert f"minitango jobs list {typed}" in cli("jobs", "show", "abcdef", *store).err
+    assert f"minitango jobs list {typed}" in cli("jobs", *store, "show", "abcdef").err, "before the verb, too"
+    unsure = cli("submit", hw, folder, "--store", f"{url}&replicas=1")
+    assert "error[store_unconfirmed]" in unsure.err
+    assert f"minitango doctor {typed[:-1]}&replicas=1'" in unsure.err
+    assert cli("nodes", "drain", "one", *store).code == 0
+    mine = f"minitango nodes resume {typed} --state one one"
+    eventually(lambda: mine in ready.read_text(), "the node does not say how to go on")
+    assert cli("submit", hw, folder, "--fresh", *store).code == 0
+    checked = cli("doctor", *store)
+    assert f"minitango nodes resume {typed} one" in checked.out, checked
+    worker.send_signal(signal.SIGTERM)
+    worker.wait()
+    said = [alive, unsure, checked, cli("nodes", *store), cli("jobs", *store)]
+    assert not any("s3cret" in answer.out + answer.err for answer in said)
+    assert "s3cret" not in ready.read_text()
+
+
 def test_a_prune_speaks_of_the_server_and_not_of_a_file(cli: CommandLine, shared: dict[str, str], hw: Path) -> None:
     start(cli, shared, "one")
     cli("submit", hw, handins(cli, "ok" + "." * 100_000), env=shared)
