@@ -10,7 +10,8 @@ import click
 from minitango.backup import backup as make_backup
 from minitango.backup import restore as make_queue
 from minitango.cli.migrate import tell_of_left
-from minitango.cli.settings import ANY_PATH, Settings, settled, state_options
+from minitango.cli.options import ANY_PATH, state_options
+from minitango.cli.settings import Settings, settled
 from minitango.cli.streams import as_called, out, tell
 from minitango.job import State
 from minitango.moving import Place

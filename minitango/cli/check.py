@@ -15,9 +15,10 @@ from minitango.assignment import Assignment, Sample, Submission
 from minitango.cli import details, show, verdict
 from minitango.cli.grading import Batch, nobody_called, tell_of_limits, terminated_like_ctrl_c
 from minitango.cli.loading import load
+from minitango.cli.options import ANY_PATH, grading_options, setup_option
 from minitango.cli.progress import progress
 from minitango.cli.records import Expected, SampleRecord, Samples
-from minitango.cli.settings import ANY_PATH, Settings, grading_options, settled, setup_option
+from minitango.cli.settings import Settings, settled
 from minitango.cli.show import Seen
 from minitango.cli.streams import as_called, out, tell
 from minitango.errors import ConfigError, NothingToGrade

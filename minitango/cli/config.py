@@ -10,18 +10,9 @@ from typing import Any, Final
 import click
 
 from minitango.cli import records, show
+from minitango.cli.options import callback_options, grading_options, state_options
 from minitango.cli.records import Setting, UnknownVariable
-from minitango.cli.settings import (
-    Source,
-    callback_options,
-    grading_options,
-    of_place,
-    resolve,
-    shared_store,
-    sources,
-    state_options,
-    variable,
-)
+from minitango.cli.settings import Source, of_place, resolve, shared_store, sources, variable
 from minitango.cli.settings_file import KEYS
 from minitango.cli.streams import out, tell
 from minitango.statedir import locate

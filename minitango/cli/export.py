@@ -13,7 +13,8 @@ import click
 from minitango.cli import gradebook
 from minitango.cli.files import make_folder, write_whole
 from minitango.cli.gradebook import Entry
-from minitango.cli.settings import ANY_PATH, settled, state_options
+from minitango.cli.options import ANY_PATH, state_options
+from minitango.cli.settings import settled
 from minitango.cli.streams import out_bytes, program, tell
 from minitango.engine import Engine
 from minitango.errors import ConfigError

@@ -17,7 +17,7 @@ from typing import Final
 import click
 
 from minitango.cli.loading import check_name
-from minitango.cli.settings import ANY_PATH
+from minitango.cli.options import ANY_PATH
 from minitango.cli.streams import out, program, tell
 from minitango.errors import ConfigError
 from minitango.text import one_line, plural

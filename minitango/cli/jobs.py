@@ -12,8 +12,9 @@ from minitango import callback_url
 from minitango.cli import show, story
 from minitango.cli.handins import jobs_of
 from minitango.cli.numbers import between
+from minitango.cli.options import state_options
 from minitango.cli.records import Jobs, Stories
-from minitango.cli.settings import Settings, settled, state_options
+from minitango.cli.settings import Settings, settled
 from minitango.cli.streams import out, out_bytes, program, tell
 from minitango.engine import Engine
 from minitango.errors import ConfigError, JobNotFound

@@ -6,8 +6,9 @@ import click
 
 from minitango import statedir
 from minitango.cli import show
+from minitango.cli.options import state_options
 from minitango.cli.records import NodeRecord, NodeRecords
-from minitango.cli.settings import Settings, settled, state_options
+from minitango.cli.settings import Settings, settled
 from minitango.cli.streams import out, program, tell
 from minitango.engine import Engine
 from minitango.errors import ConfigError

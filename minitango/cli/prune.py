@@ -16,8 +16,9 @@ from minitango.blobs import Pruned
 from minitango.cli import records, show
 from minitango.cli.ages import age
 from minitango.cli.handins import jobs_of
+from minitango.cli.options import state_options
 from minitango.cli.records import Removed
-from minitango.cli.settings import settled, state_options
+from minitango.cli.settings import settled
 from minitango.cli.streams import out, program, tell
 from minitango.engine import Engine
 from minitango.errors import ConfigError, EngineRunning, StoreFull

@@ -20,16 +20,9 @@ from minitango.cli.grading import (
 )
 from minitango.cli.handins import Refused, handin_options, name_option
 from minitango.cli.loading import load
+from minitango.cli.options import ANY_PATH, callback_options, grading_options, setup_option, state_options
 from minitango.cli.records import Run
-from minitango.cli.settings import (
-    ANY_PATH,
-    Settings,
-    callback_options,
-    grading_options,
-    settled,
-    setup_option,
-    state_options,
-)
+from minitango.cli.settings import Settings, settled
 from minitango.cli.show import Seen
 from minitango.cli.stages import Graded, How, grade
 from minitango.cli.streams import out, program, tell

@@ -6,16 +6,14 @@ import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
-import click
 from msgspec import Struct, structs
 
 from minitango import image_name
 from minitango.assignment import Assignment
 from minitango.callback_url import Callbacks
 from minitango.cli import ages
-from minitango.cli.numbers import between
 from minitango.cli.settings_file import KEYS, File, nearest
 from minitango.cli.streams import name_queue, tell
 from minitango.engine import Engine
@@ -30,22 +28,8 @@ DEFAULT_STATE: Final = ".minitango"
 MAX_WORKERS: Final = 1000
 SECRET: Final = "MINITANGO_CALLBACK_SECRET"  # noqa: S105 - its name
 """The variable with what signs callbacks: no flag and no file, where others might read it."""
-
-
-class _AnyPath(click.Path):
-    def convert(self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if not os.fspath(value):  # pathlib would take it for the current folder
-            self.fail("it is empty", param, ctx)
-        return super().convert(value, param, ctx)
-
-
-ANY_PATH: Final = _AnyPath(path_type=Path, readable=False)
-"""What it is, and whether it can be read, those say who read it."""
-
 _OF_STATE: Final = frozenset({"state", "engine_running"})
 """Errors of the state directory, which may lie elsewhere than the store."""
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Settings(Struct, frozen=True):
@@ -174,48 +158,6 @@ def _may_exist(path: Path) -> bool:
     except OSError:
         return True  # opening it says what is the matter
     return True
-
-
-def state_options(command: F) -> F:
-    """--store, --state and --blobs."""
-    state = click.option("--state", metavar="DIR", help=f"Where queue, files and lock are (default {DEFAULT_STATE}/).")
-    store = click.option(
-        "--store", metavar="URL", help="The queue: sqlite:///course/queue.db, redis://HOST?queue=NAME."
-    )
-    blobs = click.option(
-        "--blobs", metavar="DIR", help="A folder that all nodes share, for files (default: the queue)."
-    )
-    return store(state(blobs(command)))
-
-
-def grading_options(command: F) -> F:
-    """--sandbox, --image, --workers, --capability and --require."""
-    count = between(1, MAX_WORKERS)
-    workers = click.option("--workers", callback=count, metavar="N", help="Jobs at once (default: one a core).")
-    sandbox = click.option("--sandbox", metavar="NAME", help="auto (default), docker, docker+URL[,...] or bubblewrap.")
-    text = "What this machine offers to assignments that need it, such as gpu,large; repeatable."
-    capability = click.option("--capability", "capabilities", multiple=True, metavar="LABEL", help=text)
-    text = "Refuse a sandbox that does not hold this limit: memory, pids, cpu, disk, network; repeatable."
-    require = click.option("--require", multiple=True, metavar="LIMIT", help=text)
-    return sandbox(image_option(workers(capability(require(command)))))
-
-
-def callback_options(command: F) -> F:
-    """--callback-allow."""
-    text = "Callbacks may go to this host, wherever it is, and to any port there; repeatable."
-    return click.option("--callback-allow", multiple=True, metavar="HOST", help=text)(command)
-
-
-def image_option(command: F) -> F:
-    """--image."""
-    text = "The container image of steps that name none, or instead of the one that an autograder names."
-    return click.option("--image", metavar="NAME", help=text)(command)
-
-
-def setup_option(command: F) -> F:
-    """--no-setup, where an assignment may be another platform's autograder."""
-    text = "Take an autograder's setup.sh for done: this machine, or --image, has what it would install."
-    return click.option("--no-setup", is_flag=True, help=text)(command)
 
 
 class Source(Struct, frozen=True):

@@ -18,9 +18,10 @@ from minitango.cli.handins import (
     tell_refused,
 )
 from minitango.cli.loading import load
+from minitango.cli.options import ANY_PATH, callback_options, image_option, setup_option, state_options
 from minitango.cli.records import Jobs
 from minitango.cli.run import NOT_GRADED
-from minitango.cli.settings import ANY_PATH, callback_options, image_option, settled, setup_option, state_options
+from minitango.cli.settings import settled
 from minitango.cli.streams import out, tell
 from minitango.errors import ConfigError, NothingToGrade
 from minitango.text import one_line, plural

@@ -14,8 +14,9 @@ from minitango.cli import show
 from minitango.cli.grading import tell_of_limits, warn_of_weak_limits
 from minitango.cli.journal import LEVELS, Journal, journal
 from minitango.cli.numbers import between
+from minitango.cli.options import callback_options, grading_options, state_options
 from minitango.cli.progress import Images, describe, summary
-from minitango.cli.settings import Settings, callback_options, grading_options, settled, state_options
+from minitango.cli.settings import Settings, settled
 from minitango.cli.streams import drop_lost_terminal
 from minitango.cli.watching import Watch
 from minitango.engine import GRACE, Engine
