@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -48,7 +49,11 @@ class Place(Struct, frozen=True):
     def flags(self) -> str:
         """What names it on a command line."""
         beside = self.file is not None and self.file == self.folder / "queue.db"
-        return f" --state {self.folder}" if beside else f" --store '{shown(self.url)}'"
+        return f" --state {shlex.quote(str(self.folder))}" if beside else f" --store {shlex.quote(shown(self.url))}"
+
+    def __str__(self) -> str:
+        """For people: its file, or its URL without a password."""
+        return str(self.file or shown(self.url))
 
 
 class Moved(Struct, frozen=True):

@@ -88,6 +88,7 @@ ERRORS: Final[dict[str, str]] = {
     "poison": "test_engine.py::test_a_poison_job_ends_dead_and_harms_nobody",
     "queue_moved": "e2e/test_backup.py::test_a_submit_while_it_moves_is_not_lost",
     "queue_name": "test_store_redis.py::test_a_queues_name_is_checked",
+    "queue_unclear": "e2e/test_nodes.py::test_which_of_two_queues_is_meant",
     "record_damaged": "test_store_redis.py::test_a_record_is_hostile_until_it_is_read",
     "redis_evicts": "test_store_redis.py::test_a_server_that_throws_jobs_away_is_refused",
     "redis_kind": "test_store_several.py::test_what_answers_is_of_another_kind",

@@ -157,6 +157,33 @@ def test_one_source_says_where_the_queue_is(tmp_path: Path) -> None:
     assert (by_flag.store, by_flag.state, by_flag.flags) == ("my state", None, " --state 'my state'")
 
 
+def test_a_state_directory_beside_a_queue_on_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Typed, it may be taken for another queue; not, where somebody else names it, too."""
+    monkeypatch.chdir(tmp_path)
+    url = "redis://:s3cret@h/0?queue=q"
+
+    def found(**environ: str) -> Settings:
+        return resolve(state="mine", environ=environ, folder=tmp_path)
+
+    by_variable = found(MINITANGO_STORE=url)
+    assert (by_variable.store, by_variable.state, by_variable.shared_by) == (url, "mine", "MINITANGO_STORE")
+    assert by_variable.flags == "", "what is suggested is not to be typed with it"
+    with pytest.raises(ConfigError) as caught:
+        by_variable.check_meant("prune")
+    assert caught.value.id == "queue_unclear"
+    assert "--store mine in place of --state" in caught.value.hint
+    assert "s3cret" not in str(caught.value) + caught.value.hint
+    known = found(MINITANGO_STORE=url, MINITANGO_STATE=str(tmp_path / "mine"))
+    assert (known.store, known.shared_by, known.flags) == (url, "", " --state mine")
+    known.check_meant("prune")
+    (tmp_path / "minitango.toml").write_text(f'store = "{url}"\n')
+    assert found().shared_by == f"{tmp_path}/minitango.toml:1"
+    (tmp_path / "minitango.toml").write_text(f'store = "{url}"\nstate = "mine"\n')
+    assert found().shared_by == ""
+    assert resolve(store="mine", environ={"MINITANGO_STORE": url}, folder=tmp_path).store == "mine"
+    assert resolve(environ={"MINITANGO_STORE": url}, folder=tmp_path).shared_by == "", "nothing was typed"
+
+
 def test_the_nearest_file_counts(tmp_path: Path) -> None:
     below = tmp_path / "a" / "b"
     below.mkdir(parents=True)

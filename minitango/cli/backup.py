@@ -36,7 +36,9 @@ def backup(dest: Path, **where: object) -> int:
 
     Safe beside a running engine, which does not wait. DEST is there whole and verified, or not at all.
     """
-    label = make_backup(place_of(settled(**where)), dest.absolute())
+    settings = settled(**where)
+    settings.tell_which()
+    label = make_backup(place_of(settings), dest.absolute())
     jobs = plural(sum(label.jobs.values()), "job")
     out(f"{dest}: {jobs} ({counted(label.jobs)}), {plural(label.blobs, 'file')}")
     return 0
@@ -50,9 +52,11 @@ def restore(src: Path, **where: object) -> int:
 
     Every file is verified. Jobs that ran when the backup was made are graded again.
     """
-    place = place_of(settled(**where))
+    settings = settled(**where)
+    settings.check_meant("restore")
+    place = place_of(settings)
     moved = make_queue(src.absolute(), place)
-    out(f"{plural(moved.jobs, 'job')} and {plural(moved.blobs, 'file')} restored")
+    out(f"{plural(moved.jobs, 'job')} and {plural(moved.blobs, 'file')} restored to {place}")
     tell_of_left(moved)
     tell(as_called(f"next: minitango jobs{place.flags}; then minitango worker{place.flags}"))
     return 0

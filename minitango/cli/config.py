@@ -12,8 +12,9 @@ import click
 from minitango.cli import records, show
 from minitango.cli.options import callback_options, grading_options, state_options
 from minitango.cli.records import Setting, UnknownVariable
-from minitango.cli.settings import Source, of_place, resolve, shared_store, sources, variable
+from minitango.cli.settings import resolve
 from minitango.cli.settings_file import KEYS
+from minitango.cli.sources import Source, of_place, shared_store, sources, variable
 from minitango.cli.streams import out, tell
 from minitango.statedir import locate
 from minitango.store import is_redis, shown

@@ -14,7 +14,8 @@ from minitango.cli.config import explain, unknown_variables
 from minitango.cli.loading import load
 from minitango.cli.options import ANY_PATH, grading_options, setup_option, state_options
 from minitango.cli.records import Checkup
-from minitango.cli.settings import Settings, settled, variable
+from minitango.cli.settings import Settings, settled
+from minitango.cli.sources import variable
 from minitango.cli.streams import as_called, out
 from minitango.doctor import Check, Patient, examine
 from minitango.errors import ConfigError, MinitangoError

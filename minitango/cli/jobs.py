@@ -206,7 +206,7 @@ def cancel(ids: tuple[str, ...], assignment: str | None, **where: object) -> int
     """Cancel jobs: a queued one at once, a running one as soon as its sandbox is gone."""
     if not ids and assignment is None:
         raise ConfigError("no job was named", hint="minitango jobs cancel ID, or --assignment NAME", id="usage")
-    with _settings(where).open_existing() as engine:
+    with _settings(where).open_existing(changes="cancel" if assignment is not None else "") as engine:
         found = [_find(engine, given).id for given in ids]  # all or none
         if assignment is not None:
             queued = engine.jobs(Query(states=(State.QUEUED,), assignment=assignment))

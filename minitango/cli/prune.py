@@ -51,7 +51,7 @@ def prune(
     delivered to a callback.
     """
     settings = settled(**where)
-    with settings.open_existing() as engine:
+    with settings.open_existing(changes="" if dry_run else "prune") as engine:
         chosen = _chosen(engine, older_than, student, settings.flags)
         ask = student is not None and (chosen.gone or chosen.kept) and not dry_run and not yes
         if student is not None and ask and not _confirmed(student, chosen):

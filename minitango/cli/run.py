@@ -88,6 +88,8 @@ def run(
         keep_going=keep_going,
         ask=not as_json and not quiet and doubts.can_ask(),
     )
+    if not quiet:
+        settings.tell_which()
     ids: set[str] = set()
     try:
         with terminated_like_ctrl_c():

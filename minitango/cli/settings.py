@@ -14,7 +14,7 @@ from minitango import image_name
 from minitango.assignment import Assignment
 from minitango.callback_url import Callbacks
 from minitango.cli import ages
-from minitango.cli.settings_file import KEYS, File, nearest
+from minitango.cli.sources import Source, names_too, of_place, shared_store, sources
 from minitango.cli.streams import name_queue, tell
 from minitango.engine import Engine
 from minitango.errors import ConfigError, StoreError
@@ -22,7 +22,7 @@ from minitango.events import Event
 from minitango.node import check_label
 from minitango.sandbox import LIMITS, demanded, join_names, kind_asked
 from minitango.statedir import default_image, locate, sandbox_kind
-from minitango.store import is_redis, shown
+from minitango.store import shown
 
 DEFAULT_STATE: Final = ".minitango"
 MAX_WORKERS: Final = 1000
@@ -62,7 +62,8 @@ class Settings(Struct, frozen=True):
     require: tuple[str, ...] = ()
     """Which limits the sandbox has to hold."""
     shared_by: str = ""
-    """Who named the shared queue, where a flag named a state directory alone; empty: that is not so."""
+    """Who named the shared queue, where a flag named a state directory alone, which nobody else does; empty: that is
+    not so."""
 
     def open(
         self, *, workers: int | None = None, on_event: Callable[[Event], None] | None = None, paused: bool = False
@@ -132,8 +133,11 @@ class Settings(Struct, frozen=True):
             return hint
         return hint.replace("--state DIR", "--store URL")
 
-    def open_existing(self) -> Engine:
-        """To look at a queue that is there; ConfigError where none is."""
+    def open_existing(self, *, changes: str = "") -> Engine:
+        """To look at a queue that is there, or to change it as a whole, where `changes` says in a word how: `prune`.
+
+        ConfigError where none is; `queue_unclear` where it would be changed, and another may be meant.
+        """
         url, _ = locate(self.store, self.state)
         scheme, _, rest = url.partition("://")
         if scheme == "sqlite" and not _may_exist(Path(rest[1:])):
@@ -144,10 +148,42 @@ class Settings(Struct, frozen=True):
                 ),
                 id="no_queue",
             )
+        if changes:
+            self.check_meant(changes)
+        self.tell_which()
+        return self.open(workers=0)
+
+    def tell_which(self) -> None:
+        """Say which queue is meant where a state directory was typed, and the queue is on a server all the same."""
         if self.shared_by:
             what = "that is a node's own directory, not another queue"
-            tell(f"the queue is {shown(url)}, as {self.shared_by} has it; --state {self.state}: {what}")
-        return self.open(workers=0)
+            tell(f"{self._which()}; --state {self.state}: {what} (for one in it: --store {self._there()})")
+
+    def check_meant(self, verb: str) -> None:
+        """ConfigError `queue_unclear` where a state directory was typed, and this verb would change a queue on a server
+        that only a variable or a file names."""
+        if self.shared_by:
+            raise ConfigError(
+                f"--state {self.state} is typed, and {self._which()}: which of them is this {verb} for?",
+                hint=f"for the one in that directory: --store {self._there()} in place of --state; for the other: "
+                "leave --state out",
+                id="queue_unclear",
+            )
+
+    @property
+    def overlooked(self) -> str:
+        """A word on a queue that lies in the state directory that was typed, and is not the one that is meant; empty:
+        none does."""
+        file = Path(self.state or "") / "queue.db"
+        if not self.shared_by or not _may_exist(file):
+            return ""
+        return f"{file} is another queue, which is left alone: {self._which()}"
+
+    def _which(self) -> str:
+        return f"the queue is {shown(self.store)}, as {self.shared_by} has it"
+
+    def _there(self) -> str:
+        return shlex.quote(str(self.state))
 
 
 def _may_exist(path: Path) -> bool:
@@ -158,55 +194,6 @@ def _may_exist(path: Path) -> bool:
     except OSError:
         return True  # opening it says what is the matter
     return True
-
-
-class Source(Struct, frozen=True):
-    """Something that names settings: flags, the environment, a file."""
-
-    kind: str
-    """`flag`, `variable` or `file`."""
-    values: Mapping[str, Any]
-    file: File | None = None
-
-    def has(self, key: str) -> bool:
-        return self.values.get(key) not in (None, ())
-
-    def place(self, key: str) -> str:
-        """Where it names this key: `--state`, `MINITANGO_STATE`, `/course/minitango.toml:3`."""
-        if self.file is not None:
-            return self.file.place(key)
-        flag = {"capabilities": "--capability"}.get(key, f"--{key.replace('_', '-')}")
-        return flag if self.kind == "flag" else variable(key)
-
-
-def variable(key: str) -> str:
-    """The environment variable of a key."""
-    return f"MINITANGO_{key.upper()}"
-
-
-def sources(flags: Mapping[str, Any], environ: Mapping[str, str], folder: Path | None = None) -> list[Source]:
-    """What names settings here, the strongest first."""
-    file = nearest(folder or _here())
-    return [
-        Source("flag", flags),
-        Source("variable", {key: environ.get(variable(key)) or None for key in KEYS}),
-        Source("file", file.values if file is not None else {}, file),
-    ]
-
-
-def shared_store(found: Sequence[Source], place: Source | None) -> Source | None:
-    """The source that names a queue on Redis, where the one that decides names a state directory alone: on such a queue
-    that is a node's own, and a queue that others share is not left for one here by the way."""
-    if place is None or place.values.get("store"):
-        return None
-    weaker = next((source for source in found[found.index(place) + 1 :] if source.values.get("store")), None)
-    return weaker if weaker is not None and is_redis(weaker.values["store"]) else None
-
-
-def of_place(found: Sequence[Source]) -> Source | None:
-    """The one that says where the queue is. It says so alone: --state is not to go with the store of a file further
-    up. None: no source does."""
-    return next((source for source in found if source.values.get("store") or source.values.get("state")), None)
 
 
 def resolve(
@@ -250,11 +237,13 @@ def resolve(
     elsewhere = shared_store(found, place)
     if elsewhere is not None:
         chosen_store = elsewhere.values["store"]
+    surprising = elsewhere is not None and flags["state"] and not names_too(found, str(flags["state"]))
     if chosen_store is None:
         chosen_store, chosen_state = chosen_state or DEFAULT_STATE, None
     count, sandboxes = _number(pick("workers")), pick("sandbox")
     ages.keep(pick("keep"))  # so that what cannot be is told now
-    named = [(f"--{key}", shown(str(flags[key]))) for key in ("store", "state", "blobs") if flags[key]]
+    telling = ("store", "blobs") if surprising else ("store", "state", "blobs")
+    named = [(f"--{key}", shown(str(flags[key]))) for key in telling if flags[key]]
     return Settings(
         chosen_store,
         chosen_state,
@@ -269,7 +258,7 @@ def resolve(
         callbacks=_callbacks(pick("callback_allow"), environ.get(SECRET, "")),
         keep=pick("keep") or "",
         require=_limits(next((source for source in found if source.has("require")), None)),
-        shared_by=elsewhere.place("store") if elsewhere is not None and flags["state"] else "",
+        shared_by=elsewhere.place("store") if elsewhere is not None and surprising else "",
     )
 
 
@@ -278,14 +267,6 @@ def settled(**where: Any) -> Settings:
     settings = resolve(**where)
     name_queue(settings.flags)
     return settings
-
-
-def _here() -> Path:
-    try:
-        return Path.cwd()
-    except FileNotFoundError as error:
-        text = "the folder that this was started in is gone"
-        raise ConfigError(text, hint="cd to a folder that is there", id="settings") from error
 
 
 def _callbacks(hosts: str | Sequence[str] | None, secret: str) -> Callbacks:

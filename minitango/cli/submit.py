@@ -72,6 +72,7 @@ def submit(
     if callback is not None:
         settings.callbacks.check(callback)
         submissions = [structs.replace(submission, callback=callback) for submission in submissions]
+    settings.tell_which()
     with settings.open(workers=0) as engine:
         tell_namesake(engine, loaded, assignment)
         for text in engine.store.remarks:

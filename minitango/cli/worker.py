@@ -105,6 +105,8 @@ def _work(
             for line in watch.ended(opened[0].store, event.job):
                 said.event("grader_suspected", "warning", line)
 
+    if settings.overlooked:
+        said.say("store", "warning", settings.overlooked)
     engine = settings.open(on_event=say, paused=True)
     opened.append(engine)
     said.node = engine.node

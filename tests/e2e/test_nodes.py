@@ -205,6 +205,44 @@ def test_a_prune_speaks_of_the_server_and_not_of_a_file(cli: CommandLine, shared
     assert "another engine" not in beside.err, "nodes do not have to wait for it"
 
 
+def test_which_of_two_queues_is_meant(cli: CommandLine, shared: dict[str, str], hw: Path) -> None:
+    """A state directory with a queue of its own is typed, and the variable names one on a server."""
+    folder = handins(cli, "ok", "no")
+    here = {"MINITANGO_SANDBOX": "bubblewrap"}
+    assert cli("run", hw, folder, "--state", "mine", env=here).code == 0
+    assert cli("backup", "kept", "--state", "mine").code == 0
+    assert cli("submit", hw, folder / "s0.txt", env=shared).code == 0
+    url = shared["MINITANGO_STORE"]
+    said = f"the queue is {url}, as MINITANGO_STORE has it"
+    for words in (["jobs"], ["export"], ["nodes"], ["prune", "--dry-run"], ["backup", "other"]):
+        looked = cli(*words, "--state", "mine", env=shared)
+        assert looked.code == 0, looked
+        assert said in looked.err, words
+        assert "(for one in it: --store mine)" in looked.err
+    assert said in cli("submit", hw, folder, "--state", "mine", env=shared).err
+    for words in (
+        ["prune"],
+        ["prune", "--older-than", "0s"],
+        ["jobs", "cancel", "--assignment", "hw"],
+        ["restore", "kept"],
+    ):
+        refused = cli(*words, "--state", "mine", env=shared)
+        assert (refused.code, "error[queue_unclear]" in refused.err) == (2, True), refused
+        assert said in refused.err
+        assert "--store mine in place of --state" in refused.err
+    assert [job["state"] for job in cli("jobs", "--json", env=shared).jobs] == ["queued"] * 2, "nothing was done"
+    assert len(cli("jobs", "--json", "--store", "mine", env=shared).jobs) == 2
+    assert cli("restore", "kept", "--store", "again", env=shared).code == 0
+    assert len(cli("jobs", "--json", "--store", "again", env=shared).jobs) == 2
+    assert cli("jobs", "cancel", "--assignment", "hw", env=shared).code == 0
+    worker = cli.start("worker", "--quiet", "--state", "mine", env=shared)
+    err = cli.folder / "err0"
+    eventually(
+        lambda: f"mine/queue.db is another queue, which is left alone: {said}" in err.read_text(), "it is not said"
+    )
+    worker.kill()
+
+
 def test_a_database_that_the_server_has_not(cli: CommandLine, server: Server) -> None:
     refused = cli("jobs", "--store", f"redis://127.0.0.1:{server.port}/99")
     assert "has no such database" in refused.err
