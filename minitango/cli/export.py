@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import click
 from minitango.cli import gradebook
 from minitango.cli.files import make_folder, write_whole
 from minitango.cli.gradebook import Entry
+from minitango.cli.handins import assignment_meant, tell_none
 from minitango.cli.options import ANY_PATH, state_options
 from minitango.cli.settings import settled
 from minitango.cli.streams import out_bytes, program, tell
@@ -60,12 +60,13 @@ def export(
     if excel and form not in (None, "csv"):
         raise ConfigError("--excel goes with --format csv", hint="leave one of them out", id="usage")
     with settings.open_existing() as engine:
+        assignment = None if assignment is None else assignment_meant(engine, assignment)
         everybody = gradebook.of_everybody(engine.jobs(Query(assignment=assignment)))
         found = [job for job in everybody if student in (None, job.student)]
         chosen = gradebook.latest(found) if latest else gradebook.Latest(tuple(found), ())
         entries = [Entry(job, engine.store.result(job.id)) for job in chosen.jobs]
         if not found:
-            _tell_none(engine, assignment, student)
+            tell_none(engine, assignment, student)
         if feedback is not None:
             _write_feedback(engine, entries, feedback)
     if feedback is None or form is not None or output is not None:
@@ -123,22 +124,6 @@ def _is_ours(path: Path) -> bool:
         return False
     with path.open(encoding="utf-8", errors="replace") as file:
         return is_page(file.read(_BEGINNING))
-
-
-def _tell_none(engine: Engine, assignment: str | None, student: str | None) -> None:
-    """Nothing was found: say so, and what was perhaps meant."""
-    jobs = engine.jobs()
-    for what, name, known in (
-        ("assignment", assignment, {job.assignment for job in jobs}),
-        ("student", student, {job.student for job in jobs}),
-    ):
-        if name is not None and name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f": did you mean {one_line(near[0], 80)!r}?" if near else ""
-            tell(f"no job of {what} {one_line(name, 80)!r}{hint}")
-            return
-    both = f"no job of student {one_line(str(student), 80)!r} and assignment {one_line(str(assignment), 80)!r}"
-    tell(both if jobs else "the queue is empty")
 
 
 def _tell_of_others(entries: Sequence[Entry], chosen: gradebook.Latest, flags: str) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import os
+import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -50,6 +52,44 @@ def jobs_of(engine: Engine, student: str, query: Query = Query()) -> list[Job]:
     """The jobs among these that this student handed in, alone or with others."""
     found = engine.jobs(structs.replace(query, student=None, limit=None))
     return [job for job in found if student in members(job.labels, job.student)][: query.limit]
+
+
+def assignment_meant(engine: Engine, asked: str) -> str:
+    """The name in the queue of an assignment that a person names: as it is called there, or by where it was when it was
+    submitted, a folder, its assignment.toml or an archive. What was asked for, where neither is known.
+
+    ConfigError `usage` where the assignment at that place has several names.
+    """
+    if engine.jobs(Query(assignment=asked, limit=1)) or not os.path.lexists(asked):
+        return asked
+    place = _folder(Path(asked))
+    names = {job.assignment for job in engine.jobs() if (known := origin(job)) is not None and _folder(known) == place}
+    if len(names) > 1:
+        said = ", ".join(one_line(repr(name), 60) for name in sorted(names)[:5])
+        raise ConfigError(
+            f"the assignment in {place} has several names in the queue: {said}",
+            hint=f"--assignment {shlex.quote(min(names))}, or another of them",
+            id="usage",
+        )
+    return names.pop() if names else asked
+
+
+def tell_none(engine: Engine, assignment: str | None, student: str | None) -> None:
+    """Nothing was found of these: say so, and what was perhaps meant."""
+    jobs = engine.jobs()
+    for what, name, known in (
+        ("assignment", assignment, {job.assignment for job in jobs}),
+        ("student", student, {name for job in jobs for name in members(job.labels, job.student)}),
+    ):
+        if name is not None and name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f": did you mean {one_line(repr(near[0]), 80)}?" if near else ""
+            tell(f"no job of {what} {one_line(repr(name), 80)}{hint}")
+            return
+    if not jobs:
+        tell("the queue is empty")
+    elif student is not None and assignment is not None:
+        tell(f"no job of student {one_line(repr(student), 80)} and assignment {one_line(repr(assignment), 80)}")
 
 
 def name_option(command: Command) -> Command:

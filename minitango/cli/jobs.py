@@ -10,12 +10,12 @@ import click
 
 from minitango import callback_url
 from minitango.cli import show, story
-from minitango.cli.handins import jobs_of
+from minitango.cli.handins import assignment_meant, jobs_of, tell_none
 from minitango.cli.numbers import between
 from minitango.cli.options import state_options
 from minitango.cli.records import Jobs, Stories
-from minitango.cli.settings import Settings, settled
 from minitango.cli.streams import out, out_bytes, program, tell
+from minitango.cli.verbs import Verbs, queue_of
 from minitango.engine import Engine
 from minitango.errors import ConfigError, JobNotFound
 from minitango.job import Delivery, Job, State, StepOutput
@@ -28,27 +28,11 @@ MIN_ID = 4
 """Characters that an id may be shortened to."""
 
 
-@click.group(invoke_without_command=True, short_help="Look at the queue: list, show, logs, cancel, retry, redeliver.")
-@click.option("--json", "as_json", is_flag=True, help="As of `jobs list`.")
+@click.group(cls=Verbs, of_other="show", short_help="Look at the queue: list, show, logs, cancel, retry, redeliver.")
 @state_options
-def jobs(as_json: bool, **where: object) -> int | None:
-    """Look at the queue: `jobs list` (the default), show, logs, cancel, retry, redeliver."""
-    context = click.get_current_context()
-    context.obj = where
-    if context.invoked_subcommand is None:
-        return int(context.invoke(list_jobs, as_json=as_json))
-    if as_json:
-        raise ConfigError(
-            "--json stands after the verb", hint=f"minitango jobs {context.invoked_subcommand} --json", id="usage"
-        )
-    return None
-
-
-def _settings(where: dict[str, object]) -> Settings:
-    """--store, --state and --blobs may stand before or after the verb."""
-    before: dict[str, object] = click.get_current_context().obj or {}
-    merged = {key: before.get(key) if where.get(key) is None else where[key] for key in ("store", "state", "blobs")}
-    return settled(**merged)
+def jobs(**where: object) -> None:
+    """Look at the queue: list, show, logs, cancel, retry, redeliver. Alone, or with options, it is `jobs list`."""
+    click.get_current_context().obj = where
 
 
 def _find(engine: Engine, id: str) -> Job:
@@ -83,23 +67,21 @@ def list_jobs(
     **where: object,
 ) -> int:
     """List jobs, in the order in which they were submitted."""
-    settings = _settings(where)
-    query = Query(
-        states=tuple(State(s) for s in states),
-        delivery=tuple(Delivery(d) for d in delivery),
-        assignment=assignment,
-        limit=limit,
-        newest_first=True,
-    )
+    settings = queue_of(where)
     with settings.open_existing() as engine:
+        assignment = None if assignment is None else assignment_meant(engine, assignment)
+        query = Query(
+            states=tuple(State(s) for s in states),
+            delivery=tuple(Delivery(d) for d in delivery),
+            assignment=assignment,
+            limit=limit,
+            newest_first=True,
+        )
         jobs = engine.jobs(query) if student is None else jobs_of(engine, student, query)
         found = [show.see(engine.store, job) for job in reversed(jobs)]
         counts = engine.store.counts()
-    wanted = [
-        f"{what} {name!r}" for what, name in (("student", student), ("assignment", assignment)) if name is not None
-    ]
-    if wanted and not found:
-        tell(f"no job of {' and '.join(one_line(words, 200) for words in wanted)}")
+        if not found and (assignment, student) != (None, None) and any(counts.values()):
+            tell_none(engine, assignment, student)
     if as_json:
         show.print_json(Jobs(jobs=tuple(map(show.record, found))))
         return 0
@@ -127,7 +109,7 @@ def list_jobs(
 @state_options
 def show_job(id: str, all_tests: bool, as_json: bool, **where: object) -> int:
     """Tell one job's story: what happened when, how it was graded, what to do next. ID may be shortened."""
-    settings = _settings(where)
+    settings = queue_of(where)
     with settings.open_existing() as engine:
         told = story.of(engine, _find(engine, id), settings.flags)
     if as_json:
@@ -143,7 +125,7 @@ def show_job(id: str, all_tests: bool, as_json: bool, **where: object) -> int:
 @state_options
 def logs(id: str, follow: bool, **where: object) -> int:
     """Print what a job's steps printed. ID may be shortened."""
-    settings = _settings(where)
+    settings = queue_of(where)
     with settings.open_existing() as engine:
         job = _find(engine, id)
         shown = _follow(engine, job) if follow else 0
@@ -206,9 +188,10 @@ def cancel(ids: tuple[str, ...], assignment: str | None, **where: object) -> int
     """Cancel jobs: a queued one at once, a running one as soon as its sandbox is gone."""
     if not ids and assignment is None:
         raise ConfigError("no job was named", hint="minitango jobs cancel ID, or --assignment NAME", id="usage")
-    with _settings(where).open_existing(changes="cancel" if assignment is not None else "") as engine:
+    with queue_of(where).open_existing(changes="cancel" if assignment is not None else "") as engine:
         found = [_find(engine, given).id for given in ids]  # all or none
         if assignment is not None:
+            assignment = assignment_meant(engine, assignment)
             queued = engine.jobs(Query(states=(State.QUEUED,), assignment=assignment))
             if not queued:
                 tell(f"no job of assignment {one_line(assignment, 200)!r} is queued")
@@ -224,7 +207,7 @@ def cancel(ids: tuple[str, ...], assignment: str | None, **where: object) -> int
 @state_options
 def retry(ids: tuple[str, ...], **where: object) -> int:
     """Grade the same inputs again, as new jobs. Prints the new ids."""
-    settings = _settings(where)
+    settings = queue_of(where)
     with settings.open_existing() as engine:
         found = [_find(engine, given).id for given in ids]
         for old in found:
@@ -238,7 +221,7 @@ def retry(ids: tuple[str, ...], **where: object) -> int:
 @state_options
 def redeliver(ids: tuple[str, ...], **where: object) -> int:
     """Send the results of jobs to their callbacks, those too that were given up or delivered before."""
-    settings = _settings(where)
+    settings = queue_of(where)
     with settings.open_existing() as engine:
         found = [_find(engine, given).id for given in ids]
         for job in map(engine.redeliver, found):

@@ -8,8 +8,9 @@ from minitango import statedir
 from minitango.cli import show
 from minitango.cli.options import state_options
 from minitango.cli.records import NodeRecord, NodeRecords
-from minitango.cli.settings import Settings, settled
+from minitango.cli.settings import Settings
 from minitango.cli.streams import out, program, tell
+from minitango.cli.verbs import Verbs, queue_of
 from minitango.engine import Engine
 from minitango.errors import ConfigError
 from minitango.job import State
@@ -17,27 +18,11 @@ from minitango.store import Node, Query
 from minitango.text import human_seconds, one_line, plural
 
 
-@click.group(invoke_without_command=True, short_help="Look at who grades this queue: list, drain, resume, forget.")
-@click.option("--json", "as_json", is_flag=True, help="As of `nodes list`.")
+@click.group(cls=Verbs, short_help="Look at who grades this queue: list, drain, resume, forget.")
 @state_options
-def nodes(as_json: bool, **where: object) -> int | None:
-    """Look at who grades this queue: `nodes list` (the default), drain, resume, forget."""
-    context = click.get_current_context()
-    context.obj = where
-    if context.invoked_subcommand is None:
-        return int(context.invoke(list_nodes, as_json=as_json))
-    if as_json:
-        raise ConfigError(
-            "--json stands after the verb", hint=f"minitango nodes {context.invoked_subcommand} --json", id="usage"
-        )
-    return None
-
-
-def _settings(where: dict[str, object]) -> Settings:
-    """--store, --state and --blobs may stand before or after the verb."""
-    before: dict[str, object] = click.get_current_context().obj or {}
-    merged = {key: before.get(key) if where.get(key) is None else where[key] for key in ("store", "state", "blobs")}
-    return settled(**merged)
+def nodes(**where: object) -> None:
+    """Look at who grades this queue: list, drain, resume, forget. Alone, or with options, it is `nodes list`."""
+    click.get_current_context().obj = where
 
 
 @nodes.command("list")
@@ -45,7 +30,7 @@ def _settings(where: dict[str, object]) -> Settings:
 @state_options
 def list_nodes(as_json: bool = False, **where: object) -> int:
     """List the nodes of this queue, what each grades and offers, and when it was last heard of."""
-    settings = _settings(where)
+    settings = queue_of(where)
     with settings.open_existing() as engine:
         now = engine.store.now()
         running = engine.jobs(Query(states=(State.RUNNING,)))
@@ -123,7 +108,7 @@ def resume(name: str, **where: object) -> int:
 
 
 def _tell_node(name: str, where: dict[str, object], *, on: bool) -> int:
-    settings = _settings(where)
+    settings = queue_of(where)
     with settings.open_existing() as engine:
         if not engine.store.drain(name, on):
             raise _unknown(engine, name, settings)
@@ -139,7 +124,7 @@ def _tell_node(name: str, where: dict[str, object], *, on: bool) -> int:
 @state_options
 def forget(name: str, **where: object) -> int:
     """Take a node that is gone off the list. Its jobs need no help: they go back when their leases lapse."""
-    settings = _settings(where)
+    settings = queue_of(where)
     with settings.open_existing() as engine:
         node = next((node for node in engine.store.nodes() if node.name == name), None)
         if node is None:

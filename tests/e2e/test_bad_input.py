@@ -34,7 +34,12 @@ def refused(answer: Answer, code: int, id: str, *words: str) -> None:
 
 
 def test_an_option_before_its_verb_is_pointed_to_its_place(cli: CommandLine) -> None:
-    refused(cli("jobs", "--assignment", "hw"), 2, "usage", "next: minitango jobs list --assignment ...")
+    refused(cli("jobs", "--assignment", "hw", "cancel"), 2, "usage", "next: minitango jobs cancel --assignment ...")
+    refused(cli("jobs", "--json", "logs", "x"), 2, "usage", "next: minitango jobs list --json ...")
+    refused(cli("nodes", "--json", "drain", "x"), 2, "usage", "next: minitango nodes list --json ...")
+    refused(cli("jobs", "cancle", "x"), 2, "usage", "'cancle'", "did you mean minitango jobs cancel?")
+    refused(cli("jobs", "3f2a1b"), 2, "usage", "'3f2a1b'", "did you mean minitango jobs show 3f2a1b?")
+    refused(cli("nodes", "lab-3"), 2, "usage", "lab-3")
     refused(cli("jobs", "--all-tests"), 2, "usage", "next: minitango jobs show --all-tests ...")
     refused(cli("jobs", "--nonsense"), 2, "usage", "next: minitango jobs --help")
 
@@ -97,7 +102,9 @@ def test_a_filter_that_nothing_passes(cli: CommandLine, hw: Path, handins: Path)
     assert answer.code == 0
     assert answer.err == "no job of student 'no\\x1bpe'\n"
     assert answer.out == "in the queue: 3 queued\n"
-    assert cli("jobs", "list", "--assignment", "hw9", "--json").err == "no job of assignment 'hw9'\n"
+    assert (
+        cli("jobs", "list", "--assignment", "hw9", "--json").err == "no job of assignment 'hw9': did you mean 'hw'?\n"
+    )
 
 
 def test_a_queue_that_is_not_there(cli: CommandLine) -> None:

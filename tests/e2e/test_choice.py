@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import CommandLine, eventually
+from tests.e2e.conftest import TOML, CommandLine, eventually, write_assignment
 
 pytestmark = pytest.mark.usefixtures("sandbox")
 
@@ -68,6 +68,33 @@ def test_jobs_alone_has_json(cli: CommandLine, hw: Path, handins: Path) -> None:
     assert json.loads(cli("jobs", "--json").out) == json.loads(cli("jobs", "list", "--json").out)
     wrong = cli("jobs", "--json", "show", "x")
     assert (wrong.code, "jobs show --json" in wrong.err) == (2, True), wrong
+
+
+def test_jobs_alone_has_every_option_of_the_list(cli: CommandLine, hw: Path, handins: Path) -> None:
+    other = write_assignment(cli.folder / "other place" / "hw2", TOML.replace('"hw"', '"second"'))
+    ids = [cli("submit", each, handins, "--json", "--state", "q").jobs for each in (hw, other)]
+    where = ("--state", "q", "--json")
+    for words in (
+        ("--assignment", "second"),
+        ("--assignment=second",),
+        ("--assignment", str(other)),
+        ("--assignment", "other place/hw2/"),
+        ("--assignment", "other place/hw2/assignment.toml"),
+        ("-n3",),
+        ("-n", "3", "--state-is", "queued"),
+    ):
+        for typed in (("jobs", *words, *where), ("jobs", *where, *words), ("jobs", "list", *words, *where)):
+            assert [job["id"] for job in cli(*typed).jobs] == [job["id"] for job in ids[1]], typed
+    exported = cli("export", "--assignment", "other place/hw2", "--state", "q", "--format", "json")
+    assert {job["assignment"] for job in json.loads(exported.out)["jobs"]} == {"second"}
+    assert cli("jobs", "--student", "show", "--state", "q").err == "no job of student 'show'\n", "a value is no verb"
+    misspelt = cli("jobs", "--assignment", "secnd", "--state", "q")
+    assert misspelt.err == "no job of assignment 'secnd': did you mean 'second'?\n"
+    assert cli("jobs", "--assignment", "second", "--state-is", "dead", "--state", "q").err == ""
+    assert cli("submit", other, handins, "--name", "third", "--state", "q").code == 0
+    several = cli("jobs", "--assignment", "other place/hw2", "--state", "q")
+    assert (several.code, "'second', 'third'" in several.err, "--assignment second" in several.err) == (2, True, True)
+    assert len(cli("jobs", "cancel", "--assignment", "hw", "--state", "q").out.splitlines()) == 3
 
 
 def test_an_interruption_while_python_loads_is_none_of_its_business(cli: CommandLine) -> None:
