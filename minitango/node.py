@@ -25,6 +25,8 @@ BEAT: Final = 5.0
 """Seconds between two signs of life, where a queue is shared."""
 GOOD_FOR: Final = 30.0
 """Seconds without one after which a node is taken to be gone. Its jobs go by their leases."""
+MISSED: Final = 2
+"""Signs of life that a node may miss before it is overdue."""
 _SOON: Final = 0.5
 _MOST_BEFORE: Final = 50
 """Instances that are noted: of starts in a row that were killed before they were through."""
@@ -95,6 +97,12 @@ def machine() -> str:
 def _before(last: Mapping[str, str]) -> str:
     """The name of this directory's last node; empty where that was on another machine."""
     return last.get("name", "") if last.get("host") == machine() else ""
+
+
+def overdue(node: Node, now: float) -> bool:
+    """Whether a node of a shared queue that is not lost yet missed more than MISSED signs of life: perhaps it is dead.
+    `now` is by the store's clock."""
+    return MISSED * BEAT * node.good_for / GOOD_FOR < now - node.seen < node.good_for
 
 
 class Membership:

@@ -79,6 +79,10 @@ def test_nodes_and_what_waits_for_none(server: Server, tmp_path: Path) -> None:
     store.drain("n1", False)
     store.beat(Node("n2", "i", capabilities=("gpu",)))
     assert look(server, tmp_path)["engine"].verdict == "ok"
+    store.beat(Node("n4", "i", good_for=30.0), now=store.now() - 12)
+    check = look(server, tmp_path)["engine"]
+    assert (check.verdict, "; overdue, perhaps dead: n4, not heard of for 1" in check.text) == ("warning", True)
+    store.leave("n4")
     store.beat(Node("n3", "i", good_for=0))
     check = look(server, tmp_path)["engine"]
     assert "lost: n3" in check.text

@@ -14,6 +14,7 @@ from minitango.cli.verbs import Verbs, queue_of
 from minitango.engine import Engine
 from minitango.errors import ConfigError
 from minitango.job import State
+from minitango.node import overdue
 from minitango.store import Node, Query
 from minitango.text import human_seconds, one_line, plural
 
@@ -34,7 +35,9 @@ def list_nodes(as_json: bool = False, **where: object) -> int:
     with settings.open_existing() as engine:
         now = engine.store.now()
         running = engine.jobs(Query(states=(State.RUNNING,)))
-        found = [_record(engine, node, now, sum(job.node == node.name for job in running)) for node in _nodes(engine)]
+        known = engine.store.nodes()
+        found = [_record(engine, node, now, sum(job.node == node.name for job in running)) for node in known]
+        lost_in = {node.name: node.good_for - (now - node.seen) for node in known}
         queued = engine.store.counts()[State.QUEUED]
         away = sorted(set(engine.store.books().drained) - {node.name for node in found})
     if as_json:
@@ -47,22 +50,25 @@ def list_nodes(as_json: bool = False, **where: object) -> int:
         names = one_line(", ".join(away), 200)
         back = f"{program()} nodes resume {one_line(away[0], 64)}{settings.flags}"
         tell(f"drained, and not here: {names}; next: {back}")
-    if not any(node.state in ("ready", "draining") for node in found):
+    for node in found:
+        if node.state == "overdue":
+            name, silent, rest = one_line(node.name, 64), human_seconds(node.silent), human_seconds(lost_in[node.name])
+            tell(f"{name} is overdue: nothing was heard of it for {silent}; it is taken for lost in {rest}")
+    if not any(node.state in ("ready", "draining", "overdue") for node in found):
         tell(f"nobody grades here, and {plural(queued, 'job')} queued; next: {program()} worker{settings.flags}")
     return 0
-
-
-def _nodes(engine: Engine) -> list[Node]:
-    return list(engine.store.nodes())
 
 
 def _record(engine: Engine, node: Node, now: float, running: int) -> NodeRecord:
     silent = max(0.0, now - node.seen)
     # of a queue that is not shared the state directory's lock is the sign of life
     alive = silent < node.good_for if engine.store.shared else statedir.running(engine.state) is not None
-    state = (
-        "lost" if not alive else "draining" if node.draining and running else "drained" if node.draining else "ready"
-    )
+    if not alive:
+        state = "lost"
+    elif engine.store.shared and overdue(node, now):
+        state = "overdue"
+    else:
+        state = "ready" if not node.draining else "draining" if running else "drained"
     return NodeRecord(
         name=node.name,
         state=state,

@@ -216,7 +216,8 @@ class NodeRecord(Struct, frozen=True):
 
     name: str
     state: str
-    """ready, draining (it grades what it has), drained, or lost (not heard of)."""
+    """ready, draining (it grades what it has), drained, overdue (it missed more than two signs of life), or lost (not
+    heard of)."""
     running: int
     slots: int
     sandbox: str

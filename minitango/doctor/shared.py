@@ -9,6 +9,7 @@ from minitango.doctor import Check, Patient
 from minitango.doctor.queue import jobs
 from minitango.errors import StoreError
 from minitango.job import serves
+from minitango.node import overdue
 from minitango.store.health import ServerHealth, inspect_server
 from minitango.text import human_seconds, human_size, one_line, plural
 
@@ -115,6 +116,12 @@ def _nodes(patient: Patient, health: ServerHealth) -> Check:
         hint = f"minitango nodes resume {alive[0].name}" if alive else f"minitango worker{patient.flags}"
         waiting = plural(sum(unserved.values()), "job", "wait")
         return Check("engine", "warning", f"{text}{held}, and {waiting}", hint, facts=facts)
+    late = [node for node in alive if overdue(node, health.now)]
+    if late:
+        silent = human_seconds(health.now - late[0].seen)
+        names = ", ".join(one_line(node.name, 64) for node in late[:5])
+        text = f"{text}; overdue, perhaps dead: {names}, not heard of for {silent}"
+        return Check("engine", "warning", text, "look again in half a minute", facts=facts)
     if lost:
         names = ", ".join(one_line(node.name, 64) for node in lost[:5])
         hint = f"start it again, or: minitango nodes forget {one_line(lost[0].name, 64)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -123,6 +124,30 @@ def test_drain_resume_and_forget(cli: CommandLine, shared: dict[str, str], hw: P
     unknown = cli("nodes", "drain", "nobody", env=shared)
     assert (unknown.code, "error[node_unknown]" in unknown.err) == (2, True), unknown
     assert "one" in unknown.err
+
+
+def test_a_node_that_missed_its_signs_of_life_is_overdue_and_then_lost(
+    cli: CommandLine, shared: dict[str, str]
+) -> None:
+    with contextlib.closing(open_store(shared["MINITANGO_STORE"])) as store:
+        now = store.now()
+        for name, silent in (("fresh", 0.0), ("late", 12.0), ("dead", 31.0), ("idle", 12.0)):
+            store.beat(Node(name, "i", good_for=30.0), now=now - silent)
+        store.drain("idle")
+        answer = cli("nodes", env=shared)
+        table = {line.split()[0]: line.split()[1] for line in answer.out.splitlines()[1:]}
+        assert table == {"fresh": "ready", "late": "overdue", "dead": "lost", "idle": "overdue"}
+        assert re.search(
+            r"^late is overdue: nothing was heard of it for 1\d s; it is taken for lost in 1\d s$", answer.err, re.M
+        )
+        assert "nobody grades here" not in answer.err
+        listed = nodes(cli, shared)
+        assert (listed["late"]["state"], 12 <= listed["late"]["silent"] < 25) == ("overdue", True)
+        alive = cli("nodes", "forget", "late", env=shared)
+        assert "error[node_alive]" in alive.err
+        assert cli("nodes", "forget", "dead", env=shared).code == 0
+        store.leave("fresh")
+        assert "nobody grades here" not in cli("nodes", env=shared).err, "perhaps one does"
 
 
 def test_a_drained_node_that_left_is_told_of_and_taken_back(cli: CommandLine, shared: dict[str, str]) -> None:
