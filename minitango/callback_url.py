@@ -183,5 +183,6 @@ class Callbacks(Struct, frozen=True):
 
 
 def _bad(url: str, why: str, *, allow: str = "") -> ConfigError:
-    hint = f"where that is meant: --callback-allow {allow}" if allow else "write one such as https://lms.example/graded"
+    meant = f"where that is meant, for who submits and for every worker: --callback-allow {allow}"
+    hint = meant if allow else "write one such as https://lms.example/graded"
     return ConfigError(f"nothing can be sent to the callback {url!r}: {why}", hint=hint, id="callback_url")

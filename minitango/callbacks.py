@@ -120,7 +120,7 @@ class Call:
         try:
             target = callback_url.parse(url, allow)
         except ConfigError as error:
-            return Verdict(f"{error}; {error.hint}", unreachable=True)
+            return Verdict(f"{error.message}; {error.hint}", unreachable=True)
         try:
             connection = self._connect(target, allow, tls)
         except _Refused as error:
@@ -201,7 +201,8 @@ def _good(target: Target, allow: Collection[str]) -> Iterator[tuple[socket.Addre
             refused = f"{place[0]}, {why}"
     if not good:
         raise _Refused(
-            f"{target.shown} leads to {refused}: nothing is sent there unless --callback-allow {target.host} says so"
+            f"{target.shown} leads to {refused}: nothing is sent there unless the worker is started with "
+            f"--callback-allow {target.host}"
         )
 
 

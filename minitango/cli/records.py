@@ -96,6 +96,7 @@ class CallbackRecord(Struct, frozen=True):
     delivery: Delivery | None
     """Null until the job has ended; undelivered: given up."""
     tries: int
+    """Since the job ended, or since its callback was last asked for anew."""
     due: float | None
     """When it is tried next; null unless it is pending."""
     settled: float | None

@@ -25,6 +25,8 @@ from minitango.text import for_terminal, human_seconds, human_size, one_line, pl
 MOST_TESTS: Final = 20
 """Tests that are shown where not all are asked for."""
 _MOST_FILES: Final = 8
+_ANEW: Final = 0.01
+"""Seconds after its end from which on a callback was asked for by somebody, and is not due to the end itself."""
 _ENDS: Final = {
     "finish": "graded",
     "fail": "failed",
@@ -263,13 +265,16 @@ def _callback(told: Story) -> list[str]:
     if found is None:
         return [f"its callback: {place}, when it has ended"]
     tries = plural(found.tries, "try")
+    anew = job.ended is not None and found.since - job.ended > _ANEW
+    if anew:  # those before that are not counted
+        tries += f" since it was asked for anew at {_at(found.since)}"
     error = f": {one_line(found.error, 300)}" if found.error else ""
     if found.delivery is Delivery.DELIVERED and found.settled is not None:
         return [f"its callback: delivered to {place} at {_at(found.settled)}, after {tries}"]
     if found.delivery is Delivery.UNDELIVERED and found.settled is not None:
         return [f"its callback: NOT DELIVERED to {place}, given up at {_at(found.settled)} after {tries}{error}"]
     soon = "is being tried" if found.trying else f"due at {_at(found.due)}" if found.due is not None else "due"
-    return [f"its callback: to be delivered to {place}, {soon}; {tries} so far{error}"]
+    return [f"its callback: to be delivered to {place}, {soon}; {tries}{'' if anew else ' so far'}{error}"]
 
 
 # --- in JSON ----------------------------------------------------------------------------------

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 from msgspec import structs
 
+from minitango.callback_url import ANYWHERE, parse
 from minitango.cli import show
 from minitango.cli.handins import (
     How,
@@ -21,9 +23,10 @@ from minitango.cli.loading import load
 from minitango.cli.options import ANY_PATH, callback_options, image_option, setup_option, state_options
 from minitango.cli.records import Jobs
 from minitango.cli.run import NOT_GRADED
-from minitango.cli.settings import settled
-from minitango.cli.streams import out, tell
+from minitango.cli.settings import Settings, settled
+from minitango.cli.streams import as_called, out, program, tell
 from minitango.errors import ConfigError, NothingToGrade
+from minitango.job import Job
 from minitango.text import one_line, plural
 
 
@@ -81,12 +84,34 @@ def submit(
         jobs = [show.see(engine.store, handle.job()) for handle in handles]
     tell_refused(refused)
     tell_graded_before(sum(h.ended_before and h.exception() is None for h in handles), len(handles))
-    old = sum(not h.created for h in handles)
-    if callback and old:
-        tell(f"{old} of {plural(len(handles), 'hand-in')} had a job before: it tells whom it was given then")
+    if callback:
+        old = [seen.job for seen, handle in zip(jobs, handles, strict=True) if not handle.created]
+        _tell_of_callbacks(callback, settings, old, len(handles), typed=bool(where["callback_allow"]))
     if as_json:
         show.print_json(Jobs(jobs=tuple(map(show.record, jobs))))
     else:
         for seen in jobs:
             out(f"{seen.job.id}  {one_line(seen.job.student, 200)}")
     return NOT_GRADED if refused else 0
+
+
+def _tell_of_callbacks(callback: str, settings: Settings, old: Sequence[Job], of: int, *, typed: bool) -> None:
+    """Say whom the worker has to allow, and which results are not sent as it was asked: those of jobs from before."""
+    target = parse(callback, ANYWHERE)
+    if typed and target.host in settings.callbacks.allow:
+        worker = as_called(f"minitango worker --callback-allow {target.host}")
+        tell(f"callbacks to {target.host} are sent by the worker, which has to allow it, too: {worker}")
+    others = [job for job in old if job.callback != callback]
+    if others:
+        whom = "which keep their own callbacks" if any(job.callback for job in others) else "which have no callback"
+        tell(
+            f"warning: nothing is sent to {target.shown} for {len(others)} of {plural(of, 'hand-in')}: there are jobs "
+            f"of them from before, {whom}; next: --fresh grades them anew, and tells {target.shown}"
+        )
+    told = [job for job in old if job.callback == callback and job.state.terminal]
+    if told:
+        again = f"{program()} jobs redeliver {told[0].id}{' ...' if told[1:] else ''}{settings.flags}"
+        tell(
+            f"{len(told)} of {plural(of, 'hand-in')} ended before, and {target.shown} is not told again unless asked: "
+            f"{again}"
+        )

@@ -22,7 +22,7 @@ def test_from_submit_to_delivery(cli: CommandLine, hw: Path, handins: Path) -> N
         private = cli("submit", hw, handins, "--callback", receiver.url())
         assert private.code == 2
         assert "error[callback_url]" in private.err
-        assert "--callback-allow 127.0.0.1" in private.err
+        assert "for who submits and for every worker: --callback-allow 127.0.0.1" in private.err
         env = {"MINITANGO_CALLBACK_ALLOW": "127.0.0.1", "MINITANGO_CALLBACK_SECRET": "hush"}
         submitted = cli("submit", hw, handins, "--callback", receiver.url("/graded?x=1"), "--json", env=env)
         assert submitted.code == 0, submitted
@@ -46,7 +46,10 @@ def test_from_submit_to_delivery(cli: CommandLine, hw: Path, handins: Path) -> N
         eventually(lambda: len(cli("jobs", "list", "--delivery", "delivered", "--json").jobs) == 3, "not delivered")
         story = cli("jobs", "show", ids[0], "--json").jobs[0]
         assert (story["callback"]["url"], story["callback"]["delivery"]) == (receiver.url("/graded?x=1"), "delivered")
-        assert re.search(r"its callback: delivered to \S+ at [0-9: -]+, after 1 try", cli("jobs", "show", ids[0]).out)
+        story = cli("jobs", "show", ids[0]).out
+        assert re.search(
+            r"its callback: delivered to \S+ at [0-9: -]+, after 1 try since it was asked for anew at ", story
+        )
 
         sent = {request.key: request for request in receiver.requests[3:]}
         assert sorted(sent) == sorted(ids)
@@ -83,8 +86,10 @@ def test_what_cannot_be_delivered_anew(cli: CommandLine, hw: Path, handins: Path
     answer = cli("jobs", "redeliver", job["id"])
     assert answer.code == 2
     assert "error[no_callback]" in answer.err
-    again = cli("submit", hw, handins, "--callback", "https://lms.example/x")
-    assert "3 of 3 hand-ins had a job before: it tells whom it was given then" in again.err
+    again = cli("submit", hw, handins, "--callback", "https://lms.example/x?key=1")
+    assert "nothing is sent to https://lms.example for 3 of 3 hand-ins" in again.err
+    assert "jobs of them from before, which have no callback; next: --fresh grades them anew" in again.err
+    assert "key=1" not in again.err
     assert cli("submit", hw, handins, "--callback", "ftp://lms.example/x").code == 2
 
 
@@ -95,3 +100,50 @@ def test_a_run_sends_what_an_earlier_submit_asked_for(cli: CommandLine, hw: Path
         ran = cli("run", hw, handins, "--callback-allow", "127.0.0.1")
         assert ran.code == 0, ran
         assert len(receiver.requests) == 3, "it ended when all were told"
+
+
+def test_what_is_not_sent_is_said_at_submit(cli: CommandLine, hw: Path, handins: Path) -> None:
+    """Jobs from before keep to their own callback, or were told of already."""
+    (handins / "eve.txt").unlink()
+    with receiving() as receiver:
+        allow = ("--callback-allow", "127.0.0.1")
+        given = ("--callback", receiver.url("/x"), *allow)
+        ids = [job["id"] for job in cli("submit", hw, handins, *given, "--json").jobs]
+        same = cli("submit", hw, handins, *given)
+        assert "nothing is sent" not in same.err
+        assert "not told again" not in same.err, "it will be told yet"
+        assert f"the worker, which has to allow it, too: minitango worker {' '.join(allow)}" in same.err
+        other = cli(
+            "submit", hw, handins, "--callback", receiver.url("/y"), env={"MINITANGO_CALLBACK_ALLOW": "127.0.0.1"}
+        )
+        assert "for 2 of 2 hand-ins: there are jobs of them from before, which keep their own callbacks" in other.err
+        assert "has to allow it" not in other.err, "a variable may well be the worker's, too"
+        assert cli("run", hw, handins, *allow).code == 0
+        again = cli("submit", hw, handins, *given)
+        assert f"2 of 2 hand-ins ended before, and {receiver.url('').rstrip('/')} is not told again" in again.err
+        assert f"minitango jobs redeliver {ids[0]} ..." in again.err
+        assert len(receiver.requests) == 2
+
+
+def test_a_worker_that_was_not_told_of_the_host_says_what_it_lacks(cli: CommandLine, hw: Path, handins: Path) -> None:
+    answers = [answer(503, "Retry-After: 0"), OK]
+    with receiving(lambda connection, request: answers.pop(0)) as receiver:
+        (job,) = cli(
+            "submit", hw, handins / "ada.txt", "--callback", receiver.url(), "--callback-allow", "127.0.0.1", "--json"
+        ).jobs
+        worker = cli.start("worker")
+
+        def told() -> str:
+            return cli("jobs", "show", job["id"]).out
+
+        eventually(lambda: "for every worker: --callback-allow 127.0.0.1" in told(), "it is not said")
+        assert "1 try so far: nothing can be sent to the callback" in told()
+        worker.terminate()
+        assert cli.answer(worker).code == 0
+        assert receiver.requests == []
+        assert cli("jobs", "redeliver", job["id"]).code == 0
+        allowed = cli.start("worker", "--callback-allow", "127.0.0.1")
+        eventually(lambda: "its callback: delivered" in told(), "it is not delivered")
+        assert len(receiver.requests) == 2
+        assert "after 2 tries since it was asked for anew" in told(), "each that was made, the last one too"
+        allowed.kill()
