@@ -25,6 +25,7 @@ from minitango.cli.doctor import doctor
 from minitango.cli.export import export
 from minitango.cli.init import init
 from minitango.cli.jobs import jobs
+from minitango.cli.journal import form_of, journal
 from minitango.cli.migrate import migrate
 from minitango.cli.nodes import nodes
 from minitango.cli.prune import prune
@@ -32,10 +33,8 @@ from minitango.cli.run import run
 from minitango.cli.submit import submit
 from minitango.cli.worker import worker
 from minitango.errors import ConfigError, MinitangoError
-from minitango.text import for_terminal
 
 INTERRUPTED = 130
-OUR_MISTAKE = 70
 
 
 class _Group(click.Group):
@@ -82,33 +81,22 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _main(argv: list[str] | None) -> int:
+    said = journal(form_of(sys.argv[1:] if argv is None else argv))
     try:
         code = cli.main(argv, prog_name=streams.program(), standalone_mode=False)
     except MinitangoError as error:
-        complain(error)
-        return error.exit_code
+        return said.failed(error)
     except click.exceptions.NoArgsIsHelpError as error:
         streams.tell(error.format_message())
         return ConfigError.exit_code
     except click.ClickException as error:
-        complain(_usage(error))
-        return ConfigError.exit_code
+        return said.failed(_usage(error))
     except (KeyboardInterrupt, click.Abort) as error:
-        streams.tell(str(error.__cause__ or "") or "interrupted")  # click wraps it
+        said.say("stopping", "info", str(error.__cause__ or "") or "interrupted")  # click wraps it
         return INTERRUPTED
     except Exception:
-        streams.tell(traceback.format_exc())
-        streams.tell("error[internal]: this is a mistake of minitango's own\n  next: please report it, with the above")
-        return OUR_MISTAKE
+        return said.died(traceback.format_exc())
     return code if isinstance(code, int) else 0
-
-
-def complain(error: MinitangoError) -> None:
-    """One error, for people: what, where, and what to do next."""
-    text = f"error[{error.id}]: {for_terminal(str(error))}"
-    if error.hint:
-        text += f"\n  next: {for_terminal(streams.as_called(error.hint))}"
-    streams.tell(text)
 
 
 def _usage(error: click.ClickException) -> ConfigError:

@@ -1,11 +1,13 @@
-"""What a worker says while it runs: lines for people, or an object a line for programs."""
+"""What a worker says while it runs, and every command where it fails: lines for people, or for programs objects."""
 
 from __future__ import annotations
 
 import json
 import logging
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from itertools import pairwise
 from typing import Any, Final, Literal
 
 from minitango.cli.streams import as_called, tell
@@ -35,6 +37,9 @@ LEVELS: Final[dict[EventKind, Level]] = {
     "callback_undelivered": "error",
 }
 """How much a person has to care about each event."""
+DIED: Final = 70
+"""The exit code after a mistake of ours."""
+_OUR_MISTAKE: Final = "this is a mistake of minitango's own"
 _MOST: Final = 4000
 """Characters of a message."""
 
@@ -54,8 +59,14 @@ class Journal:
         tell(f"warning: {text}" if level == "warning" else text)
 
     def failed(self, error: MinitangoError) -> int:
-        """It cannot work. Returns the exit code, or raises the error for who prints those."""
-        raise error
+        """It cannot work: what, where, and what to do next. Returns the exit code."""
+        tell(f"error[{error.id}]: {error}" + (f"\n  next: {as_called(error.hint)}" if error.hint else ""))
+        return error.exit_code
+
+    def died(self, trace: str) -> int:
+        """It made a mistake of ours, with this traceback. Returns the exit code."""
+        tell(f"{trace}\nerror[internal]: {_OUR_MISTAKE}\n  next: please report it, with the above")
+        return DIED
 
     def __enter__(self) -> Journal:
         return self
@@ -80,6 +91,11 @@ class JsonJournal(Journal):
     def failed(self, error: MinitangoError) -> int:
         self._write("failed", "critical", str(error), error=error.id, next=as_called(error.hint))
         return error.exit_code
+
+    def died(self, trace: str) -> int:
+        text = f"{_OUR_MISTAKE}: {trace.strip()[-_MOST // 2 :]}"
+        self._write("failed", "critical", text, error="internal", next="please report it")
+        return DIED
 
     def _write(self, event: str, level: str, text: str, **more: Any) -> None:
         now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -113,6 +129,14 @@ class _Handler(logging.Handler):
 def journal(form: str) -> Journal:
     """The one of `--log`: text or json."""
     return JsonJournal() if form == "json" else Journal()
+
+
+def form_of(words: Sequence[str]) -> str:
+    """The form that these words of a command line ask for, also where they cannot be read: by `worker --log`."""
+    found = "text"
+    for before, word in pairwise(["", *words]):
+        found = word if before == "--log" else word[len("--log=") :] if word.startswith("--log=") else found
+    return found if words[:1] == ["worker"] else "text"
 
 
 def _of(job: Job) -> dict[str, Any]:

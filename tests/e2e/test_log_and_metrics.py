@@ -6,6 +6,7 @@ import json
 import logging
 import re
 import signal
+import sys
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,45 @@ def test_what_stops_it_is_a_line_too(cli: CommandLine) -> None:
     assert "error[state]" in cli("worker").err
     (line,) = lines(cli("worker", "--log", "json", "--metrics", "nowhere").err)
     assert line["error"] == "metrics"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--log", "json", "--workers", "abc"), "'abc' is not a whole number"),
+        (("--workers", "abc", "--log=json"), "'abc' is not a whole number"),
+        (("--nonsense", "--log", "json"), "no such option"),
+        (("--log", "json", "word"), "unexpected extra argument"),
+        (("--log", "json", "--capability", "a b"), "'a b' cannot be what a node offers"),
+        (("--grace", "x", "--log", "text", "--log", "json"), "'x' is not a number of seconds"),
+    ],
+)
+def test_a_mistake_in_its_command_line_is_a_line_too(cli: CommandLine, words: tuple[str, ...], said: str) -> None:
+    answer = cli("worker", *words)
+    (line,) = lines(answer.err)
+    assert (answer.code, answer.out, line["event"], line["level"]) == (2, "", "failed", "critical")
+    assert line["error"] in ("usage", "label")
+    assert said in line["message"]
+    assert (bool(line["next"]), bool(line["node"])) == (True, True)
+    assert cli("worker", *(word for word in words if "json" not in word and "log" not in word)).err.startswith("error[")
+
+
+def test_a_mistake_of_ours_is_a_line_too(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from minitango.cli import _main, worker
+
+    def broken(*_: object, **__: object) -> int:
+        raise ZeroDivisionError("so it is" + "\n" * 5000)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys.modules[worker.callback.__module__], "_work", broken)
+    assert _main(["worker", "--log", "json"]) == 70
+    (line,) = lines(capsys.readouterr().err)
+    assert (line["event"], line["error"], line["next"]) == ("failed", "internal", "please report it")
+    assert "ZeroDivisionError" in line["message"]
+    assert _main(["worker"]) == 70
+    assert "Traceback" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("sandbox")
