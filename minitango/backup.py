@@ -17,7 +17,7 @@ import re
 import shutil
 import tarfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any, Final
@@ -35,10 +35,10 @@ from minitango.moving import (
     Place,
     carry,
     guard,
+    new_place,
     open_source,
     put_in_place,
     sync_file,
-    there_already,
     workplace,
 )
 from minitango.store import open_blobs, open_store, settle_copy
@@ -132,12 +132,9 @@ def restore(source: Path, place: Place) -> Moved:
     _label_of(source) if source.is_dir() else _label_in(source)  # nothing is made for what is no backup
     file = place.file
     with ExitStack() as undo:
-        statedir.make(place.folder)
-        if file is not None:
-            undo.callback(statedir.lock(place.folder))
-            if os.path.lexists(file):
-                raise there_already(file)
+        undo.enter_context(new_place(place) if file is not None else _for_a_while(place.folder))
         work = undo.enter_context(workplace(place.folder if file is None else file.parent))
+        undo.enter_context(_speaking_of(source, work))
         tree = source if source.is_dir() else _unpack(source, work / "unpacked")
         label = _label_of(tree)
         try:
@@ -163,6 +160,35 @@ def restore(source: Path, place: Place) -> Moved:
                 shutil.copyfile(tree / name, place.folder / name)
         put_in_place(work / "queue.db", file)
     return Moved(sum(copy.counts.values()), len(copy.digests))
+
+
+@contextlib.contextmanager
+def _for_a_while(folder: Path) -> Iterator[None]:
+    """Have a directory to work in, which goes again if it was not there before and nothing else came to lie in it."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    statedir.make(folder)
+    try:
+        yield
+    finally:
+        for path in missing:
+            with contextlib.suppress(OSError):
+                path.rmdir()
+
+
+@contextlib.contextmanager
+def _speaking_of(backup: Path, work: Path) -> Iterator[None]:
+    """What is found wrong with what was taken out of a backup is wrong with the backup: no error names another place,
+    which is gone when somebody reads it."""
+    try:
+        yield
+    except (StoreError, BlobError) as error:
+        for place in (work / "unpacked", work):
+            for text in (f"{place}/", str(place)):
+                error.message = error.message.replace(text, f"{backup}{'/' if text.endswith('/') else ''}")
+        if isinstance(error, BlobError):
+            error.hint = "take another backup"
+        error.args = (error.message,)
+        raise
 
 
 def _label_of(tree: Path) -> Label:

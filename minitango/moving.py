@@ -6,8 +6,8 @@ import os
 import shlex
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -105,9 +105,7 @@ def migrate(source: Place, target: Place) -> Moved:
             moved = carry(here, there, blobs, open_blobs(there, target.folder, target.blobs))
             there.recover()
             return moved
-        statedir.make(target.folder)
-        undo.callback(statedir.lock(target.folder))
-        with workplace(target.file.parent) as work:
+        with new_place(target), workplace(target.file.parent) as work:
             with closing(open_store(f"sqlite:///{work / 'queue.db'}")) as there:
                 moved = carry(here, there, blobs, open_blobs(there, target.folder, target.blobs))
                 there.recover()
@@ -127,13 +125,54 @@ def workplace(parent: Path) -> Iterator[Path]:
     try:
         yield made
     except OSError as error:
+        place = parent if _is_below(error.filename, made) else error.filename
         raise ConfigError(
-            f"{error.filename or parent} cannot be written or read: {error.strerror}",
+            f"{place} cannot be written or read: {error.strerror}",
             hint=f"look at its disk: df -h {parent}",
             id="output",
         ) from error
     finally:
         shutil.rmtree(made, ignore_errors=True)
+
+
+def _is_below(path: object, folder: Path) -> bool:
+    """Whether a path that an error names is in this folder, or none is named."""
+    return not isinstance(path, str | os.PathLike) or Path(path).is_relative_to(folder)
+
+
+@contextmanager
+def new_place(place: Place) -> Iterator[None]:
+    """Have the directory of a queue that is to be in a file, and its lock. Where this ends with an exception, what was
+    put there meanwhile is taken away again, and the directory, if it was not there before; unless the queue is there.
+
+    ConfigError `store_not_empty` where it is there already; EngineRunning, StoreError.
+    """
+    assert place.file is not None
+    missing = [path for path in (place.folder, *place.folder.parents) if not path.exists()]
+    statedir.make(place.folder)
+    release = statedir.lock(place.folder)
+    try:
+        if os.path.lexists(place.file):
+            raise there_already(place.file)
+        before = set(place.folder.rglob("*"))
+        try:
+            yield
+        except BaseException:
+            if not os.path.lexists(place.file):
+                _take_away(place.folder, before, missing)
+            raise
+    finally:
+        release()
+
+
+def _take_away(folder: Path, before: Collection[Path], missing: Sequence[Path]) -> None:
+    """All that was not there before, but for the lock of a directory that was."""
+    if missing:
+        shutil.rmtree(folder, ignore_errors=True)
+    for path in [*sorted(folder.rglob("*"), reverse=True), *missing[1:]]:
+        if path not in before and path.name != "engine.lock":
+            with suppress(OSError):
+                path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def put_in_place(made: Path, file: Path) -> None:

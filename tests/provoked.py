@@ -142,7 +142,7 @@ ERRORS: Final[dict[str, str]] = {
     "store_busy": "test_store_redis.py::test_a_replica_takes_no_writes_and_it_is_said",
     "store_closed": "contract/test_store.py::test_close_may_come_twice_and_nothing_after_it",
     "store_corrupt": "test_store_redis.py::test_keys_that_are_not_ours_are_told_of",
-    "store_filling": "test_store_moving.py::test_one_that_raises_leaves_nothing_and_may_be_begun_again",
+    "store_filling": "test_store_moving.py::test_one_that_dies_leaves_a_queue_that_nobody_may_use",
     "store_full": "test_blobs.py::test_full_disk_leaves_no_half_blob",
     "store_io": "test_store_sqlite.py::test_a_disk_that_fails",
     "store_not_empty": "test_store_moving.py::test_a_place_with_jobs_is_not_filled",

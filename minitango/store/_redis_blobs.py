@@ -12,7 +12,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -89,11 +89,16 @@ class RedisBlobs:
         ConfigError `blob_too_large`: more than MAX_BLOB. Then what came before it is kept, which harms nobody.
         StoreFull: what was new of it has left the server again, with what this thread put meanwhile.
         """
-        began = next(self._written)
-        try:
+        with self.given_back_on_failure(StoreFull):
             return self._put_many(blobs)
-        except StoreFull:
-            mine = threading.get_ident()
+
+    @contextmanager
+    def given_back_on_failure(self, failure: type[BaseException] = BaseException) -> Iterator[None]:
+        """Where this ends with such an exception, what was new of what this thread put meanwhile leaves the server."""
+        began, mine = next(self._written), threading.get_ident()
+        try:
+            yield
+        except failure:
             self.give_back(
                 digest for digest, fresh in list(self._fresh.items()) if fresh.number > began and fresh.thread == mine
             )

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
-from minitango.errors import reach_of
+from minitango.errors import StoreError, reach_of
 from minitango.retry import POISON, Hold
 from minitango.store import _redis_rows as redis_rows
 from minitango.store import _rows as rows
@@ -61,8 +61,23 @@ class RedisDump(RedisHistory):
         begun = int(self._link.run("load", ["begin", token], patient=True))
         if not begun:
             raise not_empty(f"the queue {self.queue} on {self._link.place.shown}")
-        if begun > 1:
-            self._clear(token)
+        with self._blobs_for_nothing():
+            try:
+                if begun > 1:
+                    self._clear(token)
+                    self._link.run("load", ["cleared", token], patient=True)
+                return self._fill(token, jobs, books)
+            except BaseException:
+                with suppress(StoreError):  # what is left is cleared away by the next one
+                    self._clear(token)
+                    self._link.run("load", ["abandon", token], patient=True)
+                raise
+
+    def _blobs_for_nothing(self) -> AbstractContextManager[None]:
+        """Where this ends with an exception, files that were put meanwhile for jobs which are not here leave again."""
+        return nullcontext()
+
+    def _fill(self, token: str, jobs: Iterable[JobDump], books: Callable[[], Books]) -> int:
         count = size = 0
         batch: list[Value] = []
         for dumped in jobs:
@@ -83,8 +98,8 @@ class RedisDump(RedisHistory):
         return count
 
     def _clear(self, token: str) -> None:
-        """Remove what somebody left who died while filling this queue, as long as it is ours to fill. Blobs stay: they
-        are what they are."""
+        """Remove what was filled in, by us or by somebody who died, as long as it is ours to fill. Blobs stay: they are
+        what they are."""
         prefix = self._key("").encode()
 
         def clear(client: Any) -> None:
@@ -95,7 +110,6 @@ class RedisDump(RedisHistory):
             client.exists(self._key("nowhere"))  # raises where the server has not, or not all of, this queue any more
 
         self._link.call("load", clear, patient=True)
-        self._link.run("load", ["cleared", token], patient=True)
 
     def _arguments(self, dumped: JobDump) -> list[Value]:
         """One job for load.lua."""

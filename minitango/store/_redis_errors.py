@@ -121,7 +121,7 @@ def filling(shown: str) -> StoreError:
 
 def not_whole(shown: str, there: int, carried: int) -> StoreError:
     return StoreError(
-        f"{plural(carried, 'job', 'were')} carried to Redis at {shown}, and {there} are in the queue: it stays closed",
+        f"{plural(carried, 'job', 'were')} carried to Redis at {shown}, and {there} are in the queue: that is not used",
         hint="see that nobody else fills it, and repeat it: minitango migrate FROM TO",
         id="store_filling",
     )

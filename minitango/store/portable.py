@@ -121,7 +121,8 @@ class Portable(Protocol):
         `jobs` are in order of submission. `books` is asked when they are all in, and may still raise. Only a
         place without jobs is filled: ConfigError `store_not_empty`. Nothing can be seen before all is there: with
         SQLite it is one transaction; a queue on Redis refuses whoever opens or changes it (`store_filling`) until this
-        has returned. Where this raises, or dies, it may be begun again.
+        has returned. Where this raises, the place is as it was, if it can be reached still; where it cannot, or where
+        this dies, it may be begun again.
         """
         ...
 

@@ -14,7 +14,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -332,6 +332,9 @@ class RedisStore(RedisOutbox, RedisDump):
     def shrink(self) -> int:
         """Memory is free as soon as jobs are forgotten; what is left of them is in the server's append-only file."""
         return self._link.rewrite_file()
+
+    def _blobs_for_nothing(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._blobs is None else self._blobs.given_back_on_failure()
 
     def blobs(self, cache: Path) -> RedisBlobs:
         """The blobs of this queue, which are on its server; `cache` is a directory for what is fetched."""

@@ -179,12 +179,50 @@ def tampered(cli: CommandLine, how: str) -> None:
     ],
 )
 def test_a_backup_that_was_spoilt_makes_no_queue(cli: CommandLine, hw: Path, handins: Path, how: str, id: str) -> None:
+    """It is called by its own name, and nothing is left of the attempt: as a folder, and as a tar file."""
     graded(cli, hw, handins)
     assert cli("backup", "kept").code == 0
     tampered(cli, how)
-    answer = cli("restore", "kept", "--state", "new")
-    assert f"error[{id}]" in answer.err, answer
-    assert not (cli.folder / "new" / "queue.db").exists()
+    with tarfile.open(cli.folder / "kept.tar", "w") as tar:
+        for name in sorted(files(cli.folder / "kept"), key=lambda name: name != "backup.json"):
+            tar.add(cli.folder / "kept" / name, name)
+    (cli.folder / "old").mkdir()
+    (cli.folder / "old" / "mine.txt").write_text("x")
+    for source in ("kept", "kept.tar"):
+        for state in ("new/er", "old"):
+            answer = cli("restore", source, "--state", state)
+            assert f"error[{id}]" in answer.err, answer
+            assert f"{cli.folder}/{source}" in answer.err
+            assert ".minitango-" not in answer.err
+            assert "next: " in answer.err
+            assert not (cli.folder / "new").exists()
+            assert files(cli.folder / "old") - {"engine.lock"} == {"mine.txt"}
+            assert not [path for path in (cli.folder / "old").iterdir() if path.is_dir()]
+
+
+def test_what_does_not_move_leaves_nothing(cli: CommandLine, server: Server, hw: Path, handins: Path) -> None:
+    """A blob is missing that is needed last: neither a folder nor a server keeps what came before it."""
+    before = graded(cli, hw, handins)
+    assert cli("backup", "kept").code == 0
+    tampered(cli, "a blob is gone")
+    url = server.url("cs101", tcp=True)
+    for words in (
+        ["restore", "kept", "--store", url],
+        ["migrate", "kept", url],
+        ["migrate", "kept", "new"],
+        ["migrate", "kept", "sqlite:///some/where/queue.db"],
+    ):
+        answer = cli(*words)
+        assert "error[blob_missing]" in answer.err, answer
+        assert not list(cli.folder.glob("new*"))
+        assert not (cli.folder / "some").exists()
+        assert not list(cli.folder.rglob(".minitango-*"))
+        keys = {key.rpartition(b"}:")[2] for key in server.client().scan_iter()}
+        assert keys <= {b"meta"}, keys
+    assert "error[no_queue]" in cli("migrate", url, "new").err
+    shutil.rmtree(cli.folder / "kept")
+    assert cli("migrate", ".minitango", url).code == 0
+    assert jobs(cli, "--store", url) == before
 
 
 @pytest.mark.parametrize("name", ["../evil", "/etc/evil", "blobs/aa/" + "b" * 63, "queue.db"])

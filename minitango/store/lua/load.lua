@@ -7,6 +7,7 @@
 --     which it says until `cleared` was said.
 --   clear: keys, as they are below the queue's own beginning.
 --   cleared: nothing.
+--   abandon: nothing. What was filled in was cleared, and the queue is as it was before.
 --   jobs: for each, in order of their numbers: how many values, the hash; how many, the attempts; the result; how many,
 --     the outputs; how many, what became of its callback; when that is due, or ''; '1' where it is its key's latest. A job that is there already was sent before.
 --   end: how many jobs there are to be, the last number, the last end, drained nodes. Replies how many there are where
@@ -26,9 +27,11 @@ if verb == 'clear' then
   for i = 3, #ARGV do call('UNLINK', P .. ARGV[i]) end
   return 1
 end
-if verb == 'cleared' then
-  call('HDEL', KEYS[1], 'clearing', 'seq', 'ended_seq')
+if verb == 'cleared' or verb == 'abandon' then
   for _, state in ipairs({ 'queued', 'running', 'done', 'dead', 'cancelled' }) do call('HDEL', KEYS[1], 'n:' .. state) end
+  call('HDEL', KEYS[1], 'clearing')
+  if verb == 'cleared' then call('HDEL', KEYS[1], 'seq', 'ended_seq') end
+  if verb == 'abandon' then call('HDEL', KEYS[1], 'loading') end
   return 1
 end
 
