@@ -10,13 +10,13 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from itertools import islice
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from msgspec import Struct
 
 from minitango import statedir
 from minitango.blobs import BlobStore, sync
-from minitango.errors import ConfigError, EngineRunning
+from minitango.errors import ConfigError, EngineRunning, StoreError
 from minitango.failpoint import failpoint
 from minitango.store import Store, is_redis, open_blobs, open_store, settle_copy, shown
 from minitango.store.portable import Books, JobDump
@@ -111,6 +111,19 @@ def migrate(source: Place, target: Place) -> Moved:
                 there.recover()
             put_in_place(work / "queue.db", target.file)
     return moved
+
+
+def standing(place: Place) -> Literal["nothing", "half", "whole"]:
+    """How much is there of a queue that somebody was to make at a place where none was. StoreError."""
+    if place.file is not None and not place.file.exists():
+        return "nothing"
+    try:
+        with closing(open_store(place.url)) as store:
+            return "whole" if any(store.counts().values()) else "nothing"
+    except StoreError as error:
+        if error.id != "store_filling":
+            raise
+        return "half"
 
 
 @contextmanager

@@ -6,12 +6,13 @@ import contextlib
 import functools
 import json
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from minitango import Assignment, Engine, Limits, SandboxUnavailable, Step, Subm
 from minitango.sandbox import End
 from minitango.testing import FakeRun
 
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""What ends a command."""
 PATIENCE = 20.0
 """Seconds after which a test gives up on another thread. Never waited out when things go well."""
 
@@ -135,3 +138,14 @@ def make_package(root: Path, *targets: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "hatchling", "build", *targets], cwd=root, capture_output=True, text=True, check=False
     )
+
+
+@contextlib.contextmanager
+def signals_as_before() -> Iterator[None]:
+    """A command that is run in this process ends with what would end it ignored: that is heeded again after this."""
+    before = {number: signal.getsignal(number) for number in ENDING}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -24,7 +24,7 @@ from minitango import Assignment, Engine, MinitangoError, Step, Submission
 from minitango.cli import _main, streams
 from minitango.sandbox import End
 from minitango.testing import FakeRun, FakeSandbox
-from tests.support import report
+from tests.support import report, signals_as_before
 
 PACKAGE = Path(minitango.__file__).parent
 UNSAFE = re.compile(
@@ -212,7 +212,7 @@ def commands(state: Path, ids: list[str], folder: Path) -> Iterator[list[str]]:
 
 
 def asked(words: list[str], *, terminal: bool) -> tuple[Screen, Screen]:
-    with screens(terminal=terminal) as (out, err):
+    with signals_as_before(), screens(terminal=terminal) as (out, err):
         _main(words)
     return out, err
 

@@ -13,6 +13,7 @@ import re
 import signal
 import sys
 import traceback
+from typing import Any
 
 import click
 
@@ -24,6 +25,7 @@ from minitango.cli.config import config
 from minitango.cli.doctor import doctor
 from minitango.cli.export import export
 from minitango.cli.init import init
+from minitango.cli.interrupts import INTERRUPTED, ignore
 from minitango.cli.jobs import jobs
 from minitango.cli.journal import form_of, journal
 from minitango.cli.migrate import migrate
@@ -34,10 +36,18 @@ from minitango.cli.submit import submit
 from minitango.cli.worker import worker
 from minitango.errors import ConfigError, MinitangoError
 
-INTERRUPTED = 130
+
+class _Interrupted(Exception):
+    """A KeyboardInterrupt that click does not hear of, as it would write an empty line."""
 
 
 class _Group(click.Group):
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            raise _Interrupted(str(error)) from error
+
     def get_help(self, ctx: click.Context) -> str:
         return streams.as_called(super().get_help(ctx))
 
@@ -65,14 +75,17 @@ for command in (
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command line and exit with its code."""
-    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # as bin/minitango has it while all this is loaded
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    streams.prepare()
-    code = _main(argv)
+    try:
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # bin/minitango has its own while all this is loaded
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        streams.prepare()
+        code = _main(argv)
+    except KeyboardInterrupt:  # while we said how it ended, or before it began
+        code = INTERRUPTED
+    ignore()  # it has ended as it has
     if code == INTERRUPTED:
-        # All is closed. Python's own way out may meet another Ctrl-C, or take the one that was handled for one that
-        # was not, and die by SIGINT instead of telling its code.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # All is closed. Python's own way out may take the Ctrl-C that was handled for one that was not, and die by
+        # SIGINT instead of telling its code.
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError, AttributeError):
                 stream.flush()
@@ -91,8 +104,13 @@ def _main(argv: list[str] | None) -> int:
         return ConfigError.exit_code
     except click.ClickException as error:
         return said.failed(_usage(error))
-    except (KeyboardInterrupt, click.Abort) as error:
-        said.say("stopping", "info", str(error.__cause__ or "") or "interrupted")  # click wraps it
+    except _Interrupted as error:
+        if sys.stderr.isatty():
+            streams.tell("")  # the terminal has written ^C
+        said.say("stopping", "info", str(error) or "interrupted")
+        return INTERRUPTED
+    except (KeyboardInterrupt, click.Abort):
+        said.say("stopping", "info", "interrupted")
         return INTERRUPTED
     except Exception:
         return said.died(traceback.format_exc())

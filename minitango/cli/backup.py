@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import click
 
 from minitango.backup import backup as make_backup
 from minitango.backup import restore as make_queue
-from minitango.cli.migrate import tell_of_left
+from minitango.cli.interrupts import whole_or_told
+from minitango.cli.migrate import how_far, tell_of_left
 from minitango.cli.options import ANY_PATH, state_options
 from minitango.cli.settings import Settings, settled
 from minitango.cli.streams import as_called, out, tell
@@ -38,10 +40,19 @@ def backup(dest: Path, **where: object) -> int:
     """
     settings = settled(**where)
     settings.tell_which()
-    label = make_backup(place_of(settings), dest.absolute())
+    before = os.path.lexists(dest)
+    with whole_or_told(lambda: _how_far(dest, before)):
+        label = make_backup(place_of(settings), dest.absolute())
     jobs = plural(sum(label.jobs.values()), "job")
     out(f"{dest}: {jobs} ({counted(label.jobs)}), {plural(label.blobs, 'file')}")
     return 0
+
+
+def _how_far(dest: Path, before: bool) -> str:
+    """What an interrupted backup comes to; `before`: whether something was there before it."""
+    if not before and os.path.lexists(dest):
+        return f"{dest} is there, and whole, all the same"
+    return f"no backup was made, {dest} is as it was; the same command begins anew"
 
 
 @click.command(short_help="Make a queue of a backup, where none is.")
@@ -55,7 +66,8 @@ def restore(src: Path, **where: object) -> int:
     settings = settled(**where)
     settings.check_meant("restore")
     place = place_of(settings)
-    moved = make_queue(src.absolute(), place)
+    with whole_or_told(lambda: how_far(place)):
+        moved = make_queue(src.absolute(), place)
     out(f"{plural(moved.jobs, 'job')} and {plural(moved.blobs, 'file')} restored to {place}")
     tell_of_left(moved)
     tell(as_called(f"next: minitango jobs{place.flags}; then minitango worker{place.flags}"))

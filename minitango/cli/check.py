@@ -13,7 +13,8 @@ from msgspec import Struct, structs
 from minitango import statedir
 from minitango.assignment import Assignment, Sample, Submission
 from minitango.cli import details, show, verdict
-from minitango.cli.grading import Batch, nobody_called, tell_of_limits, terminated_like_ctrl_c
+from minitango.cli.grading import Batch, nobody_called, tell_of_limits
+from minitango.cli.interrupts import terminated_like_ctrl_c
 from minitango.cli.loading import load
 from minitango.cli.options import ANY_PATH, grading_options, setup_option
 from minitango.cli.progress import progress

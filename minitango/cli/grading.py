@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import queue
-import signal
-import threading
 from collections import Counter
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from concurrent import futures
 from typing import Final
 
 from msgspec import structs
 
 from minitango.assignment import Assignment
-from minitango.cli import show, streams
+from minitango.cli import show
+from minitango.cli.interrupts import Interrupt
 from minitango.cli.progress import Images, Progress, describe
 from minitango.cli.settings import Settings
 from minitango.cli.streams import as_called, tell
@@ -115,7 +113,7 @@ class Batch:
                 handle = finished.get(timeout=_QUIETLY if paused else TAKE_OVER)
             except queue.Empty:
                 handle = None
-            if _Interrupt.asked:
+            if Interrupt.asked:
                 raise KeyboardInterrupt
             if isinstance(handle, JobHandle) and waiting.get(handle.id) is handle:
                 _raise_if_nothing_is_to_come(handle)
@@ -285,33 +283,3 @@ def tell_of_limits(engine: Engine, say: Callable[[str], None] = tell) -> None:
     say(f"sandbox {engine.sandbox.name}: limits held by: {words}")
     for note in held.notes:
         say(f"  {note}")
-
-
-class _Interrupt:
-    """What a signal's handler raises is lost where it falls into what Python itself calls, as at the end of an import:
-    so whoever waits looks here, too."""
-
-    asked = False
-
-
-@contextlib.contextmanager
-def terminated_like_ctrl_c() -> Iterator[None]:
-    """SIGTERM and SIGHUP interrupt, as Ctrl-C does, so that the same care is taken. `nohup` stays in force."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, frame: object) -> None:
-        _Interrupt.asked = True
-        streams.drop_lost_terminal()
-        raise KeyboardInterrupt
-
-    _Interrupt.asked = False
-    numbers = {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}
-    heeded = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
-    old = {number: signal.signal(number, interrupt) for number in heeded}
-    try:
-        yield
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)

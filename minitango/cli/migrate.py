@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import click
 
+from minitango.cli.interrupts import whole_or_told
 from minitango.cli.streams import as_called, out, tell
-from minitango.moving import Moved, Place
+from minitango.errors import StoreError
+from minitango.moving import Moved, Place, standing
 from minitango.moving import migrate as move
 from minitango.text import one_line, plural
 
@@ -15,6 +17,19 @@ def tell_of_left(moved: Moved) -> None:
     if moved.left:
         named = ", ".join(repr(one_line(name, 80)) for name in moved.left)
         tell(f"warning: only the queue 'default' was carried; these stay where they were: {named}")
+
+
+def how_far(to: Place) -> str:
+    """What is there of a queue that was to be made, where that was interrupted."""
+    try:
+        found = standing(to)
+    except StoreError as error:
+        return f"whether {to} is whole cannot be told now ({error.message}); the same command says so, or begins anew"
+    if found == "whole":
+        return f"{to} is whole all the same; next: minitango jobs{to.flags}"
+    if found == "half":
+        return f"{to} is half filled, and nobody can use it before the same command has been through"
+    return f"nothing was carried, {to} is as it was; the same command begins anew"
 
 
 @click.command(short_help="Carry a whole queue from one store to another, where none is.")
@@ -29,7 +44,8 @@ def migrate(source: str, target: str, from_blobs: str | None, to_blobs: str | No
     the same command begins anew; TO cannot be used before it is whole.
     """
     to = Place.of(target, blobs=to_blobs)
-    moved = move(Place.of(source, blobs=from_blobs), to)
+    with whole_or_told(lambda: how_far(to)):
+        moved = move(Place.of(source, blobs=from_blobs), to)
     out(f"{plural(moved.jobs, 'job')} and {plural(moved.blobs, 'file')} moved")
     tell_of_left(moved)
     tell(as_called(f"next: minitango jobs{to.flags}; use it everywhere, and keep FROM until you have seen it"))

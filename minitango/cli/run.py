@@ -14,11 +14,11 @@ from minitango.cli.grading import (
     Batch,
     mixture,
     tell_of_limits,
-    terminated_like_ctrl_c,
     uncalled,
     warn_of_weak_limits,
 )
 from minitango.cli.handins import Refused, handin_options, name_option
+from minitango.cli.interrupts import terminated_like_ctrl_c
 from minitango.cli.loading import load
 from minitango.cli.options import ANY_PATH, callback_options, grading_options, setup_option, state_options
 from minitango.cli.records import Run

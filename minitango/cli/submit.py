@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 import click
 from msgspec import structs
@@ -19,15 +20,20 @@ from minitango.cli.handins import (
     tell_namesake,
     tell_refused,
 )
+from minitango.cli.interrupts import whole_or_told
 from minitango.cli.loading import load
 from minitango.cli.options import ANY_PATH, callback_options, image_option, setup_option, state_options
 from minitango.cli.records import Jobs
 from minitango.cli.run import NOT_GRADED
 from minitango.cli.settings import Settings, settled
 from minitango.cli.streams import as_called, out, program, tell
-from minitango.errors import ConfigError, NothingToGrade
+from minitango.errors import ConfigError, NothingToGrade, StoreError
 from minitango.job import Job
+from minitango.store import Query
 from minitango.text import one_line, plural
+
+_LOOKED_AT: Final = 1000
+"""Jobs that are looked at, the latest, for whether an interrupted submit was done."""
 
 
 @click.command(short_help="Queue hand-ins and return; a worker grades them.")
@@ -62,26 +68,29 @@ def submit(
     first ones speak against the grader.
     """
     settings = settled(**where)
-    loaded = load(assignment, image=settings.image, no_setup=no_setup, called=called)
-    if where["image"] and not loaded.layout:
-        raise ConfigError(
-            "--image is a matter of whoever grades, not of what is submitted",
-            hint="give it to: minitango worker, or name the image in a step of assignment.toml",
-            id="usage",
-        )
-    if not paths:
-        raise NothingToGrade("no hand-ins were named", hint=f"minitango submit {assignment} PATH-TO-HANDINS")
-    submissions, refused = gather(loaded, assignment, paths, How(student, plain, all_versions, export))
-    if callback is not None:
-        settings.callbacks.check(callback)
-        submissions = [structs.replace(submission, callback=callback) for submission in submissions]
-    settings.tell_which()
-    with settings.open(workers=0) as engine:
-        tell_namesake(engine, loaded, assignment)
-        for text in engine.store.remarks:
-            tell(f"warning: {text}")
-        handles = engine.submit_many(submissions, fresh=fresh)
-        jobs = [show.see(engine.store, handle.job()) for handle in handles]
+    begun: list[tuple[str, float]] = []
+    with whole_or_told(lambda: _how_far(settings, begun)):
+        loaded = load(assignment, image=settings.image, no_setup=no_setup, called=called)
+        if where["image"] and not loaded.layout:
+            raise ConfigError(
+                "--image is a matter of whoever grades, not of what is submitted",
+                hint="give it to: minitango worker, or name the image in a step of assignment.toml",
+                id="usage",
+            )
+        if not paths:
+            raise NothingToGrade("no hand-ins were named", hint=f"minitango submit {assignment} PATH-TO-HANDINS")
+        submissions, refused = gather(loaded, assignment, paths, How(student, plain, all_versions, export))
+        if callback is not None:
+            settings.callbacks.check(callback)
+            submissions = [structs.replace(submission, callback=callback) for submission in submissions]
+        settings.tell_which()
+        with settings.open(workers=0) as engine:
+            tell_namesake(engine, loaded, assignment)
+            for text in engine.store.remarks:
+                tell(f"warning: {text}")
+            begun.append((loaded.name, engine.store.now()))
+            handles = engine.submit_many(submissions, fresh=fresh)
+            jobs = [show.see(engine.store, handle.job()) for handle in handles]
     tell_refused(refused)
     tell_graded_before(sum(h.ended_before and h.exception() is None for h in handles), len(handles))
     if callback:
@@ -93,6 +102,22 @@ def submit(
         for seen in jobs:
             out(f"{seen.job.id}  {one_line(seen.job.student, 200)}")
     return NOT_GRADED if refused else 0
+
+
+def _how_far(settings: Settings, begun: Sequence[tuple[str, float]]) -> str:
+    """What an interrupted submit comes to; `begun`: to which assignment's it was to add, and since when, if it came so
+    far. All of its hand-ins are queued at once, or none."""
+    new = 0
+    try:
+        for name, since in begun:
+            with settings.open(workers=0) as engine:
+                latest = engine.jobs(Query(assignment=name, newest_first=True, limit=_LOOKED_AT))
+                new = sum(job.submitted >= since for job in latest)
+    except StoreError as error:
+        return f"whether the hand-ins are queued cannot be told now ({error.message}); next: minitango jobs"
+    if new:
+        return "the hand-ins are queued all the same; next: minitango jobs, and minitango worker unless one runs"
+    return "nothing was queued; the same command begins anew"
 
 
 def _tell_of_callbacks(callback: str, settings: Settings, old: Sequence[Job], of: int, *, typed: bool) -> None:

@@ -12,6 +12,7 @@ import click
 from minitango.bell import HEARD
 from minitango.cli import show
 from minitango.cli.grading import tell_of_limits, warn_of_weak_limits
+from minitango.cli.interrupts import INTERRUPTED
 from minitango.cli.journal import LEVELS, Journal, journal
 from minitango.cli.numbers import between
 from minitango.cli.options import callback_options, grading_options, state_options
@@ -29,7 +30,6 @@ from minitango.statedir import locate
 from minitango.store import shown
 from minitango.text import one_line, plural
 
-INTERRUPTED = 130
 MAX_GRACE: Final = 7 * 86_400
 
 
