@@ -254,7 +254,7 @@ def resolve(
         _image(pick("image")),
         blobs=pick("blobs"),
         name=pick("name") or "",
-        capabilities=_labels(pick("capabilities")),
+        capabilities=_labels(next((source for source in found if source.has("capabilities")), None)),
         callbacks=_callbacks(pick("callback_allow"), environ.get(SECRET, "")),
         keep=pick("keep") or "",
         require=_limits(next((source for source in found if source.has("require")), None)),
@@ -282,12 +282,16 @@ def _image(name: str | None) -> str:
     return name or ""
 
 
-def _labels(found: Any) -> tuple[str, ...]:
-    """By commas, too, wherever they are named."""
-    named = [found] if isinstance(found, str) else found or ()
-    labels = [part.strip() for each in named for part in each.split(",")]
-    kept = [label for label in labels if label] or labels[:1]  # a comma at the end names nothing
-    return tuple(dict.fromkeys(check_label(label, "what a node offers") for label in kept))
+def _labels(source: Source | None) -> tuple[str, ...]:
+    """By commas, too, but in a file, which has lists."""
+    if source is None:
+        return ()
+    found = source.values["capabilities"]
+    named = [found] if isinstance(found, str) else list(found)
+    if source.kind != "file":
+        named = [part.strip() for each in named for part in each.split(",")]
+        named = [part for part in named if part] or named[:1]  # a comma at the end names nothing
+    return tuple(dict.fromkeys(check_label(label.strip(), "what a node offers") for label in named))
 
 
 def _limits(source: Source | None) -> tuple[str, ...]:
