@@ -263,6 +263,11 @@ def test_a_servers_url_says_nothing_of_the_state_directory(
     found = told({**flags, "state": "mine"}, environ)
     assert (found["store"].place, found["state"].place) == (where, "--state")
     assert found["state"].value == f"{tmp_path}/mine"
+    environ["MINITANGO_STATE"] = str(tmp_path / "nodes")
+    found = told(flags, environ)
+    assert found["state"] == Setting("state", f"{tmp_path}/nodes", "variable", "MINITANGO_STATE")
+    settings = resolve(**flags, environ=environ)  # type: ignore[arg-type]
+    assert (settings.store, settings.state) == (url, f"{tmp_path}/nodes")
 
 
 def test_variables_that_are_no_settings() -> None:

@@ -62,6 +62,9 @@ def explain(flags: Mapping[str, Any], environ: Mapping[str, str]) -> list[Settin
     url, folder = locate(settings.store, settings.state)
     place = of_place(found)
     told = [_of_place(found, place, "store", shown(url)), _of_place(found, place, "state", str(folder))]
+    if is_redis(url):  # a node's own directory, of which a server's URL says nothing
+        saying = [source for source in found if source.has("state")]
+        told[1] = _setting("state", str(folder), saying[:1], saying[1:])
     from minitango.sandbox.docker import DEFAULT_IMAGE
 
     defaults: dict[str, str | int] = {
@@ -88,8 +91,7 @@ def explain(flags: Mapping[str, Any], environ: Mapping[str, str]) -> list[Settin
 
 
 def _of_place(found: Sequence[Source], place: Source | None, key: str, value: str) -> Setting:
-    """--store and --state: what the source that decides on both does not name follows from what it does, but for the
-    state directory of a node, which a server's URL says nothing of."""
+    """--store and --state: what the source that decides on both does not name follows from what it does."""
     if place is None:
         return Setting(key, value, "default")
     shared = shared_store(found, place) if key == "store" else None
@@ -98,8 +100,6 @@ def _of_place(found: Sequence[Source], place: Source | None, key: str, value: st
     named = place if place.has(key) else None
     other = "state" if key == "store" else "store"
     over = tuple(s.place(key) for s in found if s is not place and s.values.get(key))
-    if named is None and key == "state" and is_redis(str(place.values["store"])):
-        return Setting(key, value, "default", over=over)
     return Setting(key, value, place.kind, place.place(key if named else other), over)
 
 

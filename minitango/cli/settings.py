@@ -22,7 +22,7 @@ from minitango.events import Event
 from minitango.node import check_label
 from minitango.sandbox import LIMITS, demanded, join_names, kind_asked
 from minitango.statedir import default_image, locate, sandbox_kind
-from minitango.store import shown
+from minitango.store import is_redis, shown
 
 DEFAULT_STATE: Final = ".minitango"
 MAX_WORKERS: Final = 1000
@@ -240,6 +240,8 @@ def resolve(
     surprising = elsewhere is not None and flags["state"] and not names_too(found, str(flags["state"]))
     if chosen_store is None:
         chosen_store, chosen_state = chosen_state or DEFAULT_STATE, None
+    elif is_redis(chosen_store):
+        chosen_state = pick("state")  # a node's own, whoever names it
     count, sandboxes = _number(pick("workers")), pick("sandbox")
     ages.keep(pick("keep"))  # so that what cannot be is told now
     telling = ("store", "blobs") if surprising else ("store", "state", "blobs")
