@@ -22,7 +22,7 @@ from minitango.assignment import Submission
 from minitango.blobs import BlobStore, Pruned
 from minitango.callback_url import Callbacks
 from minitango.errors import ConfigError, EngineStopped, JobNotFound, StoreError
-from minitango.events import Event, Telling
+from minitango.events import Event, Telling, Troubles
 from minitango.graders import Graders
 from minitango.handle import Handles, JobHandle
 from minitango.identity import Found
@@ -85,6 +85,7 @@ class Engine:
         self._sender: Sender | None = None
         self._handles = Handles(store, self.cancel)
         self._telling = Telling()
+        self._troubles = Troubles(self.event)
         self._moved = threading.Condition()
         self._stopped = False
         self._close_lock = threading.Lock()
@@ -192,7 +193,7 @@ class Engine:
                 pool.start()
                 from minitango.sender import Sender  # with all of TLS: only where something is sent
 
-                engine._sender = Sender(opened, callbacks, engine.event)
+                engine._sender = Sender(opened, callbacks, engine.event, engine.trouble)
                 undo.callback(engine._sender.stop, 0.0)
                 engine._sender.start()
                 keeper.start()
@@ -426,6 +427,13 @@ class Engine:
         if self._telling:
             self._telling.tell(kind, job, message)
 
+    def trouble(self, whose: str, error: StoreError | None) -> None:
+        """The store fails a thread, or (None) works again for it. For the pool and the sender."""
+        if error is None:
+            self._troubles.over(whose)
+        else:
+            self._troubles.meet(whose, error)
+
     def started(self, lease: Lease) -> None:
         """An attempt begins. For the pool."""
         if self._telling:
@@ -462,15 +470,13 @@ class Engine:
         if self._pool is not None:
             self._pool.wake(changed=True)
             return
-        told = False
         while not self._stopped:
             try:
                 self.changed()
+                self.trouble("watch", None)
                 return
             except StoreError as error:  # to be tried again: what ended would not be told of another time
-                if not told:
-                    self.event("store_trouble", None, str(error))
-                told = True
+                self.trouble("watch", error)
                 time.sleep(0.2)
             except Exception as error:
                 self.crashed("watch", error)

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
+from typing import Final
 
 from msgspec import Struct
 
+from minitango.errors import StoreError
 from minitango.job import Job
-from minitango.pool import EventKind
+from minitango.pool import EventKind, said
 
 log = logging.getLogger("minitango")
+
+_BY_ITSELF: Final = frozenset({"store_unreachable", "store_busy"})
+"""Troubles with the store that one outage goes through, in any order: the first tells of all."""
 
 
 class Event(Struct, frozen=True):
@@ -63,3 +69,33 @@ class Telling:
     def rest(self, resting: bool, message: str) -> None:
         """For a sandbox of several engines: one of them rests, or is back."""
         self.tell("paused" if resting else "resumed", None, message)
+
+
+class Troubles:
+    """The troubles that an engine's threads have with its store, as one: told when the first of them meets it, and when
+    none has any more. What a person has to do something else about is told anew. Safe from any thread."""
+
+    def __init__(self, tell: Callable[[EventKind, Job | None, str], None]) -> None:
+        self._tell = tell
+        self._lock = threading.RLock()
+        self._whose: set[str] = set()
+        self._told: set[str] = set()
+
+    def meet(self, whose: str, error: StoreError) -> None:
+        """The store fails this one."""
+        with self._lock:
+            news = not self._whose or error.id not in self._told | _BY_ITSELF
+            self._whose.add(whose)
+            self._told.add(error.id)
+            if news:
+                self._tell("store_trouble", None, said(error))
+
+    def over(self, whose: str) -> None:
+        """It works again for this one, if it failed it before."""
+        with self._lock:
+            if whose not in self._whose:
+                return
+            self._whose.discard(whose)
+            if not self._whose:
+                self._told.clear()
+                self._tell("resumed", None, "the store works again")

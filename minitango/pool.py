@@ -17,7 +17,7 @@ from typing import Final, Literal, Protocol
 
 from minitango.bell import Bell, wait_for
 from minitango.breaker import Breaker
-from minitango.errors import StoreError, reach_of
+from minitango.errors import MinitangoError, StoreError, reach_of
 from minitango.failpoint import failpoint
 from minitango.job import Ack, Fail, Failure, Finish, Job, Lease, Result, State
 from minitango.node import Membership
@@ -36,7 +36,9 @@ OVERDUE_GRACE: Final = 60.0
 """Seconds beyond its steps' wall limits after which an attempt is taken to hang."""
 HOPELESS: Final = frozenset({"store_corrupt", "store_too_new", "store_closed"})
 """Errors of the store that no waiting mends."""
-PASSING: Final = frozenset({"store_full", "store_busy", "store_unreachable", "store_unconfirmed"})
+PASSING: Final = frozenset(
+    {"store_full", "store_busy", "store_unreachable", "store_unconfirmed", "redis_replica", "redis_tls"}
+)
 """Errors of the store that end when somebody makes room, lets go or is back: waited for as long as it takes."""
 PATIENCE: Final = 30.0
 """Seconds for which any other trouble with the store is ridden out."""
@@ -73,6 +75,9 @@ class Observer(Protocol):
     """Whom the pool tells. Called from its threads; must not raise, and must return quickly."""
 
     def event(self, kind: EventKind, job: Job | None = None, message: str = "") -> None: ...
+
+    def trouble(self, whose: str, error: StoreError | None) -> None:
+        """The store fails one of the engine's threads; None: it works again for that one."""
 
     def started(self, lease: Lease) -> None:
         """The next free consumer is to run this attempt: at once, or after some that are short."""
@@ -312,10 +317,10 @@ class Pool:
             if running.overdue(now):
                 running.stop.request("overdue")
         if reap:
-            self._reap_at = now + REAP
             for job in self._store.reap():
                 self._observer.settled(job, None)
                 self._observer.event(taken_back(job), job)
+            self._reap_at = now + REAP  # not before: where it failed, the store does not work again until it does not
 
     def _rests(self, on: bool, why: str) -> None:
         self._observer.event("paused" if on else "resumed", None, why)
@@ -429,7 +434,7 @@ class Pool:
             told = self._waiting.get(ack.lease.spec)
             if told is None or now - told >= TELL_AGAIN:
                 self._waiting[ack.lease.spec] = now
-                self._observer.event("paused", None, f"jobs of {ack.lease.assignment} wait: {_said(ack.failure)}")
+                self._observer.event("paused", None, f"jobs of {ack.lease.assignment} wait: {said(ack.failure)}")
         elif (
             isinstance(ack, Fail)
             and self._runner.seats is None  # else it sees itself to what fails, and the others go on
@@ -439,13 +444,13 @@ class Pool:
             self._work.put_back()
             self._bell.ring()
             rest = self._breaker.wait(now) or 0.0
-            self._observer.event("paused", None, f"no job is started for {rest:.0f} s: {_said(ack.failure)}")
+            self._observer.event("paused", None, f"no job is started for {rest:.0f} s: {said(ack.failure)}")
 
     def _trouble(self, now: float, error: StoreError) -> None:
         """The store failed: nothing of the round happened, every word is kept and said again."""
         if self._trouble_since is None:
             self._trouble_since = now
-            self._observer.event("store_trouble", None, str(error))
+        self._observer.trouble("producer", error)
         lasting = now - self._trouble_since
         if (
             error.id in HOPELESS
@@ -457,12 +462,12 @@ class Pool:
     def _trouble_over(self) -> None:
         if self._trouble_since is not None:
             self._trouble_since = None
-            self._observer.event("resumed", None, "the store works again")
+            self._observer.trouble("producer", None)
 
 
-def _said(failure: Failure) -> str:
+def said(wrong: Failure | MinitangoError) -> str:
     """What went wrong, and what a person can do about it."""
-    return f"{failure.message}; next: {failure.hint}" if failure.hint else failure.message
+    return f"{wrong.message}; next: {wrong.hint}" if wrong.hint else wrong.message
 
 
 def taken_back(job: Job) -> EventKind:

@@ -71,16 +71,18 @@ class Sender:
         store: Store,
         how: Callbacks,
         tell: Tell,
+        trouble: Callable[[str, StoreError | None], None],
         *,
         post: Callable[[Call, Errand, bytes], Verdict] | None = None,
         chance: Callable[[], float] = random.random,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`tell` is called from threads of this one. `post` stands for the network, in tests; `clock` tells how long a
-        host is left alone."""
+        """`tell` and `trouble` (`pool.Observer`) are called from threads of this one. `post` stands for the network,
+        in tests; `clock` tells how long a host is left alone."""
         self._store = store
         self._how = how
         self._tell = tell
+        self._trouble = trouble
         self._post = post or self._over_http
         self._chance = chance
         self._clock = clock
@@ -91,7 +93,6 @@ class Sender:
         self._under_way: set[Call] = set()
         self._hosts: dict[str, _Host] = {}
         self._wait = 0.0
-        self._trouble = False
         self._until: float | None = None
         """When a sender that stops begins nothing more, on the monotonic clock."""
         self._over = threading.Event()
@@ -157,11 +158,9 @@ class Sender:
                 self._wait = _ALMOST
             elif due is not None:
                 self._wait = min(POLL, due - now)
-            self._trouble = False
+            self._trouble("sender", None)
         except StoreError as error:
-            if not self._trouble:
-                self._tell("store_trouble", None, f"callbacks wait: {error}")
-            self._trouble = True
+            self._trouble("sender", error)
             return False
         for errand in errands:
             self._begin(errand)

@@ -39,8 +39,22 @@ def free_port() -> int:
         return port
 
 
+def secret(certificates: Path, clients: str = "no") -> dict[str, str]:
+    """Options of a server that speaks TLS alone at its port. `clients`: whether it wants certificates of theirs."""
+    return {
+        "port": "0",
+        "tls_port": "PORT",
+        "tls_cert_file": str(certificates / "cert.pem"),
+        "tls_key_file": str(certificates / "key.pem"),
+        "tls_ca_cert_file": str(certificates / "ca.pem"),
+        "tls_auth_clients": clients,
+        "tls_replication": "yes",
+    }
+
+
 class Server:
-    """One server in a folder of its own; `options` are lines of its configuration, `within` a command that runs it."""
+    """One server in a folder of its own; `options` are lines of its configuration (PORT: its port), `within` a command
+    that runs it."""
 
     flags: tuple[str, ...] = ()
 
@@ -69,7 +83,7 @@ class Server:
             "dir": str(self.folder),
             "loglevel": "warning",
             "logfile": str(self.folder / "log"),
-            **{name.replace("_", "-"): value for name, value in self.options.items()},
+            **{name.replace("_", "-"): value.replace("PORT", str(self.port)) for name, value in self.options.items()},
         }
         config = self.folder / "redis.conf"
         config.write_text("".join(f"{name} {value}\n" for name, value in lines.items()))

@@ -39,9 +39,10 @@ class Sentinel(Server):
 
     flags = ("--sentinel",)
 
-    def __init__(self, number: int, password: str = "") -> None:
+    def __init__(self, number: int, password: str = "", **options: str) -> None:
         self.id = f"{number:040x}"
         self.password = password
+        self.own = options
         self.about: list[str] = []
         super().__init__()
 
@@ -52,7 +53,8 @@ class Sentinel(Server):
 
     def _config(self) -> None:
         # in place of what a server has: `Server.start` writes a line for each
-        self.options = {"sentinel myid": self.id, **({"requirepass": self.password} if self.password else {})}
+        password = {"requirepass": self.password} if self.password else {}
+        self.options = {**self.own, "sentinel myid": self.id, **password}
         for n, line in enumerate(self.about):
             word, rest = line.split(" ", 1)
             self.options[f"{word}{' ' * n}"] = rest  # one key each
@@ -66,12 +68,17 @@ class Sentinel(Server):
 class Watched:
     """A master, its replica, and sentinels that promote it."""
 
-    def __init__(self, sentinels: int = 1, *, password: str = "", **options: str) -> None:
+    def __init__(
+        self, sentinels: int = 1, *, password: str = "", tls: dict[str, str] | None = None, **options: str
+    ) -> None:
+        """`tls`: options of all of them, by which they speak it alone."""
+        self.tls = tls or {}
+        options = {**self.tls, **options}
         options = {"repl_diskless_sync_delay": "0", **options}
         self.master, self.replica = Server(**options), Server(**options)
         self.servers = [self.master, self.replica]
         self.replica.client().replicaof("127.0.0.1", self.master.port)
-        self.sentinels = [Sentinel(n + 1, password) for n in range(sentinels)]
+        self.sentinels = [Sentinel(n + 1, password, **self.tls) for n in range(sentinels)]
         for one in self.sentinels:
             one.about = [
                 f"sentinel monitor {SERVICE} 127.0.0.1 {self.master.port} {sentinels // 2 + 1}",
@@ -91,7 +98,8 @@ class Watched:
     def url(self, queue: str = "", more: str = "") -> str:
         hosts = ",".join(f"127.0.0.1:{one.port}" for one in self.sentinels)
         asked = "&".join(part for part in (f"queue={queue}" if queue else "", more) if part)
-        return f"redis+sentinel://{hosts}/{SERVICE}" + (f"?{asked}" if asked else "")
+        scheme = "rediss" if self.tls else "redis"
+        return f"{scheme}+sentinel://{hosts}/{SERVICE}" + (f"?{asked}" if asked else "")
 
     def flush(self) -> None:
         self.master.flush()

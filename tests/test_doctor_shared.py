@@ -65,6 +65,14 @@ def test_a_server_that_is_away(server: Server, tmp_path: Path) -> None:
     assert check.facts["error"] == "store_unreachable"
 
 
+def test_a_replica(server: Server, tmp_path: Path) -> None:
+    server.client().replicaof("127.0.0.1", str(redis_server.free_port()))
+    (check,) = look(server, tmp_path).values()
+    assert (check.name, check.verdict) == ("store", "failed")
+    assert check.facts["error"] == "redis_replica"
+    assert "name its master: --store redis://127.0.0.1:" in check.next
+
+
 def test_nodes_and_what_waits_for_none(server: Server, tmp_path: Path) -> None:
     store = RedisStore(server.url())
     store.submit([JobSpec("hw", "ada", "s", "i"), JobSpec("cuda", "ada", "s", "i", lane="gpu")])

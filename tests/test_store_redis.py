@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import shlex
 import socket
 import subprocess
 import sys
@@ -17,15 +18,18 @@ import pytest
 from msgspec import msgpack, structs
 
 from minitango.errors import ConfigError, MinitangoError, StoreError, StoreFull, StoreTooNew
+from minitango.events import Event
 from minitango.job import Fail, Failure, Finish, JobSpec, Outcome, Result, State
-from minitango.store import Query, _redis_ears, _redis_link, open_store
+from minitango.pool import REAP
+from minitango.store import Query, _redis_ears, _redis_link, _redis_look, open_store
 from minitango.store import redis as redis_module
 from minitango.store._redis_blobs import MOST_BROUGHT
+from minitango.store._redis_look import a_replica
 from minitango.store._redis_url import parse
 from minitango.store.redis import RedisStore
 from tests import redis_server
 from tests.redis_server import Server
-from tests.support import PATIENCE, eventually, open_engine, scoring, submission
+from tests.support import PATIENCE, Gate, eventually, open_engine, scoring, submission
 
 RESULT = Result(Outcome.GRADED, 1.0, 1.0)
 
@@ -238,14 +242,64 @@ def test_a_full_server_accepts_nothing_more_but_takes_results(own: Server, monke
     store.close()
 
 
-def test_a_replica_takes_no_writes_and_it_is_said(own: Server) -> None:
+def test_a_server_that_became_a_replica_takes_no_writes_and_it_is_said(own: Server) -> None:
     store = RedisStore(own.url())
-    own.client().replicaof("127.0.0.1", str(redis_server.free_port()))
-    error = refused(lambda: store.submit([spec()]))
-    assert error.id == "store_busy"
+    port = redis_server.free_port()
+    own.client().replicaof("127.0.0.1", str(port))
+    for action in (lambda: store.submit([spec()]), lambda: store.exchange(claim=1), store.reap):
+        error = refused(action)
+        assert error.id == "redis_replica"
+        assert f"127.0.0.1:{port}" in str(error)
+    assert store.unheard, "it may have been done before"
     own.client().replicaof("no", "one")
     assert store.submit([spec()])
     store.close()
+
+
+@pytest.mark.parametrize("writable", [False, True])
+@pytest.mark.parametrize("more", ["", "?queue=cs101&durability=any"])
+def test_a_replica_is_refused_and_its_master_named(own: Server, writable: bool, more: str) -> None:
+    """Also one that takes writes: it forgets them when its master says so."""
+    port = redis_server.free_port()
+    own.client().replicaof("127.0.0.1", str(port))
+    own.client().config_set("replica-read-only", "no" if writable else "yes")
+    error = refused(lambda: RedisStore(own.url(tcp=True) + more))
+    assert error.id == "redis_replica"
+    assert f"replica of 127.0.0.1:{port}" in str(error)
+    url = shlex.split(error.hint.partition(";")[0])[-1]
+    assert url == f"redis://127.0.0.1:{port}/0{more}"
+    own.client().config_set("replica-serve-stale-data", "no")
+    assert refused(lambda: RedisStore(own.url() + more)).id == "redis_replica", "one that has nothing to tell"
+
+
+def test_a_master_of_which_nothing_sensible_is_said() -> None:
+    error = a_replica({"role": "slave", "master_host": "x; rm -rf", "master_port": 1}, parse("redis://u:secret@h"))
+    assert "rm -rf" not in str(error) + error.hint
+    assert "redis-cli -u redis://u@h info replication" in error.hint
+    named = a_replica({"master_host": "m", "master_port": 7}, parse("redis://u:secret@h/3?replicas=1"))
+    assert "redis://u:PASSWORD@m:7/3?replicas=1" in named.hint
+    assert "redis://m:7?db=3" in a_replica({"master_host": "m", "master_port": 7}, parse("unix:///s?db=3")).hint
+
+
+def test_a_worker_whose_server_became_a_replica_says_so_and_waits(own: Server, tmp_path: Path) -> None:
+    """Once, however many of its threads meet it, and with the next thing to type; what runs is recorded afterwards."""
+    told: list[Event] = []
+    gate = Gate()
+    with open_engine(own.url(), gate, state=tmp_path, workers=1, on_event=told.append) as engine:
+        handle = engine.submit(submission("ada"))
+        gate.wait_entered()
+        own.client().replicaof("127.0.0.1", str(redis_server.free_port()))
+        eventually(lambda: "store_trouble" in [event.kind for event in told])
+        gate.open.set()
+        time.sleep(3 * REAP)  # all of its threads have met it
+        own.client().replicaof("no", "one")
+        assert handle.result(PATIENCE).score == 10
+        eventually(lambda: "resumed" in [event.kind for event in told])
+    troubles = [event.message for event in told if event.kind == "store_trouble"]
+    assert len(troubles) == 1
+    assert "is a replica of 127.0.0.1" in troubles[0]
+    assert "; next: name its master: --store" in troubles[0]
+    assert [event.kind for event in told].count("resumed") == 1
 
 
 def test_a_queue_of_a_later_version_is_left_alone(server: Server, store: RedisStore) -> None:
@@ -257,7 +311,7 @@ def test_a_queue_of_a_later_version_is_left_alone(server: Server, store: RedisSt
 
 
 def test_an_old_server_is_refused(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_redis_link, "OLDEST", (99, 0))
+    monkeypatch.setattr(_redis_look, "OLDEST", (99, 0))
     assert refused(lambda: RedisStore(server.url())).id == "redis_too_old"
 
 

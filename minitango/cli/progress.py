@@ -224,7 +224,7 @@ def summary(seen: Seen) -> str:
 def describe(event: Event) -> str:
     """A line for what a person must hear of while jobs go on; empty for what is everyday."""
     if event.kind in _ENGINE_EVENTS:
-        return f"{event.kind.replace('_', ' ')}: {one_line(as_called(event.message), 500)}"
+        return f"{event.kind.replace('_', ' ')}: {one_line(as_called(event.message), 600)}"
     if event.kind in ("callback_failed", "callback_undelivered"):
         return one_line(as_called(event.message), 800)
     job = event.job

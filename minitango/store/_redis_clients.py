@@ -41,8 +41,9 @@ class Brief:
     """A client for one question."""
 
     def __init__(self, url: str, seconds: float) -> None:
+        more = {"ssl_check_hostname": True} if url.startswith("rediss:") else {}
         self._client = redis.Redis.from_url(
-            url, socket_timeout=seconds, socket_connect_timeout=seconds, retry=Retry(NoBackoff(), 0), protocol=2
+            url, socket_timeout=seconds, socket_connect_timeout=seconds, retry=Retry(NoBackoff(), 0), protocol=2, **more
         )
 
     def __enter__(self) -> redis.Redis:
@@ -67,6 +68,8 @@ def _client(url: str, timeout: float, *, master: bool) -> redis.Redis:
     if not url.startswith("unix:"):
         options = {getattr(socket, name): n for name, n in _KEEPALIVE.items() if hasattr(socket, name)}
         more = {"socket_keepalive": True, "socket_keepalive_options": options}
+    if url.startswith("rediss:"):
+        more["ssl_check_hostname"] = True  # up to redis-py 5 that has to be asked for
     if master:
         more["redis_connect_func"] = _greet_master
     # a pool of its own: with that of `from_url` a client takes connections from under others' hands when it goes

@@ -8,6 +8,7 @@ import redis
 from redis import exceptions
 
 from minitango.errors import StoreError, StoreFull, StoreTooNew
+from minitango.store import _redis_tls as tls
 from minitango.store._redis_url import Place
 from minitango.text import plural
 
@@ -31,6 +32,13 @@ def _word(said: str) -> str:
 def elsewhere(error: BaseException) -> bool:
     """Whether a server says that it is not, or not yet, the one to be asked: nothing was done."""
     return isinstance(error, _ELSEWHERE) or (isinstance(error, redis.ResponseError) and _word(str(error)) in _NOT_HERE)
+
+
+def is_replica(error: BaseException) -> bool:
+    """Whether a server says that it is a replica, which takes no writes, or has nothing to tell yet."""
+    return isinstance(error, exceptions.ReadOnlyError | exceptions.MasterDownError) or (
+        isinstance(error, redis.ResponseError) and _word(str(error)) in ("READONLY", "MASTERDOWN")
+    )
 
 
 def from_redis(error: Foreign, place: Place) -> StoreError:
@@ -81,6 +89,8 @@ def from_redis(error: Foreign, place: Place) -> StoreError:
             id="store_busy",
         )
     if isinstance(error, redis.ConnectionError | redis.TimeoutError | OSError):
+        if (other := tls.trouble(error, place)) is not None:
+            return other
         return StoreError(
             f"Redis at {shown} does not answer: {said}",
             hint=f"is it running, and can it be reached from here? {place.look}",

@@ -9,7 +9,7 @@ import hashlib
 import importlib.resources
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from typing import Any, Final, cast
 
@@ -24,13 +24,14 @@ from minitango.job import SOLO_AFTER
 from minitango.store import GOOD_FOR, UNHEARD
 from minitango.store._redis_clients import ANSWER, PATIENCE, Clients
 from minitango.store._redis_ears import watch
-from minitango.store._redis_errors import Foreign, elsewhere, filling, from_redis, unconfirmed
+from minitango.store._redis_errors import Foreign, elsewhere, filling, from_redis, is_replica, unconfirmed
+from minitango.store._redis_look import a_replica, check
+from minitango.store._redis_probe import diagnosed
 from minitango.store._redis_url import Place
 from minitango.store._redis_way import way_to
 
 VERSION: Final = 1
 """Of the keys and the scripts. A later one refuses to be read by this."""
-OLDEST: Final = (6, 0)
 ORDER_LENGTH: Final = 46
 """Letters of a job's `order`: 16 for its priority, 16 for its rank, 14 for its number."""
 _CLOCK_GOOD_FOR: Final = 10.0
@@ -104,27 +105,17 @@ class Link:
         """What the server is told that weakens what a store promises."""
         try:
             self._look()
-        except BaseException:
+        except BaseException as error:
             self.close()
+            if isinstance(error, StoreError):
+                raise diagnosed(place, error, self._way.host) from error.__cause__
             raise
 
     def _look(self) -> None:
         """Look at the server: it must be new enough, keep what it is given, and its queue not be too new."""
         self._looked_at = self._way.turn
         info: dict[str, Any] = self.call("open", lambda client: client.info())
-        if info.get("redis_mode") == "sentinel" and self.place.kind == "server":
-            raise StoreError(
-                f"what answers at {self.place.shown} is a sentinel",
-                hint="write redis+sentinel://HOST:26379/SERVICE?queue=NAME, or rediss+sentinel:// for TLS",
-                id="redis_kind",
-            )
-        version = tuple(int(part) for part in str(info.get("redis_version", "0")).split(".")[:2] if part.isdigit())
-        if version < OLDEST:
-            raise StoreError(
-                f"Redis {info.get('redis_version')} at {self.place.shown} is too old: minitango needs 6.0 or later",
-                hint="upgrade it (Redis 6 to 8, Valkey)",
-                id="redis_too_old",
-            )
+        self.remarks = check(info, self.place, self._way.cli)
         wrote, loading = self.call("open", lambda client: client.hmget(self.key("meta"), "version", "loading"))
         if wrote is not None and int(wrote) > VERSION:
             raise StoreTooNew(
@@ -134,23 +125,6 @@ class Link:
             )
         if loading is not None and not self._filling:
             raise filling(self.place.shown)
-        if self.place.durability != "any":
-            self._check_durability(info)
-
-    def _check_durability(self, info: Mapping[str, Any]) -> None:
-        shown, policy = self.place.shown, str(info.get("maxmemory_policy", "noeviction"))
-        if policy.startswith("allkeys") and int(info.get("maxmemory", 0)):
-            raise StoreError(
-                f"Redis at {shown} throws jobs away when its memory is full (maxmemory-policy {policy})",
-                hint=f"{self._way.cli} config set maxmemory-policy noeviction, and the same in its redis.conf",
-                id="redis_evicts",
-            )
-        if not info.get("aof_enabled"):
-            lost = f"Redis at {shown} loses what it accepted when it dies (appendonly no)"
-            hint = f"{self._way.cli} config set appendonly yes, and the same in its redis.conf"
-            if self.place.durability == "require":
-                raise StoreError(lost, hint=hint, id="redis_not_durable")
-            self.remarks = (f"{lost}; next: {hint}",)
 
     def check_room(self, size: int = 0) -> None:
         """Refuse new work of `size` bytes where the server would have less memory left than what is under way may need.
@@ -212,7 +186,16 @@ class Link:
                 if self._closed and repeats:
                     continue
                 if not self._may_go_better(clients, error, deadline, patient=patient, repeats=repeats):
+                    if clients is not None and not self._way.several and is_replica(error):
+                        raise self._demoted(clients) from error
                     raise from_redis(error, self.place) from error
+
+    def _demoted(self, clients: Clients) -> StoreError:
+        """The one server that was named has become a replica."""
+        info: dict[str, Any] = {}
+        with suppress(redis.RedisError, OSError, ValueError):
+            info = clients.quick.info("replication")
+        return a_replica(info, self.place)
 
     def _may_go_better(
         self, clients: Clients | None, error: Foreign, deadline: float, *, patient: bool, repeats: bool

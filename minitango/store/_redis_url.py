@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shlex
+from collections.abc import Mapping
 from typing import Final, Literal
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
@@ -20,7 +22,9 @@ _HOST: Final = re.compile(
 _NAME: Final = re.compile(r"[A-Za-z0-9._:-]{1,253}")
 _MOST_HOSTS: Final = 100
 _DURABILITY: Final = ("warn", "require", "any")
-_PASSED_ON: Final = ("db", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
+_FILES: Final = {"ssl_ca_certs": "--cacert", "ssl_certfile": "--cert", "ssl_keyfile": "--key"}
+"""Parameters that name files of certificates, and the flags of redis-cli for the same."""
+_PASSED_ON: Final = ("db", *_FILES)
 """Parameters that are redis-py's own."""
 _LOGIN: Final = ("sentinel_user", "sentinel_password")
 _PORTS: Final = {"sentinel": 26379, "cluster": 6379}
@@ -89,14 +93,50 @@ class Place(Struct, frozen=True):
         query = self.rest.partition("?")[2]
         return f"{self.scheme}://{login}{host}" + (f"?{query}" if query else "")
 
+    def instead(self, host: Host) -> str:
+        """The whole URL, for people, of the same queue on one server that is there: a password is to be filled in."""
+        name, colon, _ = self.login.removesuffix("@").partition(":")
+        login = f"{name}:PASSWORD@" if colon else self.login
+        path, _, query = self.rest.partition("?")
+        asked = {"queue": self.queue, "durability": self.durability, "replicas": str(self.replicas)}
+        usual = {"queue": "", "durability": "warn", "replicas": "0"}
+        more = "&".join([part for part in (query,) if part] + [f"{n}={v}" for n, v in asked.items() if v != usual[n]])
+        where = f"redis://{login}{host}" if self.scheme == "unix" else f"{self.scheme}://{login}{host}{path}"
+        return where + (f"?{more}" if more else "")
+
+    @property
+    def peer(self) -> Host:
+        """The host of the one server, or the first of those that are named. A socket has none."""
+        if self.hosts:
+            return self.hosts[0]
+        parts = urlsplit(f"//{self.where}")
+        return Host(parts.hostname or "localhost", parts.port or 6379)
+
+    @property
+    def tls(self) -> Mapping[str, str]:
+        """The files of its certificates, by the parameter that names them."""
+        asked = dict(parse_qsl(self.rest.partition("?")[2]))
+        return {name: asked[name] for name in _FILES if name in asked}
+
+    def cli(self, host: Host | None = None) -> str:
+        """What to type to speak to the one server, or to one that was found: without the password."""
+        flags = ""
+        if self.scheme == "rediss":
+            flags = (" --tls" if host or self.hosts else "") + "".join(
+                f" {_FILES[name]} {shlex.quote(file)}" for name, file in self.tls.items()
+            )
+        if host is not None or self.hosts:
+            return f"{(host or self.hosts[0]).cli}{flags}"
+        url, _, query = self.shown.partition("?")
+        where = f"-s {shlex.quote(url.removeprefix('unix://'))}" if self.scheme == "unix" else f"-u {shlex.quote(url)}"
+        number = dict(parse_qsl(query)).get("db")
+        return f"redis-cli {where}{flags}" + (f" -n {number}" if number else "")
+
     @property
     def look(self) -> str:
         """What to type to see whether somebody answers there, and who."""
-        if self.kind == "server":
-            return f"redis-cli -u {self.shown} ping"
-        tls = " --tls" if self.scheme == "rediss" else ""
-        ask = f"sentinel master {self.service}" if self.kind == "sentinel" else "cluster nodes"
-        return f"{self.hosts[0].cli}{tls} {ask}"
+        asks = {"server": "ping", "sentinel": f"sentinel master {self.service}", "cluster": "cluster nodes"}
+        return f"{self.cli()} {asks[self.kind]}"
 
 
 def parse(url: str) -> Place:
@@ -175,7 +215,8 @@ def parse(url: str) -> Place:
     else:
         host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname or ""
         host += f":{port}" if port else ""
-    shown = f"{before.lower()}://{f'{quote(name)}@' if name else ''}{host}{rest}"
+    user = f"{quote(name, safe='%')}@" if name else ""
+    shown = f"{before.lower()}://{user}{host}{rest}"
     return Place(
         scheme, login, where, rest, shown, queue or "", durability, int(replicas),
         "sentinel" if kind == "sentinel" else "cluster" if several else "server", hosts, service, sentinel_login,

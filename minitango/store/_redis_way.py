@@ -20,6 +20,7 @@ from redis import exceptions
 
 from minitango.errors import StoreError
 from minitango.store._redis_clients import ANSWER, Brief, Clients, made
+from minitango.store._redis_tls import check_files
 from minitango.store._redis_url import Host, Place, found_host
 
 SURE_FOR: Final = 2.0
@@ -36,7 +37,8 @@ _MOST_NODES: Final = 1000
 
 
 def way_to(place: Place, queue: str) -> Way:
-    """To the server that has this queue. StoreError where the URL cannot be used."""
+    """To the server that has this queue. StoreError where the URL, or a file that it names, cannot be used."""
+    check_files(place)
     match place.kind:
         case "server":
             return Way(place)
@@ -74,9 +76,14 @@ class Way:
         return []
 
     @property
+    def host(self) -> Host | None:
+        """Where others say that that server is; None: nobody was asked, or none is known."""
+        return self._current.host if self._current is not None else None
+
+    @property
     def cli(self) -> str:
         """What to type to speak to that server."""
-        return f"redis-cli -u {self.place.shown}"
+        return self.place.cli(self.host)
 
     def close(self) -> None:
         if self._current is not None:
@@ -159,11 +166,6 @@ class _Found(Way, ABC):
         error.__cause__ = trouble
         return error
 
-    @property
-    def cli(self) -> str:
-        host = self._current.host if self._current is not None else None
-        return (host or self.place.hosts[0]).cli + (" --tls" if self.place.scheme == "rediss" else "")
-
 
 class SentinelWay(_Found):
     """To the master of a service. Each connection makes sure that it is one: a replica would answer, and be behind."""
@@ -206,7 +208,7 @@ class SentinelWay(_Found):
         if heard:
             raise StoreError(
                 f"the sentinels at {self.place.shown} know no service {self.place.service!r}",
-                hint=f"name it in the URL as they do: {self._known[0].cli} sentinel masters",
+                hint=f"name it in the URL as they do: {self.place.cli(self._known[0])} sentinel masters",
                 id="redis_service",
             )
         raise self._nobody(trouble)

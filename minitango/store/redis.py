@@ -45,9 +45,11 @@ _MANY: Final = 1000
 """Jobs in one submission from which on the server may take longer over it."""
 _WAVES_FOR: Final = 1.0
 """Seconds that an exchange takes at most over the jobs that wait together: then all nodes are told to go on."""
-_MAYBE_DONE: Final = frozenset({"store_unreachable", "store_busy", "store_full", "store_unconfirmed"})
-"""Errors after which an exchange may have been done: busy and full may be what its second try met, on a server that
-died after the first, and what was not confirmed was done, but may be lost yet."""
+_MAYBE_DONE: Final = frozenset(
+    {"store_unreachable", "store_busy", "store_full", "store_unconfirmed", "redis_replica", "redis_tls"}
+)
+"""Errors after which an exchange may have been done: most may be what its second try met, on a server that died after
+the first, and what was not confirmed was done, but may be lost yet."""
 _UNSURE: Final = "; it is not known whether this was accepted: submit it again, the same work is one job"
 
 
@@ -58,9 +60,10 @@ class RedisStore(RedisOutbox, RedisDump):
     without it the server's own does.
 
     Raises StoreError (ids store_unreachable, store_auth, store_busy, store_corrupt, store_unconfirmed, redis_too_old,
-    redis_evicts, redis_not_durable, redis_kind, redis_service, store_filling), StoreFull or StoreTooNew, from here and
-    from every verb. A verb that raises `store_unreachable` did not happen, as far as that can be known: where it may
-    have, its message says so. `store_unconfirmed`: it did, and fewer replicas have it than the URL asks for.
+    redis_evicts, redis_not_durable, redis_kind, redis_replica, redis_service, redis_tls, store_filling), StoreFull or
+    StoreTooNew, from here and from every verb. A verb that raises `store_unreachable` did not happen, as far as that
+    can be known: where it may have, its message says so. `store_unconfirmed`: it did, and fewer replicas have it than
+    the URL asks for.
     """
 
     shared = True
