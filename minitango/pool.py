@@ -118,7 +118,7 @@ class Pool:
         self._member = member
         self._node = member.node.name
         self._capabilities = member.node.capabilities
-        self._untold: deque[tuple[list[Ack], Exchanged]] = deque()
+        self._untold: deque[tuple[Sequence[Ack], Exchanged]] = deque()
         """What was recorded, and may not be on the disk yet."""
         self._bell = Bell()
         self._bell.ring()  # there may be work from before
@@ -351,7 +351,7 @@ class Pool:
             failpoint("engine.after_exchange")
         # committed: only now are the consumers' words taken from their list
         self._judged = 0
-        if acks:
+        if acks or out.settled:
             self._untold.append((acks, out))
         for lease, _ in handed:
             self._work.ended.popleft()
@@ -360,6 +360,8 @@ class Pool:
         self._tell_all()  # it waits for the disk, while the new ones are under way
         if claim and not solo and not out.leases and not self._work.running:
             quiet = self._claim((), 1, solo=True)
+            if quiet.settled:
+                self._untold.append(((), quiet))
             self._admit(quiet.leases)
         if handed and not self._work.running:
             self._observer.idle()

@@ -404,8 +404,8 @@ BORDERS: Final[dict[str, Border]] = {
     "sentinel": Border(sentinel, (ValueError,), lambda made: made is not None),
     "cluster-node": Border(cluster_node, (ValueError,), lambda made: made is not None),
     "redis-job": Border(redis_hash, (StoreError,)),
-    "redis-lease": Border(redis_lease, (StoreError,)),
-    "redis-exchanged": Border(redis_exchanged, (StoreError,)),
+    "redis-lease": Border(redis_lease, (StoreError,), lambda made: not made.unread),  # type: ignore[attr-defined]
+    "redis-exchanged": Border(redis_exchanged, (StoreError,), lambda made: not made.unread),  # type: ignore[attr-defined]
     "redis-attempts": Border(redis_attempts, (StoreError,)),
     "redis-outputs": Border(lambda data: _redis_rows.outputs_of("j", fields(data)), (StoreError,)),
     "redis-errand": Border(lambda data: _redis_rows.errand_of(fields(data)), (StoreError,)),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import re
+import sqlite3
 import subprocess
 import sys
 import textwrap
@@ -498,6 +500,21 @@ def test_the_producer_dying_takes_the_engine_down_too(tmp_path: Path, monkeypatc
     with pytest.raises(EngineStopped):
         handle.result(PATIENCE)
     engine.stop()
+
+
+@pytest.mark.parametrize("solo", [False, True])
+def test_a_record_that_is_damaged_is_told_as_dead_and_holds_nobody_up(tmp_path: Path, solo: bool) -> None:
+    events: list[Event] = []
+    with open_engine(tmp_path, scoring(1), on_event=events.append, paused=True) as engine:
+        damaged, well = engine.submit(submission("ada")), engine.submit(submission("bob"))
+        with contextlib.closing(sqlite3.connect(tmp_path / "queue.db")) as db, db:
+            db.execute("UPDATE jobs SET labels = '{', solo = ? WHERE id = ?", (solo, damaged.id))
+        engine.resume()
+        assert well.result(PATIENCE).score == 1
+        with pytest.raises(JobDead, match="damaged"):
+            damaged.result(PATIENCE)
+        eventually(lambda: "dead" in [event.kind for event in events])
+        assert not [event for event in events if event.kind in ("store_trouble", "crashed")]
 
 
 def test_store_trouble_loses_no_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,7 @@ from minitango.store import Query, _redis_ears, _redis_link, _redis_look, open_s
 from minitango.store import redis as redis_module
 from minitango.store._redis_blobs import MOST_BROUGHT
 from minitango.store._redis_look import a_replica
+from minitango.store._redis_rows import exchanged_of
 from minitango.store._redis_url import parse
 from minitango.store.redis import RedisStore
 from tests import redis_server
@@ -330,6 +331,60 @@ def test_a_record_is_hostile_until_it_is_read(server: Server, store: RedisStore,
         with pytest.raises(MinitangoError) as caught:
             action()
         assert caught.value.id == "record_damaged"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("student", b"\xff"),
+        ("inputs", b"\xff" * 40),
+        ("labels", b"\xfe" * 300),
+        ("course", b"\xfe" * 70_000),
+        ("submitted", "x"),
+    ],
+)
+def test_one_that_is_no_text_costs_the_others_nothing(
+    server: Server, store: RedisStore, field: str, value: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = [one.id for one in store.submit([spec(str(n), labels={"a": "b"}, course="c") for n in range(4)])]
+    server.client().hset(f"minitango:{{default}}:j:{ids[1]}", field, value)
+    run, away = store._link.run, [1]
+
+    def once_away(verb: str, arguments: Any, **more: Any) -> Any:
+        if arguments[3] == "0" and away:
+            away.pop()
+            raise StoreError("away", hint="look", id="store_unreachable")
+        return run(verb, arguments, **more)
+
+    monkeypatch.setattr(store._link, "run", once_away)
+    claimed = store.exchange(claim=3)
+    assert [lease.job for lease in claimed.leases] == [ids[0], ids[2]]
+    assert not away
+    assert store.unheard, "nobody heard that it cannot be read"
+    (dead,) = store.exchange().settled
+    assert (dead.id, dead.state) == (ids[1], State.DEAD)
+    assert dead.failure is not None
+    assert dead.failure.id == "record_damaged"
+    assert ids[1] in dead.failure.message
+    assert not store.unheard
+    assert [job.id for job in store.ended_since(0)] == [ids[1]]
+    (more,) = store.exchange(claim=3).leases
+    assert more.job == ids[3]
+
+
+def test_a_job_of_which_nothing_is_left_takes_nobodys_place(server: Server, store: RedisStore) -> None:
+    gone, there = (one.id for one in store.submit([spec("a"), spec("b")]))
+    server.client().delete(f"minitango:{{default}}:j:{gone}")
+    assert store.exchange(claim=1).leases == ()
+    assert [lease.job for lease in store.exchange(claim=1).leases] == [there]
+
+
+def test_a_reply_that_is_none(store: RedisStore) -> None:
+    for packed_ in (b"", b"\xc1", msgpack.encode([[9], [], []]), msgpack.encode([[], [], [["no id", "1", "t"]]])):
+        if packed_.endswith(b"t"):
+            assert exchanged_of([packed_], 0).damaged == ()
+            continue
+        assert refused(lambda packed_=packed_: exchanged_of([packed_], 1)).id == "record_damaged"
 
 
 def test_nothing_is_ever_a_pickle(server: Server, store: RedisStore) -> None:

@@ -15,6 +15,8 @@ Rules that hold for every verb:
 - Verbs of a running attempt carry its `Lease`. One whose (job, attempt, token) is no longer the current one is
   refused, and changes nothing: a fence on the token, not on the state.
 - A verb that is given an id takes the whole id, but for `get`. Unknown id: JobNotFound.
+- One record that is damaged holds up no other. Who asks for its job is told (`record_damaged`); where jobs are moved,
+  or followed, what can be read of it stands for it; where it would be claimed it becomes dead, for that reason.
 - Foreign exceptions become `StoreError`, `StoreFull` or `StoreTooNew`, with the cause kept.
 """
 
@@ -48,7 +50,8 @@ class Exchanged(Struct, frozen=True):
     refused: tuple[Lease, ...] = ()
     """Leases of acks that were stale: those attempts' words were not recorded."""
     settled: tuple[Job, ...] = ()
-    """Jobs whose acks were taken, as they are now, in the order of the acks."""
+    """Jobs whose acks were taken, as they are now, in the order of the acks; then those that were to be claimed, and
+    are dead since their records cannot be read."""
     leases: tuple[Lease, ...] = ()
     """New leases, in claim order."""
 

@@ -71,7 +71,7 @@ class SqliteHistory:
             cursor,
             max(limit, 0),
         )
-        return [rows.job_of(row) for row in found]
+        return [rows.readable(row) for row in found]
 
     def last_ended(self) -> int:
         ((value,),) = self._db.read("SELECT value FROM meta WHERE name = 'ended_seq'")

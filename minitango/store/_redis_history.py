@@ -77,7 +77,7 @@ class RedisHistory:
             "read",
             lambda client: client.zrangebyscore(self._key("ended"), f"({cursor}", "+inf", start=0, num=limit),
         )
-        return [redis_rows.job_of(raw) for raw in self._read(ids)]
+        return [redis_rows.readable(raw) for raw in self._read(ids)]
 
     def last_ended(self) -> int:
         return int(self._link.call("read", lambda client: client.hget(self._key("meta"), "ended_seq")) or 0)
@@ -128,7 +128,7 @@ class RedisHistory:
                 low = f"({ids[-1][1]:.0f}"
 
     def _in_order(self, ids: Sequence[bytes], query: Query) -> builtins.list[dict[bytes, bytes]]:
-        return sorted(self._read(ids), key=lambda raw: int(raw[b"seq"]), reverse=query.newest_first)
+        return sorted(self._read(ids), key=lambda raw: redis_rows.readable(raw).seq, reverse=query.newest_first)
 
     def _page(self, index: str, low: str, high: str, newest_first: bool) -> builtins.list[tuple[bytes, float]]:
         key = self._key(index)

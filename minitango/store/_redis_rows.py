@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Final
+from contextlib import suppress
+from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
 
@@ -25,6 +26,11 @@ _labels: Final = msgspec.json.Decoder(dict[str, str])
 _exchanged: Final = msgspec.msgpack.Decoder(
     tuple[list[int], list[dict[str, str | int | float]], list[Annotated[list[str], msgspec.Meta(max_length=12)]]]
 )
+_piecewise: Final = msgspec.msgpack.Decoder(tuple[list[int], list[dict[str, msgspec.Raw]], list[msgspec.Raw]])
+"""The same, each record for itself."""
+_row: Final = msgspec.msgpack.Decoder(list[str])
+_pieces: Final = msgspec.msgpack.Decoder(list[msgspec.Raw])
+_value: Final = msgspec.msgpack.Decoder(str | int | float)
 
 Raw = Mapping[bytes, bytes]
 
@@ -54,20 +60,103 @@ def _job_of(fields: dict[str, Any]) -> Job:
     return job
 
 
-def exchanged_of(reply: Any, acks: int) -> tuple[list[int], tuple[Job, ...], tuple[Lease, ...], Sequence[bytes], bool]:
-    """What exchange.lua replies to so many acks: the numbers of those refused, the settled jobs, the leases, blobs that
-    came with these, and whether queued jobs are left to be moved. StoreError `record_damaged`."""
+class Heard(NamedTuple):
+    """What exchange.lua replied."""
+
+    refused: list[int]
+    """The numbers of acks that were refused."""
+    settled: tuple[Job, ...]
+    leases: tuple[Lease, ...]
+    damaged: tuple[tuple[Lease, StoreError], ...]
+    """Leases of jobs whose records cannot be read, with no more than what tells which they are, and why."""
+    brought: Mapping[str, bytes]
+    """Blobs that came with leases, by their digests."""
+    waves: bool
+    """Whether queued jobs are left to be moved."""
+    unread: int
+    """How many of the records in it could not be read whole."""
+
+
+def exchanged_of(reply: Any, acks: int) -> Heard:
+    """What exchange.lua replies to so many acks. StoreError `record_damaged` where it is no such reply; a record in it
+    that is damaged costs no other."""
+    spoilt: list[tuple[Lease, StoreError]] = []
     try:
         packed, *more = reply
         waves = len(more) > 1 and bool(msgspec.convert(more[1], int))
-        refused, settled, leases = _exchanged.decode(packed)
-        brought = msgspec.convert(more[0], list[bytes]) if more else []
+        blobs = msgspec.convert(more[0], list[bytes]) if more else []
+        settled: list[dict[str, Any]]
+        claimed: Any
+        try:
+            refused, settled, claimed = _exchanged.decode(packed)
+        except rows.UNREADABLE:
+            refused, pieces, claimed = _piecewise.decode(packed)
+            settled = [{name: _lenient(value) for name, value in piece.items()} for piece in pieces]
     except (TypeError, ValueError, *rows.UNREADABLE) as error:
         raise damaged("what was exchanged", error) from error
     if not all(0 <= at < acks for at in refused):
         raise damaged("what was exchanged", ValueError(f"it refuses {refused}, of {acks}"))
-    jobs, claimed = tuple(_job_of(fields) for fields in settled), tuple(_lease_of(row) for row in leases)
-    return refused, jobs, claimed, brought, waves
+    jobs = tuple(_readable(fields) for fields in settled)
+    unread = sum(not whole for _, whole in jobs)
+    leases: list[Lease] = []
+    brought: dict[str, bytes] = {}
+    for at, row in enumerate(claimed):
+        try:
+            lease = _lease_of(_row.decode(row) if isinstance(row, msgspec.Raw) else row)
+        except (StoreError, *rows.UNREADABLE) as error:
+            unread += 1
+            if (bare := _bare(row)) is not None:  # else its lease lapses
+                spoilt.append((bare, damaged(f"job {bare.job}", error)))
+        else:
+            leases.append(lease)
+            if at < len(blobs) and blobs[at]:
+                brought[lease.inputs] = blobs[at]
+    return Heard(
+        refused, tuple(job for job, _ in jobs), tuple(leases), tuple(spoilt), brought, waves, unread
+    )  # fmt: skip
+
+
+def _bare(row: list[str] | msgspec.Raw) -> Lease | None:
+    """What tells which lease it is, of one that cannot be read."""
+    try:
+        values = [_lenient(value) for value in _pieces.decode(row)[:3]] if isinstance(row, msgspec.Raw) else row[:3]
+        job, attempt, token = values
+        return Lease(job, int(attempt), token, 0.0, "", "", "", "") if rows.is_id(job) else None
+    except (TypeError, ValueError, *rows.UNREADABLE):
+        return None
+
+
+def _lenient(value: msgspec.Raw) -> Any:
+    """A value of a reply; of a text that is no Unicode what is."""
+    try:
+        return _value.decode(value)
+    except rows.UNREADABLE:
+        data = bytes(value)
+        return data[{0xD9: 2, 0xDA: 3, 0xDB: 5}.get(data[0], 1) :].decode("utf-8", "replace")
+
+
+def readable(raw: Raw) -> Job:
+    """As `job_of`; of a record that is damaged, what can be read of it. For verbs that are about more jobs than this
+    one: who asks for it alone is told."""
+    return _readable(
+        {name.decode("utf-8", "replace"): value.decode("utf-8", "replace") for name, value in raw.items()}
+    )[0]
+
+
+def _readable(fields: dict[str, Any]) -> tuple[Job, bool]:
+    """The job, and whether that is the whole of it."""
+    try:
+        return _job_of(dict(fields)), True
+    except StoreError:
+        pass
+    left: dict[str, Any] = {**dict.fromkeys(("id", "assignment", "student", "spec", "inputs"), ""), "seq": 0}
+    left["state"] = "dead"
+    for name in Job.__struct_fields__:
+        if name in fields:
+            with suppress(StoreError):
+                _job_of({**left, name: fields[name]})
+                left[name] = fields[name]
+    return _job_of(left), False
 
 
 def from_flat(flat: Sequence[bytes]) -> dict[bytes, bytes]:

@@ -72,26 +72,48 @@ def job_of(row: Row) -> Job:
         values[_TRUST] = _TRUSTS[values[_TRUST]]
         values[_DELIVERY] = _DELIVERIES[values[_DELIVERY]]
     except (KeyError, *UNREADABLE) as error:
-        raise _damaged(f"job {values[0]}", error) from error
+        raise damaged(f"job {values[0]}", error) from error
     values[_FAILURE] = failure_of(values[_FAILURE])
     return Job(*values)
+
+
+def readable(row: Row) -> Job:
+    """As `job_of`; of a record that is damaged, what can be read of it. For verbs that are about more jobs than this
+    one: who asks for it alone is told. StoreError where not even its state can be read."""
+    try:
+        return job_of(row)
+    except StoreError:
+        values = list(row[:WIDTH])
+        for place, read in ((_LABELS, labels_of), (_FAILURE, failure_of)):
+            try:
+                read(values[place])
+            except StoreError:
+                values[place] = None
+        for place, known in ((_OUTCOME, _OUTCOMES), (_TRUST, _TRUSTS), (_DELIVERY, _DELIVERIES)):
+            values[place] = values[place] if values[place] in known else None
+        return job_of(tuple(values))
 
 
 def labels_of(text: str | bytes | None) -> dict[str, str]:
     try:
         return _labels.decode(text) if text else {}
     except UNREADABLE as error:
-        raise _damaged("a job's labels", error) from error
+        raise damaged("a job's labels", error) from error
 
 
 def failure_of(text: str | None) -> Failure | None:
     try:
         return None if text is None else _failure.decode(text)
     except UNREADABLE as error:
-        raise _damaged("a failure", error) from error
+        raise damaged("a failure", error) from error
 
 
-def _damaged(what: str, error: Exception) -> StoreError:
+def unreadable(error: StoreError) -> Failure:
+    """Why a job is dead whose record cannot be read."""
+    return Failure("record_damaged", error.message, "submit the same work again, it is graded anew")
+
+
+def damaged(what: str, error: Exception) -> StoreError:
     return StoreError(
         f"the record of {what} in the store is damaged: {error}",
         hint="restore the state directory from a backup",
@@ -122,14 +144,14 @@ def result_of(data: bytes) -> Result:
     try:
         return _result.decode(data)
     except UNREADABLE as error:
-        raise _damaged("a result", error) from error
+        raise damaged("a result", error) from error
 
 
 def node_of(record: str | bytes, seen: float, draining: bool) -> Node:
     try:
         return msgspec.structs.replace(_node.decode(record), seen=seen, draining=bool(draining))
     except UNREADABLE as error:
-        raise _damaged("a node", error) from error
+        raise damaged("a node", error) from error
 
 
 def to_json(value: object) -> bytes:

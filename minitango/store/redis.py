@@ -10,6 +10,7 @@ power, too.
 
 from __future__ import annotations
 
+import logging
 import secrets
 import threading
 import time
@@ -33,6 +34,8 @@ from minitango.store._redis_dump import RedisDump
 from minitango.store._redis_link import Link, Value
 from minitango.store._redis_outbox import RedisOutbox
 from minitango.store._redis_url import check_queue, parse
+
+log = logging.getLogger("minitango")
 
 FORGET_BATCH: Final = 200
 """Jobs forgotten in one script: the server serves others between."""
@@ -89,6 +92,8 @@ class RedisStore(RedisOutbox, RedisDump):
         """What was answered, and the caller of `exchange` has not heard yet."""
         self._said: list[Ack] = []
         """The acks of that."""
+        self._damaged: list[Fail] = []
+        """Of jobs that were claimed, and whose records cannot be read."""
         self._waves = False
         """Whether an exchange has left queued jobs to be moved, as it takes no more than a batch."""
 
@@ -159,7 +164,7 @@ class RedisStore(RedisOutbox, RedisDump):
 
     @property
     def unheard(self) -> bool:
-        return self._unanswered is not None or self._owed != Exchanged()
+        return self._unanswered is not None or self._owed != Exchanged() or bool(self._damaged)
 
     def exchange(
         self,
@@ -194,6 +199,9 @@ class RedisStore(RedisOutbox, RedisDump):
                     if error.id in _MAYBE_DONE:
                         self._unanswered = arguments, again
                     raise
+            if self._damaged:
+                with suppress(StoreError):  # the next exchange says it; where none comes, their leases lapse
+                    self._give_up(now)
             if self._waves:
                 with suppress(StoreError):  # the next exchange, whoever's it is, goes on with them
                     self._move_on(now)
@@ -222,10 +230,23 @@ class RedisStore(RedisOutbox, RedisDump):
         self._unanswered = None
 
     def _exchanged(self, reply: Any, acks: Sequence[Ack]) -> Exchanged:
-        refused, settled, leases, brought, self._waves = redis_rows.exchanged_of(reply, len(acks))
+        heard = redis_rows.exchanged_of(reply, len(acks))
+        self._waves = heard.waves
+        if heard.unread:
+            log.warning("%d records of %s cannot be read whole: they were damaged", heard.unread, self)
+        self._damaged += [Fail(lease, rows.unreadable(error), retry=False) for lease, error in heard.damaged]
         if self._blobs is not None:
-            self._blobs.bring((lease.inputs, data) for lease, data in zip(leases, brought, strict=False) if data)
-        return Exchanged(tuple(acks[at].lease for at in refused), settled, leases)
+            self._blobs.bring(heard.brought.items())
+        return Exchanged(tuple(acks[at].lease for at in heard.refused), heard.settled, heard.leases)
+
+    def _give_up(self, now: float | None) -> None:
+        """Have jobs be dead that were claimed and cannot be read: what we say of them is what nobody else can."""
+        acks = list(self._damaged)
+        said = packed([[], [], [word for ack in acks for word in _said(ack)]])
+        arguments: list[Value] = [self._at(now), self._client, secrets.token_hex(8), "0", "0", "", "0", "0", said]
+        heard = self._exchanged(self._link.run("exchange", arguments, patient=True), acks)
+        self._damaged, before = self._damaged[len(acks) :], self._owed
+        self._owed = Exchanged(before.refused, before.settled + heard.settled, before.leases)
 
     def extend(
         self, leases: Sequence[Lease], *, lease_for: float = 60.0, now: float | None = None
@@ -246,19 +267,19 @@ class RedisStore(RedisOutbox, RedisDump):
 
     def _take_back(self, arguments: Sequence[Value]) -> list[Job]:
         reply = self._link.run("reap", arguments, patient=True)
-        return [redis_rows.job_of(redis_rows.from_flat(flat)) for flat in reply]
+        return [redis_rows.readable(redis_rows.from_flat(flat)) for flat in reply]
 
     def cancel(self, id: str, *, reason: str = "", now: float | None = None) -> Job:
         why = rows.clean_text(reason)
         flat = self._link.run("cancel", [self._at(now), id, why]) if rows.is_id(id) else []
         if not flat:
             raise not_found(id)
-        return redis_rows.job_of(redis_rows.from_flat(flat))
+        return redis_rows.readable(redis_rows.from_flat(flat))
 
     def cancel_requested(self) -> list[str]:
         ids = self._link.call("read", lambda client: client.smembers(self._key("cancels")))
-        raws = self._read(sorted(ids)) if ids else []
-        return [raw[b"id"].decode() for raw in sorted(raws, key=lambda raw: int(raw[b"seq"]))]
+        jobs = map(redis_rows.readable, self._read(sorted(ids)) if ids else [])
+        return [job.id for job in sorted(jobs, key=lambda job: job.seq)]
 
     def next_due(self) -> float | None:
         found = self._link.call("read", lambda client: client.zrange(self._key("due"), 0, 0, withscores=True))

@@ -16,6 +16,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
+from minitango.errors import StoreError
 from minitango.job import Ack, Cancelled, Fail, Failure, Finish, Job, JobSpec, Lease, Release, State, serves, work_key
 from minitango.retry import MOST_BACKOFF, POISON, after_failure, after_interruption
 from minitango.room import check_room
@@ -143,8 +144,14 @@ class SqliteStore(SqliteOutbox, SqliteNodes, SqliteDump):
                     refused.append(ack.lease)
                 else:
                     settled.append(job)
-            leases = self._claim(tx, claim, solo, node, capabilities, lease_for) if claim > 0 else ()
-            return Exchanged(tuple(refused), tuple(settled), leases)
+            leases: list[Lease] = []
+            if claim > 0:
+                for row in self._claim(tx, claim, solo, node, capabilities, lease_for):
+                    try:
+                        leases.append(rows.lease_of(row))
+                    except StoreError as error:
+                        settled.append(self._give_up(tx, row, error))
+            return Exchanged(tuple(refused), tuple(settled), tuple(leases))
 
         return self._db.transact("exchange", body, now, ahead=ahead)
 
@@ -162,7 +169,7 @@ class SqliteStore(SqliteOutbox, SqliteNodes, SqliteDump):
         row = self._held(tx, ack.lease)
         if row is None:
             return None
-        job = rows.job_of(row)
+        job = rows.readable(row)
         match ack:
             case Cancelled():
                 return self._leave(tx, job, "cancelled", State.CANCELLED)
@@ -193,7 +200,7 @@ class SqliteStore(SqliteOutbox, SqliteNodes, SqliteDump):
         ).fetchone()  # fmt: skip
         if found is None:
             return None
-        job = rows.job_of(found)
+        job = rows.readable(found)
         tx.next_ended()
         tx.move(State.RUNNING, "finish", State.DONE)
         if found[WIDTH]:
@@ -221,7 +228,7 @@ class SqliteStore(SqliteOutbox, SqliteNodes, SqliteDump):
 
     def _interrupt(self, tx: Transaction, row: Row, verb: str) -> Job:
         """Take a running job back from an engine that died."""
-        job = rows.job_of(row)
+        job = rows.readable(row)
         if job.cancel_requested:
             return self._leave(tx, job, "cancelled", State.CANCELLED)
         job = replace(job, interruptions=job.interruptions + 1, solo_deaths=job.solo_deaths + row[WIDTH])
@@ -264,13 +271,14 @@ class SqliteStore(SqliteOutbox, SqliteNodes, SqliteDump):
 
     def _claim(
         self, tx: Transaction, n: int, solo: bool, node: str, capabilities: Collection[str], lease_for: float
-    ) -> tuple[Lease, ...]:
+    ) -> list[Row]:
+        """Rows for `lease_of`."""
         tx.execute(_PROMOTE, {"queue": self.queue, "now": tx.now, "most": MOST_BACKOFF + 1})
         most = 1 if solo else n
         lanes = tx.execute(_LANES, {"queue": self.queue, "node": node})
         served = [lane for (lane,) in lanes if serves(capabilities, lane)]
         if not served:
-            return ()
+            return []
         first = " UNION ALL ".join([_FIRST_OF_LANE] * len(served))
         places = [value for lane in served for value in (self.queue, solo, lane, most)]
         claimed = tx.execute(_CLAIM % first, (node, tx.now, tx.now + lease_for, *places, most)).fetchall()
@@ -281,7 +289,15 @@ class SqliteStore(SqliteOutbox, SqliteNodes, SqliteDump):
             [(row[12], row[1], node, tx.now) for row in claimed],
         )
         tx.move(State.QUEUED, "claim", State.RUNNING, len(claimed))
-        return tuple(map(rows.lease_of, claimed))
+        return claimed
+
+    def _give_up(self, tx: Transaction, claimed: Row, error: StoreError) -> Job:
+        """A job that was claimed, and whose record cannot be read: the others are not to wait for it."""
+        row = tx.execute(f"{SELECT} WHERE id = ?", (claimed[0],)).fetchone()
+        job, failure = rows.readable(row), rows.unreadable(error)
+        holds.forget(tx, job)
+        job = replace(job, failures=job.failures + 1, failure=failure)
+        return self._leave(tx, job, "fail", State.DEAD, failure=failure)
 
     def extend(
         self, leases: Sequence[Lease], *, lease_for: float = 60.0, now: float | None = None
@@ -325,7 +341,7 @@ class SqliteStore(SqliteOutbox, SqliteNodes, SqliteDump):
             row = tx.execute(f"{SELECT} WHERE id = ? AND queue = ?", (id, self.queue)).fetchone()
             if row is None:
                 raise not_found(id)
-            job = rows.job_of(row)
+            job = rows.readable(row)
             if job.state is State.QUEUED:
                 return self._leave(tx, replace(job, reason=rows.clean_text(reason)), "cancel", State.CANCELLED)
             if job.state is State.RUNNING and not job.cancel_requested:
@@ -395,7 +411,7 @@ class SqliteStore(SqliteOutbox, SqliteNodes, SqliteDump):
     def hand_over(self, id: str, student: str, labels: Mapping[str, str]) -> bool:
         def body(tx: Transaction) -> bool:
             row = tx.execute(f"{SELECT} WHERE id = ? AND queue = ?", (id, self.queue)).fetchone()
-            job = None if row is None else rows.job_of(row)
+            job = None if row is None else rows.readable(row)
             if job is None or not job.state.terminal:
                 return False
             name = rows.clean_text(student)

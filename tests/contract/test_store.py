@@ -5,7 +5,9 @@ A new store adds a `Backend` to BACKENDS, and nothing else.
 
 from __future__ import annotations
 
+import contextlib
 import random
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -91,6 +93,10 @@ class Backend(Protocol):
         """What `open_store` in another process calls this place."""
         ...
 
+    def spoil(self, id: str, what: str) -> None:
+        """Damage the record of a job, as a disk or a person does: its labels, or its failure."""
+        ...
+
 
 class SqliteBackend:
     failpoints = "minitango.store._database"
@@ -108,6 +114,10 @@ class SqliteBackend:
 
     def url(self) -> str:
         return f"sqlite:///{self._path}"
+
+    def spoil(self, id: str, what: str) -> None:
+        with contextlib.closing(sqlite3.connect(self._path)) as db, db:
+            db.execute(f"UPDATE jobs SET {what} = '[1' WHERE id = ?", (id,))
 
     def close(self) -> None:
         for store in self._opened:
@@ -135,6 +145,9 @@ class RedisBackend:
 
     def url(self) -> str:
         return self._server.url()
+
+    def spoil(self, id: str, what: str) -> None:
+        redis_server.shared().client().hset(f"minitango:{{default}}:j:{id}", what, "[1")
 
     def close(self) -> None:
         for store in self._opened:
@@ -1572,6 +1585,50 @@ def test_recovering_a_node_leaves_the_others_alone(store: Store) -> None:
     assert store.recover(node="nobody") == []
     assert store.get(other[0].job).state is State.RUNNING
     assert settle(store, Finish(other[0], RESULT)).state is State.DONE
+
+
+# --- damage ------------------------------------------------------------------------------------
+
+
+def test_a_record_that_is_damaged_costs_the_others_of_a_claim_nothing(place: Backend, store: Store) -> None:
+    ids = [one for n in range(5) for one in submit(store, spec(str(n), labels={"a": "b"}))]
+    place.spoil(ids[0], "labels")
+    place.spoil(ids[3], "labels")
+    claimed = store.exchange(claim=5)
+    assert [lease.job for lease in claimed.leases] == [ids[1], ids[2], ids[4]]
+    assert [(job.id, job.state) for job in claimed.settled] == [(ids[0], State.DEAD), (ids[3], State.DEAD)]
+    for job in claimed.settled:
+        assert job.failure is not None
+        assert job.failure.id == "record_damaged"
+        assert "damaged" in job.failure.message
+        assert job.failure.hint
+        with pytest.raises(StoreError) as caught:
+            store.get(job.id)
+        assert caught.value.id == "record_damaged"
+    assert states(store) == {State.RUNNING: 3, State.DEAD: 2}
+    assert not store.unheard
+    for lease in claimed.leases:
+        assert store.exchange([Finish(lease, RESULT)]).settled[0].state is State.DONE
+    assert [job.id for job in store.ended_since(0)] == [ids[0], ids[3], ids[1], ids[2], ids[4]]
+    assert [one.ended_by for one in store.attempts(ids[0])] == ["fail"]
+    assert store.exchange(claim=1).leases == ()
+
+
+@pytest.mark.parametrize("what", ["labels", "failure"])
+def test_a_record_that_is_damaged_while_it_runs_holds_nobody_up(place: Backend, store: Store, what: str) -> None:
+    leases = [running(store, student=str(n)) for n in range(6)]
+    for lease in leases[::2]:
+        place.spoil(lease.job, what)
+    acks = [Finish(leases[0], RESULT), Finish(leases[1], RESULT), Fail(leases[2], FAILURE), Fail(leases[3], FAILURE)]
+    done = store.exchange(acks)
+    assert done.refused == ()
+    assert [job.id for job in done.settled] == [lease.job for lease in leases[:4]]
+    assert [job.state for job in done.settled] == [State.DONE, State.DONE, State.QUEUED, State.QUEUED]
+    assert [job.id for job in store.ended_since(0)] == [leases[0].job, leases[1].job]
+    assert store.cancel(leases[4].job).cancel_requested
+    assert store.cancel_requested() == [leases[4].job]
+    taken = {job.id: job.state for job in store.recover()}
+    assert taken == {leases[4].job: State.CANCELLED, leases[5].job: State.QUEUED}
 
 
 # --- queues ------------------------------------------------------------------------------------

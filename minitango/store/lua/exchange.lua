@@ -191,7 +191,11 @@ if wanted > 0 and call('SISMEMBER', P .. 'drain', node) == 0 then
   local jobs = {}
   for i = 1, math.min(#places, solo and 1 or wanted) do
     local job = load(string.sub(places[i], C.ID_AT))
-    if more == 0 or not caught(job) then jobs[#jobs + 1] = job end
+    if not job then -- nothing is left of it but its place, which is not to be another's
+      for _, lane in ipairs(call('SMEMBERS', P .. 'lanes')) do call('ZREM', P .. (solo and 'alone:' or 'ready:') .. lane, places[i]) end
+    elseif more == 0 or not caught(job) then
+      jobs[#jobs + 1] = job
+    end
   end
   for i, job in ipairs(jobs) do
     if is_solo(job) or job.held then
@@ -210,8 +214,8 @@ if wanted > 0 and call('SISMEMBER', P .. 'drain', node) == 0 then
     later('ZADD', P .. 'running', expires, job.id)
     count('queued', 'running')
     leases[i] = {
-      job.id, attempt, token, expires, job.spec, job.inputs, job.assignment, job.student, job.solo_lease or '',
-      job.submitted, job.course or '', job.labels or '',
+      job.id, attempt, token, expires, job.spec, job.inputs or '', job.assignment or '', job.student or '',
+      job.solo_lease or '', job.submitted or '', job.course or '', job.labels or '',
     }
   end
 end
