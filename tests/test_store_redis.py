@@ -603,6 +603,51 @@ def test_a_submission_whose_answer_was_lost_is_done_once(store: RedisStore, monk
     assert [job.student for job in store.list()] == ["kept", "a", "b"]
 
 
+@pytest.mark.parametrize("gone", ["kept", "new", "both"])
+def test_an_answer_that_was_lost_is_the_same_though_jobs_went_meanwhile(
+    store: RedisStore, monkeypatch: pytest.MonkeyPatch, gone: str
+) -> None:
+    (kept,) = store.submit([spec("kept", key="k")])
+    store.exchange([Finish(store.exchange(claim=1).leases[0], RESULT)])
+    once, answers = store._link._once, []
+
+    def lose(ask: Any, **options: Any) -> Any:
+        answers.append(once(ask, **options))
+        if len(answers) > 1:
+            return answers[-1]
+        ids = [answers[0][0].decode()]
+        store.cancel(ids[0])
+        assert store.forget({"kept": [kept.id], "new": ids, "both": [kept.id, *ids]}[gone]) == 1 + (gone == "both")
+        raise StoreError("the answer was lost", id="store_unreachable")
+
+    monkeypatch.setattr(store._link, "_once", lose)
+    one, held, two = store.submit([spec("a"), spec("kept", key="k"), spec("b", key="l")])
+    assert answers[0] == answers[1]
+    assert (held.id, held.created, held.state) == (kept.id, False, State.DONE)
+    assert (one.created, two.created) == (True, True)
+    assert two.state is State.QUEUED
+
+
+def test_an_answer_that_was_lost_names_also_what_went_meanwhile(
+    store: RedisStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    once, answers = store._link._once, []
+
+    def lose(ask: Any, **options: Any) -> Any:
+        answers.append(once(ask, **options))
+        if len(answers) > 1:
+            return answers[-1]
+        gone = answers[0][0].decode()
+        store.cancel(gone)
+        store.forget([gone])
+        raise StoreError("the answer was lost", id="store_unreachable")
+
+    monkeypatch.setattr(store._link, "_once", lose)
+    one, two = store.submit([spec("a"), spec("b")])
+    assert (one.id, one.created, one.state) == (answers[0][0].decode(), True, State.CANCELLED)
+    assert (two.created, two.state) == (True, State.QUEUED)
+
+
 def test_what_is_not_known_is_said(own: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     store = RedisStore(own.url())
     store.submit([spec()])

@@ -61,6 +61,7 @@ _CONSTANTS: Final = {
     "PROMOTE": 2000,
     "WAVE": 200,
     "REPLY_KEPT": 86_400,
+    "ANSWER_KEPT": 60,
     "DEAF": 6,
     "SETTLE": 4,
     "GOOD_FOR": GOOD_FOR,

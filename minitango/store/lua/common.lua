@@ -35,6 +35,7 @@
 --   cb:ID         hash   what became of a callback so far: since, tries, token (of the try under way), settled, error
 --   nodes         hash   node -> JSON;   seen  zset  node -> when it was last heard of;   drain  set  to take no more
 --   last:CLIENT   hash   the last exchange of a client and its reply, for a while: asked again, it answers the same
+--   last:ID       string what a submission was answered, for a while, whose first new job this is and that had others, too
 --
 -- A change is told on the channel <queue>changed; by an exchange with its client, who knows. Numbers that are times travel as text, since Redis cuts them.
 

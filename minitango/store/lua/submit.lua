@@ -1,5 +1,5 @@
 -- Queue jobs, all or none (`Queue.submit`).
--- Writes meta j: jobs ids of:a: of:s: keys key: refs lanes ready: spec:
+-- Writes meta j: jobs ids of:a: of:s: keys key: refs lanes ready: spec: last:
 -- ARGV: now, fresh, again (the same was sent before, and no answer came), and msgpack of 17 values for each job, as below.
 -- Replies: for each job its id, 1 where it is new, its state; or {'taken', N}: the N-th id is another job's.
 local now = clock(ARGV[1])
@@ -11,26 +11,25 @@ local n = #said / WIDTH
 for i = 0, n - 1 do
   if call('EXISTS', P .. 'j:' .. said[1 + i * WIDTH]) == 1 then
     if not again then return { 'taken', tostring(i + 1) } end
-    -- It was done, then: say what became of each. A write, for what waits until replicas have the last one of its connection.
+    -- It was done, then: say the same again. A write, for what waits until replicas have the last one of its connection.
     call('HINCRBY', KEYS[1], 'seq', 0)
+    for k = 0, n - 1 do
+      local answered = call('GET', P .. 'last:' .. said[1 + k * WIDTH])
+      if answered then return cmsgpack.unpack(answered) end
+    end
     local out = {}
     for k = 0, n - 1 do
-      local id, made = said[1 + k * WIDTH], '1'
-      local state = call('HGET', P .. 'j:' .. id, 'state')
-      if not state then
-        made = '0'
-        id = call('HGET', P .. 'keys', string.sub(said[1 + k * WIDTH + 9], 2)) or ''
-        state = call('HGET', P .. 'j:' .. id, 'state') or 'queued'
-      end
+      local id = said[1 + k * WIDTH]
       out[#out + 1] = id
-      out[#out + 1] = made
-      out[#out + 1] = state
+      out[#out + 1] = '1'
+      out[#out + 1] = call('HGET', P .. 'j:' .. id, 'state') or 'cancelled' -- it has ended, and was forgotten
     end
     return out
   end
 end
 
 local out, told, named, lanes = {}, false, {}, {}
+local first, mixed = nil, false -- the first id that was taken, and whether another was not
 local seq = tonumber(call('HGET', KEYS[1], 'seq') or 0)
 for i = 0, n - 1 do
   local at = 1 + i * WIDTH
@@ -56,7 +55,7 @@ for i = 0, n - 1 do
   if kept_by then
     seq = seq + 1
     call('HSET', P .. 'j:' .. holder, 'handed', num(now), 'handed_seq', seq)
-    told = true
+    told, mixed = true, true
     out[#out + 1] = holder
     out[#out + 1] = '0'
     out[#out + 1] = kept_by
@@ -98,7 +97,7 @@ for i = 0, n - 1 do
     later('ZADD', P .. 'ready:' .. lane, 0, '0000' .. order .. string.format('%014x', seq) .. id)
     later('SADD', P .. 'spec:' .. spec, id)
     count(nil, 'queued')
-    told = true
+    told, first = true, first or id
     out[#out + 1] = id
     out[#out + 1] = '1'
     out[#out + 1] = 'queued'
@@ -106,6 +105,8 @@ for i = 0, n - 1 do
 end
 for digest, n in pairs(named) do call('HINCRBY', P .. 'refs', digest, n) end
 for lane in pairs(lanes) do call('SADD', P .. 'lanes', lane) end
+-- Whose those others are, is not to be seen from their ids, and keys move on.
+if first and mixed then call('SET', P .. 'last:' .. first, cmsgpack.pack(out), 'EX', C.ANSWER_KEPT) end
 if told then
   call('HSET', KEYS[1], 'seq', seq)
   tell()
