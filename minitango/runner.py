@@ -14,7 +14,7 @@ from minitango import archive
 from minitango.archive import File
 from minitango.assignment import Plan
 from minitango.attempt import Attempt, Sink, Stopped
-from minitango.blobs import BlobStore
+from minitango.blobs import BlobStore, check_digest
 from minitango.errors import (
     BlobError,
     ConfigError,
@@ -68,6 +68,7 @@ class Runner:
         None: the lease was lost, there is nothing to say. When this returns, no process of the attempt is left.
         """
         try:
+            _check(lease)
             while True:
                 fit = self._preflight.fit(lease.spec)
                 with self._sandbox.seat(lambda: stop.why is None, among=fit) as place:
@@ -87,7 +88,10 @@ class Runner:
         except BlobError as error:
             # Of several nodes, it may be this one alone that does not see where they are.
             return Fail(lease, _failure(error), charge=not self._shared)
-        except StoreError as error:  # what is to be graded is on a server that is away
+        except StoreError as error:
+            if error.id == "record_damaged":
+                return Fail(lease, _failure(error), retry=False)
+            # what is to be graded is on a server that is away
             log.warning("job %s goes back: %s", lease.job, error)
             return Release(lease)
         except MinitangoError as error:
@@ -128,7 +132,7 @@ class Runner:
         """Seconds that an attempt may take by its steps' own limits; an hour where the plan cannot be read."""
         try:
             return sum(step.limits.wall for step in self._plan(spec).steps)
-        except MinitangoError:
+        except (MinitangoError, ValueError):
             return 3600.0
 
     # --- one attempt --------------------------------------------------------------------------
@@ -180,6 +184,19 @@ class Runner:
 
     def _load_bundle(self, digest: str) -> tuple[File, ...]:
         return archive.unpack(self._blobs.get(digest))
+
+
+def _check(lease: Lease) -> None:
+    """StoreError `record_damaged` where a lease cannot name what is to be graded."""
+    try:
+        check_digest(lease.spec)
+        check_digest(lease.inputs)
+    except ValueError as error:
+        raise StoreError(
+            f"the record of job {lease.job} in the store is damaged: {error}",
+            hint="submit the same work again, it is graded anew",
+            id="record_damaged",
+        ) from error
 
 
 def _failure(error: MinitangoError) -> Failure:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from minitango import Assignment, Limits, Outcome, SandboxFailed, SandboxUnavailable, Step, Trust
 from minitango import archive as archive_module
@@ -835,3 +836,19 @@ def test_nothing_collected_is_a_warning(case: Case) -> None:
     result = case.result(scoring(3), *TWO)
     assert [notice.id for notice in result.warnings] == ["nothing_collected"]
     assert "out/, log" in result.warnings[0].message
+
+
+@pytest.mark.parametrize("field", ["spec", "inputs"])
+def test_a_lease_that_names_no_blob_is_of_a_damaged_record(case: Case, field: str) -> None:
+    """Nobody is to report that as a mistake of ours, and no try is to follow."""
+    (case.root / "x").write_text("")
+    lease = structs.replace(
+        case.lease(Assignment("hw", (Step(command=("grade",)),), root=case.root)), **{field: "../x"}
+    )
+    runner = Runner(FakeSandbox(scoring(1)), case.blobs)
+    assert runner.wall_limit(lease.spec) > 0
+    ack = runner.run(lease, stop=Stop())
+    assert isinstance(ack, Fail)
+    assert (ack.failure.id, ack.retry) == ("record_damaged", False)
+    assert "job job" in ack.failure.message
+    assert ack.failure.hint

@@ -245,14 +245,14 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(
         keys=st.lists(st.sampled_from([None, None, "a", "b"]), min_size=1, max_size=3),
-        plan=st.sampled_from("sst"),
+        plan=st.sampled_from(["5" * 64, "5" * 64, "7" * 64]),
         priority=st.integers(0, 1),
         rank=st.integers(0, 1),
         fresh=st.booleans(),
         lane=st.sampled_from(["", "", "", "g", "g,l"]),
     )
     def submit(self, keys: list[str | None], plan: str, priority: int, rank: int, fresh: bool, lane: str) -> None:
-        specs = [JobSpec("hw", "ada", plan, "i", key=key, priority=priority, rank=rank, lane=lane) for key in keys]
+        specs = [JobSpec("hw", "ada", plan, "1" * 64, key=key, priority=priority, rank=rank, lane=lane) for key in keys]
         if self.callbacks and priority:
             specs = [structs.replace(spec, callback="http://lms.example/") for spec in specs]
         for one, spec in zip(self.store.submit(specs, fresh=fresh), specs, strict=True):

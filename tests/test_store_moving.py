@@ -6,8 +6,10 @@ which knows nothing of moves, goes on to say what is right.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -21,8 +23,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import rule, run_state_machine_as_test
 from msgspec.structs import replace
 
+from minitango.backup import backup
 from minitango.errors import ConfigError, StoreError
 from minitango.job import Fail, Failure, Finish, JobSpec, Outcome, Result, State, StepOutput
+from minitango.moving import Place
 from minitango.store import Node, Store, _redis_dump, open_blobs, open_store, settle_copy
 from minitango.store.portable import Books, JobDump
 from minitango.store.redis import RedisStore
@@ -103,13 +107,13 @@ def opened(tmp_path: Path) -> Iterator[Callable[[str], Store]]:
 
 
 def spec(student: str, **more: Any) -> JobSpec:
-    return JobSpec("hw", student, "s" * 64, "i" * 64, **more)
+    return JobSpec("hw", student, "5" * 64, "1" * 64, **more)
 
 
 def lived(store: Store) -> Store:
     """A queue with something of everything."""
     store.submit([
-        spec("ada", key="a", labels={"x": "ü\n"}, course="c", title="t", refs=("r" * 64, "s" * 64), priority=-3,
+        spec("ada", key="a", labels={"x": "ü\n"}, course="c", title="t", refs=("e" * 64, "5" * 64), priority=-3,
              callback="https://x.example/"),
         spec("bob", key="b"), spec("eve", lane="gpu"), spec("zoe", key="z"), spec("gone"), spec("sue"),
     ])  # fmt: skip
@@ -148,7 +152,7 @@ def test_everything_is_there(kind: str, to: str, opened: Callable[[str], Store])
     ids = [job.id for job in here.list()]
     for each in (here, there):
         assert {job.queue for job in each.list()} == {each.queue}  # type: ignore[attr-defined]
-        assert each.referenced(["i" * 64, "r" * 64, "n" * 64]) == {"i" * 64, "r" * 64}
+        assert each.referenced(["1" * 64, "e" * 64, "0" * 64]) == {"1" * 64, "e" * 64}
     for one in ids:
         assert there.callback(one) == here.callback(one)
         assert there.result(one) == here.result(one)
@@ -419,7 +423,7 @@ def test_snapshots_while_others_write(kind: str, opened: Callable[[str], Store],
             jobs = copy.list()
             sizes.append(len(jobs))
             assert whole_copy.counts == copy.counts()
-            assert whole_copy.digests == (("i" * 64, "s" * 64) if jobs else ())
+            assert whole_copy.digests == (("1" * 64, "5" * 64) if jobs else ())
             assert copy.counts() == {state: sum(job.state is state for job in jobs) for state in State}
             assert all((copy.result(job.id) is not None) == (job.state is State.DONE) for job in jobs)
             if kind == "sqlite":
@@ -588,3 +592,35 @@ def test_a_queue_that_lost_jobs_while_it_was_filled_is_not_opened(opened: Callab
     there.load(here.dump(), here.books)
     assert whole(there) == whole(here)
     there.close()
+
+
+@pytest.mark.parametrize("field", ["inputs", "spec", "refs"])
+def test_a_digest_that_is_none_is_told_with_its_job(
+    kind: str, field: str, opened: Callable[[str], Store], tmp_path: Path
+) -> None:
+    """It names no blob, so that no copy with it would be whole."""
+    here = opened(kind)
+    well, damaged = (made.id for made in here.submit([spec("ada"), spec("bob", refs=("e" * 64,))]))
+    if isinstance(here, RedisStore):
+        value = f"{5:064} {1:064} ../x" if field == "refs" else "../x"
+        redis_server.shared().client().hset(f"minitango:{{{here.queue}}}:j:{damaged}", field, value)
+        url = redis_server.shared().url(here.queue)
+    else:
+        assert isinstance(here, SqliteStore)
+        url = f"sqlite:///{here._db.path}"
+        with contextlib.closing(sqlite3.connect(here._db.path)) as db, db:
+            if field != "refs":
+                db.execute(f"UPDATE jobs SET {field} = '../x' WHERE id = ?", (damaged,))
+            place = ["spec", "inputs", "refs"].index(field)
+            db.execute("UPDATE blob_refs SET digest = '../x' WHERE job = 2 AND position = ?", (place,))
+    for look in (
+        lambda: list(here.dump()),
+        lambda: (here.snapshot(tmp_path / "copy.db"), settle_copy(tmp_path / "copy.db")),
+        lambda: backup(Place.of(url), tmp_path / "b"),
+    ):
+        with pytest.raises(StoreError, match=f"job {damaged} in the store is damaged") as caught:
+            look()
+        assert caught.value.id == "record_damaged"
+        assert caught.value.hint
+    assert not (tmp_path / "b").exists()
+    assert here.get(well).id == well

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
-from minitango.blobs import verify
+from minitango.blobs import check_digest, verify
 from minitango.errors import StoreError
 from minitango.job import Job, State, StepOutput
 from minitango.retry import Hold
@@ -185,7 +185,7 @@ def _dumped(db: sqlite3.Connection, row: Row) -> JobDump:
         "SELECT since, due, tries, token, settled, error FROM outbox WHERE job = ?", (job.seq,)
     ).fetchone()
     held = times and not job.state.terminal
-    return JobDump(
+    dumped = JobDump(
         job=job,
         refs=tuple(digest for (digest,) in digests),
         due_since=due_since,
@@ -198,6 +198,10 @@ def _dumped(db: sqlite3.Connection, row: Row) -> JobDump:
         solo_lease=bool(solo_lease),
         holder=bool(holder),
     )
+    try:
+        return dumped.checked()
+    except ValueError as error:
+        raise rows.damaged(f"job {job.id}", error) from error
 
 
 def settle_copy(path: Path) -> Copy:
@@ -213,6 +217,8 @@ def settle_copy(path: Path) -> Copy:
             db.execute("PRAGMA journal_mode = DELETE").fetchall()
             counts = dict(db.execute("SELECT state, sum(n) FROM counts GROUP BY state").fetchall())
             digests = db.execute("SELECT DISTINCT digest FROM blob_refs ORDER BY digest").fetchall()
+            for (digest,) in digests:
+                _check(db, digest)
             inside = _verified(db, path) if version >= BLOBS_SINCE else set()
             return Copy(
                 {state: int(counts.get(state, 0)) for state in State},
@@ -221,6 +227,18 @@ def settle_copy(path: Path) -> Copy:
             )
     except sqlite3.Error as error:
         raise from_sqlite(error, path) from error
+
+
+def _check(db: sqlite3.Connection, digest: object) -> None:
+    """StoreError `record_damaged`, which names a job, where what is to be a digest is none."""
+    try:
+        check_digest(str(digest))
+    except ValueError as error:
+        ((job,),) = db.execute(
+            "SELECT coalesce((SELECT jobs.id FROM blob_refs JOIN jobs ON seq = job WHERE digest IS ? LIMIT 1), '?')",
+            (digest,),
+        ).fetchall()
+        raise rows.damaged(f"job {job}", error) from error
 
 
 def _verified(db: sqlite3.Connection, path: Path) -> set[str]:

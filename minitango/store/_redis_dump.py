@@ -235,6 +235,6 @@ def _dumped(
             token=None if token is None else token.decode(),
             solo_lease=raw.get(b"solo_lease") == b"1",
             holder=holder == b"1",
-        )
+        ).checked()
     except (ValueError, KeyError) as error:
         raise redis_rows.damaged(f"job {job.id}", error) from error

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from minitango.blobs import check_digest
 from minitango.errors import ConfigError
 from minitango.job import Attempt, Job, State, StepOutput
 
@@ -61,6 +62,12 @@ class JobDump(Struct, frozen=True):
     def digests(self) -> tuple[str, ...]:
         """The blobs that it needs."""
         return self.job.spec, self.job.inputs, *self.refs
+
+    def checked(self) -> JobDump:
+        """The same. ValueError where what is to name a blob cannot: its record was damaged."""
+        for digest in self.digests:
+            check_digest(digest)
+        return self
 
 
 class Books(Struct, frozen=True):

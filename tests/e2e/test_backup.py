@@ -395,7 +395,7 @@ def test_queues_that_are_not_carried_are_named(cli: CommandLine, server: Server,
 
     graded(cli, hw, handins)
     other = open_store(str(cli.folder / ".minitango" / "queue.db"), queue="exams")
-    other.submit([JobSpec("hw", "ada", "s" * 64, "i" * 64)])
+    other.submit([JobSpec("hw", "ada", "5" * 64, "1" * 64)])
     other.close()
     answer = cli("migrate", ".minitango", server.url("carried"))
     assert answer.code == 0, answer
