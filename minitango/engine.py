@@ -21,7 +21,7 @@ from minitango import archive, identity, statedir
 from minitango.assignment import Submission
 from minitango.blobs import BlobStore, Pruned
 from minitango.callback_url import Callbacks
-from minitango.errors import ConfigError, EngineStopped, JobNotFound, StoreError
+from minitango.errors import ConfigError, EngineStopped, JobNotFound, MinitangoError, StoreError
 from minitango.events import Event, Telling, Troubles
 from minitango.graders import Graders
 from minitango.handle import Handles, JobHandle
@@ -30,7 +30,7 @@ from minitango.intake import Intake
 from minitango.job import Job, JobSpec, Lease, Result, State
 from minitango.keeping import Keeper, kept_for
 from minitango.node import Membership
-from minitango.pool import EventKind, Pool, taken_back
+from minitango.pool import HOPELESS, EventKind, Pool, said, taken_back
 from minitango.runner import Runner
 from minitango.sandbox import Sandbox, demanded, insist, join_names, kind_of, open_sandbox
 from minitango.store import Query, Store, is_redis, open_blobs, open_store
@@ -417,9 +417,16 @@ class Engine:
         # Others that share the queue are alive; of this node there is no other while the directory is locked.
         for job in self.store.recover(node=member.node.name if self.store.shared else None):
             self.event(taken_back(job), job)
+        there = statedir.watch_over(self.state)
+
+        def look_after() -> None:
+            there()
+            self.store.look_after()
+
         self._pool = Pool(
-            self.store, self._runner, self, member=member, lease_for=lease_for, state=self.state, paused=paused
-        )
+            self.store, self._runner, self, member=member, lease_for=lease_for, state=self.state,
+            look_after=look_after, paused=paused,
+        )  # fmt: skip
         return self._pool
 
     def event(self, kind: EventKind, job: Job | None = None, message: str = "") -> None:
@@ -462,7 +469,12 @@ class Engine:
         self.error = error
         stopped = self._died()
         stopped.__cause__ = error
-        self.event("crashed", None, f"the {thread} died: {error!r}")
+        why = (
+            f"the engine stops: {said(error)}" if isinstance(error, MinitangoError) else f"the {thread} died: {error!r}"
+        )
+        if not self._telling:
+            log.critical(why)
+        self.event("crashed", None, why)
         self._handles.fail(stopped)
 
     def _store_changed(self) -> None:
@@ -483,6 +495,10 @@ class Engine:
                 return
 
     def _died(self) -> EngineStopped:
+        if isinstance(self.error, MinitangoError) and self.error.id in HOPELESS:  # neither is a mistake, nor goes on
+            stopped = EngineStopped(f"the engine stopped: {self.error}", hint=self.error.hint, id=self.error.id)
+            stopped.exit_code = self.error.exit_code
+            return stopped
         return EngineStopped(
             f"the engine died: {self.error!r}; every job is safe in the store",
             hint="run the same command again to go on",

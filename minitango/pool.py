@@ -34,7 +34,7 @@ SOLO_PATIENCE: Final = 30.0
 """Seconds that a job which must run alone waits for a quiet moment before one is made for it."""
 OVERDUE_GRACE: Final = 60.0
 """Seconds beyond its steps' wall limits after which an attempt is taken to hang."""
-HOPELESS: Final = frozenset({"store_corrupt", "store_too_new", "store_closed"})
+HOPELESS: Final = frozenset({"store_corrupt", "store_too_new", "store_closed", "state_gone"})
 """Errors of the store that no waiting mends."""
 PASSING: Final = frozenset(
     {"store_full", "store_busy", "store_unreachable", "store_unconfirmed", "redis_replica", "redis_tls"}
@@ -107,8 +107,10 @@ class Pool:
         lease_for: float,
         state: Path,
         member: Membership,
+        look_after: Callable[[], None] = lambda: None,
         paused: bool = False,
     ) -> None:
+        """`look_after` raises StoreError where the ground is gone that this stands on. It is called now and then."""
         self._store = store
         self._runner = runner
         self._observer = observer
@@ -140,6 +142,8 @@ class Pool:
         """Plans whose jobs wait for something of their own, and when that was last told."""
         self._next_due: float | None = None
         self._look_for_solo = 0.0
+        self._look_after_place = look_after
+        self._look_at_place = 0.0
         self._extend_at = 0.0
         self._reap_at = 0.0
         self._trouble_since: float | None = None
@@ -230,7 +234,8 @@ class Pool:
         first = self._error is None
         self._error = self._error or error
         self._stopping = self._releasing = True
-        log.critical("the engine's %s died: %r; the engine stops", name, error, exc_info=error)
+        if not isinstance(error, MinitangoError):  # a mistake of ours
+            log.critical("the engine's %s died: %r; the engine stops", name, error, exc_info=error)
         self._release_all()
         self._work.dismiss()
         self._bell.ring()
@@ -286,6 +291,9 @@ class Pool:
 
     def _look_after(self, now: float) -> None:
         """Pass on what others changed, keep the leases, and end what hangs."""
+        if now >= self._look_at_place:
+            self._look_after_place()
+            self._look_at_place = now + SAFETY_POLL
         if self._releasing:
             self._release_all()
         self._member.look(self._work.busy, changed=self._changed, told=self._rests)
@@ -450,15 +458,13 @@ class Pool:
 
     def _trouble(self, now: float, error: StoreError) -> None:
         """The store failed: nothing of the round happened, every word is kept and said again."""
+        if error.id in HOPELESS:
+            raise error
         if self._trouble_since is None:
             self._trouble_since = now
         self._observer.trouble("producer", error)
         lasting = now - self._trouble_since
-        if (
-            error.id in HOPELESS
-            or (error.id not in PASSING and lasting > PATIENCE)
-            or (self._stopping and lasting > GIVE_UP)
-        ):
+        if (error.id not in PASSING and lasting > PATIENCE) or (self._stopping and lasting > GIVE_UP):
             raise error
 
     def _trouble_over(self) -> None:

@@ -86,6 +86,32 @@ def lock(state: Path) -> Callable[[], None]:
     return file.release
 
 
+def watch_over(state: Path) -> Callable[[], None]:
+    """A call that raises StoreError `state_gone` once the directory is not the one any more whose lock we hold: it was
+    removed, moved, or another is in its place."""
+    path = state / "engine.lock"
+    held = _identity(path)
+
+    def look() -> None:
+        if _identity(path) != held:
+            raise StoreError(
+                f"the state directory {state} is gone: it was removed, moved or replaced while this engine used it",
+                hint="stop what removes it; then start again, which begins a new one",
+                id="state_gone",
+            )
+
+    return look
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """None: it is not there. What a disk says else is not known here."""
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return status.st_dev, status.st_ino
+
+
 class Running(Struct, frozen=True):
     """An engine that grades."""
 

@@ -139,6 +139,7 @@ ERRORS: Final[dict[str, str]] = {
     "setup_needed": "e2e/test_examples.py::test_without_an_image_its_setup_is_refused_and_the_way_out_named",
     "sqlite_too_old": "test_store_sqlite.py::test_an_old_sqlite",
     "state": "e2e/test_bad_input.py::test_a_bad_store_is_mended_by_store",
+    "state_gone": "test_statedir.py::test_an_engine_whose_directory_went_says_so_and_stops",
     "stdout": "e2e/test_bad_input.py::test_a_standard_output_that_is_full",
     "store_auth": "test_store_redis.py::test_a_password_is_needed_and_is_never_shown",
     "store_busy": "test_store_several.py::test_while_a_slot_moves_nothing_is_torn",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -13,8 +14,9 @@ import pytest
 from filelock import FileLock
 
 from minitango import statedir
-from minitango.errors import EngineRunning
-from tests.support import Gate, open_engine
+from minitango.errors import EngineRunning, EngineStopped
+from tests import redis_server
+from tests.support import PATIENCE, Gate, open_engine, submission
 
 HOLD = """
 import sys, time
@@ -97,3 +99,37 @@ def test_what_killed_checks_left_is_found_and_goes(tmp_path: Path, monkeypatch: 
         statedir.discard(state)
     assert not left.exists()
     assert not alive.exists()
+
+
+@pytest.mark.parametrize("how", ["removed", "moved", "made anew"])
+@pytest.mark.parametrize("kind", ["sqlite", "redis"])
+def test_an_engine_whose_directory_went_says_so_and_stops(tmp_path: Path, kind: str, how: str) -> None:
+    """It does not go on grading into a file that nobody finds again, nor beside an engine that holds another lock."""
+    state, events, gate = tmp_path / "state", [], Gate()
+    store = str(state)
+    if kind == "redis":
+        redis_server.need_redis()
+        redis_server.shared().flush()
+        store = redis_server.shared().url()
+    engine = open_engine(store, gate, state=state, on_event=events.append)
+    handle = engine.submit(submission())
+    gate.wait_entered()
+    if how == "moved":
+        state.rename(tmp_path / "elsewhere")
+    else:
+        shutil.rmtree(state)
+    if how == "made anew":
+        open_engine(tmp_path / "state", Gate()).stop()
+    with pytest.raises(EngineStopped, match="removed, moved or replaced") as caught:
+        handle.result(PATIENCE)
+    assert (caught.value.id, caught.value.exit_code) == ("state_gone", 3)
+    assert caught.value.hint
+    with pytest.raises(EngineStopped, match="the engine stopped: the state directory"):
+        engine.wait()
+    with pytest.raises(EngineStopped) as caught:
+        engine.submit(submission("late"))
+    assert caught.value.id == "state_gone"
+    (crashed,) = (event.message for event in events if event.kind == "crashed")
+    assert "the engine stops: the state directory" in crashed
+    assert "; next: " in crashed
+    engine.stop(grace=0)

@@ -193,6 +193,31 @@ def test_one_record_that_is_damaged(path: Path, store: SqliteStore, script: str,
     assert store.get(well).id == well
 
 
+@pytest.mark.parametrize("how", ["removed", "moved", "replaced", "emptied"])
+def test_a_file_that_went_while_it_was_open(path: Path, store: SqliteStore, how: str) -> None:
+    """What is written to it would never be found again."""
+    store.submit([SPEC])
+    store.shrink()
+    store.look_after()
+    match how:
+        case "removed":
+            path.unlink()
+        case "moved":
+            path.parent.rename(path.parent.with_name("elsewhere"))
+        case "replaced":
+            other = path.with_suffix(".new")
+            other.write_bytes(path.read_bytes())
+            other.replace(path)
+        case _:
+            shutil.rmtree(path.parent)
+            path.parent.mkdir()
+    for look in (store.look_after, lambda: store.submit([SPEC])):
+        with pytest.raises(StoreError, match="removed, moved or replaced") as caught:
+            look()
+        assert caught.value.id == "state_gone"
+        assert "minitango restore" in caught.value.hint
+
+
 def test_a_disk_that_fails(path: Path, store: SqliteStore) -> None:
     """A bound on a file's size stands for it: the kernel refuses a write for another reason than a lack of room."""
     store.submit([SPEC])

@@ -98,7 +98,8 @@ class Ticket:
         """Forget the box, if nothing of it is left; otherwise leave the record for `sweep`."""
         os.close(self._record)
         if clean:
-            os.unlink(self._path)  # noqa: PTH108  # once for each job: without a Path in between
+            with contextlib.suppress(FileNotFoundError):  # the state directory was removed: nobody will look for it
+                os.unlink(self._path)  # noqa: PTH108  # once for each job: without a Path in between
 
     def _note(self, line: dict[str, object]) -> None:
         text = json.dumps(line).encode() + b"\n"

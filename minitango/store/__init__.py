@@ -389,6 +389,11 @@ class Upkeep(Protocol):
         """
         ...
 
+    def look_after(self) -> None:
+        """StoreError `state_gone` where the file that this is was removed, moved or replaced while it was open: what is
+        written to it would never be found again. `submit` looks by itself. Costs a few microseconds."""
+        ...
+
     def close(self) -> None:
         """Let go of files and threads. Idempotent. No other verb may follow."""
         ...

@@ -24,7 +24,7 @@ from minitango.failpoint import failpoint
 from minitango.job import TRANSITIONS, State
 from minitango.store._rows import Row, new_token
 from minitango.store._schema import APPLICATION_ID, MIGRATIONS
-from minitango.store._sqlite_errors import from_os, from_sqlite, is_busy, is_io, not_a_store, unsynced
+from minitango.store._sqlite_errors import from_os, from_sqlite, gone, is_busy, is_io, not_a_store, unsynced
 
 OLDEST_SQLITE: Final = (3, 35, 0)
 """The first library with RETURNING."""
@@ -124,6 +124,8 @@ class Database:
         self._unsafe = False
         """Whether the disk failed a `sync` or a commit, and no `sync` succeeded since."""
         self._log = _Log(self.path)
+        self._identity: tuple[int, int] | None = None
+        """Which file it is: the device's number, and its own."""
         if sqlite3.sqlite_version_info < OLDEST_SQLITE:
             raise StoreError(
                 f"SQLite {sqlite3.sqlite_version} is too old: minitango needs 3.35 or later",
@@ -136,6 +138,7 @@ class Database:
         except OSError as error:
             raise from_os(error, self.path) from error
         self._writer = self.connect()
+        self._identity = self._identify()
         try:
             _check_and_migrate(self._writer, self.path)
             self._writer.execute("PRAGMA busy_timeout = 0")  # `_begin` waits
@@ -167,6 +170,21 @@ class Database:
         except sqlite3.Error as error:
             raise from_sqlite(error, self.path) from error
         return connection
+
+    def look_after(self) -> None:
+        """See `Upkeep.look_after`."""
+        if self._identify() != self._identity:
+            raise gone(self.path)
+
+    def _identify(self) -> tuple[int, int] | None:
+        """Which file is at our path; None: none is. What a disk says else is told by who reads it."""
+        try:
+            status = self.path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError:
+            return self._identity
+        return status.st_dev, status.st_ino
 
     def transact(
         self, verb: str, body: Callable[[Transaction], T], now: float | None = None, *, ahead: bool = False

@@ -38,6 +38,14 @@ def _full(path: Path) -> StoreFull:
     )
 
 
+def gone(path: Path) -> StoreError:
+    return StoreError(
+        f"the queue's file {path} is gone: it was removed, moved or replaced while it was open",
+        hint="move it back, or restore a backup: minitango restore SRC; then start again",
+        id="state_gone",
+    )
+
+
 def from_os(error: OSError, path: Path) -> StoreError:
     if error.errno in _FULL:
         return _full(path)

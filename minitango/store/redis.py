@@ -365,6 +365,9 @@ class RedisStore(RedisOutbox, RedisDump):
         self._blobs = RedisBlobs(self._link, cache)
         return self._blobs
 
+    def look_after(self) -> None:
+        """A server is looked after by others."""
+
     def close(self) -> None:
         self._link.close()
 

@@ -118,6 +118,7 @@ class SqliteStore(SqliteOutbox, SqliteNodes, SqliteDump):
     def submit(self, specs: Sequence[JobSpec], *, fresh: bool = False, now: float | None = None) -> list[Submitted]:
         if not specs:
             return []
+        self._db.look_after()
         check_room(self._db.path.parent)
         return self._db.transact("submit", lambda tx: submitted(tx, self.queue, specs, fresh=fresh), now)
 
@@ -446,6 +447,9 @@ class SqliteStore(SqliteOutbox, SqliteNodes, SqliteDump):
     def blobs(self, folder: Path) -> SqliteBlobs:
         """The blobs of this file's jobs: small ones are in it, `folder` is for the others."""
         return SqliteBlobs(self._db, folder)
+
+    def look_after(self) -> None:
+        self._db.look_after()
 
     def close(self) -> None:
         self._db.close()

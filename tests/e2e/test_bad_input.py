@@ -18,7 +18,7 @@ import pytest
 
 from minitango import cli as command_line
 from minitango.sandbox._remedy import diagnose
-from tests.e2e.conftest import GRADE, TOML, Answer, CommandLine, write_assignment
+from tests.e2e.conftest import GRADE, TOML, Answer, CommandLine, eventually, write_assignment
 
 
 def refused(answer: Answer, code: int, id: str, *words: str) -> None:
@@ -597,6 +597,19 @@ def test_a_hand_in_that_cannot_be_executed_has_no_score(cli: CommandLine, handin
     assert {job["outcome"] for job in answer.jobs} == {"no_score"}
     assert {job["score"] for job in answer.jobs} == {None}
     assert all("could not be executed" in job["reason"] for job in answer.jobs)
+
+
+@pytest.mark.usefixtures("sandbox")
+def test_a_state_that_is_removed_under_a_worker(cli: CommandLine, hw: Path) -> None:
+    (cli.folder / "ada.txt").write_text("wait 60\n")
+    assert cli("submit", "hw", "ada.txt").code == 0
+    worker = cli.start("worker", "--sandbox", "bubblewrap")
+    eventually(lambda: "started" in (cli.folder / "err0").read_text(), "it does not begin")
+    shutil.rmtree(cli.folder / ".minitango")
+    answer = cli.answer(worker)
+    refused(answer, 3, "state_gone", "removed, moved or replaced")
+    assert "crashed: the engine stops: the state directory" in answer.err
+    assert not (cli.folder / ".minitango").exists(), "nothing is made anew by a dying engine"
 
 
 def test_a_mistake_of_our_own(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
