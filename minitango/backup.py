@@ -80,7 +80,7 @@ def backup(place: Place, dest: Path) -> Label:
         tree.mkdir(mode=0o700)
         store = open_source(place)
         undo.callback(store.close)
-        blobs = open_blobs(store, place.folder, place.blobs)
+        blobs = open_blobs(store, place.folder, place.blobs, agreed=True)
         for left in reversed(range(_TRIES)):
             store.snapshot(tree / "queue.db")
             copy = settle_copy(tree / "queue.db")

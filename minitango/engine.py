@@ -176,7 +176,7 @@ class Engine:
                 kind = (last if asked == "auto" else "") or kind_of(asked, last=last)
             else:
                 kind = asked.name
-            files = open_blobs(opened, folder, None if blobs is None else Path(blobs).absolute())
+            files = open_blobs(opened, folder, None if blobs is None else Path(blobs).absolute(), agreed=workers != 0)
             engine = cls(opened, files, sandbox=box, sandbox_kind=kind, state=folder)
             engine._telling = telling
             engine._intake = Intake(files, engine._graders, callbacks)

@@ -97,7 +97,7 @@ def migrate(source: Place, target: Place) -> Moved:
         here = open_source(source)
         undo.callback(here.close)
         guard(here, source, undo)
-        blobs = open_blobs(here, source.folder, source.blobs)
+        blobs = open_blobs(here, source.folder, source.blobs, agreed=True)
         if target.file is None or target.file.exists():
             there = open_store(target.url, filling=True)
             undo.callback(there.close)

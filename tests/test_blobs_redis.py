@@ -5,18 +5,22 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from minitango.backup import backup
 from minitango.blobs import Blobs
+from minitango.engine import Engine
 from minitango.errors import BlobError, ConfigError, StoreFull
 from minitango.job import JobSpec
-from minitango.store import _redis_blobs, _redis_link, open_blobs
+from minitango.moving import Place, migrate
+from minitango.store import _redis_blobs, _redis_link, open_blobs, open_store
 from minitango.store._redis_blobs import CHUNK, RedisBlobs
 from minitango.store.redis import RedisStore
 from tests import redis_server
+from tests.support import PATIENCE, assignment, eventually, open_engine, scoring, submission
 
 HOUR = 3600.0
 BEYOND_SMALL = b"data" * 20_000
@@ -298,8 +302,94 @@ def test_a_node_forgets_what_it_does_not_use(store: RedisStore, blobs: RedisBlob
     assert other.get(unused) == b"unused"
 
 
+# --- a directory instead ------------------------------------------------------------------------
+
+
+def differs(action: Callable[[], object]) -> ConfigError:
+    with pytest.raises(ConfigError) as caught:
+        action()
+    assert caught.value.id == "blobs_differ"
+    assert caught.value.hint
+    return caught.value
+
+
 def test_a_shared_directory_instead(store: RedisStore, tmp_path: Path) -> None:
     shared = open_blobs(store, tmp_path / "state", tmp_path / "nfs")
     assert isinstance(shared, Blobs)
     assert shared.root == tmp_path / "nfs"
     assert isinstance(open_blobs(store, tmp_path / "state"), RedisBlobs)
+
+
+@pytest.mark.parametrize("folder", [True, False])
+def test_a_node_that_looks_elsewhere_than_was_submitted_to_does_not_start(
+    store: RedisStore, tmp_path: Path, folder: bool
+) -> None:
+    url, nfs = redis_server.shared().url(), tmp_path / "n f s"
+    mine, other = (nfs, None) if folder else (None, nfs)
+    with Engine.open(url, workers=0, blobs=mine, state=tmp_path / "a") as course:
+        handle = course.submit(submission())
+        error = differs(lambda: open_engine(url, scoring(1), state=tmp_path / "b", blobs=other))
+        assert error.id == "blobs_differ"
+        if folder:
+            assert str(nfs) in str(error)
+            assert "--blobs DIR" in error.hint
+        else:
+            assert "on its server" in str(error)
+            assert f"--to-blobs '{nfs}'" in error.hint
+        with Engine.open(url, workers=0, blobs=other, state=tmp_path / "c") as looker:
+            assert looker.jobs(), "who only looks may"
+            before = keys()
+            differs(lambda: looker.submit(submission("bob", b"else", assignment("other"))))
+            assert keys() == before, "nothing of it stays"
+            assert len(looker.jobs()) == 1
+            with pytest.raises(BlobError, match="the files of this queue are") as caught:
+                looker.blobs.get(course.jobs()[0].inputs)
+            assert caught.value.id == "blob_missing"
+            if not folder:
+                differs(lambda: looker.blobs.prune(looker.store.referenced))
+        elsewhere = None if mine is None else tmp_path / "as it is called there"
+        if elsewhere is not None:
+            elsewhere.symlink_to(nfs)
+        with open_engine(url, scoring(1), state=tmp_path / "d", blobs=elsewhere):
+            assert handle.result(PATIENCE).score == 1
+        for look in (
+            lambda: backup(Place.of(url, blobs=None if other is None else str(other)), tmp_path / "kept"),
+            lambda: migrate(
+                Place.of(url, blobs=None if other is None else str(other)), Place.of(str(tmp_path / "moved"))
+            ),
+        ):
+            differs(look)
+        assert backup(Place.of(url, blobs=None if mine is None else str(mine)), tmp_path / "kept").blobs == 2
+
+
+def test_a_node_that_was_first_says_where_files_are_that_it_does_not_find(store: RedisStore, tmp_path: Path) -> None:
+    url, told = redis_server.shared().url(), []
+    with open_engine(url, scoring(1), state=tmp_path / "a", on_event=told.append) as node:
+        with Engine.open(url, workers=0, blobs=tmp_path / "nfs", state=tmp_path / "b") as course:
+            course.submit(submission())
+        eventually(lambda: "paused" in [event.kind for event in told])
+        (job,) = node.jobs()
+        assert job.failures == 0, "it is this node alone that does not see them"
+    (said,) = {event.message for event in told if event.kind == "paused"}
+    assert str(tmp_path / "nfs") in said
+    assert "; next: name it as it is called on this machine: --blobs DIR" in said
+
+
+def test_an_empty_queue_takes_files_either_way(store: RedisStore, tmp_path: Path) -> None:
+    for directory in (tmp_path / "nfs", None, tmp_path / "nfs"):
+        digest = open_blobs(store, tmp_path / "state", directory, agreed=True).put(b"data")
+        (one,) = store.submit([JobSpec("hw", "ada", digest, digest)])
+        with pytest.raises(ConfigError):
+            open_blobs(store, tmp_path / "state", None if directory else tmp_path / "nfs", agreed=True)
+        store.cancel(one.id)
+        assert store.forget([one.id]) == 1
+
+
+def test_what_is_carried_notes_where_its_files_are(store: RedisStore, tmp_path: Path) -> None:
+    here = open_store(str(tmp_path / "state" / "queue.db"))
+    digest = open_blobs(here, tmp_path / "state").put(b"data")
+    here.submit([JobSpec("hw", "ada", digest, digest)])
+    here.close()
+    migrate(Place.of(str(tmp_path / "state")), Place.of(redis_server.shared().url(), blobs=str(tmp_path / "nfs")))
+    differs(lambda: open_blobs(store, tmp_path / "a", agreed=True))
+    open_blobs(store, tmp_path / "a", tmp_path / "nfs", agreed=True)

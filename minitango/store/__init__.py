@@ -472,26 +472,29 @@ def settle_copy(path: Path) -> Copy:
     return settle_copy(path)
 
 
-def open_blobs(store: Store, folder: Path, directory: Path | None = None) -> BlobStore:
+def open_blobs(store: Store, folder: Path, directory: Path | None = None, *, agreed: bool = False) -> BlobStore:
     """The blobs of this store's jobs: in `directory`, which all its nodes must share, else where the store has its own.
+
+    `agreed`: ConfigError `blobs_differ` where a queue on Redis notes that its files are elsewhere.
 
     For SQLite that is its file, and `folder`/blobs for what is large; for Redis the server, and `folder`/cache keeps
     what is fetched. (Not `blobs`: a queue that was carried to a server may still lie there, with files that nobody but
     it needs.)
     """
-    if directory is not None:
-        return Blobs(directory)
     if store.shared:
         from minitango.store.redis import RedisStore
 
         if isinstance(store, RedisStore):
-            return store.blobs(folder / "cache")
-    else:
+            blobs = store.blobs(folder / "cache", directory)
+            if agreed:
+                store.check_blobs()
+            return blobs
+    elif directory is None:
         from minitango.store.sqlite import SqliteStore
 
         if isinstance(store, SqliteStore):
             return store.blobs(folder / "blobs")
-    return Blobs(folder / "blobs")
+    return Blobs(directory or folder / "blobs")
 
 
 def check_place(text: str) -> None:

@@ -58,7 +58,7 @@ class RedisDump(RedisHistory):
 
     def load(self, jobs: Iterable[JobDump], books: Callable[[], Books]) -> int:
         token = secrets.token_hex(8)
-        begun = int(self._link.run("load", ["begin", token], patient=True))
+        begun = int(self._link.run("load", ["begin", token, self._blobs_way], patient=True))
         if not begun:
             raise not_empty(f"the queue {self.queue} on {self._link.place.shown}")
         with self._blobs_for_nothing():

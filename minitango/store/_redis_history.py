@@ -23,6 +23,8 @@ class RedisHistory:
 
     def __init__(self, link: Link) -> None:
         self.queue = link.queue
+        self._blobs_way = ""
+        """Where its files are, as far as that was said here: `_redis_folder`."""
         self._link = link
 
     def get(self, id: str) -> Job:

@@ -23,9 +23,11 @@ from typing import Any, Final
 
 from msgspec.msgpack import encode as packed
 
+from minitango.blobs import BlobStore
 from minitango.errors import ConfigError, StoreError, StoreFull, reach_of
 from minitango.job import Ack, Cancelled, Fail, Finish, Job, JobSpec, Lease, Release, State, work_key
 from minitango.store import Exchanged, Node, Submitted, node_taken
+from minitango.store import _redis_folder as folder
 from minitango.store import _redis_rows as redis_rows
 from minitango.store import _rows as rows
 from minitango.store._history import not_found
@@ -117,7 +119,7 @@ class RedisStore(RedisOutbox, RedisDump):
         named = [digest for spec in specs for digest in (spec.inputs, spec.spec, *spec.refs)]
         try:
             done = self._submit(specs, fresh=fresh, now=now)
-        except StoreFull:
+        except (StoreFull, ConfigError):
             if self._blobs is not None:
                 self._blobs.give_back(named)
             raise
@@ -134,7 +136,10 @@ class RedisStore(RedisOutbox, RedisDump):
             said: list[str] = []
             for new, spec in zip(ids, specs, strict=True):
                 said += redis_rows.submit_arguments(new, spec, self.queue)
-            arguments = [self._at(now), "1" if fresh else "0", "1" if again else "0", packed(said)]
+            arguments = [
+                self._at(now), "1" if fresh else "0", "1" if again else "0", packed(said),
+                redis_rows.text(self._blobs_way),
+            ]  # fmt: skip
             try:
                 reply = self._link.run("submit", arguments, patient=len(specs) > _MANY, repeats=False)
             except StoreError as error:
@@ -145,6 +150,8 @@ class RedisStore(RedisOutbox, RedisDump):
                 again = True  # the connection may have gone stale: the same ids, so that it is done once
                 time.sleep(0.05)
                 continue
+            if reply[0] == b"elsewhere":
+                folder.check(reply[1].decode("utf-8", "replace"), self._blobs_way)
             if reply[0] != b"taken":
                 return [
                     Submitted(reply[at].decode(), reply[at + 1] == b"1", State(reply[at + 2].decode()))
@@ -360,10 +367,17 @@ class RedisStore(RedisOutbox, RedisDump):
     def _blobs_for_nothing(self) -> AbstractContextManager[None]:
         return nullcontext() if self._blobs is None else self._blobs.given_back_on_failure()
 
-    def blobs(self, cache: Path) -> RedisBlobs:
-        """The blobs of this queue, which are on its server; `cache` is a directory for what is fetched."""
+    def blobs(self, cache: Path, directory: Path | None = None) -> BlobStore:
+        """The blobs of this queue: in a `directory` that its nodes share, or on its server, and then `cache` is one for
+        what is fetched. What is submitted from now on notes which."""
+        self._blobs_way = folder.way_of(directory)
+        if directory is not None:
+            return folder.FolderBlobs(directory, self._link)
         self._blobs = RedisBlobs(self._link, cache)
         return self._blobs
+
+    def check_blobs(self) -> None:
+        folder.check(folder.noted(self._link), self._blobs_way)
 
     def look_after(self) -> None:
         """A server is looked after by others."""

@@ -3,7 +3,7 @@
 -- Writes meta j: a: r: o: jobs ids of:a: of:s: keys key: refs lanes ready: alone: due solo spec: held: others running
 -- cancels ended outbox cb: drain
 -- ARGV: verb, token, and:
---   begin: nothing. Replies 0: there are jobs; 1: begun; 2: begun, and what an earlier one left is to be cleared first,
+--   begin: where the files of the jobs are to be (`blobs` of meta), or ''. Replies 0: there are jobs; 1: begun; 2: begun, and what an earlier one left is to be cleared first,
 --     which it says until `cleared` was said.
 --   clear: keys, as they are below the queue's own beginning.
 --   cleared: nothing.
@@ -18,6 +18,7 @@ if verb == 'begin' then
   if not filling and call('EXISTS', P .. 'jobs') == 1 then return 0 end
   if filling and filling ~= token then call('HSET', KEYS[1], 'clearing', '1') end
   call('HSET', KEYS[1], 'loading', token)
+  if (ARGV[3] or '') ~= '' then call('HSET', KEYS[1], 'blobs', ARGV[3]) end
   return call('HEXISTS', KEYS[1], 'clearing') == 1 and 2 or 1
 end
 if verb == 'end' and not filling then return -1 end -- said again, as no answer came

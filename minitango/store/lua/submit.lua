@@ -1,7 +1,9 @@
 -- Queue jobs, all or none (`Queue.submit`).
 -- Writes meta j: jobs ids of:a: of:s: keys key: refs lanes ready: spec: last:
--- ARGV: now, fresh, again (the same was sent before, and no answer came), and msgpack of 17 values for each job, as below.
--- Replies: for each job its id, 1 where it is new, its state; or {'taken', N}: the N-th id is another job's.
+-- ARGV: now, fresh, again (the same was sent before, and no answer came), msgpack of 17 values for each job, as below, and
+-- where their files are (`blobs` of meta), or ''.
+-- Replies: for each job its id, 1 where it is new, its state; or {'taken', N}: the N-th id is another job's; or
+-- {'elsewhere', where the queue has its files}.
 local now = clock(ARGV[1])
 local fresh, again = ARGV[2] == '1', ARGV[3] == '1'
 local WIDTH = 17
@@ -26,6 +28,14 @@ for i = 0, n - 1 do
     end
     return out
   end
+end
+
+if (ARGV[5] or '') ~= '' then
+  local known = call('HGET', KEYS[1], 'blobs')
+  if known and string.match(known, '^%a+') ~= string.match(ARGV[5], '^%a+') and call('EXISTS', P .. 'jobs') == 1 then
+    return { 'elsewhere', known }
+  end
+  if known ~= ARGV[5] and (not known or call('EXISTS', P .. 'jobs') == 0) then call('HSET', KEYS[1], 'blobs', ARGV[5]) end
 end
 
 local out, told, named, lanes = {}, false, {}, {}

@@ -1,0 +1,98 @@
+"""Where the files of a queue on Redis are: on its server, or in a directory that its nodes share.
+
+The queue notes which, as whoever submitted first to it had it, so that who differs is told, and does not look for files
+where they are not.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from minitango.blobs import Blobs, Pruned
+from minitango.errors import BlobError, ConfigError, StoreError
+from minitango.store._redis_link import Link
+
+SERVER: Final = "server"
+_FOLDER: Final = "directory "
+
+
+def way_of(directory: Path | None) -> str:
+    """The note of a queue whose files are there. A directory may have another path on another machine."""
+    return SERVER if directory is None else f"{_FOLDER}{directory}"
+
+
+def noted(link: Link) -> str:
+    """What the queue notes; empty: nothing yet, or no job is left for which it counts. StoreError."""
+
+    def ask(pipe: Any) -> None:
+        pipe.hget(link.key("meta"), "blobs")
+        pipe.exists(link.key("jobs"))
+
+    found, jobs = link.pipeline(ask)
+    return found.decode("utf-8", "replace") if found is not None and jobs else ""
+
+
+def check(note: str, mine: str) -> None:
+    """ConfigError `blobs_differ` where the queue notes another way than ours."""
+    if not note or note.partition(" ")[0] == mine.partition(" ")[0]:
+        return
+    if note == SERVER:
+        folder = mine.removeprefix(_FOLDER)
+        raise ConfigError(
+            f"the files of this queue are on its server, and not in a directory such as {folder}",
+            hint="leave --blobs (MINITANGO_BLOBS, blobs in minitango.toml) out; or carry the queue to another: "
+            f"minitango migrate FROM TO --to-blobs {shlex.quote(folder)}",
+            id="blobs_differ",
+        )
+    raise ConfigError(
+        f"the files of this queue are in a directory that its nodes share ({_place(note)}), and none was named here",
+        hint="name it as it is called on this machine: --blobs DIR, MINITANGO_BLOBS, or blobs in minitango.toml",
+        id="blobs_differ",
+    )
+
+
+def missing(link: Link, mine: str, error: BlobError) -> BlobError:
+    """What to say of a file that is not where this node looks: where its queue notes that files are, if elsewhere."""
+    try:
+        check(noted(link), mine)
+    except ConfigError as differs:
+        return BlobError(f"{error.message}; {differs.message}", hint=differs.hint, id="blob_missing")
+    except StoreError:
+        pass
+    return error
+
+
+def _place(note: str) -> str:
+    return f"{note.removeprefix(_FOLDER)}, where it was first submitted to"
+
+
+class FolderBlobs(Blobs):
+    """`BlobStore` in a directory that all nodes of a queue share. As `Blobs`; what is not there may be elsewhere."""
+
+    def __init__(self, root: Path, link: Link) -> None:
+        super().__init__(root)
+        self._link = link
+
+    def get(self, digest: str, *, keep: bool = True) -> bytes:
+        try:
+            return super().get(digest, keep=keep)
+        except BlobError as error:
+            if error.id != "blob_missing":
+                raise
+            raise missing(self._link, way_of(self.root), error) from error
+
+    def prune(
+        self,
+        referenced: Callable[[list[str]], set[str]],
+        *,
+        older_than: float = 3600.0,
+        now: float | None = None,
+        dry_run: bool = False,
+    ) -> Pruned:
+        """ConfigError `blobs_differ` where the queue has its files elsewhere: it needs none of these, and somebody else
+        may."""
+        check(noted(self._link), way_of(self.root))
+        return super().prune(referenced, older_than=older_than, now=now, dry_run=dry_run)
