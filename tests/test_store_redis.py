@@ -21,7 +21,7 @@ from minitango.errors import ConfigError, MinitangoError, StoreError, StoreFull,
 from minitango.events import Event
 from minitango.job import Fail, Failure, Finish, JobSpec, Outcome, Result, State
 from minitango.pool import REAP
-from minitango.store import Query, _redis_ears, _redis_link, _redis_look, open_store
+from minitango.store import Node, Query, _redis_ears, _redis_link, _redis_look, open_store
 from minitango.store import redis as redis_module
 from minitango.store._redis_blobs import MOST_BROUGHT
 from minitango.store._redis_look import a_replica
@@ -240,6 +240,30 @@ def test_a_full_server_accepts_nothing_more_but_takes_results(own: Server, monke
     assert store.counts() == {**dict.fromkeys(State, 0), State.QUEUED: 2, State.DONE: 1}
     client.config_set("maxmemory", 0)
     assert store.submit([spec("more")]), "and goes on by itself"
+    store.close()
+
+
+def test_a_full_server_is_told_who_is_alive_and_whose_jobs_are_whose(own: Server) -> None:
+    """A worker starts, keeps what it has and takes back what it had; nothing is accepted or recorded."""
+    store = RedisStore(own.url())
+    store.submit([spec(str(n)) for n in range(3)])
+    kept, lost = store.exchange(claim=2, node="a", lease_for=1.0).leases
+    own.client().config_set("maxmemory", 1 << 20)
+    other = RedisStore(own.url("other"))
+    assert "is full: nothing is accepted or recorded until there is room; next: " in other.remarks[-1]
+    for each in (store, other):
+        assert each.beat(Node("a", "i")) is False
+        assert [node.name for node in each.nodes()] == ["a"]
+        with pytest.raises(StoreFull):
+            each.submit([spec("more")])
+    assert store.extend([kept, lost]) == ()
+    assert {job.id for job in store.recover(node="a")} == {kept.job, lost.job}
+    for action in (lambda: store.exchange(claim=1), lambda: store.exchange([Finish(kept, RESULT)])):
+        with pytest.raises(StoreFull):
+            action()
+    own.client().config_set("maxmemory", 0)
+    assert store.exchange([Finish(kept, RESULT)]).refused == (kept,)
+    other.close()
     store.close()
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import queue
 import signal
+import time
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from typing import Final
 
@@ -21,8 +23,8 @@ from minitango.cli.settings import Settings, settled
 from minitango.cli.streams import drop_lost_terminal
 from minitango.cli.watching import Watch
 from minitango.engine import GRACE, Engine
-from minitango.errors import ConfigError, MinitangoError
-from minitango.events import Event
+from minitango.errors import ConfigError, MinitangoError, StoreFull
+from minitango.events import Event, Troubles
 from minitango.job import State
 from minitango.metrics import Metrics
 from minitango.node import expected
@@ -31,6 +33,8 @@ from minitango.store import shown
 from minitango.text import one_line, plural
 
 MAX_GRACE: Final = 7 * 86_400
+LOOK: Final = 3.0
+"""Seconds until a worker that could not begin, for want of room in the store, tries again."""
 
 
 @click.command(short_help="Grade what is queued, and what comes, until it is stopped.")
@@ -107,7 +111,7 @@ def _work(
 
     if settings.overlooked:
         said.say("store", "warning", settings.overlooked)
-    engine = settings.open(on_event=say, paused=True)
+    engine = _open(settings, say)
     opened.append(engine)
     said.node = engine.node
     with ExitStack() as undo:
@@ -155,6 +159,20 @@ def _work(
         engine.stop(grace=grace)
         engine.wait()
     return INTERRUPTED if signal.SIGINT in received else 0
+
+
+def _open(settings: Settings, say: Callable[[Event], None]) -> Engine:
+    """The engine, once it can be noted that it is there: where the store has no room for that, it is waited for."""
+    troubles = Troubles(lambda kind, job, message: say(Event(kind, job, message)))
+    while True:
+        try:
+            engine = settings.open(on_event=say, paused=True)
+        except StoreFull as error:
+            troubles.meet("worker", error)
+            time.sleep(LOOK)
+        else:
+            troubles.over("worker")
+            return engine
 
 
 def address(text: str | None) -> tuple[str, int] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Final
 
 import redis
 from redis import exceptions
@@ -20,6 +21,7 @@ _ELSEWHERE = (
 )  # fmt: skip
 """Also MovedError. What such a server was asked for it did not do."""
 _NOT_HERE = ("READONLY", "MASTERDOWN", "CLUSTERDOWN", "LOADING", "TRYAGAIN", "MOVED", "ASK")
+MAKE_ROOM: Final = "raise its maxmemory, or make room in this queue: minitango prune --older-than 30d"
 _INSIDE = re.compile(r"@user_script: ?[0-9]+: -?([A-Z]+) ")
 
 
@@ -68,7 +70,7 @@ def from_redis(error: Foreign, place: Place) -> StoreError:
     ):
         return StoreFull(
             f"the memory of Redis at {shown} is full: nothing was written",
-            hint="raise its maxmemory, or make room in this queue: minitango prune --older-than 30d",
+            hint=MAKE_ROOM,
         )
     if word == "MISCONF":
         return StoreFull(

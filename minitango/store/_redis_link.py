@@ -24,7 +24,7 @@ from minitango.job import SOLO_AFTER
 from minitango.store import GOOD_FOR, UNHEARD
 from minitango.store._redis_clients import ANSWER, PATIENCE, Clients
 from minitango.store._redis_ears import watch
-from minitango.store._redis_errors import Foreign, elsewhere, filling, from_redis, is_replica, unconfirmed
+from minitango.store._redis_errors import MAKE_ROOM, Foreign, elsewhere, filling, from_redis, is_replica, unconfirmed
 from minitango.store._redis_look import a_replica, check
 from minitango.store._redis_probe import diagnosed
 from minitango.store._redis_url import Place
@@ -145,7 +145,7 @@ class Link:
             raise StoreFull(
                 f"the memory of Redis at {self.place.shown} is nearly full: what is left is for the results of what is "
                 "queued",
-                hint="raise its maxmemory, or make room in this queue: minitango prune --older-than 30d",
+                hint=MAKE_ROOM,
             )
 
     def key(self, name: str) -> str:

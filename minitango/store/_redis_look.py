@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from minitango.errors import StoreError
+from minitango.store._redis_errors import MAKE_ROOM
 from minitango.store._redis_probe import no_redis
 from minitango.store._redis_url import Place, found_host
 
@@ -36,7 +37,12 @@ def check(info: Any, place: Place, cli: str) -> tuple[str, ...]:
             hint="upgrade it (Redis 6 to 8, Valkey)",
             id="redis_too_old",
         )
-    return () if place.durability == "any" else _check_durability(info, place, cli)
+    remarks = () if place.durability == "any" else _check_durability(info, place, cli)
+    most = int(info.get("maxmemory", 0))
+    if most and int(info.get("used_memory", 0)) >= most:
+        full = f"the memory of Redis at {place.shown} is full: nothing is accepted or recorded until there is room"
+        remarks += (f"{full}; next: {MAKE_ROOM}",)
+    return remarks
 
 
 def _check_durability(info: Mapping[str, Any], place: Place, cli: str) -> tuple[str, ...]:

