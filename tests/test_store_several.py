@@ -23,7 +23,8 @@ from minitango.doctor import Patient, shared
 from minitango.errors import ConfigError, StoreError
 from minitango.job import Finish, JobSpec, Outcome, Result, State
 from minitango.pool import PASSING
-from minitango.store import is_redis, open_store, shown
+from minitango.store import _redis_clients, _redis_link, _redis_way, is_redis, open_store, shown
+from minitango.store._redis_errors import unconfirmed
 from minitango.store._redis_url import Host, parse
 from minitango.store._redis_way import SentinelWay, master_of, owner_of
 from minitango.store.redis import RedisStore
@@ -438,6 +439,39 @@ def test_a_master_that_is_demoted_is_left_without_a_word(watched: Watched) -> No
     store.close()
 
 
+def test_a_submit_is_answered_in_time_though_everybody_hangs(watched: Watched) -> None:
+    """Each has its own share of the time, and together they leave some."""
+    assert _redis_way._ASKING + _redis_clients.ANSWER <= ANSWERED - 0.15
+    assert max(_redis_link._CONFIRM[0], _redis_way._EACH) < _redis_clients.ANSWER
+    store = RedisStore(watched.url())
+    store.submit([spec("before")])
+    for one in (*watched.sentinels, *watched.servers):
+        one.freeze()
+    took = []
+    for n in range(3):
+        time.sleep(_redis_way.SURE_FOR)  # they are asked once more
+        begun = time.monotonic()
+        assert refused(lambda n=n: store.submit([spec(f"s{n}")])).id == "store_unreachable"
+        took.append(time.monotonic() - begun)
+    for one in (*watched.sentinels, *watched.servers):
+        one.thaw()
+    assert min(took) < ANSWERED, "2.01 s, where the shares make two"
+    assert max(took) < ANSWERED + SLACK
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("reached", "replicas", "said"),
+    [
+        (0, 1, "no replica has confirmed it in time, and one has to have it (replicas=1)"),
+        (1, 2, "one replica has confirmed it in time, and 2 have to have it (replicas=2)"),
+        (2, 3, "2 replicas have confirmed it in time, and 3 have to have it (replicas=3)"),
+    ],
+)
+def test_what_is_not_confirmed_is_told_in_words(reached: int, replicas: int, said: str) -> None:
+    assert said in str(unconfirmed(parse(f"redis://h?replicas={replicas}"), reached))
+
+
 def test_a_clusters_node_is_killed(cluster: Cluster) -> None:
     def kill() -> None:
         cluster.caught_up()
@@ -500,6 +534,7 @@ def test_while_a_slot_moves_nothing_is_torn(quiet: Cluster) -> None:
         begun = time.monotonic()
         error = refused(lambda: store.submit([spec("more")]))
         assert error.id == "store_busy"
+        assert "is moving this queue to another of its nodes" in str(error)
         assert time.monotonic() - begun < ANSWERED + SLACK
         moved = list(source.scan_iter())[:20]
         source.execute_command("MIGRATE", "127.0.0.1", to.port, "", 0, 5000, "KEYS", *moved)
@@ -575,6 +610,7 @@ def test_what_replicas_have_not_got_is_said() -> None:
         error = refused(lambda: store.submit([spec("more", key="more")]))
         assert time.monotonic() - begun < ANSWERED + SLACK
         assert error.id == "store_unconfirmed"
+        assert "no replica has confirmed it in time, and one has to have it (replicas=1)" in str(error)
         assert "may have been accepted" in str(error)
         assert refused(lambda: store.cancel(lease.job)).id == "store_unconfirmed"
         blobs = store.blobs(watched.master.folder / "cache")

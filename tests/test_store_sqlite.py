@@ -398,7 +398,14 @@ def test_a_disk_that_is_nearly_full_takes_results_and_no_more_work(small_disk: P
 
 
 def test_how_much_of_a_disk_is_kept_for_results(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for total, wanted in ((1 << 20, 1 << 17), (1 << 30, 64 << 20), (10 << 30, (10 << 30) // 100), (500 << 30, 1 << 30)):
+    for total, wanted in (
+        (1 << 20, 1 << 17),
+        (256 << 20, 32 << 20),
+        (512 << 20, 64 << 20),
+        (1 << 30, 64 << 20),
+        (10 << 30, (10 << 30) // 100),
+        (500 << 30, 1 << 30),
+    ):
         assert reserve(total) == wanted
     store = SqliteStore(path)
     disk = os.statvfs(path.parent)

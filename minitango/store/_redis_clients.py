@@ -15,8 +15,8 @@ from redis.retry import Retry
 from minitango.errors import StoreError
 from minitango.store._redis_url import Host, Place
 
-ANSWER: Final = 1.5
-"""Seconds in which a verb is answered, or raises: people wait for it."""
+ANSWER: Final = 1.4
+"""Seconds in which a verb is answered, or raises: people wait for it, two at the most, with asking where it is."""
 PATIENCE: Final = 10.0
 """Seconds for what the engine does by itself, and what may take a server long."""
 _KEEPALIVE: Final = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}

@@ -84,6 +84,13 @@ def from_redis(error: Foreign, place: Place) -> StoreError:
         )
     if word == "FILLING":
         return filling(shown)
+    moving = isinstance(error, exceptions.AskError | exceptions.TryAgainError) or word in ("ASK", "TRYAGAIN")
+    if place.kind == "cluster" and moving:
+        return StoreError(
+            f"the cluster at {shown} is moving this queue to another of its nodes: it stands still until that is done",
+            hint=f"wait for it, or look: {place.look}",
+            id="store_busy",
+        )
     if elsewhere(error) or word in ("NOREPLICAS", "BUSY"):
         return StoreError(
             f"Redis at {shown} cannot take this now: {said}",
@@ -114,11 +121,12 @@ def from_redis(error: Foreign, place: Place) -> StoreError:
 
 
 def unconfirmed(place: Place, reached: int) -> StoreError:
-    have = "no replica has" if not reached else f"{reached} of its replicas {'has' if reached == 1 else 'have'}"
+    have = {0: "no replica has", 1: "one replica has"}.get(reached, f"{reached} replicas have")
+    need = "one has to have it" if place.replicas == 1 else f"{place.replicas} have to have it"
     return StoreError(
-        f"Redis at {place.shown} took this, and {have} it, where {place.replicas} are to: it may have been accepted, "
-        "and be lost if that server dies",
-        hint="say it again, the same work is one job; are its replicas there? minitango doctor",
+        f"this is written on Redis at {place.shown}, but {have} confirmed it in time, and {need} (replicas="
+        f"{place.replicas}): it may have been accepted, and is lost if that server dies before",
+        hint=f"say it again, the same work is one job; are its replicas there? {place.cli()} info replication",
         id="store_unconfirmed",
     )
 

@@ -26,8 +26,9 @@ from minitango.store._redis_url import Host, Place, found_host
 SURE_FOR: Final = 2.0
 """Seconds after which sentinels are asked again, though their master answers: until they reach it, it does not know
 that it is none any more, and what it accepts is lost."""
-_ASKING: Final = 0.5
-"""Seconds for asking where the queue is: with ANSWER, the two within which people have an answer."""
+_ASKING: Final = 0.4
+"""Seconds for asking where the queue is: with ANSWER, less than the two within which people have an answer, by what a
+machine takes for it all."""
 _EACH: Final = 0.3
 """Seconds for one sentinel or node of those, that others be asked, too."""
 _PAUSE: Final = 0.1
