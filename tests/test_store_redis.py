@@ -672,6 +672,49 @@ def test_an_answer_that_was_lost_names_also_what_went_meanwhile(
     assert (two.created, two.state) == (True, State.QUEUED)
 
 
+def test_a_hold_that_is_still_spreading_ends_when_one_of_those_held_is_graded(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its image is there again: those that the hold had not come to yet are not held at all."""
+    monkeypatch.setitem(_redis_link._CONSTANTS, "WAVE", 5)
+    monkeypatch.setattr(redis_module, "_WAVES_FOR", 0.0)
+    now = [1000.0]
+    store = RedisStore(server.url(), clock=lambda: now[0])
+    store.submit([spec(str(n)) for n in range(2000)])
+    (first,) = store.exchange(claim=1).leases
+    store.exchange([Fail(first, Failure("sandbox_registry", "no image"), charge=False)])
+    now[0] += 3600.0  # those that it has come to are due again
+    client, waves, hold = server.client(), "minitango:{default}:waves", f"hold:{'s' * 64}"
+    while not (leases := store.exchange(claim=1).leases):
+        assert client.hexists(waves, hold), "it has come to all of them"
+    (mate,) = leases
+    assert client.hexists(waves, hold), "it is still under way"
+    assert client.hexists(f"minitango:{{default}}:j:{mate.job}", "held")
+    store.exchange([Finish(mate, RESULT)])
+    assert not client.hexists(waves, hold)
+    while client.exists(waves):
+        store.exchange(claim=1, solo=True)  # claims nothing
+    waiting = store.list(Query(states=(State.QUEUED,)))
+    assert len(waiting) == 1999
+    assert not [job.id for job in waiting if client.hexists(f"minitango:{{default}}:j:{job.id}", "held")]
+    store.close()
+
+
+def test_an_answer_that_is_given_again_is_a_write(server: Server, store: RedisStore) -> None:
+    """Servers from 7.2 on have WAIT wait for what its own connection wrote, and a new one has written nothing."""
+    run, said = store._link.run, []
+    store._link.run = lambda *words, **more: said.append(words) or run(*words, **more)  # type: ignore[method-assign]
+    store.submit([spec("a"), spec("b")])
+    (lease,) = store.exchange(claim=1).leases
+    store.exchange([Finish(lease, RESULT)])
+    submitted = said[0][1]
+    for verb, words in (("submit", [*submitted[:2], "1", *submitted[3:]]), said[-1]):
+        before = server.client().info("persistence")["rdb_changes_since_last_save"]
+        run(verb, words)
+        assert server.client().info("persistence")["rdb_changes_since_last_save"] == before + 1
+    assert store.counts()[State.QUEUED] == 1
+
+
 def test_what_is_not_known_is_said(own: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     store = RedisStore(own.url())
     store.submit([spec()])

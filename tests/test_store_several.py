@@ -26,7 +26,7 @@ from minitango.pool import PASSING
 from minitango.store import _redis_clients, _redis_link, _redis_way, is_redis, open_store, shown
 from minitango.store._redis_errors import unconfirmed
 from minitango.store._redis_url import Host, parse
-from minitango.store._redis_way import SentinelWay, master_of, owner_of
+from minitango.store._redis_way import SentinelWay, master_of, owner_of, way_to
 from minitango.store.redis import RedisStore
 from tests import redis_server, redis_several
 from tests.redis_several import SERVICE, Cluster, Watched, until
@@ -326,6 +326,74 @@ def test_a_master_that_answers_and_is_none_any_more_is_left(monkeypatch: pytest.
     time.sleep(0.25)
     assert way.clients().host == new
     assert way.turn == 2
+
+
+def test_of_answers_of_equal_age_the_server_that_is_known_stays_unless_it_is_doubted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Sentinels that may not say since when: one was away, and names the old master."""
+    monkeypatch.setattr(SentinelWay, "_sure_for", 0.05)
+    monkeypatch.setattr(_redis_way, "_PAUSE", 0.0)
+    one, other = Host("one", 1), Host("other", 2)
+    way = SentinelWay(parse("redis+sentinel://h1,h2/mine"))
+    said = {"h1": (one, 0), "h2": (other, 0)}
+    monkeypatch.setattr(way, "_ask", lambda sentinel, seconds: said[sentinel.name])
+    clients = way.clients()
+    assert clients.host == one
+    said.update({"h1": (other, 0), "h2": (one, 0)})
+    time.sleep(0.1)
+    assert way.clients() is clients, "nothing speaks against it"
+    for answers in (said, {"h1": (one, 0), "h2": (other, 0)}):
+        monkeypatch.setattr(way, "_ask", lambda sentinel, seconds, answers=answers: answers[sentinel.name])
+        before = way.clients()
+        way.doubt(before, exceptions.ConnectionError())
+        assert way.clients().host != before.host, "somebody names another"
+
+
+def test_a_node_that_has_not_heard_of_a_failover_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It names the one that does not answer; another node knows better."""
+    old, new = [b"old", 1, b"id"], [b"new", 2, b"id"]
+    said = {"h1:6379": [[0, 16383, old]], "h2:6379": [[0, 16383, new]], "old:1": [], "new:2": []}
+    asked: list[str] = []
+
+    class Told:
+        def __init__(self, url: str, seconds: float) -> None:
+            self._where = url.removeprefix("redis://")
+
+        def __enter__(self) -> Told:
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+        def execute_command(self, *words: str) -> Any:
+            asked.append(self._where)
+            return said[self._where]
+
+    monkeypatch.setattr(_redis_way, "Brief", Told)
+    monkeypatch.setattr(_redis_way, "_PAUSE", 0.0)
+    way = way_to(parse("redis+cluster://h1,h2"), "default")
+    clients = way.clients()
+    assert (clients.host, asked) == (Host("old", 1), ["h1:6379"])
+    way.doubt(clients, exceptions.ConnectionError())
+    assert way.clients().host == Host("new", 2)
+    said["h1:6379"] = said["h2:6379"]
+    asked.clear()
+    way.doubt(way.clients(), exceptions.ConnectionError())
+    assert way.clients().host == Host("new", 2), "nobody names another: it may be back"
+    assert {"h1:6379", "h2:6379"} <= set(asked)
+
+
+def test_the_clock_of_another_server_is_looked_at_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    redis_server.need_redis()
+    store = RedisStore(redis_server.shared().url())
+    link, now = store._link, store.now()
+    monkeypatch.setattr(link, "call", lambda verb, ask, **more: (5, 0))
+    assert store.now() >= now, "between, our own runs on"
+    link._way.turn += 1
+    assert 5 <= store.now() < 5 + PATIENCE
+    monkeypatch.undo()
+    assert store.now() < 5 + PATIENCE, "once, for each server"
+    store.close()
 
 
 def test_sentinels_that_are_all_away_stop_nobody(monkeypatch: pytest.MonkeyPatch) -> None:

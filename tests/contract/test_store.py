@@ -1082,6 +1082,18 @@ def test_acks_and_claims_go_in_one_exchange(store: Store) -> None:
     assert [lease.job for lease in done.leases] == [second.job, third], "a released job may be claimed at once"
 
 
+def test_a_job_that_was_graded_in_the_same_exchange_speaks_against_a_hold(store: Store, clock: Clock) -> None:
+    held = running(store, student="held")
+    store.exchange([Fail(held, AWAY, charge=False)])
+    clock.advance(HOLD_BASE + 1)
+    submit(store, spec("other"))
+    again, other = sorted(claim(store, 2), key=lambda lease: lease.job != held.job)
+    store.exchange([Finish(other, RESULT), Fail(again, AWAY, charge=False)])
+    (streak,) = (dumped.streak for dumped in store.dump() if dumped.job.id == held.job)
+    assert streak is not None
+    assert (streak.times, streak.alone) == (2, True)
+
+
 # --- the fence ---------------------------------------------------------------------------------
 
 

@@ -44,7 +44,6 @@ if verb == 'touch' then
       whole = whole and call('EXISTS', key) == 1
       if whole then call('PERSIST', key) end
     end
-    if chunks and not whole then call('DEL', P .. 'b:' .. ARGV[i]) end -- to be written anew
     if whole then
       call('ZADD', P .. 'blobs', num(now), ARGV[i])
       done[#done + 1] = ARGV[i]
