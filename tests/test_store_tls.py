@@ -18,6 +18,8 @@ from minitango.doctor import Patient, shared
 from minitango.errors import StoreError
 from minitango.job import Finish, JobSpec, Outcome, Result, State
 from minitango.store import _redis_tls, open_store
+from minitango.store._redis_clients import Brief
+from minitango.store._redis_clients import made as made_clients
 from minitango.store._redis_url import parse
 from minitango.store.redis import RedisStore
 from tests import certificates, redis_server
@@ -305,3 +307,13 @@ def test_a_url_in_a_hint_is_as_a_shell_takes_it() -> None:
         ),
     ]:
         assert parse(url).look == typed
+
+
+def test_names_are_verified_with_every_redis_py() -> None:
+    """Up to redis-py 5 they are not, unless that is asked for."""
+    place = parse("rediss://127.0.0.1:1")
+    clients = made_clients(place, place.server)
+    for client in (clients.quick, clients.steady):
+        assert client.connection_pool.connection_kwargs["ssl_check_hostname"] is True
+    with Brief(place.server, 1.0) as client:
+        assert client.connection_pool.connection_kwargs["ssl_check_hostname"] is True

@@ -144,11 +144,12 @@ def readable(raw: Raw) -> Job:
 
 
 def _readable(fields: dict[str, Any]) -> tuple[Job, bool]:
-    """The job, and whether that is the whole of it."""
+    """The job, and whether that is the whole of it. Changes what it is given."""
+    texts: dict[str, Any] = {name: fields[name] for name in ("labels", "failure") if name in fields}
     try:
-        return _job_of(dict(fields)), True
+        return _job_of(fields), True
     except StoreError:
-        pass
+        fields |= texts
     left: dict[str, Any] = {**dict.fromkeys(("id", "assignment", "student", "spec", "inputs"), ""), "seq": 0}
     left["state"] = "dead"
     for name in Job.__struct_fields__:
