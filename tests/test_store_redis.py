@@ -327,6 +327,17 @@ def test_a_worker_whose_server_became_a_replica_says_so_and_waits(own: Server, t
     assert [event.kind for event in told].count("resumed") == 1
 
 
+def test_an_idle_worker_does_not_take_its_silence_for_a_store_that_works(own: Server, tmp_path: Path) -> None:
+    told: list[Event] = []
+    with open_engine(own.url(), scoring(1), state=tmp_path, workers=1, on_event=told.append, paused=True):
+        own.client().replicaof("127.0.0.1", str(redis_server.free_port()))
+        eventually(lambda: "store_trouble" in [event.kind for event in told])
+        time.sleep(2 * REAP)
+        assert [event.kind for event in told] == ["store_trouble"]
+        own.client().replicaof("no", "one")
+        eventually(lambda: "resumed" in [event.kind for event in told])
+
+
 def test_a_queue_of_a_later_version_is_left_alone(server: Server, store: RedisStore) -> None:
     server.client().hset("minitango:{default}:meta", "version", "99")
     for action in (lambda: RedisStore(server.url()), lambda: store.submit([spec()]), lambda: store.exchange(claim=1)):
