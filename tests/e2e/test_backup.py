@@ -321,7 +321,7 @@ def test_files_in_folders_that_nodes_share(cli: CommandLine, server: Server, hw:
     assert cli("migrate", ".minitango", url, "--to-blobs", "shared").code == 0
     assert {Path(name).name for name in files(cli.folder / "shared")} == blobs_of(cli.folder / ".minitango")
     (cli.folder / ".minitango").rename(cli.folder / "was")
-    assert "error[blob_missing]" in cli("migrate", url, "back").err
+    assert "error[blobs_differ]" in cli("migrate", url, "back").err
     assert cli("migrate", url, "back", "--from-blobs", "shared").code == 0
     assert cli("backup", "kept", "--store", url, "--blobs", "shared").code == 0
     assert jobs(cli, "--state", "back") == jobs(cli, "--state", "kept") == before
