@@ -126,7 +126,7 @@ def unconfirmed(place: Place, reached: int) -> StoreError:
     return StoreError(
         f"this is written on Redis at {place.shown}, but {have} confirmed it in time, and {need} (replicas="
         f"{place.replicas}): it may have been accepted, and is lost if that server dies before",
-        hint=f"say it again, the same work is one job; are its replicas there? {place.cli()} info replication",
+        hint="say it again, the same work is one job; are its replicas there? minitango doctor",
         id="store_unconfirmed",
     )
 
