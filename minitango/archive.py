@@ -33,8 +33,9 @@ MAX_NAME: Final = 255
 SUFFIXES: Final = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2", ".tbz")
 """Names that end so are archives, in any case."""
 
-IGNORED: Final = frozenset({".git", "__pycache__", "__MACOSX", ".DS_Store"})
-"""Names that are never part of a tree, nor what is below them; neither are those of `_LITTER`."""
+IGNORED: Final = frozenset({".git", "__pycache__", "__MACOSX", ".DS_Store", ".minitango", "minitango.toml"})
+"""Names that are never part of a tree, nor what is below them; neither are those of `_LITTER`. The last two are our
+own, with everybody's hand-ins and whoever's passwords in them."""
 _LITTER: Final = re.compile(r"\._|(?:Thumbs\.db|desktop\.ini|~\$.*|.*~|\..*\.swp)\Z", re.IGNORECASE | re.DOTALL)
 """What macOS, Windows, text processors and editors leave beside the files."""
 

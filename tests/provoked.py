@@ -79,6 +79,7 @@ ERRORS: Final[dict[str, str]] = {
     "node_taken": "test_node.py::test_a_wanted_name_that_is_taken_is_refused",
     "node_unknown": "e2e/test_nodes.py::test_drain_resume_and_forget",
     "not_a_submission": "test_engine.py::test_wrong_arguments_get_typed_errors",
+    "not_apart": "e2e/test_bad_input.py::test_hand_ins_among_the_autograders_files",
     "not_ended": "test_engine.py::test_retry_asks_for_a_job_that_has_ended",
     "not_regular": "test_assignment.py::test_files_that_cannot_be_taken",
     "not_storable": "contract/test_store.py::test_submit_is_all_or_nothing",

@@ -450,6 +450,38 @@ def test_what_a_question_takes_of_its_course(tmp_path: Path, blobs: Blobs) -> No
     assert plan_of(made, blobs) != first
 
 
+def test_what_is_ours_is_in_no_sandbox(tmp_path: Path, blobs: Blobs) -> None:
+    """A folder that was graded in holds everybody's hand-ins, and the settings beside it may hold passwords."""
+    folder = scope(tmp_path / "ag", setup=None)
+    clean = bundle(plan_of(Assignment.load(folder), blobs), blobs)
+    write(folder, {".minitango/queue.db": "all", "minitango.toml": "store = 'redis://:secret@host'"})
+    assert bundle(plan_of(Assignment.load(folder), blobs), blobs) == clean
+    assert plan_of(Assignment.load(folder), Blobs(folder / ".minitango" / "blobs"))
+
+
+@pytest.mark.parametrize("layout", ["gradescope", "prairielearn", ""])
+def test_a_state_among_its_files_is_refused(layout: str, tmp_path: Path) -> None:
+    """Under a name of the user's choice: each pack would hold the one before."""
+    folder = tmp_path / "ag"
+    if layout == "gradescope":
+        scope(folder, setup=None)
+    elif layout == "prairielearn":
+        question(folder)
+    else:
+        toml = 'name = "hw"\nformat = "exit-code"\nmax_score = 1\n[[step]]\ncommand = ["true"]\nfiles = ["t*"]\n'
+        write(folder, {"assignment.toml": toml, "tests/a": ""})
+    (tmp_path / "link").symlink_to(folder)
+    inside = folder if layout == "gradescope" else folder / "tests"
+    for state in (inside / "state", tmp_path / "link" / inside.relative_to(folder) / "state"):
+        with pytest.raises(AssignmentError) as caught:
+            Assignment.load(folder).pack(Blobs(state / "blobs"))
+        assert (caught.value.id, "--state DIR" in caught.value.hint) == ("not_apart", True)
+    assert plan_of(Assignment.load(folder), Blobs(tmp_path / "state" / "blobs"))
+    if layout:
+        autolab(tmp_path / "lab")
+        assert plan_of(Assignment.load(tmp_path / "lab"), Blobs(tmp_path / "lab" / "state" / "blobs"))
+
+
 def settled(folder: Path) -> None:
     """As if all below a folder had been written a minute ago: what it was packed to is kept."""
     for path in (folder, *folder.rglob("*")):

@@ -48,6 +48,11 @@ def gather(root: Path, entries: Sequence[str], key: Key, places: Places = NOWHER
     return tuple(files)
 
 
+def named(root: Path, entries: Sequence[str], key: Key, places: Places = NOWHERE) -> list[Path]:
+    """The files and folders that the entries name. AssignmentError where a pattern names none."""
+    return [root / name for entry in entries for name in _matches(root, entry, key, places)]
+
+
 def sources(root: Path, entries: Sequence[str], key: Key, places: Places = NOWHERE) -> list[Path]:
     """Every file and folder that `gather` looks at: if none of them changed, neither did what it gives."""
     found: list[Path] = []

@@ -12,7 +12,7 @@ from msgspec import Struct, field, structs
 from minitango.assignment.checks import check
 from minitango.assignment.parts import Sample, Step, SubmissionRule
 from minitango.assignment.places import NOWHERE, Places
-from minitango.assignment.plan import PackCache, Packed
+from minitango.assignment.plan import PackCache, Packed, holds
 from minitango.blobs import BlobStore
 from minitango.job import Trust
 
@@ -104,6 +104,13 @@ class Assignment(Struct, frozen=True, dict=True):
             return Trust.GUARDED
         separated = not last.submission and any(step.submission for step in earlier) and self.format != "autolab"
         return Trust.SEPARATED if separated else Trust.SHARED
+
+    def holds(self, path: Path) -> bool:
+        """Whether this file or folder is among those that `pack` takes: every sandbox of this assignment has it.
+
+        What is in an autograder's archive is not looked at. AssignmentError where `files` names what is not there.
+        """
+        return holds(self, path)
 
     def pack(self, blobs: BlobStore) -> Packed:
         """Put all that grading needs of this assignment into blobs: durable once a job that names them is, and

@@ -6,7 +6,7 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -16,7 +16,7 @@ from msgspec import UNSET, Struct, UnsetType, field, structs
 from minitango import archive, image_name
 from minitango.archive import File
 from minitango.assignment.checks import image_folder
-from minitango.assignment.files import gather, sources
+from minitango.assignment.files import gather, named, sources
 from minitango.assignment.guarded import check_files
 from minitango.blobs import BlobStore
 from minitango.errors import AssignmentError
@@ -131,6 +131,14 @@ class PackCache:
                     return packed
             self._kept.pop(blobs.root, None)
             assignment.validate(assignment._places)
+            if assignment.holds(blobs.root):
+                raise AssignmentError(
+                    f"the state {blobs.root} lies among the assignment's own files: every sandbox would have all "
+                    "hand-ins in it",
+                    file=str(assignment.root),
+                    hint="choose another --state DIR, outside of that folder",
+                    id="not_apart",
+                )
             # looked at before it is read: a change in between shows next time
             before = _signature(_sources(assignment))
             packed = _pack(assignment, blobs)
@@ -151,6 +159,29 @@ def _sources(assignment: Assignment) -> list[str]:
         for key, entries in (("files", step.files), ("image", _image_folder(step)))
         for path in sources(assignment.root, entries, ("step", n, key), assignment._places)
     ]
+
+
+def holds(assignment: Assignment, path: Path) -> bool:
+    """See `Assignment.holds`."""
+    real = Path(os.path.realpath(path))
+    for place in map(os.path.realpath, _taken_whole(assignment)):
+        if real.is_relative_to(place) and not archive.is_ignored(str(real.relative_to(place))):
+            return True
+    return False
+
+
+def _taken_whole(assignment: Assignment) -> Iterator[Path]:
+    """The files and folders that packing this assignment takes with all that is in them."""
+    if assignment.layout:
+        from minitango.assignment import autograders
+
+        folder = autograders.whole(assignment.layout)
+        if folder is not None:
+            yield assignment.root / assignment.autograder / folder
+        return
+    for n, step in enumerate(assignment.steps):
+        for key, entries in (("files", step.files), ("image", _image_folder(step))):
+            yield from named(assignment.root, entries, ("step", n, key), assignment._places)
 
 
 def _image_folder(step: Step) -> tuple[str, ...]:

@@ -163,7 +163,7 @@ def gather(
                 "--student goes with one PATH", hint="name one hand-in, or leave --student out", id="usage"
             )
         return [Submission(assignment, student=how.student, files=paths[0], title=paths[0].name, labels=labels)], []
-    _refuse_itself(place, paths)
+    _refuse_itself(assignment, place, paths)
     found = _Found(assignment, labels)
     rule = assignment.submission
     expected = (rule.path or rule.name).rpartition("/")[2]
@@ -195,14 +195,23 @@ def gather(
     return found.taken, found.refused
 
 
-def _refuse_itself(place: Path, paths: Sequence[Path]) -> None:
-    """NothingToGrade where the assignment is named in place of its hand-ins."""
+def _refuse_itself(assignment: Assignment, place: Path, paths: Sequence[Path]) -> None:
+    """NothingToGrade where the assignment is named in place of its hand-ins; ConfigError `not_apart` where their folder
+    is part of it."""
     for path in paths:
         if _folder(path) == _folder(place):
             folder = place.parent if place.name == ASSIGNMENT_FILE else place
             inside = folder / "handins"
-            hint = f"did you mean {inside}?" if inside.is_dir() else f"minitango run {place} PATH-TO-HANDINS"
+            meant = inside.is_dir() and not assignment.holds(inside)
+            hint = f"did you mean {inside}?" if meant else f"minitango run {place} PATH-TO-HANDINS"
             raise NothingToGrade(f"{path} is the assignment itself, and no hand-ins", hint=hint)
+        # a file alone may be a solution of the course's own
+        if os.path.isdir(path) and assignment.holds(path):  # noqa: PTH112 - of what cannot be looked at, Path does not say no
+            raise ConfigError(
+                f"{path} lies among the assignment's own files: each hand-in could read all the others",
+                hint=f"move it out of {assignment.root}",
+                id="not_apart",
+            )
 
 
 class _Found:

@@ -177,6 +177,23 @@ def test_the_assignment_is_no_hand_in(cli: CommandLine, hw: Path, handins: Path)
     assert not (cli.folder / ".minitango").exists()
 
 
+def test_hand_ins_among_the_autograders_files(cli: CommandLine) -> None:
+    """Every sandbox has those files: each hand-in could read all the others."""
+    folder = cli.folder / "ag"
+    (folder / "handins").mkdir(parents=True)
+    (folder / "run_autograder").write_text("#!/bin/sh\necho '{\"score\": 1}' > /autograder/results/results.json\n")
+    (folder / "handins" / "ada.py").write_text("1")
+    refused(cli("run", folder, folder), 5, "nothing_to_grade", f"next: minitango run {folder} PATH-TO-HANDINS")
+    for command in ("run", "submit"):
+        answer = cli(command, folder, folder / "handins")
+        refused(answer, 2, "not_apart", "could read all the others", f"next: move it out of {folder}")
+    refused(cli("submit", folder, folder / "handins" / "ada.py", "--state", folder / "s"), 2, "not_apart", "the state")
+    (folder / "handins").rename(cli.folder / "handins")
+    assert cli("submit", folder, cli.folder / "handins", cwd=folder).code == 0
+    assert cli("submit", folder, cli.folder / "handins", cwd=folder).code == 0
+    assert cli("jobs", "list", cwd=folder).out.count("ada") == 1
+
+
 @pytest.mark.parametrize(("count", "said"), [("many", "MINITANGO_WORKERS"), ("0", "1 to"), ("-3", "1 to")])
 def test_workers_of_the_environment(cli: CommandLine, hw: Path, handins: Path, count: str, said: str) -> None:
     refused(cli("run", hw, handins, env={"MINITANGO_WORKERS": count}), 2, "workers", said)

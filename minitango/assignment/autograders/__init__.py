@@ -27,6 +27,7 @@ _WHAT: Final = {
     "gradescope": "a Gradescope autograder",
     "prairielearn": "a PrairieLearn question with external grading",
 }
+_WHOLE: Final = {"gradescope": "", "prairielearn": "tests"}
 _SIGNS: Final = {
     "autolab": "autograde-Makefile and autograde.tar",
     "gradescope": "run_autograder",
@@ -76,6 +77,11 @@ class Adopted(Struct, frozen=True):
 def what(layout: str) -> str:
     """A layout in words: `an Autolab lab`."""
     return _WHAT[layout]
+
+
+def whole(layout: str) -> str | None:
+    """The folder that an autograder takes with all that is in it, from its top; None: it takes single files."""
+    return _WHOLE.get(layout)
 
 
 def recognised(source: Source) -> str:
