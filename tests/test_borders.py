@@ -80,6 +80,7 @@ BOMBS = {
     "elements": b"<testsuite>" * 50_000,
     "attributes": b"<testsuite " + b" ".join(b'a%d="b"' % n for n in range(50_000)) + b"/>",
     "scores lines": b'{"scores": {"a": 1}}\n' * 50_000,
+    "lines of make": b'{"scores": {"a": 1}}\n}' + b"\nmake: }" * 32_000 + b"\n}" + b"\nmake: x" * 32_000 + b"\nbye",
     "names": b"a:" * 500_000 + b'{"scores": {"a": 1}}',
     "a header without end": b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 50_000,
     "a status without end": b"HTTP/1.1 " + b"2" * 200_000,

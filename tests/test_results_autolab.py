@@ -304,6 +304,9 @@ def test_a_scores_line_before_the_last_is_a_warning(earlier):
         (b"bye\nmake: *** [Makefile:4: all] Error 1", ["score_line_not_last"]),
         (b"remake: x", ["score_line_not_last"]),
         (b"make: *** [Makefile:4: all] Error 1\n", []),
+        (b"make: *** [Makefile:4: all] Error 1\nmake: bye {}", []),
+        (b"bye {}  \nmake: *** [Makefile:4: all] Error 1", []),
+        (b"make: *** [Makefile:4: all] Error 1\nbye", ["score_line_not_last"]),
         (b"make[2]: *** [all] Error 1\nmake[1]: *** [all] Error 2\nmake: *** [all] Error 2", []),
     ],
 )

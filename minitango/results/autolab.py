@@ -27,8 +27,8 @@ BLANK: Final = b"\0\t\n\v\f\r "
 # Autolab: gsub(/([a-zA-Z0-9]+):/, '"\1":'). Here in linear time: a run of letters is looked at once, from its start.
 _BARE_KEY: Final = re.compile(rb"(?<![a-zA-Z0-9])([a-zA-Z0-9]++):")
 _SCORES_LINE: Final = re.compile(rb'^[^\S\n]*+\{[^\n]*?(?<![a-zA-Z0-9_])scores"?[^\S\n]*+:[^\S\n]*+\{', re.MULTILINE)
-_OF_MAKE: Final = re.compile(rb"(?<=\})[^\S\n]*+(?:\nmake(?:\[[0-9]++\])?: [^\n]*+)+\Z")
-"""What make itself says of a driver that exits with an error, right after a line that may have scores."""
+_OF_MAKE: Final = re.compile(rb"make(?:\[[0-9]++\])?: [^\n]*+")
+"""A line that make itself says of a driver that exits with an error."""
 # What Ruby's `to_f` takes of a string.
 _DIGITS: Final = "[0-9]++(?:_[0-9]++)*+"
 _NUMBER: Final = re.compile(rf"[ \t\n\v\f\r]*+[+-]?(?:{_DIGITS}(?:\.{_DIGITS})?|\.{_DIGITS})(?:[eE][+-]?{_DIGITS})?")
@@ -64,7 +64,7 @@ def read(evidence: Evidence) -> Report:
         if _SCORES_LINE.search(before):
             text = "a scores line was found earlier, but it is not the last line"
             reason += f"; {text}"
-            if not _OF_MAKE.search(printed):
+            if not _is_ended_by_make(printed):
                 warnings.append(Notice("score_line_not_last", text))
         return Report(None, most, reason, warnings=tuple(warnings))
 
@@ -107,6 +107,17 @@ def _maximum(evidence: Evidence) -> float | None:
 def _sent(line: bytes) -> bytes:
     """Autolab's worker leaves out what is no UTF-8."""
     return line.decode("utf-8", "ignore").encode()
+
+
+def _is_ended_by_make(printed: bytes) -> bool:
+    """Whether nothing but make's own lines follows a line that may have scores. Each line is looked at once."""
+    end = len(printed)
+    while (start := printed.rfind(b"\n", 0, end)) >= 0 and _OF_MAKE.fullmatch(printed, start + 1, end):
+        above = printed.rfind(b"\n", 0, start) + 1
+        if printed[above:start].rstrip(b"\t\v\f\r ").endswith(b"}"):
+            return True
+        end = start
+    return False
 
 
 # --- the scores line -------------------------------------------------------------------------------
