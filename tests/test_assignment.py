@@ -8,6 +8,7 @@ import string
 import threading
 import time
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -892,6 +893,29 @@ def test_packed_anew_when_a_file_changes(folder: Path, change: str) -> None:
 
 def test_a_file_that_was_just_written_is_not_trusted_to_be_unchanged(folder: Path) -> None:
     blobs = Counting(folder.parent / "blobs")
+    assignment = Assignment("hw", (Step(("true",), files=("grader/",)),), root=folder)
+    (folder / "grader/Makefile").write_text("all:")
+    assignment.pack(blobs)
+    status = (folder / "grader/Makefile").stat()
+    (folder / "grader/Makefile").write_text("xll:")
+    os.utime(folder / "grader/Makefile", ns=(status.st_atime_ns, status.st_mtime_ns))
+    plan = assignment.pack(blobs).plan
+    assert b"xll:" in blobs.get(plan.steps[0].bundle)
+
+
+def test_nor_on_a_slow_machine(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What counts is when it was looked at, not when all of it was packed."""
+    now = time.time_ns
+    late = 0
+
+    class Slow(Blobs):
+        def put_many(self, blobs: Iterable[bytes], *, ahead: bool = False) -> list[str]:
+            nonlocal late
+            late = 10**9
+            return super().put_many(blobs, ahead=ahead)
+
+    monkeypatch.setattr(time, "time_ns", lambda: now() + late)
+    blobs = Slow(folder.parent / "blobs")
     assignment = Assignment("hw", (Step(("true",), files=("grader/",)),), root=folder)
     (folder / "grader/Makefile").write_text("all:")
     assignment.pack(blobs)

@@ -140,9 +140,11 @@ class PackCache:
                     id="not_apart",
                 )
             # looked at before it is read: a change in between shows next time
+            looked = time.time_ns()
             before = _signature(_sources(assignment))
+            seen = time.time_ns()
             packed = _pack(assignment, blobs)
-            if before is not None and not _is_fresh(before):
+            if before is not None and not _is_fresh(before, looked, seen):
                 self._kept[blobs.root] = before, packed
             return packed
 
@@ -200,9 +202,10 @@ def _signature(paths: Iterable[str]) -> _Signature | None:
         return None
 
 
-def _is_fresh(signature: _Signature) -> bool:
-    now = time.time_ns()
-    return any(abs(now - mtime) < _JUST_NOW for _, mtime, *_ in signature)
+def _is_fresh(signature: _Signature, looked: int, seen: int) -> bool:
+    """Whether something in it had just been changed when it was looked at, from `looked` to `seen`: how long reading it
+    took since is no matter."""
+    return any(looked - _JUST_NOW < mtime < seen + _JUST_NOW for _, mtime, *_ in signature)
 
 
 def _pack(assignment: Assignment, blobs: BlobStore) -> Packed:
