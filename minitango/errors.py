@@ -168,6 +168,7 @@ REACHES: Final[dict[str, Reach]] = {
     "sandbox_not_linux": "sandbox",
     "sandbox_registry": "image",
     "sandbox_ssh": "sandbox",
+    "sandbox_threads": "sandbox",
     "sandbox_too_old": "sandbox",
     "sandbox_unavailable": "sandbox",
     "sandbox_userns": "sandbox",

@@ -61,7 +61,7 @@ class Keeper:
         self._clock = clock
         self._stop = threading.Event()
         self._over = threading.Event()
-        self._over.set()
+        self._begun = False
         self._forgot: float | None = None
         """When jobs were last forgotten; None: all that was needless since is gone."""
         self._prune_at = 0.0
@@ -72,13 +72,14 @@ class Keeper:
         """Look from now on, after a first pause. Does nothing where all is kept for ever."""
         if math.isinf(self._keep):
             return
-        self._over.clear()
         threading.Thread(target=self._run, name="minitango keeper", daemon=True).start()
+        self._begun = True
 
     def stop(self) -> None:
         """Look no more; waits for the batch that is under way."""
         self._stop.set()
-        self._over.wait()
+        if self._begun:
+            self._over.wait()
 
     def _run(self) -> None:
         try:

@@ -21,6 +21,7 @@ from minitango.layout import box_spec, layout_of
 from minitango.output import HeadTail
 from minitango.sandbox import Sandbox
 from minitango.stopping import Stop
+from minitango.threads import begin
 
 PREFLIGHT_ENV: Final = "MINITANGO_PREFLIGHT"
 """Set for the command that only looks whether programs are there."""
@@ -79,9 +80,9 @@ class Preflight:
                 return passed
             task = self._tasks.get(key)
             if task is None:
-                task = self._tasks[key] = Future()
-                work = threading.Thread(target=self._work, args=(*key, task), name="minitango preflight", daemon=True)
-                work.start()
+                task = Future()
+                begin("preflight", self._work, *key, task)  # first: nobody is to wait for what never begins
+                self._tasks[key] = task
         while not futures.wait([task], timeout=_POLL).done:
             if stop is not None and stop.why is not None:
                 return None

@@ -43,6 +43,8 @@ for few of them at a time, and a host that is there again is not run over."""
 _ALMOST: Final = 0.05
 """Seconds until another look where our clock is a little before the store's, or another sender was faster."""
 _LOOK: Final = 0.1
+_NO_THREAD: Final = 1.0
+"""Seconds after which one for which there was no thread is tried again."""
 _LINGER: Final = 2.0
 """Seconds for a delivery that was broken off to end."""
 
@@ -178,9 +180,14 @@ class Sender:
             self._under_way.add(call)
         if self._until is not None:
             call.hurry(max(0.1, self._until - time.monotonic()))
-        threading.Thread(
-            target=self._deliver, args=(errand, call, host, rests), name="minitango callback", daemon=True
-        ).start()
+        try:
+            threading.Thread(
+                target=self._deliver, args=(errand, call, host, rests), name="minitango callback", daemon=True
+            ).start()
+        except RuntimeError as error:  # the machine has no more threads
+            self._over_with(call, host, rests)
+            log.warning("a callback of job %s waits: %s", errand.job, error)
+            self._store.callback_failed(errand, str(error), again_in=_NO_THREAD, counts=False)
 
     # --- the threads of deliveries ----------------------------------------------------------------
 
@@ -197,11 +204,14 @@ class Sender:
         except Exception:
             log.exception("a delivery for job %s failed", errand.job)
         finally:
-            with self._lock:
-                self._under_way.discard(call)
-                if not rests:
-                    host.trying -= 1
+            self._over_with(call, host, rests)
             self._bell.ring()
+
+    def _over_with(self, call: Call, host: _Host, rests: bool) -> None:
+        with self._lock:
+            self._under_way.discard(call)
+            if not rests:
+                host.trying -= 1
 
     def _put_back(self, errand: Errand, host: _Host) -> None:
         """The host was not reached just now: others' callbacks go first. Each is due after the one that was put back

@@ -133,6 +133,7 @@ ERRORS: Final[dict[str, str]] = {
     "sandbox_registry": "test_docker_images.py::test_a_registry_that_is_away",
     "sandbox_ssh": "test_docker_engine.py::test_a_machine_without_ssh",
     "sandbox_start": "test_bubblewrap.py::test_one_box_that_does_not_come_up_is_a_failure_of_its_own",
+    "sandbox_threads": "test_runner.py::test_without_a_thread_for_it_nobody_is_charged_and_nobody_waits",
     "sandbox_too_old": "test_bubblewrap.py::test_bwraps_own_words_are_passed_on",
     "sandbox_unavailable": "test_bubblewrap.py::test_a_place_for_boxes_that_cannot_be_made",
     "sandbox_userns": "test_bubblewrap.py::test_the_remedy_fits_the_machine",

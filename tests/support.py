@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from minitango import Assignment, Engine, Limits, SandboxUnavailable, Step, Submission
 from minitango.sandbox import End
 from minitango.testing import FakeRun
@@ -101,6 +103,20 @@ def open_engine(where: Any, inside: Callable[[FakeRun], End], **options: Any) ->
     from minitango.testing import FakeSandbox
 
     return Engine.open(where, **{"workers": 2, "sandbox": FakeSandbox(inside), **options})
+
+
+def refuse_threads(patch: pytest.MonkeyPatch, name: str, times: int = 1) -> None:
+    """The machine has no thread for what is called so, so many times."""
+    start, left = threading.Thread.start, times
+
+    def refusing(thread: threading.Thread) -> None:
+        nonlocal left
+        if thread.name == name and left:
+            left -= 1
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    patch.setattr(threading.Thread, "start", refusing)
 
 
 def need_bubblewrap() -> None:

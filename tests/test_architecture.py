@@ -29,6 +29,7 @@ FLOORS = [
         "text",
         "breaker",
         "bell",
+        "threads",
         "stopping",
         "output",
         "image_name",

@@ -3,6 +3,7 @@ meanwhile. With fakes; real Docker engines are in `tests/contract` and `tests/e2
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from minitango.sandbox._named import Address, parse
 from minitango.sandbox._roster import Roster
 from minitango.sandbox.fleet import Fleet, Member
 from minitango.testing import FakeBox, FakeRun, FakeSandbox, Inside
-from tests.support import PATIENCE, Gate, assignment, eventually, scoring, submission
+from tests.support import PATIENCE, Gate, assignment, eventually, refuse_threads, scoring, submission
 
 SPEC = BoxSpec((Mount("/job", writable=True),), "/job")
 GONE = SandboxUnavailable("the engine is gone", hint="start it", id="sandbox_gone")
@@ -364,6 +365,20 @@ def test_an_engine_that_is_not_there_at_the_start_joins_later(make: Callable[...
     assert two.fleet.seats == 3
     eventually(lambda: b.swept == 1, "what it had left was never swept")
     assert two.fleet.probe().notes == ("a: 2 jobs at once", "b: 2 jobs at once")
+
+
+def test_an_engine_for_whose_trial_there_is_no_thread_is_tried_with_a_job(
+    make: Callable[..., Fleetly], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse_threads(monkeypatch, "minitango trial of a")
+    one = make(FakeEngine(), slots=(2,))
+    one.fleet.probe()
+    for error in (GONE, None):
+        one.engines[0].error = error
+        with contextlib.suppress(SandboxUnavailable), one.fleet.seat() as place:
+            assert place is not None
+            place.open(SPEC).close()
+    assert one.fleet.seats == 2
 
 
 def test_no_engine_at_the_start_is_no_sandbox(make: Callable[..., Fleetly]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from minitango.job import Finish, Job, JobSpec, Outcome, Result
 from minitango.keeping import GRACE, LEAST, Keeper, kept_for
 from minitango.store import Query, Store, open_blobs, open_store
 from tests import redis_server
-from tests.support import age_blobs, eventually, open_engine, scoring, submission
+from tests.support import PATIENCE, age_blobs, eventually, open_engine, refuse_threads, scoring, submission
 
 DAY = 86400.0
 
@@ -157,6 +158,13 @@ def test_trouble_with_the_store_passes(tmp_path: Path, monkeypatch: pytest.Monke
     eventually(lambda: store.list(Query()) == [], "it does not try again")
     keeper.stop()
     store.close()
+
+
+def test_without_a_thread_for_it_nobody_waits_for_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse_threads(monkeypatch, "minitango keeper")
+    with ThreadPoolExecutor(1) as pool, pytest.raises(RuntimeError, match="new thread"):
+        pool.submit(lambda: open_engine(tmp_path, scoring(1), keep=LEAST).stop()).result(PATIENCE)
+    open_engine(tmp_path, scoring(1), keep=LEAST).stop()
 
 
 def test_how_long() -> None:

@@ -27,7 +27,7 @@ from minitango.runner import Runner
 from minitango.sandbox import BoxSpec, Collected, End
 from minitango.stopping import Stop
 from minitango.testing import FakeBox, FakeRun, FakeSandbox
-from tests.support import PATIENCE, report, scoring
+from tests.support import PATIENCE, refuse_threads, report, scoring
 
 Inside = Callable[[FakeRun], End]
 
@@ -346,6 +346,19 @@ def test_preflight_happens_once_an_assignment(case: Case) -> None:
     for _ in range(3):
         runner.run(case.lease(assignment), stop=Stop())
     assert sandbox.opened == 1 + 3
+
+
+def test_without_a_thread_for_it_nobody_is_charged_and_nobody_waits(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse_threads(monkeypatch, "minitango preflight")
+    runner = Runner(FakeSandbox(scoring(1)), case.blobs)
+    lease = case.lease(Assignment("hw", (Step(command=("grade",)),), root=case.root))
+    failed = runner.run(lease, stop=Stop())
+    assert isinstance(failed, Fail)
+    assert (failed.failure.id, failed.charge) == ("sandbox_threads", False)
+    with ThreadPoolExecutor(1) as pool:
+        assert isinstance(pool.submit(runner.run, lease, stop=case.stop).result(PATIENCE), Finish)
 
 
 # --- images -------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from minitango.store.sqlite import SqliteStore
 from tests import redis_server
 from tests.contract.test_store import Clock
 from tests.receiver import OK, Receiver, Request, answer, hang, receiving
-from tests.support import PATIENCE, eventually, open_engine, scoring, submission
+from tests.support import PATIENCE, eventually, open_engine, refuse_threads, scoring, submission
 
 ROOT = Path(__file__).parent.parent
 HERE = Callbacks(allow=("127.0.0.1",))
@@ -165,7 +165,7 @@ def test_a_receiver_that_is_down_and_then_fails_has_it_in_the_end(bench: Bench) 
     bench.pass_time(1e5)
     after = bench.store.get(job_id)
     assert (after.state, after.ended, after.score, after.failures) == (State.DONE, before.ended, 1.0, 0)
-    assert [kind for kind, _ in bench.told if kind != "callback_failed"] == ["callback_delivered"]
+    eventually(lambda: [kind for kind, _ in bench.told if kind != "callback_failed"] == ["callback_delivered"])
     failing.close()
 
 
@@ -295,6 +295,19 @@ def test_it_goes_on_after_a_store_that_failed(bench: Bench, monkeypatch: pytest.
         away[0] = False
         receiver.wait(1)
     assert bench.troubles[-1] is None
+
+
+def test_a_delivery_for_which_there_is_no_thread_takes_no_other_ones_place(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else none would ever be sent again, once there had been none for so many as may be under way at once."""
+    monkeypatch.setattr(sender, "POLL", 0.01)
+    refuse_threads(monkeypatch, "minitango callback", 2 * sender.AT_ONCE)
+    with receiving() as receiver:
+        ids = [bench.job(receiver.url(), f"s{n}") for n in range(3 * sender.AT_ONCE)]
+        eventually(lambda: len(receiver.requests) == sender.AT_ONCE)
+        bench.pass_time(2)
+        eventually(lambda: all(bench.delivery(job_id) is Delivery.DELIVERED for job_id in ids))
 
 
 def test_a_word_that_the_store_did_not_take_is_said_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

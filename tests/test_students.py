@@ -22,7 +22,7 @@ from minitango.students import AT_ONCE, Habits, Students, frames
 from minitango.students.calling import Called
 from minitango.students.frames import BadCall, Ending, How, Request
 from minitango.testing import FakeBox, FakeChannel, FakeRun, FakeSandbox
-from tests.support import PATIENCE, eventually, report, scoring
+from tests.support import PATIENCE, eventually, refuse_threads, report, scoring
 from tests.test_runner import Case, Inside
 
 GUARDED = Step(command=("grade",), guarded=True, student=Limits(wall=7.0, output=1000, pids=3))
@@ -605,6 +605,34 @@ def test_a_spare_box_that_does_not_open_harms_nobody_who_does_not_want_it(case: 
         grading(lambda run: 4), lambda spec: SandboxFailed("no", id="sandbox_start") if of_students(spec) else None
     )
     assert case.result(fails._inside, GUARDED, sandbox=fails).score == 4
+
+
+def test_a_spare_box_for_which_there_is_no_thread_is_opened_when_it_is_needed(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse_threads(monkeypatch, "minitango spare box", 2)
+    sandbox = Watched(grading(lambda run: [run.student("x").returncode for _ in range(3)].count(0)))
+    with ThreadPoolExecutor(1) as pool:
+        ended = pool.submit(case.result, sandbox._inside, GUARDED, sandbox=sandbox)
+        assert ended.result(PATIENCE).score == 3
+    assert sandbox.all_closed()
+
+
+@pytest.mark.parametrize("name", ["call", "call in", "call out"])
+def test_a_call_for_which_there_is_no_thread_is_no_students_zero(
+    name: str, case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def grader(run: FakeRun) -> int:
+        with contextlib.suppress(RuntimeError):
+            run.student("x")
+        return 0
+
+    refuse_threads(monkeypatch, f"minitango {name}")
+    sandbox = Watched(grading(grader))
+    with ThreadPoolExecutor(1) as pool:
+        ended = pool.submit(case.failure, sandbox._inside, GUARDED, sandbox=sandbox).result(PATIENCE)
+    assert (ended.failure.id, ended.charge) == ("sandbox_threads", False)
+    assert sandbox.all_closed()
 
 
 # --- boxes that are opened ahead ------------------------------------------------------------------

@@ -33,6 +33,7 @@ from minitango.sandbox._seccomp import build_filter
 from minitango.sandbox._spec import UIDS
 from minitango.sandbox.contract import HELPER, BoxSpec
 from minitango.text import one_line
+from minitango.threads import begin
 
 log = logging.getLogger("minitango")
 
@@ -102,8 +103,8 @@ class Containers:
         name = f"{PREFIX}{self._owner.name}-{next(self._numbers)}"
         with self._lock:
             self._check_open()
-            self._open[name] = None
             self._start_thread()
+            self._open[name] = None
         bell = Bell()
         line: Line | None = None
         try:
@@ -270,8 +271,7 @@ class Containers:
 
     def _start_thread(self) -> None:
         if self._thread is None:
-            self._thread = threading.Thread(target=self._look_after, name="minitango-docker", daemon=True)
-            self._thread.start()
+            self._thread = begin("docker", self._look_after)
 
     def _look_after(self) -> None:
         next_sweep = time.monotonic() + _SWEEP

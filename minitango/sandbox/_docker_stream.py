@@ -17,6 +17,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
+from minitango import threads
 from minitango.errors import SandboxFailed, SandboxUnavailable
 from minitango.sandbox._docker_engine import Engine, cut
 from minitango.text import one_line
@@ -70,9 +71,7 @@ def follow(
     pieces: queue.Queue[bytes | Exception | None] = queue.Queue(_AHEAD)
     left = threading.Event()
     clients: list[Any] = []
-    threading.Thread(
-        target=_read, args=(engine, begin, pieces, left, clients), name="minitango docker stream", daemon=True
-    ).start()
+    threads.begin("docker stream", _read, engine, begin, pieces, left, clients)
     try:
         yield from messages(_pieces(engine, pieces, closed, silence))
     finally:

@@ -32,6 +32,7 @@ from minitango.sandbox.contract import (
     Sandbox,
 )
 from minitango.text import one_line, plural
+from minitango.threads import begin
 
 __all__ = ["Fleet", "Member"]
 
@@ -163,7 +164,7 @@ class Fleet:
         self._ended.set()
         self._roster.close()
         away = [member for member in self._roster.members if member.away]
-        closing = {member: _in_background("close", member.sandbox.close) for member in self._roster.members}
+        closing = {member: begin("close", member.sandbox.close) for member in self._roster.members}
         for member, thread in closing.items():
             thread.join(_LINGER if member in away else None)
 
@@ -213,7 +214,10 @@ class Fleet:
         error = member.error
         hint = f"; next: {error.hint}" if error is not None and error.hint else ""
         self._rests(True, f"{member.label} is left alone for {rest:.0f} s, and {others}: {error}{hint}")
-        _in_background(f"trial of {member.label}", lambda: self._nurse(member))
+        try:
+            begin(f"trial of {member.label}", self._nurse, member)
+        except SandboxUnavailable:  # nobody would ever try it again: after its rest, a job is to
+            self._roster.back(member)
 
     def _nurse(self, member: Member) -> None:
         """Try it, after longer and longer rests, until it works."""
@@ -287,9 +291,3 @@ def _swept(member: Member) -> int:
     except MinitangoError as error:
         log.warning("%s cannot be swept now: %s", member.label, error)
         return 0
-
-
-def _in_background(what: str, work: Callable[[], None]) -> threading.Thread:
-    thread = threading.Thread(target=work, name=f"minitango {what}", daemon=True)
-    thread.start()
-    return thread

@@ -23,13 +23,14 @@ from msgspec import Struct
 
 from minitango.archive import File
 from minitango.assignment import Plan
-from minitango.errors import AssignmentError
+from minitango.errors import AssignmentError, SandboxUnavailable
 from minitango.job import Limits, Notice, Usage
 from minitango.layout import COLLECTED, WORK, parents, student_environment, student_spec
 from minitango.remarks import notices
 from minitango.sandbox import HELPER, Box, Calls, Channel, ChannelClosed, End, Sandbox
-from minitango.students.call import Call, thread
+from minitango.students.call import Call
 from minitango.students.frames import BadCall, Misuse
+from minitango.threads import begin
 
 AT_ONCE: Final = 8
 """Calls that one attempt may have open at once."""
@@ -152,7 +153,7 @@ class Students:
             call = Call(channel, self)
             self._calls.add(call)
             self._waiting[call] = self._made > MOST
-            self._threads = [each for each in self._threads if each.is_alive()] + [thread("call", self._serve, call)]
+            self._threads = [each for each in self._threads if each.is_alive()] + [begin("call", self._serve, call)]
 
     def close(self) -> Used:
         """End every call and close every box; when this returns, no process of any is left. Raises what went wrong
@@ -257,8 +258,10 @@ class Students:
 
     def _open_ahead(self) -> None:
         if self._spare is None and not self._closing and self._taken < min(self._expected, MOST):
-            self._spare = Future()
-            thread("spare box", self._work, self._spare)
+            spare: Future[Box] = Future()
+            with contextlib.suppress(SandboxUnavailable):  # without a thread for it, who needs one opens it
+                begin("spare box", self._work, spare)
+                self._spare = spare
 
     def _work(self, spare: Future[Box]) -> None:
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Final, Literal, Protocol
 
@@ -17,6 +17,7 @@ from minitango.sandbox import Box, Calls, Channel, ChannelClosed, CollectBounds,
 from minitango.students import frames
 from minitango.students.frames import BadCall, Ending, How, Misuse, Request
 from minitango.text import human_seconds, human_size, one_line
+from minitango.threads import begin, start
 
 _NOT_EXECUTED: Final = 127
 """The exit status beside an errno with which a command could not be executed."""
@@ -98,7 +99,7 @@ class Call:
             except BadCall as error:
                 if isinstance(error, Misuse):  # before its caller hears of it, and may end
                     self._step.misused(str(error))
-                leave = thread("call in", self._drain)
+                leave = begin("call in", self._drain)
                 self._tell(_refused(error))
                 leave.join(_GOODBYE)
         except ChannelClosed:
@@ -117,7 +118,7 @@ class Call:
                     raise ChannelClosed
                 if given:
                     box.put(WORK, given)
-                reader = thread("call in", self._feed, incoming)
+                reader = begin("call in", self._feed, incoming)
                 ending = self._outcome(self._run_box(request, box))
                 if request.take and ending.how is not How.LIMIT:
                     bounds = CollectBounds(files=frames.MAX_FILES, bytes=frames.MAX_BYTES)
@@ -133,7 +134,7 @@ class Call:
                     self._box = None
 
     def _run_box(self, request: Request, box: Box) -> End:
-        pump = thread("call out", self._pump, request)
+        pump = begin("call out", self._pump, request)
         timer = self._timer(request.time)
         try:
             end = self._step.run(box, self._accept)
@@ -155,7 +156,7 @@ class Call:
             return None
         timer = threading.Timer(seconds, self._stop, [_passed("wall", replace(self._step.limits, wall=seconds))])
         timer.daemon = True
-        timer.start()
+        start(timer)
         return timer
 
     def _outcome(self, end: End) -> Ending:
@@ -270,10 +271,3 @@ def _passed(limit: Literal["wall", "cpu", "memory", "output"], limits: Limits) -
 def _refused(error: BadCall) -> Ending:
     how = How.MISUSED if isinstance(error, Misuse) else How.REFUSED
     return Ending(how, text=one_line(str(error), frames.MAX_REASON))
-
-
-def thread(name: str, work: Callable[..., None], *words: object) -> threading.Thread:
-    """A thread of ours that has been started."""
-    started = threading.Thread(target=work, args=words, name=f"minitango {name}", daemon=True)
-    started.start()
-    return started
