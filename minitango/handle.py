@@ -205,18 +205,18 @@ class Handles:
         return True
 
     def settle(self, job: Job, result: Result | None = None) -> None:
-        """Settle the handles of one job, if it has ended. A result that is not given is read from the store."""
+        """Settle the handles of one job, if it has ended. A result that is not given is read from the store: where that
+        raises StoreError, `follow` settles them."""
         if not job.state.terminal:
             return
         with self._lock:
+            waited_for = job.id in self._waiting
+            found = result or (self._result(job.id, job.state) if waited_for else None)
             if job.ended_seq == self._cursor + 1:
                 self._cursor, self._last = job.ended_seq, job.id  # `follow` need not read it
-            if job.id not in self._waiting:
-                if self._writing:
-                    self._early[job.id] = job
-                return
-            found = result or self._result(job.id, job.state)
-            handles = self._waiting.pop(job.id)
+            if not waited_for and self._writing:
+                self._early[job.id] = job
+            handles = self._waiting.pop(job.id, ())
         _settle(handles, job, found)
 
     def fail(self, error: EngineStopped) -> None:
