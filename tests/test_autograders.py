@@ -18,7 +18,7 @@ from msgspec import UNSET, structs
 from minitango import Assignment, AssignmentError, Submission
 from minitango.archive import File, unpack
 from minitango.assignment import Plan
-from minitango.assignment.autograders import gradescope
+from minitango.assignment.autograders import gradescope, source
 from minitango.blobs import Blobs
 from minitango.group import group
 from minitango.job import Lease, Limits, Trust
@@ -480,6 +480,25 @@ def test_a_state_among_its_files_is_refused(layout: str, tmp_path: Path) -> None
     if layout:
         autolab(tmp_path / "lab")
         assert plan_of(Assignment.load(tmp_path / "lab"), Blobs(tmp_path / "lab" / "state" / "blobs"))
+
+
+def test_how_much_an_autograder_may_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All its files together: exactly at the bounds is in them."""
+    folder = write(tmp_path / "ag", {"run_autograder": "12345", "a/b": "123", "a/c": "12"})
+    for bound, least, said in (("MAX_BYTES", 10, "has 5 B, more than the 4 B"), ("MAX_FILES", 3, "more than 2 files")):
+        with monkeypatch.context() as patch:
+            patch.setattr(source, bound, least)
+            assert len(source.Source(folder).below()) == 3
+            patch.setattr(source, bound, least - 1)
+            with pytest.raises(AssignmentError, match=said):
+                source.Source(folder).below()
+
+
+def test_a_course_that_is_taken_as_a_whole(tmp_path: Path, blobs: Blobs) -> None:
+    write(tmp_path, {"infoCourse.json": "{}", "serverFilesCourse/lib/a.py": "a", "serverFilesCourse/b.py": "b"})
+    folder = question(tmp_path / "questions" / "fib", options(serverFilesCourse=["lib", "/", "b.py"]))
+    files = bundle(plan_of(Assignment.load(folder), blobs), blobs)
+    assert {path for path in files if "Course" in path} == {"serverFilesCourse/lib/a.py", "serverFilesCourse/b.py"}
 
 
 def settled(folder: Path) -> None:

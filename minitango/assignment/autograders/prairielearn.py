@@ -177,7 +177,7 @@ def _of_the_course(source: Source, names: list[str]) -> list[File]:
             key="externalGradingOptions.serverFilesCourse",
         )
     shared = Source(course)
-    found: list[File] = []
+    found: dict[str, File] = {}
     for name in names:
         path = f"serverFilesCourse/{name.strip('/')}"
         if ".." in path.split("/"):
@@ -188,9 +188,10 @@ def _of_the_course(source: Source, names: list[str]) -> list[File]:
                 f"{name!r} is not there in {course / 'serverFilesCourse'}", "correct it", id="file_missing", path=INFO,
                 key="externalGradingOptions.serverFilesCourse",
             )  # fmt: skip
-        found += [file for file in files if file.path not in {one.path for one in found}]
+        for file in files:
+            found.setdefault(file.path, file)
     source.used += shared.used
-    return found
+    return list(found.values())
 
 
 def _handins(source: Source) -> list[str]:

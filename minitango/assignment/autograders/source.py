@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -106,33 +107,35 @@ class Source:
         if not place.is_dir():
             return []
         files: list[File] = []
-        self._collect(place, start.removesuffix("/"), files)
+        left = MAX_BYTES
+        for name, entry, real in self._walk(place, folder.removesuffix("/")):
+            try:
+                data, executable = read_file(real, left)
+                files.append(File(check_path(name), data, executable))
+            except ArchiveError as error:
+                raise AssignmentError(error.message, file=str(entry.parent), hint=_hint(error), id=error.id) from error
+            left -= len(data)
+            if len(files) > MAX_FILES:
+                raise self.error(f"it has more than {MAX_FILES} files", "take what is not needed out", id="too_many")
         return sorted(files, key=lambda file: file.path)
 
-    def _collect(self, place: Path, path: str, files: list[File]) -> None:
-        """All files below a folder, which is `path` from the top. A link that stays inside is what it leads to."""
+    def _walk(self, place: Path, path: str) -> Iterator[tuple[str, Path, Path]]:
+        """All files below a folder, which is `path` from the top: what each is called, where, and where it really is. A
+        link that stays inside is what it leads to."""
         self.used.append(place)
         try:
-            entries = sorted(place.iterdir())
-            for entry in entries:
+            for entry in sorted(place.iterdir()):
                 name = f"{path}/{entry.name}" if path else entry.name
                 if is_ignored(entry.name) or name in self._without:
                     continue
                 real = self._inside(entry, name) if entry.is_symlink() else entry
-                if real.is_dir():
-                    if name.count("/") >= MAX_DEPTH:
-                        raise self.error(f"{name} is too deep", f"at most {MAX_DEPTH} folders", id="too_many")
-                    self._collect(real, name, files)
+                if not real.is_dir():
+                    self.used.append(real)
+                    yield name, entry, real
                     continue
-                self.used.append(real)
-                data, executable = read_file(real, MAX_BYTES - sum(len(file.data) for file in files))
-                files.append(File(check_path(name), data, executable))
-                if len(files) > MAX_FILES:
-                    raise self.error(
-                        f"it has more than {MAX_FILES} files", "take what is not needed out", id="too_many"
-                    )
-        except ArchiveError as error:
-            raise AssignmentError(error.message, file=str(place), hint=_hint(error), id=error.id) from error
+                if name.count("/") >= MAX_DEPTH:
+                    raise self.error(f"{name} is too deep", f"at most {MAX_DEPTH} folders", id="too_many")
+                yield from self._walk(real, name)
         except OSError as error:
             raise self.error(f"{place}: {error.strerror}", f"ls -ld '{place}'", id="unreadable") from error
 
