@@ -202,7 +202,10 @@ class Pool:
         if self._over and not wait_for(self._over[0], max(0.0, grace)):
             self.request_stop(release=True)
         if self._over and not wait_for(self._over[0], LINGER):
-            force()
+            try:
+                force()
+            except MinitangoError as error:  # whoever closes it again is told
+                log.warning("the sandbox could not be closed: %s", error)
         for over in self._over:
             wait_for(over)
 

@@ -184,6 +184,26 @@ def test_closing_the_sandbox_ends_what_runs(sandbox: BubblewrapSandbox, tmp_path
     assert len(list((tmp_path / "state/boxes").iterdir())) == 1  # the fixture's own
 
 
+def test_a_box_that_does_not_die_keeps_nothing_else_open(
+    sandbox: BubblewrapSandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = BubblewrapSandbox(state=str(tmp_path / "state"))
+    boxes = [other.open(SPEC), other.open(SPEC)]
+    parent = other._set_up().parent
+    bury = BubblewrapBox._bury
+
+    def late(box: BubblewrapBox) -> None:
+        bury(box)
+        raise SandboxFailed("a box was killed, but did not die within 10 s")
+
+    monkeypatch.setattr(BubblewrapBox, "_bury", late)
+    with pytest.raises(SandboxFailed, match="did not die"):
+        other.close()
+    assert [box._state for box in boxes if isinstance(box, BubblewrapBox)] == ["closed", "closed"]
+    assert not parent._thread.is_alive()
+    other.close()
+
+
 def test_nothing_is_left_of_a_box(sandbox: BubblewrapSandbox, tmp_path: Path) -> None:
     box = sandbox.open(SPEC)
     box.put("/given", [File("big", bytes(1 << 16))])

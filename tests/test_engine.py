@@ -275,6 +275,34 @@ def test_stop_does_not_wait_for_a_sandbox_that_hangs(
         assert engine.store.get(handle.id).failures == 0
 
 
+def test_a_sandbox_that_cannot_be_closed_leaves_nobody_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is told of, once all else is closed."""
+    monkeypatch.setattr(pool, "LINGER", 0.1)
+    opening, closed = threading.Event(), threading.Event()
+
+    class Hanging(FakeSandbox):
+        def open(self, spec: BoxSpec) -> FakeBox:
+            if spec.token == "preflight":
+                return super().open(spec)
+            opening.set()
+            assert closed.wait(PATIENCE)
+            raise SandboxFailed("the sandbox is closed")
+
+        def close(self) -> None:
+            closed.set()
+            raise SandboxFailed("a box was killed, but did not die within 10 s")
+
+    engine = Engine.open(tmp_path, sandbox=Hanging(), workers=1)
+    handle = engine.submit(submission())
+    assert opening.wait(PATIENCE)
+    with pytest.raises(SandboxFailed, match="did not die"):
+        engine.stop(grace=0.05)
+    with pytest.raises(EngineStopped):
+        handle.result(PATIENCE)
+    with open_engine(tmp_path, scoring(5)) as engine:
+        assert engine.job(handle.id).result(PATIENCE).score == 5
+
+
 def test_stop_lets_running_jobs_end_within_the_grace(tmp_path: Path) -> None:
     gate = Gate()
     engine = open_engine(tmp_path, gate, workers=1)

@@ -174,10 +174,18 @@ class BubblewrapSandbox(OnePlace):
             self._closed = True
             setting, self._setting = self._setting, None
             boxes = list(self._open)
-        for box in boxes:
-            box.close()
-        if setting is not None:
-            setting.close()
+        failure: SandboxFailed | None = None
+        try:
+            for box in boxes:
+                try:
+                    box.close()
+                except SandboxFailed as error:  # the others are to be closed all the same
+                    failure = failure or error
+        finally:
+            if setting is not None:
+                setting.close()
+        if failure is not None:
+            raise failure
 
     # --- probing ---------------------------------------------------------------------------------------
 
