@@ -27,7 +27,7 @@ from minitango.graders import Graders
 from minitango.handle import Handles, JobHandle
 from minitango.identity import Found
 from minitango.intake import Intake
-from minitango.job import Job, JobSpec, Lease, Result, State
+from minitango.job import TURN, Job, JobSpec, Lease, Result, State
 from minitango.keeping import Keeper, kept_for
 from minitango.node import Membership
 from minitango.pool import HOPELESS, EventKind, Pool, said, taken_back
@@ -229,7 +229,8 @@ class Engine:
         return self._submit(self._intake.take(submissions), fresh=fresh)
 
     def retry(self, id: str) -> JobHandle:
-        """Grade the same inputs again, as a new job that names this one. ConfigError unless this one has ended."""
+        """Grade the same inputs again, as a new job that names this one, and has its place in the order of hand-ins.
+        ConfigError unless this one has ended."""
         self._check_open()
         job = self.store.get(id)
         if not job.state.terminal:
@@ -238,8 +239,9 @@ class Engine:
                 hint=f"wait for it, or: minitango jobs cancel {job.id}",
                 id="not_ended",
             )
-        spec = structs.replace(self.store.spec(job.id), supersedes=job.id)
-        return self._submit([spec], fresh=True)[0]
+        spec = self.store.spec(job.id)
+        labels = {**spec.labels, TURN: str(job.turn)}
+        return self._submit([structs.replace(spec, supersedes=job.id, labels=labels)], fresh=True)[0]
 
     def redeliver(self, id: str) -> Job:
         """Have the callback of a job that has ended delivered, also where it was given up or delivered before.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Collection, Iterable, Sequence
 from enum import StrEnum
 from typing import Any, Final
@@ -26,6 +27,9 @@ LAYOUTS: Final = ("autolab", "gradescope", "prairielearn")
 
 ORIGIN: Final = "origin"
 """The label of a job that says where its assignment was: an absolute path."""
+
+TURN: Final = "retry.turn"
+"""The label of a job that stands in place of another: that one's `turn`, as long as this is not handed in again."""
 
 SOLO_AFTER: Final = 2
 """Interruptions after which a job is run alone: it may be what kills its engines."""
@@ -323,8 +327,10 @@ class Job(Struct, frozen=True, omit_defaults=True):
 
     @property
     def turn(self) -> int:
-        """Its place in the order of hand-ins: of a student's jobs the highest is of what was handed in last."""
-        return self.handed_seq or self.seq
+        """Its place in the order of hand-ins: of a student's jobs the highest is of what was handed in last. One that
+        was retried keeps it, as nobody handed anything in."""
+        kept = self.labels.get(TURN, "") if self.supersedes else ""
+        return self.handed_seq or (int(kept) if re.fullmatch("[0-9]{1,18}", kept) else self.seq)
 
     @property
     def solo(self) -> bool:

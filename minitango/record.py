@@ -7,7 +7,7 @@ from typing import Literal
 
 from msgspec import Struct, structs
 
-from minitango.job import ORIGIN, SCHEMA, Job, Notice, Outcome, Result, State, Trust, signs_in
+from minitango.job import ORIGIN, SCHEMA, TURN, Job, Notice, Outcome, Result, State, Trust, signs_in
 
 
 class ErrorRecord(Struct, frozen=True):
@@ -112,5 +112,5 @@ def of(job: Job, warnings: Sequence[Notice] = ()) -> JobRecord:
 def told(job: Job, result: Result | None) -> Told:
     """What a callback says of a job."""
     base = of(job, result.warnings if result is not None else ())
-    labels = {name: value for name, value in job.labels.items() if name != ORIGIN}
+    labels = {name: value for name, value in job.labels.items() if name not in (ORIGIN, TURN)}
     return Told(job=ToldRecord(**structs.asdict(base), course=job.course, labels=labels, result=result))

@@ -36,6 +36,7 @@ from minitango import (
     Submission,
     pool,
 )
+from minitango.cli.gradebook import latest
 from minitango.errors import MinitangoError
 from minitango.sandbox import BoxSpec, End
 from minitango.store import open_store
@@ -488,6 +489,32 @@ def test_retry_of_a_graded_job_grades_it_again(tmp_path: Path) -> None:
         assert engine.job(first.id).result(0).score == 3, "what was recorded stays"
         assert engine.submit(submission()).id == second.id, "the same work is the newer job's now"
         assert engine.retry(first.id).job().supersedes == first.id
+
+
+@pytest.mark.parametrize("pruned", [False, True])
+def test_a_retry_does_not_overtake_what_was_handed_in_since(tmp_path: Path, pruned: bool) -> None:
+    """Also once the job that it is in place of is gone."""
+    scores = iter((3, 5, 7, 9, 1))
+    with open_engine(tmp_path, lambda run: scoring(next(scores))(run), workers=1) as engine:
+
+        def counts() -> float | None:
+            if pruned:
+                engine.store.forget([first.id])
+            (job,) = latest(engine.jobs()).jobs
+            return job.score
+
+        first = engine.submit(submission(text=b"1"))
+        second = engine.submit(submission(text=b"2"))
+        assert [each.result(PATIENCE).score for each in (first, second)] == [3, 5]
+        again = engine.retry(first.id)
+        assert again.result(PATIENCE).score == 7
+        assert counts() == 5
+        assert engine.retry(again.id).result(PATIENCE).score == 9
+        assert counts() == 5
+        assert engine.submit(submission(text=b"1")).result(PATIENCE).score == 9
+        assert counts() == 9, "it was handed in again"
+        assert engine.retry(second.id).result(PATIENCE).score == 1
+        assert counts() == 9
 
 
 def test_retry_asks_for_a_job_that_has_ended(tmp_path: Path) -> None:

@@ -53,10 +53,11 @@ class Latest(Struct, frozen=True):
 
 def latest(jobs: Iterable[Job]) -> Latest:
     """Of each student and assignment the job of what was handed in last of that which was graded; where nothing was, of
-    what was handed in last, so that nobody is missing. In order of submission."""
+    what was handed in last, so that nobody is missing. Of a retried one the latest. In order of submission.
+    """
     newest: dict[tuple[str, str, str], Job] = {}
     graded: dict[tuple[str, str, str], Job] = {}
-    for job in sorted(jobs, key=lambda job: job.turn):
+    for job in sorted(jobs, key=lambda job: (job.turn, job.seq)):
         key = job.course, job.assignment, job.student
         newest[key] = job
         if job.state is State.DONE:
