@@ -99,4 +99,4 @@ class Intake:
 
     def _key(self, submission: Submission, packed: Packed, inputs: str, images: statedir.Images) -> str:
         grader = self._graders.of(submission.assignment, packed.digest, images)
-        return work_key(grader, submission.course, submission.student, inputs)
+        return work_key(grader, submission.course, submission.student, inputs, submission.labels)

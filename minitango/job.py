@@ -10,11 +10,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, Final
 
 from msgspec import Struct, field
+
+from minitango.group import members
 
 SCHEMA: Final = 1
 """Version of every record that is kept or printed as JSON."""
@@ -348,10 +350,12 @@ def serves(capabilities: Collection[str], lane: str) -> bool:
     return not lane or all(need in capabilities for need in lane.split(","))
 
 
-def work_key(grader: Sequence[str], course: str, student: str, inputs: str) -> str:
+def work_key(grader: Sequence[str], course: str, student: str, inputs: str, labels: Mapping[str, str] = {}) -> str:
     """The key of a job: equal for the same work. `grader` is all that decides on a grade but the hand-in, `inputs` the
-    digest of the hand-in's bundle."""
-    return hashlib.sha256(json.dumps([*grader, course, student, inputs]).encode()).hexdigest()
+    digest of the hand-in's bundle, `labels` the job's: of what several handed in together, the work is of all."""
+    students = sorted(members(labels, student))
+    who = student if len(students) == 1 else students
+    return hashlib.sha256(json.dumps([*grader, course, who, inputs]).encode()).hexdigest()
 
 
 class Attempt(Struct, frozen=True, omit_defaults=True):

@@ -406,7 +406,7 @@ def _said(ack: Ack) -> list[str]:
     match ack:
         case Finish():
             result = ack.result
-            key = work_key(ack.grader, lease.course, lease.student, lease.inputs) if ack.grader else ""
+            key = work_key(ack.grader, lease.course, lease.student, lease.inputs, lease.labels) if ack.grader else ""
             said = [
                 "finish", *whose, rows.to_json(result).decode(), key, result.outcome.value,
                 redis_rows.number(result.score),

@@ -214,7 +214,8 @@ class SqliteStore(SqliteOutbox, SqliteNodes, SqliteDump):
         if job.callback:
             self._post(tx, job)
         if ack.grader and job.key is not None:
-            job = self._with_key(tx, job, work_key(ack.grader, job.course, job.student, job.inputs))
+            key = work_key(ack.grader, job.course, job.student, job.inputs, job.labels)
+            job = self._with_key(tx, job, key)
         return job
 
     def _with_key(self, tx: Transaction, job: Job, key: str) -> Job:

@@ -20,6 +20,7 @@ from msgspec import structs
 
 from minitango import retry as retry_module
 from minitango.errors import ConfigError, JobNotFound, StoreError
+from minitango.group import group
 from minitango.job import (
     SOLO_AFTER,
     TRANSITIONS,
@@ -1017,6 +1018,16 @@ def test_a_finish_by_another_grader_is_that_work(store: Store) -> None:
     (lease,) = claim(store)
     assert settle(store, Finish(lease, RESULT, grader=("docker",))).key == wanted
     assert [made.id for made in store.submit([one, structs.replace(one, key=other)])] == [again.id, job_id]
+
+
+def test_of_what_several_handed_in_together_the_work_is_of_all(store: Store) -> None:
+    labels = group(("ada", "bob"))
+    wanted, other = (work_key([kind], "", "ada", "1" * 64, labels) for kind in ("docker", "bubblewrap"))
+    assert wanted == work_key(["docker"], "", "bob", "1" * 64, group(("bob", "ada")))
+    assert work_key(["docker"], "", "ada", "1" * 64) not in (wanted, work_key(["docker"], "", "bob", "1" * 64))
+    store.submit([spec("ada", key=wanted, labels=labels)])
+    (lease,) = claim(store)
+    assert settle(store, Finish(lease, RESULT, grader=("bubblewrap",))).key == other
 
 
 def test_a_key_is_its_latest_jobs_whoever_finishes_last(store: Store) -> None:

@@ -186,6 +186,19 @@ def test_everybody_of_a_group_gets_its_grade(cli: CommandLine, hw: Path, tmp_pat
     assert [page.partition("~")[0].removesuffix(".md") for page in pages] == ["0017", "Eve", "bob@school.edu"]
 
 
+def test_who_comes_to_a_group_later_has_its_grade_too(cli: CommandLine, hw: Path, tmp_path: Path) -> None:
+    """And a grader of Gradescope's is told of all of them."""
+    tree = {"submission_1/answer.txt": "ok", "submission_metadata.yml": ""}
+    for names in (["ada"], ["ada", "bob"], ["bob", "ada"], ["bob"]):
+        lines = ["submission_1:", "  :submitters:", *(f"  - :name: {name}" for name in names)]
+        tree["submission_metadata.yml"] = "\n".join(lines) + "\n"
+        place = folder(tmp_path / "-".join(names), tree)
+        assert cli("run", hw, place, "--no-preflight").code == 0
+    found = csv.DictReader(io.StringIO(cli("export", "--all").out))
+    assert [row["student"] for row in found] == ["ada", "ada", "bob", "bob"]
+    assert len(cli("jobs", "list", "--json").jobs) == 3, "the order of their names is no matter"
+
+
 def test_one_of_a_group_goes_and_the_others_keep_their_grade(cli: CommandLine, hw: Path, tmp_path: Path) -> None:
     export = zipped(tmp_path, PLATFORMS["gradescope"][0])
     assert cli("run", hw, export).code == 0
