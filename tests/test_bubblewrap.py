@@ -204,6 +204,27 @@ def test_a_box_that_does_not_die_keeps_nothing_else_open(
     other.close()
 
 
+def test_nothing_is_left_of_a_box_for_which_there_was_no_descriptor(
+    sandbox: BubblewrapSandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else each one that fails so takes one more of those that are scarce, and its uid."""
+    real, failures = os.eventfd, [OSError(errno.EMFILE, "Too many open files")]
+
+    def failing(*words: int) -> int:
+        if failures:
+            raise failures.pop()
+        return real(*words)
+
+    before = len(os.listdir("/proc/self/fd"))
+    monkeypatch.setattr(os, "eventfd", failing)
+    with pytest.raises(SandboxFailed, match="Too many open files"):
+        sandbox.open(SPEC)
+    assert list((tmp_path / "state/boxes").glob("*/*.json")) == []
+    assert len(os.listdir("/proc/self/fd")) == before
+    uids = sandbox._set_up().uids
+    assert uids is None or len(uids._free) == len(uids._held)
+
+
 def test_nothing_is_left_of_a_box(sandbox: BubblewrapSandbox, tmp_path: Path) -> None:
     box = sandbox.open(SPEC)
     box.put("/given", [File("big", bytes(1 << 16))])

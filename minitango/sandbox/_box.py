@@ -53,7 +53,7 @@ class BubblewrapBox:
         self._spec = spec
         self._closed = closed
         self._state: Literal["open", "over", "closed"] = "open"
-        self._stop = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._stop = -1
         self._lock = threading.Lock()  # between kill and the end of what it writes to
         self._busy = threading.Lock()  # one verb at a time; close, from any thread, waits for it
         self._fds: list[int] = []
@@ -75,6 +75,7 @@ class BubblewrapBox:
     # --- coming up ---------------------------------------------------------------------------------
 
     def _start(self) -> None:
+        self._stop = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         staged = self._stage()
         helper = self._stage_helper() if self._spec.helper else None
         theirs: list[int] = []
@@ -315,7 +316,8 @@ class BubblewrapBox:
 
     def _dispose(self) -> None:
         with self._lock:
-            os.close(self._stop)
+            if self._stop >= 0:
+                os.close(self._stop)
             self._stop = -1
         failure: SandboxFailed | None = None
         try:
