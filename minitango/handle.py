@@ -94,27 +94,42 @@ class Handles:
         self._over: EngineStopped | None = None
 
     def submit(self, write: Callable[[], Sequence[Submitted]]) -> list[JobHandle]:
-        """Submit by calling `write`, and make a handle for each job."""
+        """Submit by calling `write`, and make a handle for each job. Raises what `write` raises, and nothing once that
+        has returned: what cannot be read then of a job that has ended is its handle's to say."""
         with self._lock:
             self._writing += 1
         try:
             written = write()
             with self._lock:
                 made = [(s, self._make(s.id, created=s.created, state=s.state)) for s in written]
-                early = [job for s in written if (job := self._early.get(s.id)) is not None]
-                looked_at = written if self._missed else ()
+                early = {s.id: job for s in written if (job := self._early.get(s.id)) is not None}
+                missed = self._missed
         finally:
             with self._lock:
                 self._writing -= 1
                 if not self._writing:
                     self._early.clear()
                     self._missed = False
-        for job in (*early, *(self._store.get(s.id) for s in looked_at)):
-            self.settle(job)
         for submitted, handle in made:
-            if submitted.state.terminal:
-                handle.settle(self._store.get(submitted.id), self._result(submitted.id, submitted.state))
+            one, ended = submitted.id, submitted.state.terminal
+            if not (ended or missed or one in early):
+                continue
+            try:
+                job = early.get(one) or self._store.get(one)
+                self.settle(job)
+                if ended:
+                    handle.settle(job, self._result(one, job.state))
+            except (StoreError, JobNotFound) as error:
+                self._give_up(one, handle, error)
         return [handle for _, handle in made]
+
+    def _give_up(self, id: str, handle: JobHandle, error: Exception) -> None:
+        """What became of a job that has ended cannot be read: whoever waits for it is told, as nobody else tells."""
+        with self._lock:
+            handles = [*self._waiting.pop(id, ()), handle]
+        for each in handles:
+            if not each.done():
+                each.set_exception(error)
 
     def get(self, id: str) -> JobHandle:
         """A handle for a job that is there already. JobNotFound."""

@@ -302,6 +302,34 @@ def test_a_store_that_fails_for_a_moment_loses_no_handle(
     assert [handle.result(0) for handle in (first, second)] == [GRADED, GRADED]
 
 
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def test_what_was_accepted_is_not_said_to_have_been_refused(
+    store: Store, elsewhere: Store, handles: Handles, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """Its job had ended, or ended at once, and its result cannot be read now: whoever submits again by that word, as
+    something fresh, would have it graded twice."""
+    if when == "before":
+        store.submit([spec(key="k")])
+        finish(elsewhere)
+
+    def write() -> list[Submitted]:
+        made = store.submit([spec(key="k")])
+        if when == "meanwhile":
+            finish(elsewhere)
+            handles.follow()
+        return made
+
+    def away(id: str) -> Result | None:
+        raise StoreError("it is away", id="store_unreachable")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "result", away)
+        (handle,) = handles.submit(write)
+        with pytest.raises(StoreError, match="it is away"):
+            handle.result(0)
+    assert handles.get(handle.id).result(0) == GRADED
+
+
 # --- cancel ---------------------------------------------------------------------------------------
 
 
