@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -11,6 +12,7 @@ from minitango.text import one_line
 
 MAX_ITEMS: Final = 10_000
 """Of one list, and of tests in one report."""
+_DECIMAL: Final = re.compile(r"[+-]?(?:[0-9]{1,100}(?:\.[0-9]{0,100})?|\.[0-9]{1,100})")
 
 
 class Object:
@@ -42,7 +44,9 @@ class Object:
         return float(value)
 
     def points(self, key: str) -> float | None:
-        value = self.number(key)
+        """A number of points, or a text that is one: autograders write "7.5", too."""
+        said = self.value(key)
+        value = float(said) if isinstance(said, str) and _DECIMAL.fullmatch(said) else self.number(key)
         if value is not None and abs(value) > MAX_POINTS:
             raise Refused(f"{self.place(key)}: {value:g} is out of range")
         return value

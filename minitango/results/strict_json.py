@@ -42,6 +42,7 @@ _OURS: Final = Bounds()
 _STRINGS: Final = re.compile(rb'(?:"(?:[^"\\]++|\\.)*+"?[^"\[\]{},]*+)++', re.DOTALL)
 _TO_SQUARE: Final = bytes.maketrans(b"{}", b"[]")
 _NO_BRACKETS: Final = bytes(c for c in range(256) if c not in b"[]{}")
+_UNFIT: Final = re.compile("[\0\ud800-\udfff]")
 
 
 class Refused(ValueError):
@@ -98,6 +99,17 @@ def check_texts(value: Any) -> None:
         for key, item in value.items():
             check_text(key)
             check_texts(item)
+
+
+def mended(value: Any) -> Any:
+    """The same parsed value, with U+FFFD in its strings, keys included, for what `check_text` refuses."""
+    if isinstance(value, str):
+        return _UNFIT.sub("\ufffd", value)
+    if isinstance(value, list):
+        return [mended(item) for item in value]
+    if isinstance(value, dict):
+        return {mended(key): mended(item) for key, item in value.items()}
+    return value
 
 
 def _check_size(data: bytes, bounds: Bounds) -> None:
