@@ -49,6 +49,7 @@ CANCELLED = job(None, state=State.CANCELLED)
         ([*[dead()] * 4, dead("disk_too_small")], 0),
         ([job(score=10.0)] * 5, 0),
         ([job(max_score=None)] * 5, 0),
+        ([job(max_score=None, reason="2 of 2 tests failed")] * 5, 5),
     ],
 )
 def test_suspicion(ended: list[Job], count: int) -> None:

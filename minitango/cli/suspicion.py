@@ -83,7 +83,8 @@ def alike(ended: Sequence[Job]) -> bool:
 def earned_nothing(job: Job) -> bool:
     """Whether it ended without a score, or with 0 where more could be had. One that was cancelled did not."""
     if job.outcome is Outcome.GRADED:
-        return job.score == 0 and job.max_score is not None
+        # without a maximum, a reason says that something failed: as where unittest cannot import its tests
+        return job.score == 0 and (job.max_score is not None or job.reason != "")
     return job.state in (State.DONE, State.DEAD)
 
 
