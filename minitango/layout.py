@@ -132,6 +132,7 @@ def hand_in(plan: Plan, lease: Lease, submission: Sequence[File], own: Iterable[
         theirs += [
             File("submission_metadata.json", gradescope.metadata(plan.name, plan.max_score, lease)),
             File("results/stdout", b""),  # so that the folder is there, as Gradescope has it
+            File(gradescope.HARNESS, b""),
         ]
     elif plan.layout == "autolab":
         # make would take another one before the lab's Makefile

@@ -15,6 +15,7 @@ from typing import Final
 
 from minitango.archive import File
 from minitango.assignment import Plan, PlanStep
+from minitango.assignment.autograders import gradescope
 from minitango.errors import AssignmentError, ConfigError, MinitangoError, SandboxFailed, SandboxUnavailable
 from minitango.job import Limits
 from minitango.layout import box_spec, layout_of
@@ -149,6 +150,14 @@ class Preflight:
         except AssignmentError as error:
             if not step.setup or error.id != "image_build":
                 raise
+            if all(file.path != f"autograder/source/{gradescope.SETUP}" for file in folder):
+                raise AssignmentError(
+                    error.message.removeprefix(f"{step.image}{gradescope.DOCKERFILE}").lstrip(":0123456789 "),
+                    file=f"{plan.name}: {gradescope.DOCKERFILE}",
+                    line=error.line,
+                    hint="correct it; or build it yourself, as you always do, and name that image: --image NAME",
+                    id=error.id,
+                ) from error
             ended = _SETUP.search(error.message)
             raise AssignmentError(
                 ended[1] if ended else error.message,
@@ -171,7 +180,7 @@ class Preflight:
             ) from error
         if step.setup and not digest:
             raise AssignmentError(
-                "its setup.sh has to be run once, into an image, and this sandbox has none",
+                "its setup.sh or Dockerfile has to be run once, into an image, and this sandbox has none",
                 file=plan.name,
                 hint="--sandbox docker; or, where this machine has what it would install: --no-setup, or setup = false "
                 "in an assignment.toml",

@@ -304,6 +304,7 @@ def test_an_autograder_with_a_set_up(tmp_path: Path, blobs: Blobs) -> None:
         "autograder/source/run_tests.py", "autograder/source/tests/test_add.py",
     }  # fmt: skip
     assert files["Dockerfile"].data.startswith(b"FROM debian:12\n")
+    assert b"cd / && bash /autograder/source/setup.sh\n" in files["Dockerfile"].data
     assert files["autograder/run_autograder"].executable
     assert step.command[-1] == "./run_autograder"
 
@@ -334,6 +335,47 @@ def test_a_set_up_that_does_nothing_needs_no_image(setup: str | None, tmp_path: 
 def test_a_set_up_that_may_do_something_is_run(setup: str, tmp_path: Path) -> None:
     assert Assignment.load(scope(tmp_path / "calc", setup=setup)).steps[0].image == "autograder/"
     assert Assignment.load(tmp_path / "calc", setup=False).steps[0].image == gradescope.BASE
+
+
+def test_a_dockerfile_of_its_own_is_built_where_there_is_no_set_up(tmp_path: Path, blobs: Blobs) -> None:
+    """Gradescope's "manual Docker configuration"."""
+    folder = scope(tmp_path / "calc", setup=None, Dockerfile="FROM base:1\nADD . /autograder/grader")
+
+    def made(**wish: Any) -> tuple[Any, dict[str, File]]:
+        (step,) = plan_of(Assignment.load(folder, **wish), blobs).steps
+        files = unpack(blobs.get(step.image_files)) if step.image_files else ()
+        return step, {file.path: file for file in files}
+
+    step, files = made()
+    assert (step.setup, step.bundle, step.command[-1]) == (True, "", "./run_autograder")
+    assert set(files) == {"Dockerfile", "run_autograder", "run_tests.py", "tests/test_add.py"}
+    assert files["Dockerfile"].data.startswith(b"FROM base:1\nADD . /autograder/grader\nUSER root\n")
+    step, files = made(image="ours:2")
+    assert files["Dockerfile"].data.startswith(b"FROM ours:2\n")
+    assert {"autograder/run_autograder", "autograder/source/run_tests.py"} < set(files)
+    step, files = made(setup=False)
+    assert (step.image, files) == (gradescope.BASE, {})
+    write(folder, {"setup.sh": "make\n"})
+    step, files = made()
+    assert files["Dockerfile"].data.startswith(f"FROM {gradescope.BASE}\n".encode()), "a zip, whatever it was tried in"
+
+
+@pytest.mark.parametrize(
+    ("run", "said"),
+    [
+        ("runuser -u student -- ./a.out", "changes users (runuser)"),
+        ("su - student -c ./a.out", "changes users (su)"),
+        ("su student -c ./a.out", "changes users (su)"),
+        ("git pull", "asks the network (git pull)"),
+        ("apt-get install -y gcc", "asks the network (apt-get)"),
+        ("# git pull", ""),
+        ("echo summary of results; cp supper.txt x; ./curly", ""),
+        ("su=1", ""),
+    ],
+)
+def test_what_a_script_does_that_is_not_to_be_had_here_is_told(run: str, said: str, tmp_path: Path) -> None:
+    taken = "; ".join(Assignment.load(scope(tmp_path / "calc", run=f"#!/bin/sh\n{run}\n")).taken)
+    assert (said in taken) if said else ("changes users" not in taken and "network" not in taken)
 
 
 def test_links_that_stay_inside_are_what_they_lead_to(tmp_path: Path, blobs: Blobs) -> None:
@@ -396,10 +438,11 @@ def test_where_gradescope_has_things(tmp_path: Path, blobs: Blobs) -> None:
     files, gone = hand_in(plan, lease, [File("calculator.py", b"x", executable=True)], ())
     assert gone == []
     assert {file.path for file in files} == {
-        "submission/calculator.py", "submission_metadata.json", "results/stdout",
+        "submission/calculator.py", "submission_metadata.json", "results/stdout", "harness.py",
     }  # fmt: skip
     said = json.loads(next(file.data for file in files if file.path == "submission_metadata.json"))
-    assert datetime.fromisoformat(said["created_at"]).timestamp() == 1_700_000_000
+    assert datetime.strptime(said["created_at"], "%Y-%m-%dT%H:%M:%S.%f%z").timestamp() == 1_700_000_000
+    assert said["assignment_id"] == said["assignment"]["id"]
     assert said["users"][0]["email"] == said["users"][0]["name"] == "ada@example.org"
     assert said["assignment"]["title"] == "calc"
     assert said["previous_submissions"] == []

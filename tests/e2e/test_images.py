@@ -123,3 +123,76 @@ def test_an_image_that_moved_is_graded_anew(cli: CommandLine, docker: dict[str, 
     assert cli("submit", hw.name, "answer.txt", env=docker).out.split()[0] == second
     shown = json.loads(cli("jobs", "show", second, "--json", env=docker).out)["jobs"][0]["result"]
     assert shown["image_digest"] == moved
+
+
+OWN = """FROM {name}
+WORKDIR /autograder/grader
+ADD . .
+RUN cp run_autograder /autograder/run_autograder && chmod 644 /autograder/run_autograder && echo 3 > points
+USER nobody
+"""
+SCRIPT = """#!/bin/sh
+cd /autograder/grader
+[ -f ../harness.py ] || exit
+echo "{\\"score\\": $(cat points), \\"output\\": \\"$(cat ../submission/*)\\"}" >../results/results.json
+"""
+
+
+def autograder(cli: CommandLine, **files: str) -> Path:
+    folder = cli.folder / "calc"
+    folder.mkdir(exist_ok=True)
+    for name, text in files.items():
+        (folder / name.replace("_sh", ".sh")).write_text(text)
+    (cli.folder / "answer.txt").write_text("ok")
+    return folder
+
+
+def results(cli: CommandLine, docker: dict[str, str], api: Any, answer: Any) -> dict[str, Any]:
+    assert answer.code == 0, answer
+    [job] = answer.jobs
+    result: dict[str, Any] = json.loads(cli("jobs", "show", job["id"], "--json", env=docker).out)["jobs"][0]["result"]
+    with contextlib.suppress(Exception):
+        api.remove_image(result["image_digest"], force=True)
+    return result
+
+
+def test_a_gradescope_autograder_with_a_dockerfile_of_its_own(
+    cli: CommandLine, docker: dict[str, str], api: Any, name: str
+) -> None:
+    folder = autograder(cli, Dockerfile=OWN.format(name=name), run_autograder=SCRIPT)
+    result = results(cli, docker, api, cli("run", folder.name, "answer.txt", "--json", env=docker))
+    assert (result["score"], result["feedback"]) == (3, "ok")
+    refused = cli("run", folder.name, "answer.txt", "--sandbox", "bubblewrap", "--state", "another")
+    assert "error[setup_needed]" in refused.err
+
+    (folder / "Dockerfile").write_text(f"FROM {name}\nCOPY src/none /src\n")
+    answer = cli("run", folder.name, "answer.txt", env=docker)
+    assert answer.code == 2, answer
+    assert "error[image_build]: calc: Dockerfile:2: step 2 of " in answer.err
+    assert "name that image: --image NAME" in answer.err
+
+
+def test_on_an_image_that_was_made_by_hand_its_own_files_count(
+    cli: CommandLine, docker: dict[str, str], api: Any, name: str
+) -> None:
+    """As where its Dockerfile is built from another folder, or by another builder."""
+    folder = autograder(cli, Dockerfile="FROM scratch\n", run_autograder=SCRIPT)
+    container = api.create_container(
+        name, ["sh", "-c", "mkdir -p /autograder/grader && echo 4 >/autograder/grader/points"]
+    )
+    api.start(container)
+    api.wait(container)
+    made = api.commit(container, repository="minitango-test/made", tag=uuid.uuid4().hex[:12])["Id"]
+    api.remove_container(container)
+    try:
+        answer = cli("run", folder.name, "answer.txt", "--image", made, "--json", env=docker)
+        assert results(cli, docker, api, answer)["score"] == 4
+    finally:
+        api.remove_image(made, force=True)
+
+
+def test_a_set_up_begins_where_gradescopes_does(cli: CommandLine, docker: dict[str, str], api: Any, name: str) -> None:
+    setup = "mkdir autograder/grader && cp autograder/source/points autograder/grader/\n"
+    folder = autograder(cli, setup_sh=setup, points="5", run_autograder=SCRIPT)
+    answer = cli("run", folder.name, "answer.txt", "--image", name, "--json", env=docker)
+    assert results(cli, docker, api, answer)["score"] == 5

@@ -1,7 +1,7 @@
-"""A Gradescope autograder: run_autograder, and setup.sh that is run once, into an image.
+"""A Gradescope autograder: run_autograder, and what is run once, into an image: setup.sh, or a Dockerfile of its own.
 
 https://gradescope-autograders.readthedocs.io/en/latest/specs/ and .../manual_docker/. The archive's files are
-/autograder/source, run_autograder is /autograder/run_autograder.
+/autograder/source, run_autograder is /autograder/run_autograder; a Dockerfile of its own puts all where it likes.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Final
 
@@ -21,7 +22,10 @@ from minitango.group import members
 from minitango.job import Lease, Limits
 
 RUN: Final = "run_autograder"
+HARNESS: Final = "harness.py"
+"""There are scripts that look for /autograder/harness.py to know that they are on Gradescope."""
 SETUP: Final = "setup.sh"
+DOCKERFILE: Final = "Dockerfile"
 BASE: Final = "gradescope/autograder-base:ubuntu-22.04"
 """What Gradescope itself runs an autograder in, unless told otherwise."""
 HOME: Final = "/autograder"
@@ -30,18 +34,34 @@ BUILT: Final = "/opt/minitango/autograder"
 LIMITS: Final = Limits(wall=600.0, memory=768 << 20, pids=256, disk=512 << 20)
 """Gradescope's own, for its usual containers."""
 
+_KEEP: Final = f"RUN mkdir -p {BUILT} && cp -a {HOME}/. {BUILT} && chmod -R a+rX {BUILT} && chmod a+rX /root\n"
 _DOCKERFILE: Final = f"""\
 FROM {{image}}
 COPY autograder {HOME}
-RUN if command -v apt-get >/dev/null; then apt-get update || true; fi; cd {HOME} && bash {HOME}/source/{SETUP}
-RUN mkdir -p {BUILT} && cp -a {HOME}/. {BUILT} && chmod -R a+rX {BUILT} && chmod a+rX /root
+RUN if command -v apt-get >/dev/null; then apt-get update || true; fi; cd / && bash {HOME}/source/{SETUP}
+{_KEEP}"""
+"""As Gradescope has it, `setup.sh` begins in `/`: there are some that name `autograder/source`."""
+_AFTER_ITS_OWN: Final = f"""
+USER root
+{_KEEP}RUN chmod a+rx {BUILT}/{RUN}
 """
+_ON_WHAT_THAT_MADE: Final = f"""\
+FROM {{image}}
+USER root
+COPY autograder /opt/minitango/given
+RUN mkdir -p {HOME} && cp -an /opt/minitango/given/. {HOME}
+{_KEEP}"""
+"""What of the autograder's files that image has not got comes from its folder."""
 _START: Final = f'cp -RP {BUILT}/. {HOME} && exec "$0" "$@"'
 _IDLE: Final = re.compile(r"\s*(?:#.*|set [-+]\w+(?: \w+)*|exit 0|:|true|echo\b[^;&|`$<>()]*)?\s*")
 """A line of a set-up script that sets nothing up."""
 _NAMED: Final = re.compile(r"""(>\s*)?["']?/?autograder/submission/([\w.-]{1,100}\.\w{1,10})\b""")
 """A file of the submission; with what is before it where it is written, not read."""
 _COMMENT: Final = re.compile(r"^\s*#.*$|\s#\s.*$", re.MULTILINE)
+_USERS: Final = re.compile(r"\b(?:runuser|sudo|useradd|adduser|su(?= +(?:-|\w+ +-)))\b")
+_NETWORK: Final = re.compile(
+    r"\b(?:git (?:pull|clone|fetch)|apt-get|apt install|pip3? install|npm install|curl|wget|scp)\b"
+)
 
 
 def looks(source: Source) -> bool:
@@ -62,18 +82,19 @@ def adopt(source: Source, wish: Wish) -> Adopted:
     handin = _handin(own)
     if handin:
         taken.append(f"a hand-in of one file becomes {handin}, the only one that {RUN} names")
-    image = base
-    image_files: tuple[File, ...] = ()
-    if SETUP in own and wish.setup and not _is_idle(own[SETUP].data):
-        dockerfile = File("Dockerfile", _DOCKERFILE.format(image=base).encode())
-        image, image_files = (
-            BUILT_IMAGE,
-            (dockerfile, *(File(f"autograder/{f.path}", f.data, f.executable) for f in files)),
-        )
-        files, command = (), ("sh", "-c", _START, *command)
-        taken.append(f"{SETUP} has to be run once, into an image")
-    elif SETUP in own:
-        taken.append(f"{SETUP} is not run" + ("" if wish.setup else ", as was asked"))
+    image, image_files = base, _image(own, files, wish)
+    once = next((name for name in (SETUP, DOCKERFILE) if name in own), "")
+    if image_files:
+        if once == SETUP:
+            taken.append(f"{SETUP} has to be run once, into an image")
+        elif wish.image:
+            taken.append(f"{HOME} is as that image has it, and what is missing there comes from its folder")
+        else:
+            taken[0] = f"in Docker its {DOCKERFILE} is built, once (--image names what you built from it)"
+        image, files, command = BUILT_IMAGE, (), ("sh", "-c", _START, *command)
+    elif once:
+        taken.append(f"{once} is not run" + ("" if wish.setup else ", as was asked"))
+    taken += _wants(own[RUN])
     return Adopted(
         layout="gradescope",
         name=source.name,
@@ -87,6 +108,33 @@ def adopt(source: Source, wish: Wish) -> Adopted:
         limits=LIMITS,
         taken=tuple(taken),
     )
+
+
+def _image(own: dict[str, File], files: Iterable[File], wish: Wish) -> tuple[File, ...]:
+    """The Dockerfile of the image that has to be made, and what it is made of; nothing where none has to be."""
+    beside = [File(f"autograder/{file.path}", file.data, file.executable) for file in files]
+    if SETUP in own:
+        if not wish.setup or _is_idle(own[SETUP].data):
+            return ()
+        made = _DOCKERFILE.format(image=wish.image or BASE).encode()
+    elif DOCKERFILE not in own or not wish.setup:
+        return ()
+    elif wish.image:
+        made = _ON_WHAT_THAT_MADE.format(image=wish.image).encode()
+    else:
+        made = own[DOCKERFILE].data + _AFTER_ITS_OWN.encode()
+        beside = [file for file in own.values() if file.path != DOCKERFILE]
+    return (File(DOCKERFILE, made), *beside)
+
+
+def _wants(script: File) -> list[str]:
+    """What its script does that it cannot do here unless an assignment.toml says so."""
+    text = _COMMENT.sub("", script.data[: 1 << 20].decode("utf-8", "replace"))
+    users, network = _USERS.search(text), _NETWORK.search(text)
+    return [
+        *([f"{RUN} changes users ({users[0]}), which needs root = true under [[step]], and Docker"] if users else []),
+        *([f'{RUN} asks the network ({network[0]}), which needs network = "open" under [[step]]'] if network else []),
+    ]
 
 
 def _is_idle(script: bytes) -> bool:
@@ -106,7 +154,7 @@ def metadata(title: str, max_score: float | None, lease: Lease) -> bytes:
 
     Numbers that are ids there are made from ours.
     """
-    at = datetime.fromtimestamp(lease.submitted, UTC).isoformat()
+    at = datetime.fromtimestamp(lease.submitted, UTC).isoformat(timespec="microseconds")
     users = [{"email": name, "id": _number(name), "name": name} for name in members(lease.labels, lease.student)]
     assignment = {
         "due_date": at,
@@ -123,6 +171,7 @@ def metadata(title: str, max_score: float | None, lease: Lease) -> bytes:
         {
             "id": _number(lease.job),
             "created_at": at,
+            "assignment_id": assignment["id"],
             "assignment": assignment,
             "users": users,
             "submission_method": "upload",
