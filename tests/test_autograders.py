@@ -366,6 +366,7 @@ def test_a_dockerfile_of_its_own_is_built_where_there_is_no_set_up(tmp_path: Pat
         ("runuser -u student -- ./a.out", "changes users (runuser)"),
         ("su - student -c ./a.out", "changes users (su)"),
         ("su student -c ./a.out", "changes users (su)"),
+        ("useradd student", "makes a user (useradd), which can only be done in setup.sh"),
         ("git pull", "asks the network (git pull)"),
         ("apt-get install -y gcc", "asks the network (apt-get)"),
         ("# git pull", ""),

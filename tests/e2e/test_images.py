@@ -191,8 +191,12 @@ def test_on_an_image_that_was_made_by_hand_its_own_files_count(
         api.remove_image(made, force=True)
 
 
-def test_a_set_up_begins_where_gradescopes_does(cli: CommandLine, docker: dict[str, str], api: Any, name: str) -> None:
+def test_a_set_up_begins_where_gradescopes_does_and_what_it_leaves_at_home_is_found(
+    cli: CommandLine, docker: dict[str, str], api: Any, name: str
+) -> None:
     setup = "mkdir autograder/grader && cp autograder/source/points autograder/grader/\n"
-    folder = autograder(cli, setup_sh=setup, points="5", run_autograder=SCRIPT)
+    setup += "mkdir -p ~/.tool ~/.cache && cp autograder/source/points ~/.tool/\n"
+    script = SCRIPT.replace("cat points", "cat points ~/.tool/points && echo x >~/.cache")
+    folder = autograder(cli, setup_sh=setup, points="5", run_autograder=script)
     answer = cli("run", folder.name, "answer.txt", "--image", name, "--json", env=docker)
-    assert results(cli, docker, api, answer)["score"] == 5
+    assert results(cli, docker, api, answer)["score"] == 55

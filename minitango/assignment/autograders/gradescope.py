@@ -34,7 +34,13 @@ BUILT: Final = "/opt/minitango/autograder"
 LIMITS: Final = Limits(wall=600.0, memory=768 << 20, pids=256, disk=512 << 20)
 """Gradescope's own, for its usual containers."""
 
-_KEEP: Final = f"RUN mkdir -p {BUILT} && cp -a {HOME}/. {BUILT} && chmod -R a+rX {BUILT} && chmod a+rX /root\n"
+_KEEP: Final = f"""\
+RUN mkdir -p {BUILT} && cp -a {HOME}/. {BUILT} && chmod -R a+rX {BUILT} && chmod a+rX /root
+RUN for f in /root/.[!.]*; do n=$(basename "$f"); case $n in .cache|.config|.npm|.ssh) ;; \
+*) [ ! -e "$f" ] || [ -e "{BUILT}/$n" ] || ln -s "$f" {BUILT}/ ;; esac; done
+"""
+"""HOME is a step's home, which is root's there: what set-up left in that (`~/.cargo`, `~/.opam`) is found, but for what
+programs write to."""
 _DOCKERFILE: Final = f"""\
 FROM {{image}}
 COPY autograder {HOME}
@@ -58,7 +64,8 @@ _IDLE: Final = re.compile(r"\s*(?:#.*|set [-+]\w+(?: \w+)*|exit 0|:|true|echo\b[
 _NAMED: Final = re.compile(r"""(>\s*)?["']?/?autograder/submission/([\w.-]{1,100}\.\w{1,10})\b""")
 """A file of the submission; with what is before it where it is written, not read."""
 _COMMENT: Final = re.compile(r"^\s*#.*$|\s#\s.*$", re.MULTILINE)
-_USERS: Final = re.compile(r"\b(?:runuser|sudo|useradd|adduser|su(?= +(?:-|\w+ +-)))\b")
+_USERS: Final = re.compile(r"\b(?:runuser|sudo|su(?= +(?:-|\w+ +-)))\b")
+_NEW_USERS: Final = re.compile(r"\b(?:useradd|adduser)\b")
 _NETWORK: Final = re.compile(
     r"\b(?:git (?:pull|clone|fetch)|apt-get|apt install|pip3? install|npm install|curl|wget|scp)\b"
 )
@@ -130,11 +137,12 @@ def _image(own: dict[str, File], files: Iterable[File], wish: Wish) -> tuple[Fil
 def _wants(script: File) -> list[str]:
     """What its script does that it cannot do here unless an assignment.toml says so."""
     text = _COMMENT.sub("", script.data[: 1 << 20].decode("utf-8", "replace"))
-    users, network = _USERS.search(text), _NETWORK.search(text)
-    return [
-        *([f"{RUN} changes users ({users[0]}), which needs root = true under [[step]], and Docker"] if users else []),
-        *([f'{RUN} asks the network ({network[0]}), which needs network = "open" under [[step]]'] if network else []),
-    ]
+    told = (
+        (_USERS, "changes users ({}), which needs root = true under [[step]], and Docker"),
+        (_NEW_USERS, f"makes a user ({{}}), which can only be done in {SETUP}"),
+        (_NETWORK, 'asks the network ({}), which needs network = "open" under [[step]]'),
+    )
+    return [f"{RUN} {words.format(found[0])}" for pattern, words in told if (found := pattern.search(text))]
 
 
 def _is_idle(script: bytes) -> bool:
