@@ -163,6 +163,29 @@ def test_an_archive_of_our_own_is_not_read(tmp_path: Path) -> None:
     assert caught.value.id == "layout"
 
 
+@pytest.mark.parametrize(
+    ("files", "said", "hint"),
+    [
+        ({"autograde-Makefile": ""}, "it has autograde-Makefile, and no autograde.tar", "make autograde.tar"),
+        ({"setup.sh": ""}, "it has setup.sh, and no run_autograder", "add run_autograder"),
+        ({".github/classroom/autograding.json": "{}"}, "autograding.json is not understood here", "GitHub Classroom"),
+        ({"nbgrader_config.py": ""}, "nbgrader_config.py is not understood here", "nbgrader's assignments"),
+        ({"src/run_autograder": ""}, "there is a Gradescope autograder in src/", "name that folder: {path}/src"),
+        ({"a/b/run_autograder": "", "a/c": ""}, "there is a Gradescope autograder in a/b/", "{path}/a/b"),
+        ({"a/b/c/run_autograder": ""}, "no autograder that is known", "see what would be recognised"),
+        ({"q/info.json": "{"}, "no autograder that is known", "see what would be recognised"),
+    ],
+)
+def test_what_is_nearly_an_autograder_is_told_what_it_lacks(
+    files: dict[str, str], said: str, hint: str, tmp_path: Path
+) -> None:
+    with pytest.raises(AssignmentError) as caught:
+        Assignment.load(write(tmp_path / "x", files))
+    assert caught.value.id == "assignment_missing"
+    assert said in str(caught.value)
+    assert hint.format(path=tmp_path / "x") in caught.value.hint
+
+
 @pytest.mark.parametrize("name", ["bad.zip", "bad.tar.gz"])
 def test_an_archive_that_is_none(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(b"no archive")

@@ -10,8 +10,10 @@ turns it into what an assignment needs. What a step then finds in its sandbox, a
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
 from msgspec import Struct, field
@@ -33,6 +35,24 @@ _SIGNS: Final = {
     "gradescope": "run_autograder",
     "prairielearn": "info.json with externalGradingOptions",
 }
+
+
+_WORDS: Final = (
+    'write an assignment.toml; format = "exit-code" takes a command that says by its exit whether all is well'
+)
+_NEARLY: Final = (
+    (
+        "autograde-Makefile",
+        "autograde.tar",
+        "make autograde.tar, as where you upload it: make, or tar cf autograde.tar ...",
+    ),
+    ("setup.sh", "run_autograder", "add run_autograder, or write an assignment.toml"),
+    (".github/classroom/autograding.json", "", f"GitHub Classroom's tests do not run here: {_WORDS}"),
+    ("nbgrader_config.py", "", f"nbgrader's assignments do not run here: {_WORDS}"),
+)
+"""What is there, what is not there, and what to do."""
+_MOST_NEAR: Final = 200
+"""Folders that are looked into for one that is meant."""
 
 
 class Wish(NamedTuple):
@@ -106,7 +126,7 @@ def adopt(layout: str, source: Source, wish: Wish = Wish()) -> Adopted:
 
 
 def unknown(source: Source) -> AssignmentError:
-    """The error for what is none of them."""
+    """The error for what is none of them, which says what it nearly is."""
     if why := _module("prairielearn").damage(source):
         return source.error(
             f"there is no assignment.toml beside it, and this, by which a PrairieLearn question is known, {why}",
@@ -114,12 +134,34 @@ def unknown(source: Source) -> AssignmentError:
             id="json",
             path="info.json",
         )
+    text = "there is no assignment.toml in it, and it is no autograder that is known"
+    for sign, missing, hint in _NEARLY:
+        if source.has(sign) and not (missing and source.has(missing)):
+            without = f"; it has {sign}, and no {missing}" if missing else f"; its {sign} is not understood here"
+            return source.error(text + without, hint, id="assignment_missing")
+    if found := _below(source):
+        below = f"; but there is {what(found[1])} in {found[0].relative_to(source.path)}/"
+        return source.error(text + below, f"name that folder: {found[0]}", id="assignment_missing")
     signs = "; ".join(f"{what(layout)} by {_SIGNS[layout]}" for layout in LAYOUTS)
     return source.error(
-        "there is no assignment.toml in it, and it is no autograder that is known",
-        f"write an assignment.toml, or see what would be recognised: {signs}",
-        id="assignment_missing",
+        text, f"write an assignment.toml, or see what would be recognised: {signs}", id="assignment_missing"
     )
+
+
+def _below(source: Source) -> tuple[Path, str] | None:
+    """The first folder in it, at most two down, that has an autograder, and which."""
+    if source.is_archive:
+        return None
+    try:
+        near = sorted(source.path.glob("*/"))[:_MOST_NEAR]
+        near += [deeper for folder in near for deeper in sorted(folder.glob("*/"))]
+    except OSError:
+        return None
+    for folder in near[:_MOST_NEAR]:
+        with contextlib.suppress(AssignmentError):
+            if found := recognised(Source(folder)):
+                return folder, found
+    return None
 
 
 def _module(layout: str) -> Any:
