@@ -40,6 +40,15 @@ def why_not(output, **more):
     return read.reason
 
 
+def test_where_make_says_that_it_stops_what_was_said_before_is_told():
+    stops = b"make[1]: *** [all] Error 1\n\nmake: *** [Makefile:4: all] Error 2\n"
+    assert "; before it: mv: cannot stat" in why_not(b"tar\nmv: cannot stat 'fibo.cpp': No such file\n" + stops)
+    assert "; before it: make: ./run.sh: Permission denied" in why_not(b"make: ./run.sh: Permission denied\n" + stops)
+    for printed in (stops, b"Segmentation fault\n", b"make: nothing to be done\n", SCORES + b"\n" + stops):
+        assert "before it" not in why_not(printed)
+    assert len(why_not(b"x" * 10_000 + b"\n" + stops)) < 350
+
+
 def ids(read):
     return [warning.id for warning in read.warnings]
 

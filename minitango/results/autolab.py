@@ -29,6 +29,9 @@ _BARE_KEY: Final = re.compile(rb"(?<![a-zA-Z0-9])([a-zA-Z0-9]++):")
 _SCORES_LINE: Final = re.compile(rb'^[^\S\n]*+\{[^\n]*?(?<![a-zA-Z0-9_])scores"?[^\S\n]*+:[^\S\n]*+\{', re.MULTILINE)
 _OF_MAKE: Final = re.compile(rb"make(?:\[[0-9]++\])?: [^\n]*+")
 """A line that make itself says of a driver that exits with an error."""
+_MAKE_STOPS: Final = re.compile(rb"make(?:\[[0-9]++\])?: \*\*\* ")
+_NEAR: Final = 4096
+"""Bytes at the end in which it is looked for what was said before that."""
 # What Ruby's `to_f` takes of a string.
 _DIGITS: Final = "[0-9]++(?:_[0-9]++)*+"
 _NUMBER: Final = re.compile(rf"[ \t\n\v\f\r]*+[+-]?(?:{_DIGITS}(?:\.{_DIGITS})?|\.{_DIGITS})(?:[eE][+-]?{_DIGITS})?")
@@ -61,7 +64,9 @@ def read(evidence: Evidence) -> Report:
         problems, unknown = _problems(scores, evidence)
     except Refused as refused:
         reason = f"An error occurred while parsing the autoresult: {refused}"
-        if _SCORES_LINE.search(before):
+        if not _SCORES_LINE.search(before):
+            reason += _before_make(printed)
+        else:
             text = "a scores line was found earlier, but it is not the last line"
             reason += f"; {text}"
             if not _is_ended_by_make(printed):
@@ -152,6 +157,13 @@ def _autoresult(line: bytes, warnings: list[Notice]) -> tuple[dict[str, Any], An
         text = f'the key "{one_line(repeated[0], 40)}" stands twice in the scores line, and the last value counts'
         warnings.append(Notice("key_twice", text))
     return scores, value.get("scoreboard")
+
+
+def _before_make(printed: bytes) -> str:
+    """What was printed before make said that it stops, which hardly ever says why."""
+    lines = [line for line in printed[-_NEAR:].split(b"\n") if line.strip()]
+    said = next((line for line in reversed(lines) if not _MAKE_STOPS.match(line)), b"")
+    return f"; before it: {one_line(said.decode('utf-8', 'replace'), 80)}" if said and said != lines[-1] else ""
 
 
 def _is_json(line: bytes) -> bool:

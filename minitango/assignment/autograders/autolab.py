@@ -60,7 +60,10 @@ def adopt(source: Source, wish: Wish) -> Adopted:
     if handin:
         taken.append(f"each hand-in becomes {handin}")
     else:
-        taken.append("hand-ins keep their own names, as no LAB.yml names the one that the lab wants")
+        taken.append(
+            "hand-ins keep their own names, as no LAB.yml names the one that the lab wants "
+            "(an assignment.toml beside it can: path under [submission])"
+        )
     if overridden := _overridden(source):
         taken.append(f"its own {' and '.join(overridden)} in Ruby does not run here, and scores may differ by it")
     problems = {} if None in lab.problems.values() else lab.problems
