@@ -505,6 +505,32 @@ def test_a_question(tmp_path: Path, blobs: Blobs) -> None:
     assert said["submitted_answers"]["_files"] == [{"name": "fib.py", "contents": "/wA="}]
 
 
+def test_what_is_not_run_of_a_questions_server_is_told(tmp_path: Path) -> None:
+    server = "import random\n\ndef generate(data):\n    data['params']['n'] = 3\n\n\ndef parse(data):\n    pass\n"
+    taken = " ".join(Assignment.load(question(tmp_path / "fib", **{"server.py": server})).taken)
+    assert "its server.py is not run here (generate, parse)" in taken
+    plain = question(tmp_path / "plain", **{"server.py": "def grade(data):\n    # def generate\n    pass\n"})
+    assert "server.py" not in " ".join(Assignment.load(plain).taken)
+
+
+@pytest.mark.parametrize(
+    ("graded", "html", "name"),
+    [
+        (["fib.py"], "<pl-workspace></pl-workspace>", "fib.py"),
+        (["fib.py"], '<pl-file-editor file-name="other.py"></pl-file-editor>', "other.py"),
+        (["a.c", "a.h"], "", ""),
+        (["**/*.c"], "", ""),
+        (["src/a.c"], "", ""),
+        ([".."], "", ""),
+        ([], "", ""),
+    ],
+)
+def test_what_a_workspace_is_graded_by_is_the_hand_in(graded: list[str], html: str, name: str, tmp_path: Path) -> None:
+    info = {**INFO, "workspaceOptions": {"image": "x", "port": 80, "home": "/home", "gradedFiles": graded}}
+    made = Assignment.load(question(tmp_path / "fib", info, **{"question.html": html}))
+    assert made.submission.name == name
+
+
 def test_what_a_question_takes_of_its_course(tmp_path: Path, blobs: Blobs) -> None:
     write(tmp_path, {"infoCourse.json": "{}", "serverFilesCourse/lib/a.py": "a", "serverFilesCourse/b.py": "b"})
     folder = question(tmp_path / "questions" / "fib", options(serverFilesCourse=["lib/", "b.py"]))

@@ -28,6 +28,7 @@ from minitango.job import Limits
 from minitango.text import one_line
 
 INFO: Final = "info.json"
+SERVER: Final = "server.py"
 HOME: Final = "/grade"
 TIMEOUT: Final = 30.0
 """Seconds, where the question says none."""
@@ -37,6 +38,7 @@ _OWN: Final = re.compile(r"(?:docker\.io/)?prairielearn/grader-[a-z0-9-]+")
 """PrairieLearn's own graders: they are root, and become another user for what the student wrote. Where they cannot,
 they give everybody 0. See graders/ of https://github.com/PrairieLearn/PrairieLearn."""
 _EXTERNAL: Final = re.compile(r'"externalGradingOptions"|"gradingMethod"\s*:\s*"External"')
+_FUNCTION: Final = re.compile(r"^def (generate|prepare|parse)\b", re.MULTILINE)
 _FOLDERS: Final = ("serverFilesCourse", "shared", "tests", "student")
 """They are always there."""
 _ELEMENTS: Final = {"pl-file-editor": "file-name", "pl-file-upload": "file-names"}
@@ -52,10 +54,15 @@ class _Options(Struct, rename="camel"):
     environment: dict[str, str | None] | None = None
 
 
+class _Workspace(Struct, rename="camel"):
+    graded_files: list[str] = []
+
+
 class _Info(Struct):
     title: str = ""
     grading_method: str = msgspec.field(name="gradingMethod", default="Internal")
     external: _Options | None = msgspec.field(name="externalGradingOptions", default=None)
+    workspace: _Workspace | None = msgspec.field(name="workspaceOptions", default=None)
 
 
 def looks(source: Source) -> bool:
@@ -94,7 +101,10 @@ def adopt(source: Source, wish: Wish) -> Adopted:
                 key="externalGradingOptions.entrypoint",
             )  # fmt: skip
     timeout = options.timeout if options.timeout is not None else TIMEOUT
-    handins = _handins(source)
+    asks, handins = "question.html asks for", _handins(source)
+    if not handins and info.workspace is not None:
+        asks, handins = "its workspace is graded by", info.workspace.graded_files
+        handins = [name for name in handins if name.strip(".") and not any(letter in name for letter in "/*?[{!")]
     taken = [f"in Docker its image is {image}" + ("" if wish.image else " (--image names another)")] if image else []
     if not options.enabled or info.grading_method != "External":
         why = f"its gradingMethod is {one_line(info.grading_method, 40)}" if options.enabled else "enabled is false"
@@ -105,7 +115,9 @@ def adopt(source: Source, wish: Wish) -> Adopted:
     if unset:
         taken.append(f"what its image sets stays set, though the question takes it away: {', '.join(unset)}")
     if len(handins) == 1:
-        taken.append(f"a hand-in of one file becomes {handins[0]}, which question.html asks for")
+        taken.append(f"a hand-in of one file becomes {one_line(handins[0], 60)}, which {asks}")
+    if functions := _of_the_server(source):
+        taken.append(f"its {SERVER} is not run here ({', '.join(functions)}), and scores may differ by it")
     return Adopted(
         layout="prairielearn",
         name=info.title or source.name,
@@ -192,6 +204,13 @@ def _of_the_course(source: Source, names: list[str]) -> list[File]:
             found.setdefault(file.path, file)
     source.used += shared.used
     return list(found.values())
+
+
+def _of_the_server(source: Source) -> list[str]:
+    """What PrairieLearn runs of server.py before a submission is graded: it makes what is in data.json."""
+    if not source.has(SERVER):
+        return []
+    return list(dict.fromkeys(_FUNCTION.findall(source.text(SERVER))))
 
 
 def _handins(source: Source) -> list[str]:
