@@ -18,8 +18,8 @@ def remark(report: Report, most: float | None, steps: Sequence[StepReport], outp
     """
     full = report.score is not None and (most is None or report.score >= most)
     if full:
-        # without a maximum nobody knows whether it is full marks
-        return report.reason or (tally(report.tests) if most is None else "")
+        # of no points at all nobody knows whether they are full marks
+        return report.reason or ("" if most else tally(report.tests))
     bad = [(step, output) for step, output in zip(steps, outputs, strict=False) if _ended_badly(step)]
     if report.reason:
         # of the last step, which gave the reason

@@ -844,9 +844,9 @@ def test_failed_tests_are_counted_and_full_marks_need_no_word(case: Case) -> Non
     assert case.result(tests(5, 0)).reason == "1 of 2 tests failed"
     assert case.result(tests(5, 5)).reason == ""
 
-    def unscored(status: str) -> Inside:
+    def unscored(status: str, **points: float) -> Inside:
         def inside(run: FakeRun) -> End:
-            report(run, {"score": 0, "tests": [{"name": "imports", "status": status}]})
+            report(run, {"score": 0, "tests": [{"name": "imports", "status": status, **points}]})
             return End(exit_status=0)
 
         return inside
@@ -854,6 +854,7 @@ def test_failed_tests_are_counted_and_full_marks_need_no_word(case: Case) -> Non
     # as unittest's tests are that cannot be imported: nobody says of how many points
     assert case.result(unscored("failed"), max_score=None).reason == "1 of 1 test failed"
     assert case.result(unscored("passed"), max_score=None).reason == ""
+    assert case.result(unscored("failed", score=0, max_score=0), max_score=None).reason == "1 of 1 test failed"
 
 
 def test_nothing_collected_is_a_warning(case: Case) -> None:

@@ -89,6 +89,11 @@ def adopt(source: Source, wish: Wish) -> Adopted:
     handin = _handin(own)
     if handin:
         taken.append(f"a hand-in of one file becomes {handin}, the only one that {RUN} names")
+    else:
+        taken.append(
+            f"hand-ins keep their own names, as {RUN} names no single one "
+            "(an assignment.toml beside it can: name under [submission])"
+        )
     image, image_files = base, _image(own, files, wish)
     once = next((name for name in (SETUP, DOCKERFILE) if name in own), "")
     if image_files:
