@@ -126,7 +126,7 @@ def environment(plan: Plan, number: int) -> dict[str, str]:
 def hand_in(plan: Plan, lease: Lease, submission: Sequence[File], own: Iterable[File]) -> tuple[list[File], list[str]]:
     """What goes into the working directory of a step that sees the submission, besides the assignment's `own` files;
     and the paths of the submission's files that give way to those."""
-    layout = layout_of(plan)
+    layout, own = layout_of(plan), list(own)
     theirs = [File(layout.submission + file.path, file.data, file.executable) for file in submission]
     if plan.layout == "gradescope":
         theirs += [
@@ -138,7 +138,7 @@ def hand_in(plan: Plan, lease: Lease, submission: Sequence[File], own: Iterable[
         # make would take another one before the lab's Makefile
         own = [*own, *(File(name, b"") for name in autolab.MAKEFILES)]
     elif plan.layout == "prairielearn":
-        theirs.append(File("data/data.json", prairielearn.data(submission)))
+        theirs.append(File("data/data.json", prairielearn.data(submission, own)))
     return without_clashes(theirs, own)
 
 

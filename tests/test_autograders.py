@@ -505,6 +505,34 @@ def test_a_question(tmp_path: Path, blobs: Blobs) -> None:
     assert said["submitted_answers"]["_files"] == [{"name": "fib.py", "contents": "/wA="}]
 
 
+def test_the_variables_that_a_question_names_are_its_parameters(tmp_path: Path, blobs: Blobs) -> None:
+    """PrairieLearn's own grader for Python finds no question gradable without them."""
+    html = """
+    <pl-external-grader-variables params-name="names_for_user" empty="true"></pl-external-grader-variables>
+    <pl-external-grader-variables params-name="names_from_user">
+        <!-- what it gives -->
+        <pl-variable name="x_sq" type="float">The <b>square</b> of $x$ </pl-variable>
+        <pl-variable name="f" type="function"/>
+    </pl-external-grader-variables>
+    <pl-external-grader-variables params-name="of_the_server"></pl-external-grader-variables>
+    <pl-external-grader-variables params-name="{{params.a}}">
+        <pl-variable name="a" type=""/>
+    </pl-external-grader-variables>
+    <pl-variable name="stray" type="int"></pl-variable>
+    """
+    plan = plan_of(Assignment.load(question(tmp_path / "fib", **{"question.html": html})), blobs)
+    lease = Lease("job1", 1, "t", 0.0, "", "", "fib", "ada")
+    given, _ = hand_in(plan, lease, [File("fib.py", b"")], bundle(plan, blobs).values())
+    said = json.loads(next(file.data for file in given if file.path == "data/data.json"))
+    assert said["params"] == {
+        "names_for_user": [],
+        "names_from_user": [
+            {"name": "x_sq", "type": "float", "description": "The square of $x$"},
+            {"name": "f", "type": "function", "description": ""},
+        ],
+    }
+
+
 def test_what_is_not_run_of_a_questions_server_is_told(tmp_path: Path) -> None:
     server = "import random\n\ndef generate(data):\n    data['params']['n'] = 3\n\n\ndef parse(data):\n    pass\n"
     taken = " ".join(Assignment.load(question(tmp_path / "fib", **{"server.py": server})).taken)

@@ -12,7 +12,7 @@ import json
 import math
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Final
@@ -42,6 +42,10 @@ _FUNCTION: Final = re.compile(r"^def (generate|prepare|parse)\b", re.MULTILINE)
 _FOLDERS: Final = ("serverFilesCourse", "shared", "tests", "student")
 """They are always there."""
 _ELEMENTS: Final = {"pl-file-editor": "file-name", "pl-file-upload": "file-names"}
+_VARIABLES: Final = "pl-external-grader-variables"
+"""The element that names what goes between setup code and the student's: graders read it as a parameter."""
+PARAMS: Final = "data/params.json"
+"""Where the parameters that question.html makes lie beside the question's files, for `data`."""
 
 
 class _Options(Struct, rename="camel"):
@@ -101,7 +105,10 @@ def adopt(source: Source, wish: Wish) -> Adopted:
                 key="externalGradingOptions.entrypoint",
             )  # fmt: skip
     timeout = options.timeout if options.timeout is not None else TIMEOUT
-    asks, handins = "question.html asks for", _handins(source)
+    page = _page(source)
+    if page.params:
+        files.append(File(PARAMS, json.dumps(page.params).encode()))
+    asks, handins = "question.html asks for", page.handins
     if not handins and info.workspace is not None:
         asks, handins = "its workspace is graded by", info.workspace.graded_files
         handins = [name for name in handins if name.strip(".") and not any(letter in name for letter in "/*?[{!")]
@@ -213,34 +220,59 @@ def _of_the_server(source: Source) -> list[str]:
     return list(dict.fromkeys(_FUNCTION.findall(source.text(SERVER))))
 
 
-def _handins(source: Source) -> list[str]:
-    """The files that question.html asks for."""
-    if not source.has("question.html"):
-        return []
+def _page(source: Source) -> _Question:
+    """What question.html says."""
     reader = _Question()
-    with contextlib.suppress(AssertionError):  # html.parser's word for a marked section that is none
-        reader.feed(source.text("question.html"))
-    return [name for name in dict.fromkeys(reader.names) if name and "/" not in name and "{{" not in name]
+    if source.has("question.html"):
+        with contextlib.suppress(AssertionError):  # html.parser's word for a marked section that is none
+            reader.feed(source.text("question.html"))
+    return reader
 
 
 class _Question(HTMLParser):
     def __init__(self) -> None:
         super().__init__()
         self.names: list[str] = []
+        self.params: dict[str, list[dict[str, str]]] = {}
+        self._variables: list[dict[str, str]] | None = None
+        self._params = ""
+
+    @property
+    def handins(self) -> list[str]:
+        """The files that it asks for."""
+        return [name for name in dict.fromkeys(self.names) if name and "/" not in name and "{{" not in name]
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        wanted = _ELEMENTS.get(tag)
-        for name, value in attrs:
-            if name == wanted and value:
-                self.names += [part.strip() for part in value.split(",")]
+        said = {name: value or "" for name, value in attrs}
+        if wanted := said.get(_ELEMENTS.get(tag, "")):
+            self.names += [part.strip() for part in wanted.split(",")]
+        elif tag == _VARIABLES:
+            self._variables, self._params = [], said.get("params-name", "")
+            if said.get("empty", "").lower() in ("true", "t", "1") and "{{" not in self._params:
+                self.params[self._params] = []
+        elif tag == "pl-variable" and self._variables is not None:
+            self._variables.append({"name": said.get("name", ""), "type": said.get("type", ""), "description": ""})
+            if "{{" not in self._params:  # without a variable they are server.py's
+                self.params[self._params] = self._variables
+
+    def handle_data(self, data: str) -> None:
+        if self._variables:
+            self._variables[-1]["description"] += data
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == _VARIABLES:
+            for variable in self._variables or []:
+                variable["description"] = variable["description"].strip()
+            self._variables = None
 
 
-def data(files: Sequence[File]) -> bytes:
-    """/grade/data/data.json for a hand-in of these files, as PrairieLearn writes it."""
+def data(files: Sequence[File], own: Iterable[File]) -> bytes:
+    """/grade/data/data.json for a hand-in of these files, as PrairieLearn writes it. `own` are the question's files."""
+    params = next((file.data for file in own if file.path == PARAMS), b"{}")
     sent = [{"name": file.path, "contents": base64.b64encode(file.data).decode()} for file in files]
     return json.dumps(
         {
-            "params": {},
+            "params": json.loads(params),
             "correct_answers": {},
             "submitted_answers": {"_files": sent},
             "format_errors": {},
