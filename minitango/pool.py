@@ -383,6 +383,7 @@ class Pool:
             acks,
             claim=n,
             solo=solo,
+            trial=self._breaker.resting,
             node=self._node,
             capabilities=self._capabilities,
             lease_for=self._lease_for,

@@ -18,6 +18,8 @@ MAX_SOLO_DEATHS: Final = 3
 """Engine deaths in a row while a job was run alone that make it dead."""
 LATE_AFTER: Final = 3
 """Uncharged failures in a row after which a job is claimed after all others."""
+TRIAL_AMONG: Final = 256
+"""Jobs among which one is looked for that was not held, to try a sandbox with that failed."""
 MAX_HELD: Final = 5
 """Uncharged failures in a row that a job may have while others are graded; one more may be charged."""
 HELD_FOR: Final = 600.0

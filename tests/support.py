@@ -91,9 +91,9 @@ def blobs_of(state: Path) -> set[str]:
         return files | {digest for (digest,) in db.execute("SELECT digest FROM blobs")}
 
 
-def eventually(check: Callable[[], bool], what: str = "it did not come true", patience: float = PATIENCE) -> None:
+def eventually(check: Callable[[], bool], what: str = "it did not come true") -> None:
     """Wait for what another thread or process brings about."""
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + PATIENCE
     while not check():
         assert time.monotonic() < deadline, what
         threading.Event().wait(0.005)

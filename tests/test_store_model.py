@@ -156,7 +156,7 @@ class Model:
         job["failures"] += charged
         self.leave(job, "fail", "dead" if charged and job["failures"] == 3 else "queued", now, delay)
 
-    def claim(self, n: int, solo: bool, now: float, offered: str, node: str) -> list[dict[str, Any]]:
+    def claim(self, n: int, solo: bool, trial: bool, now: float, offered: str, node: str) -> list[dict[str, Any]]:
         if n:
             for job in self.jobs:
                 if job["state"] == "queued" and job["due"] is not None and job["due"] <= now:
@@ -170,6 +170,8 @@ class Model:
             and all(need in offered for need in job["lane"].split(",") if need)
         ]
         ready.sort(key=lambda job: (max(0, job["held"] - 2), -job["priority"], job["rank"]))
+        if trial and not solo:
+            ready = [job for job in ready if not job["held"]] or ready
         taken = ready[: min(n, 1) if solo else n]
         for job in taken:
             job.update(
@@ -263,10 +265,13 @@ class StoreMachine(RuleBasedStateMachine):
         acks=st.integers(0, 3),
         claim=st.integers(0, 3),
         solo=st.booleans(),
+        trial=st.booleans(),
         offered=st.sampled_from(["", "g", "lg", "lg"]),
         node=st.sampled_from("ab"),
     )
-    def exchange(self, data: st.DataObject, acks: int, claim: int, solo: bool, offered: str, node: str) -> None:
+    def exchange(
+        self, data: st.DataObject, acks: int, claim: int, solo: bool, trial: bool, offered: str, node: str
+    ) -> None:
         said: list[Ack] = []
         for _ in range(acks if self.leases else 0):
             lease = self.pick(data)
@@ -281,14 +286,14 @@ class StoreMachine(RuleBasedStateMachine):
             }
             said.append(kinds[data.draw(st.sampled_from(sorted(kinds)), label="ack")])
         done = self.store.exchange(
-            said, claim=claim, solo=solo, lease_for=LEASE_FOR, capabilities=tuple(offered), node=node
+            said, claim=claim, solo=solo, trial=trial, lease_for=LEASE_FOR, capabilities=tuple(offered), node=node
         )
         taken = [self.model.ack(ack, self.now) for ack in said]
         assert done.refused == tuple(ack.lease for ack, ok in zip(said, taken, strict=True) if not ok)
         assert [job.id for job in done.settled] == [
             ack.lease.job for ack, ok in zip(said, taken, strict=True) if ok
         ]  # fmt: skip
-        claimed = self.model.claim(claim, solo, self.now, offered, node)
+        claimed = self.model.claim(claim, solo, trial, self.now, offered, node)
         assert [lease.job for lease in done.leases] == [job["id"] for job in claimed]
         known = {lease.token for lease in self.leases}
         for lease, job in zip(done.leases, claimed, strict=True):

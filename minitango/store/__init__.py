@@ -146,6 +146,7 @@ class Queue(Protocol):
         *,
         claim: int = 0,
         solo: bool = False,
+        trial: bool = False,
         node: str = "",
         capabilities: Collection[str] = (),
         lease_for: float = 60.0,
@@ -179,8 +180,10 @@ class Queue(Protocol):
         after all others (`Hold.late`), then higher priority first, then lower rank, then order of submission.
         Each becomes running with attempt + 1, a token never used before and an expiry `lease_for` seconds
         away. Jobs that are to be run alone (`Job.solo`) are left unless `solo` is True, which claims at most
-        one job, and only such a job. The cost of a claim does not grow with the length of the queue, nor with
-        the number of jobs that are not yet due.
+        one job, and only such a job. With `trial`, by which an engine finds out whether its sandbox works again, none
+        is claimed that an uncharged failure holds, where there are others among the first TRIAL_AMONG of each lane: it
+        is not to be tried again and again with jobs that are the reason. The cost of a claim does not grow with the
+        length of the queue, nor with the number of jobs that are not yet due.
         """
         ...
 

@@ -53,6 +53,7 @@ _CONSTANTS: Final = {
     "MOST_BACKOFF": retry.MOST_BACKOFF,
     "MAX_SOLO_DEATHS": retry.MAX_SOLO_DEATHS,
     "LATE_AFTER": retry.LATE_AFTER,
+    "TRIAL_AMONG": retry.TRIAL_AMONG,
     "MAX_HELD": retry.MAX_HELD,
     "HELD_FOR": retry.HELD_FOR,
     "HOLD_BASE": retry.HOLD_BASE,

@@ -179,6 +179,7 @@ class RedisStore(RedisOutbox, RedisDump):
         *,
         claim: int = 0,
         solo: bool = False,
+        trial: bool = False,
         node: str = "",
         capabilities: Collection[str] = (),
         lease_for: float = 60.0,
@@ -196,7 +197,8 @@ class RedisStore(RedisOutbox, RedisDump):
                 said = [word for ack in again for word in _said(ack)]
                 tokens = [rows.new_token() for _ in range(claim)]
                 arguments = [
-                    self._at(now), self._client, secrets.token_hex(8), str(claim), "1" if solo else "0",
+                    self._at(now), self._client, secrets.token_hex(8), str(claim),
+                    "solo" if solo else "trial" if trial else "",
                     redis_rows.text(node), repr(float(lease_for)), str(MOST_BROUGHT if self._blobs else 0),
                     packed([sorted(set(capabilities)), tokens, said]), *_printed(again),
                 ]  # fmt: skip
@@ -219,7 +221,7 @@ class RedisStore(RedisOutbox, RedisDump):
         """Have batches of queued jobs moved that are to be held, or to be freed, for as long as a producer may wait;
         then all are told, to go on with them. Each batch is an exchange of nothing."""
         until = time.monotonic() + _WAVES_FOR
-        nothing: list[Value] = ["0", "0", "", "0", "0", packed([[], [], []])]
+        nothing: list[Value] = ["0", "", "", "0", "0", packed([[], [], []])]
         while self._waves and time.monotonic() < until:
             arguments = [self._at(now), self._client, secrets.token_hex(8), *nothing]
             self._exchanged(self._link.run("exchange", arguments, patient=True), ())
@@ -250,7 +252,7 @@ class RedisStore(RedisOutbox, RedisDump):
         """Have jobs be dead that were claimed and cannot be read: what we say of them is what nobody else can."""
         acks = list(self._damaged)
         said = packed([[], [], [word for ack in acks for word in _said(ack)]])
-        arguments: list[Value] = [self._at(now), self._client, secrets.token_hex(8), "0", "0", "", "0", "0", said]
+        arguments: list[Value] = [self._at(now), self._client, secrets.token_hex(8), "0", "", "", "0", "0", said]
         heard = self._exchanged(self._link.run("exchange", arguments, patient=True), acks)
         self._damaged, before = self._damaged[len(acks) :], self._owed
         self._owed = Exchanged(before.refused, before.settled + heard.settled, before.leases)

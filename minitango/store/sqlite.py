@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from minitango.errors import StoreError
 from minitango.job import Ack, Cancelled, Fail, Failure, Finish, Job, JobSpec, Lease, Release, State, serves, work_key
-from minitango.retry import MOST_BACKOFF, POISON, after_failure, after_interruption
+from minitango.retry import MOST_BACKOFF, POISON, TRIAL_AMONG, after_failure, after_interruption
 from minitango.room import check_room
 from minitango.store import Exchanged, Submitted
 from minitango.store import _holds as holds
@@ -66,6 +66,14 @@ _FIRST_OF_LANE: Final = """
         SELECT seq, late, priority, rank FROM jobs INDEXED BY jobs_ready
         WHERE queue = ? AND solo = ? AND lane = ? AND state = 'queued' AND due IS NULL
         ORDER BY late, priority DESC, rank, seq LIMIT ?)
+"""
+_UNHELD_OF_LANE: Final = """
+    SELECT * FROM (
+        SELECT seq, late, priority, rank FROM (
+            SELECT seq, late, priority, rank, held FROM jobs INDEXED BY jobs_ready
+            WHERE queue = ? AND solo = ? AND lane = ? AND state = 'queued' AND due IS NULL
+            ORDER BY late, priority DESC, rank, seq LIMIT ?)
+        WHERE held = 0 ORDER BY late, priority DESC, rank, seq LIMIT ?)
 """
 _LEAVE: Final = """
     UPDATE jobs SET state = ?, due = ?, due_since = ?, solo = ?, failures = ?, interruptions = ?, solo_deaths = ?,
@@ -128,6 +136,7 @@ class SqliteStore(SqliteOutbox, SqliteNodes, SqliteDump):
         *,
         claim: int = 0,
         solo: bool = False,
+        trial: bool = False,
         node: str = "",
         capabilities: Collection[str] = (),
         lease_for: float = 60.0,
@@ -147,7 +156,7 @@ class SqliteStore(SqliteOutbox, SqliteNodes, SqliteDump):
                     settled.append(job)
             leases: list[Lease] = []
             if claim > 0:
-                for row in self._claim(tx, claim, solo, node, capabilities, lease_for):
+                for row in self._claim(tx, claim, solo, trial, node, capabilities, lease_for):
                     try:
                         leases.append(rows.lease_of(row))
                     except StoreError as error:
@@ -272,7 +281,14 @@ class SqliteStore(SqliteOutbox, SqliteNodes, SqliteDump):
         return job
 
     def _claim(
-        self, tx: Transaction, n: int, solo: bool, node: str, capabilities: Collection[str], lease_for: float
+        self,
+        tx: Transaction,
+        n: int,
+        solo: bool,
+        trial: bool,
+        node: str,
+        capabilities: Collection[str],
+        lease_for: float,
     ) -> list[Row]:
         """Rows for `lease_of`."""
         tx.execute(_PROMOTE, {"queue": self.queue, "now": tx.now, "most": MOST_BACKOFF + 1})
@@ -281,9 +297,16 @@ class SqliteStore(SqliteOutbox, SqliteNodes, SqliteDump):
         served = [lane for (lane,) in lanes if serves(capabilities, lane)]
         if not served:
             return []
-        first = " UNION ALL ".join([_FIRST_OF_LANE] * len(served))
-        places = [value for lane in served for value in (self.queue, solo, lane, most)]
-        claimed = tx.execute(_CLAIM % first, (node, tx.now, tx.now + lease_for, *places, most)).fetchall()
+        claimed: list[Row] = []
+        looks: list[tuple[str, tuple[int, ...]]] = [(_FIRST_OF_LANE, (most,))]
+        if trial and not solo:
+            looks.insert(0, (_UNHELD_OF_LANE, (TRIAL_AMONG, most)))
+        for of_lane, bounds in looks:
+            first = " UNION ALL ".join([of_lane] * len(served))
+            places = [value for lane in served for value in (self.queue, solo, lane, *bounds)]
+            claimed = tx.execute(_CLAIM % first, (node, tx.now, tx.now + lease_for, *places, most)).fetchall()
+            if claimed:
+                break
         # RETURNING promises no order.
         claimed.sort(key=lambda row: (row[15], -row[13], row[14], row[12]))
         tx.executemany(

@@ -55,6 +55,7 @@ from minitango.retry import (
     MAX_HELD,
     MAX_SOLO_DEATHS,
     MOST_BACKOFF,
+    TRIAL_AMONG,
 )
 from minitango.store import UNHEARD, Errand, Node, Query, Store
 from minitango.store.redis import RedisStore
@@ -793,6 +794,29 @@ def test_one_that_failed_uncharged_often_comes_after_all_others(store: Store, cl
     assert lease.job == first, "not yet"
     wait_for(clock, settle(store, Fail(lease, AWAY, charge=False)))
     assert [lease.job for lease in claim(store, 2)] == [other, first]
+
+
+def test_a_trial_is_made_with_one_that_was_not_held(store: Store, clock: Clock) -> None:
+    """If there is any; among them the usual order counts."""
+    held = submit(store, *(spec(f"h{n}", priority=9, lane=lane) for n, lane in enumerate(["", "gpu", ""])))
+    settled = [settle(store, Fail(lease, AWAY, charge=False)) for lease in claim(store, 9, capabilities=["gpu"])]
+    wait_for(clock, max(settled, key=lambda job: job.due or 0))
+    later, other = submit(store, spec("later"), spec("first", priority=1))
+    for wanted in (other, later):
+        assert [lease.job for lease in claim(store, trial=True, capabilities=["gpu"])] == [wanted]
+    assert [lease.job for lease in claim(store, 9, trial=True, capabilities=["gpu"])] == held, "they are not left"
+    assert claim(store, trial=True) == []
+
+
+def test_a_trial_looks_no_further_than_it_may(store: Store, clock: Clock) -> None:
+    submit(store, *(spec(f"h{n}", priority=9) for n in range(TRIAL_AMONG)))
+    leases = claim(store, TRIAL_AMONG)
+    jobs = store.exchange([Fail(lease, AWAY, charge=False) for lease in leases]).settled
+    wait_for(clock, max(jobs, key=lambda job: job.due or 0))
+    (other,) = submit(store)
+    (first,) = claim(store, trial=True)
+    assert first.job == leases[0].job
+    assert [lease.job for lease in claim(store, trial=True)] == [other], "one less is before it"
 
 
 def test_those_held_often_take_turns(store: Store, clock: Clock) -> None:

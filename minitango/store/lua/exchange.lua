@@ -1,7 +1,7 @@
 -- Record what became of attempts, and claim (`Queue.exchange`).
 -- Writes meta j: a: r: o: keys key: ready: alone: due solo spec: held: others waves running cancels ended outbox cb: last:
 -- Reads b:
--- ARGV: now, client, request, claim, solo, node, lease_for, bring, and msgpack of {capabilities}, {`claim` new tokens},
+-- ARGV: now, client, request, claim, which (solo, trial, or empty), node, lease_for, bring, and msgpack of {capabilities}, {`claim` new tokens},
 -- {for each ack: kind, job, attempt, token, and what `settle` reads}, then what steps printed: bytes are not for msgpack.
 -- `bring`: bytes of a hand-in's blob that is to come with its lease, if it has no more.
 -- Replies: msgpack of {numbers of refused acks}, {settled jobs, as maps}, {leases, each 12 values}, and beside it
@@ -13,7 +13,8 @@ if call('HGET', slot, 'request') == request then
   call('EXPIRE', slot, C.REPLY_KEPT) -- a write, for what waits until replicas have the last one of its connection
   return { call('HGET', slot, 'reply') }
 end
-local wanted, solo, node, lease_for, bring = tonumber(ARGV[4]), ARGV[5] == '1', ARGV[6], tonumber(ARGV[7]), tonumber(ARGV[8])
+local wanted, which, node, lease_for, bring = tonumber(ARGV[4]), ARGV[5], ARGV[6], tonumber(ARGV[7]), tonumber(ARGV[8])
+local solo = which == 'solo'
 local capabilities, tokens, said = unpack(cmsgpack.unpack(ARGV[9]))
 local at, printed = 1, 9
 local function take()
@@ -177,16 +178,23 @@ local leases = {}
 if wanted > 0 and call('SISMEMBER', P .. 'drain', node) == 0 then
   promote('-inf', num(now))
   promote('(' .. num(now + C.MOST_BACKOFF + 1), '+inf')
-  local places = {}
+  local lanes = {}
   for _, lane in ipairs(call('SMEMBERS', P .. 'lanes')) do
     local served = true
     for need in string.gmatch(lane, '[^,]+') do served = served and offered[need] end
-    if served then
-      for _, member in ipairs(call('ZRANGE', P .. (solo and 'alone:' or 'ready:') .. lane, 0, wanted - 1)) do
-        places[#places + 1] = member
+    if served then lanes[#lanes + 1] = P .. (solo and 'alone:' or 'ready:') .. lane end
+  end
+  local places = {}
+  local function look(most, unheld)
+    for _, lane in ipairs(lanes) do
+      for _, member in ipairs(call('ZRANGE', lane, 0, most - 1)) do
+        local held = unheld and call('HGET', P .. 'j:' .. string.sub(member, C.ID_AT), 'held')
+        if tonumber(held or 0) == 0 then places[#places + 1] = member end
       end
     end
   end
+  if which == 'trial' then look(C.TRIAL_AMONG, true) end
+  if #places == 0 then look(wanted, false) end
   table.sort(places)
   local jobs = {}
   for i = 1, math.min(#places, solo and 1 or wanted) do
