@@ -28,6 +28,7 @@ ERRORS: Final[dict[str, str]] = {
     "blob_too_large": "test_blobs_redis.py::test_too_large_is_refused_with_the_way_out",
     "blob_unreadable": "test_blobs.py::test_unreadable_is_ours_with_its_cause",
     "blobs_differ": "test_blobs_redis.py::test_a_node_that_looks_elsewhere_than_was_submitted_to_does_not_start",
+    "blobs_shared": "test_blobs_redis.py::test_what_another_queue_needs_in_the_same_directory_stays",
     "blobs_unwritable": "test_blobs.py::test_read_only_file_system",
     "box_killed": "test_bubblewrap.py::test_a_box_killed_from_outside_is_our_failure",
     "bundle": "test_archive.py::test_what_is_no_bundle",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -393,3 +394,34 @@ def test_what_is_carried_notes_where_its_files_are(store: RedisStore, tmp_path: 
     migrate(Place.of(str(tmp_path / "state")), Place.of(redis_server.shared().url(), blobs=str(tmp_path / "nfs")))
     differs(lambda: open_blobs(store, tmp_path / "a", agreed=True))
     open_blobs(store, tmp_path / "a", tmp_path / "nfs", agreed=True)
+
+
+@pytest.mark.parametrize("kind", ["redis", "sqlite"])
+def test_what_another_queue_needs_in_the_same_directory_stays(kind: str, tmp_path: Path) -> None:
+    nfs = tmp_path / "nfs"
+    url = redis_server.shared().url()
+    one, other = (f"{url}?queue={name}" if kind == "redis" else tmp_path / name for name in ("one", "other"))
+    with Engine.open(one, workers=0, blobs=nfs, state=tmp_path / "a") as course:
+        gone = course.submit(submission("ada", b"gone"))
+        gone.cancel()
+        with Engine.open(one, workers=0, blobs=nfs, state=tmp_path / "c") as again:
+            again.store.forget([gone.id])
+            age_files(nfs)
+            assert again.prune().count > 0, "a queue's own directory, whoever looks at it"
+        with Engine.open(other, workers=0, blobs=nfs, state=tmp_path / "b") as stranger:
+            kept = stranger.submit(submission("bob", b"kept"))
+            age_files(nfs)
+            for engine in (course, stranger):
+                with pytest.raises(ConfigError) as caught:
+                    engine.prune()
+                assert caught.value.id == "blobs_shared"
+            mark = shlex.split(caught.value.hint.rpartition("rm ")[2])[0]
+            assert stranger.blobs.get(stranger.store.spec(kept.id).inputs)
+            os.remove(mark)
+            assert stranger.prune().count == 0, "it needs all that is there"
+
+
+def age_files(folder: Path) -> None:
+    then = time.time() - 86400
+    for path in folder.rglob("*"):
+        os.utime(path, (then, then))

@@ -492,11 +492,11 @@ def open_blobs(store: Store, folder: Path, directory: Path | None = None, *, agr
             if agreed:
                 store.check_blobs()
             return blobs
-    elif directory is None:
+    else:
         from minitango.store.sqlite import SqliteStore
 
         if isinstance(store, SqliteStore):
-            return store.blobs(folder / "blobs")
+            return store.blobs(folder / "blobs", directory)
     return Blobs(directory or folder / "blobs")
 
 

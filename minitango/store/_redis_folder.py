@@ -6,14 +6,16 @@ where they are not.
 
 from __future__ import annotations
 
+import secrets
 import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from minitango.blobs import Blobs, Pruned
+from minitango.blobs import Pruned
 from minitango.errors import BlobError, ConfigError, StoreError
 from minitango.store._redis_link import Link
+from minitango.store._shared_folder import SharedFolder
 
 SERVER: Final = "server"
 _FOLDER: Final = "directory "
@@ -65,15 +67,29 @@ def missing(link: Link, mine: str, error: BlobError) -> BlobError:
     return error
 
 
+def _identity(link: Link) -> str:
+    """Of the queue: whoever asks first gives it one."""
+
+    def ask(pipe: Any) -> None:
+        pipe.hget(link.key("meta"), "identity")
+
+    def give(pipe: Any) -> None:
+        pipe.hsetnx(link.key("meta"), "identity", secrets.token_hex(8))
+        ask(pipe)
+
+    (found,) = link.pipeline(ask)
+    return str((found or link.pipeline(give)[1]).decode())
+
+
 def _place(note: str) -> str:
     return f"{note.removeprefix(_FOLDER)}, where it was first submitted to"
 
 
-class FolderBlobs(Blobs):
+class FolderBlobs(SharedFolder):
     """`BlobStore` in a directory that all nodes of a queue share. As `Blobs`; what is not there may be elsewhere."""
 
     def __init__(self, root: Path, link: Link) -> None:
-        super().__init__(root)
+        super().__init__(root, lambda: _identity(link))
         self._link = link
 
     def get(self, digest: str, *, keep: bool = True) -> bytes:

@@ -7,6 +7,7 @@ is written down.
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
@@ -16,6 +17,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
+from minitango.blobs import BlobStore
 from minitango.errors import StoreError
 from minitango.job import Ack, Cancelled, Fail, Failure, Finish, Job, JobSpec, Lease, Release, State, serves, work_key
 from minitango.retry import MOST_BACKOFF, POISON, TRIAL_AMONG, after_failure, after_interruption
@@ -31,6 +33,7 @@ from minitango.store._nodes import SqliteNodes
 from minitango.store._outbox import SqliteOutbox
 from minitango.store._rows import WIDTH, Row
 from minitango.store._schema import FORGET
+from minitango.store._shared_folder import SharedFolder
 from minitango.store._sqlite_blobs import SqliteBlobs
 from minitango.store._submit import submit as submitted
 
@@ -468,9 +471,24 @@ class SqliteStore(SqliteOutbox, SqliteNodes, SqliteDump):
     def shrink(self) -> int:
         return self._db.shrink()
 
-    def blobs(self, folder: Path) -> SqliteBlobs:
-        """The blobs of this file's jobs: small ones are in it, `folder` is for the others."""
+    def blobs(self, folder: Path, directory: Path | None = None) -> BlobStore:
+        """The blobs of this file's jobs: all in a `directory` that was named for them; else small ones are in it, and
+        `folder` is for the others."""
+        if directory is not None:
+            return SharedFolder(directory, self._identity)
         return SqliteBlobs(self._db, folder)
+
+    def _identity(self) -> str:
+        """Of this file, and of every copy of it."""
+
+        def body(tx: Transaction) -> str:
+            found = tx.execute("SELECT value FROM meta WHERE name = 'identity'").fetchone()
+            value = found[0] if found is not None else secrets.randbits(62)
+            if found is None:
+                tx.execute("INSERT INTO meta (name, value) VALUES ('identity', ?)", (value,))
+            return f"{value:016x}"
+
+        return self._db.transact("identity", body)
 
     def look_after(self) -> None:
         self._db.look_after()

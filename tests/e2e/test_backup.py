@@ -319,7 +319,8 @@ def test_files_in_folders_that_nodes_share(cli: CommandLine, server: Server, hw:
     before = graded(cli, hw, handins)
     url = server.url("cs101", tcp=True)
     assert cli("migrate", ".minitango", url, "--to-blobs", "shared").code == 0
-    assert {Path(name).name for name in files(cli.folder / "shared")} == blobs_of(cli.folder / ".minitango")
+    there = [Path(name) for name in files(cli.folder / "shared")]
+    assert {path.name for path in there if path.parent.name != "queues"} == blobs_of(cli.folder / ".minitango")
     (cli.folder / ".minitango").rename(cli.folder / "was")
     assert "error[blobs_differ]" in cli("migrate", url, "back").err
     assert cli("migrate", url, "back", "--from-blobs", "shared").code == 0
