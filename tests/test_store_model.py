@@ -59,6 +59,8 @@ class Model:
         ):
             assert (id, created) == (holder["id"], False)
             self.turns.append(id)
+            if holder["state"] == "queued":
+                holder["lane"] = spec.lane
             return
         assert created
         job: dict[str, Any] = {

@@ -132,7 +132,8 @@ class Queue(Protocol):
         where the store takes fewer at once.
 
         A key that a queued, running or done job of this queue holds already gives that job instead of a new
-        one, and notes in it that it was handed in again: its `turn` is after that of all that were before. A dead or
+        one, and notes in it that it was handed in again: its `turn` is after that of all that were before; one that is
+        queued needs of its node what this spec says. A dead or
         cancelled job, or one that is being cancelled, does not hold its key: the new job takes it and names the old
         one in `supersedes` (unless the spec names another). A job that is dead as a poison (engines died of it) holds
         it, lest it be met again at each start. With `fresh`, a done or dead job gives its key up; a queued or running

@@ -14,7 +14,7 @@ _TAKE: Final = """
 _NOTE: Final = "INSERT OR IGNORE INTO key_jobs (queue, key, job) VALUES (?, ?, ?)"
 _SEVERAL: Final = "SELECT 1 FROM key_jobs WHERE queue = ? AND key = ? LIMIT 1"
 _LATEST: Final = """
-    SELECT keys.job, jobs.id, jobs.state, jobs.cancel_requested, jobs.failure
+    SELECT keys.job, jobs.id, jobs.state, jobs.cancel_requested, jobs.failure, jobs.lane
     FROM keys LEFT JOIN jobs ON jobs.seq = keys.job WHERE keys.queue = ? AND keys.key = ?
 """
 _HEIR: Final = """
@@ -32,6 +32,7 @@ class Latest(NamedTuple):
     going: int = 0
     """Whether its cancel was requested."""
     failure: str | None = None
+    lane: str | None = None
 
 
 _NONE: Final = Latest()

@@ -24,6 +24,7 @@ _INSERT_LANE: Final = "INSERT OR IGNORE INTO lanes (queue, lane) VALUES (?, ?)"
 _LAST_SEQ: Final = "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'jobs'), 0)"
 """The last number of a row that the jobs' own are of, and those of work that was handed in again."""
 _NOTE_SEQ: Final = "UPDATE sqlite_sequence SET seq = ? WHERE name = 'jobs'"
+_NEEDS: Final = "UPDATE jobs SET lane = ? WHERE seq = ?"
 _HANDED_AGAIN: Final = "UPDATE jobs SET handed = ?, handed_seq = ? WHERE seq = ?"
 
 
@@ -43,6 +44,7 @@ class _Batch:
         self._keys: list[tuple[str, int, keys.Latest]] = []
         self._again: list[Row] = []
         self._lanes: set[str] = set()
+        self._needs: dict[int, str] = {}
 
     def add(self, spec: JobSpec, supersedes: str | None, latest: keys.Latest | None) -> int:
         """A new job. Returns its number."""
@@ -69,6 +71,11 @@ class _Batch:
         self._last += 1
         self._again.append((self._tx.now, self._last, seq))
 
+    def needs(self, seq: int, lane: str) -> None:
+        """This job, which is queued, waits for a node that offers this."""
+        self._needs[seq] = lane
+        self._lanes.add(lane)
+
     def write(self) -> None:
         tx = self._tx
         waiting = self._jobs
@@ -78,6 +85,7 @@ class _Batch:
             there = {seq for (seq,) in here}
             waiting = [(rows.new_id(), *row[1:]) for row in waiting if row[1] not in there]
             self.ids.update((row[1], row[0]) for row in waiting)
+        tx.executemany(_NEEDS, [(lane, seq) for seq, lane in self._needs.items()])
         tx.executemany(_INSERT_REF, self._refs)
         tx.executemany(_INSERT_LANE, [(self._queue, lane) for lane in self._lanes])
         keys.take_many(tx, self._queue, self._keys)
@@ -99,6 +107,7 @@ def submit(tx: Transaction, queue: str, specs: Sequence[JobSpec], *, fresh: bool
             twin = batch.by_key.get(spec.key)
             if twin is not None:
                 batch.again(twin)
+                batch.needs(twin, spec.lane)
                 twins.add(at)
                 found.append(twin)
                 continue
@@ -106,6 +115,8 @@ def submit(tx: Transaction, queue: str, specs: Sequence[JobSpec], *, fresh: bool
             if latest.id is not None:
                 if _stands(latest, fresh=fresh):
                     batch.again(latest.seq)
+                    if latest.state == State.QUEUED and latest.lane != spec.lane:
+                        batch.needs(latest.seq, spec.lane)
                     found.append(Submitted(latest.id, False, State(latest.state)))
                     continue
                 supersedes = supersedes or latest.id

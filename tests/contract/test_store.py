@@ -431,6 +431,29 @@ def test_what_is_handed_in_again_is_the_last(place: Backend, store: Store, clock
     assert [job.id for job in store.list()] == [first, second, third]
 
 
+@pytest.mark.parametrize("solo", [False, True])
+@pytest.mark.parametrize("wait", [False, True])
+def test_what_is_handed_in_again_waits_for_what_it_needs_now(
+    store: Store, clock: Clock, solo: bool, wait: bool
+) -> None:
+    """Else nobody would ever grade what is queued for a node that there is not, though its assignment was corrected."""
+    for _ in range(SOLO_AFTER if solo else 0):
+        submit(store, spec(key="k", lane="gpu"))
+        store.exchange(claim=1, solo=False, capabilities=["gpu"])
+        store.recover()
+    (job,) = submit(store, spec(key="k", lane="gpu"))
+    if wait:
+        (lease,) = store.exchange(claim=1, solo=solo, capabilities=["gpu"]).leases
+        settle(store, Fail(lease, Failure("sandbox_failed", "no")))
+    assert store.exchange(claim=1, solo=solo).leases == ()
+    assert submit(store, spec(key="k", lane="fpga"), spec(key="k")) == [job, job]
+    clock.advance(3600)
+    assert store.exchange(claim=1, solo=solo, capabilities=["fpga"]).leases[0].job == job
+    assert store.get(job).lane == ""
+    assert submit(store, spec(key="k", lane="gpu")) == [job]
+    assert store.get(job).lane == "", "what runs has what it needed"
+
+
 def test_a_key_that_was_given_up_is_not_handed_in_again(store: Store) -> None:
     lease = running(store, key="k")
     settle(store, Finish(lease, RESULT))

@@ -1,5 +1,5 @@
 -- Queue jobs, all or none (`Queue.submit`).
--- Writes meta j: jobs ids of:a: of:s: keys key: refs lanes ready: spec: last:
+-- Writes meta j: jobs ids of:a: of:s: keys key: refs lanes ready: alone: due solo spec: held: others last:
 -- ARGV: now, fresh, again (the same was sent before, and no answer came), msgpack of 17 values for each job, as below, and
 -- where their files are (`blobs` of meta), or ''.
 -- Replies: for each job its id, 1 where it is new, its state; or {'taken', N}: the N-th id is another job's; or
@@ -54,10 +54,18 @@ for i = 0, n - 1 do
   end
   local kept_by
   if holder then
-    local h = call('HMGET', P .. 'j:' .. holder, 'state', 'cancel_requested', 'failure_id')
+    local h = call('HMGET', P .. 'j:' .. holder, 'state', 'cancel_requested', 'failure_id', 'lane')
     local kept = h[1] == 'done' or (h[1] == 'dead' and h[3] == 'poison')
     if ((h[1] == 'queued' or h[1] == 'running') and not h[2]) or (kept and not fresh) then
       kept_by = h[1]
+      if kept_by == 'queued' and h[4] ~= lane then -- it needs another node than it did
+        flush()
+        local job = load(holder)
+        unshelve(job)
+        write(job, { lane = lane })
+        shelve(job)
+        lanes[lane] = true
+      end
     elseif supersedes == '' then
       supersedes = '=' .. holder
     end
