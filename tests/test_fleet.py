@@ -426,6 +426,22 @@ def test_a_box_holds_its_slot_until_it_is_closed(make: Callable[..., Fleetly]) -
     assert [each.used for each in two.members] == [0, 0], "a second close gives nothing back"
 
 
+def test_a_box_that_cannot_be_closed_gives_its_slot_back(
+    make: Callable[..., Fleetly], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(box: FakeBox) -> None:
+        raise SandboxFailed("it does not end", id="sandbox_hangs")
+
+    one = make(FakeEngine(), slots=(1,))
+    box = one.fleet.open(SPEC)
+    with monkeypatch.context() as patch:
+        patch.setattr(FakeBox, "close", failing)
+        with pytest.raises(SandboxFailed, match="it does not end"):
+            box.close()
+    assert [each.used for each in one.members] == [0]
+    one.fleet.open(SPEC).close()
+
+
 def test_a_box_that_fails_speaks_against_its_engine(make: Callable[..., Fleetly]) -> None:
     def lost(run: FakeRun) -> End:
         raise GONE

@@ -271,10 +271,13 @@ class _SeatedBox:
         self._box.kill()
 
     def close(self) -> None:
-        self._box.close()
-        seat, self._seat = self._seat, None
-        if seat is not None:
-            self._roster.give_back(seat, self._error)
+        try:
+            with self._noted():
+                self._box.close()
+        finally:
+            seat, self._seat = self._seat, None
+            if seat is not None:
+                self._roster.give_back(seat, self._error)
 
     @contextlib.contextmanager
     def _noted(self) -> Iterator[None]:
