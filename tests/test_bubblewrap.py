@@ -31,6 +31,7 @@ from minitango.job import Limits
 from minitango.sandbox import BoxSpec, End, Mount, _supervise, open_sandbox
 from minitango.sandbox import _box as box_module
 from minitango.sandbox import _setting as setting_module
+from minitango.sandbox import _tickets as tickets
 from minitango.sandbox._box import BubblewrapBox
 from minitango.sandbox._collect import Patterns, name_fault, printable
 from minitango.sandbox._host import start_time
@@ -258,6 +259,27 @@ def test_a_sweep_strikes_by_pid_and_start_time(tmp_path: Path) -> None:
     assert not dead.exists()
     registry.close()
     assert list((tmp_path / "boxes").iterdir()) == []
+
+
+def test_what_a_sweep_cannot_remove_stays_for_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A group with a process that the kernel holds keeps no engine from starting."""
+    monkeypatch.setattr(tickets, "remove_group", functools.partial(tickets.remove_group, patience=0.0))
+    dead, group = tmp_path / "boxes" / "1-dead", tmp_path / "group"
+    for folder in (dead, group / "busy"):
+        folder.mkdir(parents=True)
+    (dead / "lock").touch()
+    for name, groups in (("a", [str(group)]), ("b", [str(tmp_path / "gone")])):
+        (dead / f"{name}.json").write_text(json.dumps({"groups": groups}) + "\n")
+    registry = Registry(tmp_path / "boxes")
+    assert (registry.sweep(), registry.sweep()) == (1, 0)
+    assert "cannot be removed" in caplog.text
+    (group / "busy").rmdir()
+    assert registry.sweep() == 1
+    assert not dead.exists()
+    assert not group.exists()
+    registry.close()
 
 
 def test_a_sweep_finds_a_bwrap_that_was_only_starting(tmp_path: Path) -> None:

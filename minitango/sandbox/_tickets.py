@@ -13,6 +13,7 @@ import fcntl
 import functools
 import itertools
 import json
+import logging
 import os
 import secrets
 import shutil
@@ -28,6 +29,8 @@ from minitango.errors import SandboxFailed, SandboxUnavailable
 from minitango.sandbox._cgroup import PREFIX, remove_group
 from minitango.sandbox._host import start_time
 from minitango.sandbox._spec import UIDS
+
+log = logging.getLogger("minitango")
 
 _UNFINISHED: Final = 60.0
 """Seconds after which a directory that has no lock will get none."""
@@ -191,14 +194,27 @@ def _sweep(home: Path) -> int:
         if not _try_lock(lock):
             return 0
         records = sorted(home.glob("*.json"))
-        for record in records:
-            _clean_up(record)
+        gone = [record for record in records if _is_cleaned_up(record)]
         if records:
             kill_named({record.stem for record in records})
-        shutil.rmtree(home, ignore_errors=True)
-        return len(records)
+        if len(gone) == len(records):
+            shutil.rmtree(home, ignore_errors=True)
+        for record in gone:
+            record.unlink(missing_ok=True)
+        return len(gone)
     finally:
         os.close(lock)
+
+
+def _is_cleaned_up(record: Path) -> bool:
+    """Whether nothing is left of what a record names. What the kernel holds keeps no engine from starting: it stays for
+    the next sweep."""
+    try:
+        _clean_up(record)
+    except (SandboxFailed, OSError) as error:
+        log.warning("what a dead engine left stays for now: %s", error)
+        return False
+    return True
 
 
 def _clean_up(record: Path) -> None:
