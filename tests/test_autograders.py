@@ -559,6 +559,23 @@ def test_what_a_workspace_is_graded_by_is_the_hand_in(graded: list[str], html: s
     assert made.submission.name == name
 
 
+def test_only_prairielearns_own_grader_for_c_gets_a_layer(tmp_path: Path, blobs: Blobs) -> None:
+    images = ("prairielearn/grader-c", "docker.io/prairielearn/grader-c:abc", "prairielearn/grader-cpp")
+    for number, image in enumerate(images):
+        folder = question(tmp_path / f"q{number}", options(image=image, entrypoint=""))
+        (step,) = plan_of(Assignment.load(folder), blobs).steps
+        if image.endswith("cpp"):
+            assert (step.image, step.image_files) == (image, UNSET)
+            continue
+        assert isinstance(step.image_files, str)
+        (file,) = unpack(blobs.get(step.image_files))
+        assert file.data.startswith(f"FROM {image}\n".encode())
+        assert (step.root, step.command, step.setup) == (True, (), UNSET)
+        write(folder, {"assignment.toml": 'layout = "prairielearn"\n[[step]]\ncommand = ["sh", "mine.sh"]\n'})
+        (step,) = plan_of(Assignment.load(folder), blobs).steps
+        assert (step.image, step.image_files) == (image, UNSET)
+
+
 def test_what_a_question_takes_of_its_course(tmp_path: Path, blobs: Blobs) -> None:
     write(tmp_path, {"infoCourse.json": "{}", "serverFilesCourse/lib/a.py": "a", "serverFilesCourse/b.py": "b"})
     folder = question(tmp_path / "questions" / "fib", options(serverFilesCourse=["lib/", "b.py"]))

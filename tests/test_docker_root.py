@@ -4,7 +4,10 @@ which need it, by one that is shaped as theirs."""
 from __future__ import annotations
 
 import base64
+import contextlib
+import io
 import json
+import os
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -114,6 +117,32 @@ def test_a_grader_that_changes_users_runs_as_it_is(image: str, tmp_path: Path) -
     assert (result.outcome, result.score, [test.name for test in result.tests]) == ("graded", 100.0, ["ag"]), result
     wrong = graded(folder, tmp_path, image, b"def fib(n):\n    return n\n")
     assert (wrong.outcome, wrong.score) == ("graded", 0.0)
+
+
+OF_C = """#! /bin/bash
+set -e
+chmod -R 700 /grade
+echo '#! /bin/sh' > /cgrader/PAUSE
+chmod 755 /cgrader/PAUSE
+mkdir /grade/results
+su sbuser -c "cd / && PATH=/cgrader:$PATH pause" && echo '{"score": 1}' > /grade/results/results.json
+"""
+
+
+def test_what_its_grader_for_c_writes_into_its_own_folder_is_no_end_of_it(tmp_path: Path) -> None:
+    """Its system is read-only here."""
+    lines = [f"FROM {docker_images.python_image()}", "RUN useradd sbuser && mkdir /cgrader"]
+    lines += [placed("/cgrader/entrypoint.sh", OF_C), 'ENTRYPOINT ["/cgrader/entrypoint.sh"]']
+    name = f"prairielearn/grader-c:test-{os.getpid()}"
+    with docker_engine.client(docker_engine.need_docker()) as engine:
+        engine.images.build(fileobj=io.BytesIO("\n".join(lines).encode()), tag=name, rm=True)
+        try:
+            result = graded(question(tmp_path, name), tmp_path, name, RIGHT)
+            with contextlib.suppress(Exception):
+                engine.api.remove_image(result.image_digest, force=True)
+        finally:
+            engine.api.remove_image(name, force=True)
+    assert (result.outcome, result.score) == ("graded", 100.0), result
 
 
 def test_without_being_root_it_gives_nobody_a_point(image: str, tmp_path: Path) -> None:

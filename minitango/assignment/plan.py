@@ -268,7 +268,7 @@ def _pack_adopted(assignment: Assignment, blobs: BlobStore) -> Packed:
         env=step.env,
         provided="/" in program
         and os.path.normpath(program.removeprefix(f"{adopted.home}/")) in {file.path for file in adopted.files},
-        setup=bool(image_files) or UNSET,
+        setup=(adopted.layout == "gradescope" and bool(image_files)) or UNSET,
         root=step.root or UNSET,
     )
     plan = _plan(assignment, [one])

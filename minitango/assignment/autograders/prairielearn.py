@@ -23,6 +23,7 @@ from msgspec import Struct
 from minitango.archive import File
 from minitango.assignment.autograders import Adopted, Wish
 from minitango.assignment.autograders.source import Source
+from minitango.assignment.checks import BUILT_IMAGE
 from minitango.assignment.parts import SubmissionRule
 from minitango.job import Limits
 from minitango.text import one_line
@@ -37,6 +38,12 @@ LIMITS: Final = Limits(memory=2 << 30, pids=1024, disk=1 << 30)
 _OWN: Final = re.compile(r"(?:docker\.io/)?prairielearn/grader-[a-z0-9-]+")
 """PrairieLearn's own graders: they are root, and become another user for what the student wrote. Where they cannot,
 they give everybody 0. See graders/ of https://github.com/PrairieLearn/PrairieLearn."""
+_WRITES: Final = re.compile(r"(?:docker\.io/)?prairielearn/grader-c(?:[:@].*)?")
+_DOCKERFILE: Final = """\
+FROM {image}
+RUN if [ -d /cgrader ]; then cd /cgrader && ln -sf /tmp/PAUSE PAUSE && ln -sf PAUSE pause && ln -sf PAUSE Pause; fi
+"""
+"""Its grader for C makes a program /cgrader/PAUSE before anything else, in a system that is read-only here."""
 _EXTERNAL: Final = re.compile(r'"externalGradingOptions"|"gradingMethod"\s*:\s*"External"')
 _FUNCTION: Final = re.compile(r"^def (generate|prepare|parse)\b", re.MULTILINE)
 _FOLDERS: Final = ("serverFilesCourse", "shared", "tests", "student")
@@ -116,6 +123,9 @@ def adopt(source: Source, wish: Wish) -> Adopted:
     if not options.enabled or info.grading_method != "External":
         why = f"its gradingMethod is {one_line(info.grading_method, 40)}" if options.enabled else "enabled is false"
         taken.append(f"PrairieLearn would not run this grader now, as {why} in {INFO}")
+    layered = not wish.command and _WRITES.fullmatch(image) is not None
+    if layered:
+        taken.append("a layer on top of that lets its grader write what it writes into its own folder")
     if root:
         taken.append("it is root inside of its container, as that image changes users while it grades (docs/trust.md)")
     unset = sorted(name for name, value in (options.environment or {}).items() if value is None)
@@ -133,7 +143,8 @@ def adopt(source: Source, wish: Wish) -> Adopted:
         home=HOME,
         format="prairielearn",
         submission=SubmissionRule(name=handins[0] if len(handins) == 1 else ""),
-        image=image,
+        image=BUILT_IMAGE if layered else image,
+        image_files=(File("Dockerfile", _DOCKERFILE.format(image=image).encode()),) if layered else (),
         limits=msgspec.structs.replace(LIMITS, wall=timeout),
         root=root,
         network="open" if options.enable_networking else "none",
