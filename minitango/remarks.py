@@ -16,7 +16,7 @@ def remark(report: Report, most: float | None, steps: Sequence[StepReport], outp
 
     The last line that a step printed goes along: it is most often the error.
     """
-    full = report.score is not None and (most is None or report.score >= most)
+    full = report.score is not None and (report.score > 0 if most is None else report.score >= most)
     if full:
         # of no points at all nobody knows whether they are full marks
         return report.reason or ("" if most else tally(report.tests))

@@ -559,8 +559,8 @@ def test_what_a_workspace_is_graded_by_is_the_hand_in(graded: list[str], html: s
     assert made.submission.name == name
 
 
-def test_only_prairielearns_own_grader_for_c_gets_a_layer(tmp_path: Path, blobs: Blobs) -> None:
-    images = ("prairielearn/grader-c", "docker.io/prairielearn/grader-c:abc", "prairielearn/grader-cpp")
+def test_only_the_graders_of_prairielearns_own_that_need_it_get_a_layer(tmp_path: Path, blobs: Blobs) -> None:
+    images = ("prairielearn/grader-c", "docker.io/prairielearn/grader-java:abc", "prairielearn/grader-cpp")
     for number, image in enumerate(images):
         folder = question(tmp_path / f"q{number}", options(image=image, entrypoint=""))
         (step,) = plan_of(Assignment.load(folder), blobs).steps
@@ -741,7 +741,7 @@ def test_a_question_that_prairielearn_would_not_grade_so(info: dict[str, Any], w
     assert said == ([f"PrairieLearn would not run this grader now, as {why} in info.json"] if why else [])
 
 
-@pytest.mark.parametrize("image", ["prairielearn/grader-python", "docker.io/prairielearn/grader-c:latest"])
+@pytest.mark.parametrize("image", ["prairielearn/grader-python", "docker.io/prairielearn/grader-r:latest"])
 def test_graders_that_change_users_are_root_in_their_container_and_that_is_said(
     image: str, tmp_path: Path, blobs: Blobs
 ) -> None:

@@ -127,21 +127,34 @@ chmod 755 /cgrader/PAUSE
 mkdir /grade/results
 su sbuser -c "cd / && PATH=/cgrader:$PATH pause" && echo '{"score": 1}' > /grade/results/results.json
 """
+OF_JAVA = """#! /bin/bash
+mkdir /grade/results
+cp -r /grade/tests/. /home/sbuser 2> /dev/null
+chown -R sbuser:sbuser /home/sbuser 2> /dev/null
+chmod 700 /grade/*
+su - sbuser -c 'grep tests test.py && echo x > new && rm new' && echo '{"score": 1}' > /grade/results/results.json
+"""
 
 
-def test_what_its_grader_for_c_writes_into_its_own_folder_is_no_end_of_it(tmp_path: Path) -> None:
-    """Its system is read-only here."""
-    lines = [f"FROM {docker_images.python_image()}", "RUN useradd sbuser && mkdir /cgrader"]
-    lines += [placed("/cgrader/entrypoint.sh", OF_C), 'ENTRYPOINT ["/cgrader/entrypoint.sh"]']
-    name = f"prairielearn/grader-c:test-{os.getpid()}"
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        ("c", ["RUN useradd sbuser && mkdir /cgrader", placed("/cgrader/entrypoint.sh", OF_C)]),
+        ("java", ["RUN useradd -m sbuser && mkdir /cgrader", placed("/cgrader/entrypoint.sh", OF_JAVA)]),
+    ],
+)
+def test_graders_that_write_into_their_own_folders_can(name: str, lines: list[str], tmp_path: Path) -> None:
+    """Their system is read-only here."""
+    lines = [f"FROM {docker_images.python_image()}", *lines, 'ENTRYPOINT ["/cgrader/entrypoint.sh"]']
+    image = f"prairielearn/grader-{name}:test-{os.getpid()}"
     with docker_engine.client(docker_engine.need_docker()) as engine:
-        engine.images.build(fileobj=io.BytesIO("\n".join(lines).encode()), tag=name, rm=True)
+        engine.images.build(fileobj=io.BytesIO("\n".join(lines).encode()), tag=image, rm=True)
         try:
-            result = graded(question(tmp_path, name), tmp_path, name, RIGHT)
+            result = graded(question(tmp_path, image), tmp_path, image, RIGHT)
             with contextlib.suppress(Exception):
                 engine.api.remove_image(result.image_digest, force=True)
         finally:
-            engine.api.remove_image(name, force=True)
+            engine.api.remove_image(image, force=True)
     assert (result.outcome, result.score) == ("graded", 100.0), result
 
 

@@ -298,6 +298,8 @@ def test_a_report_beside_a_bad_ending_counts_with_a_warning(exit_status, signal)
         ({"tests": [{"score": 0, "max_score": 1}, {"score": 1, "max_score": 1}]}, 1, None, []),  # as pytest ends
         ({"tests": [{"status": "failed"}], "score": 1}, 5, None, []),
         ({"score": 3, "max_score": 4}, 1, None, ["grader_exit"]),  # no maximum that is read
+        ({"tests": [{"score": 0, "name": "does not compile"}]}, 1, None, []),
+        ({"tests": [{"score": 0, "name": "does not compile"}]}, 139, None, ["grader_exit"]),
         ({"tests": [{"score": 1, "max_score": 1}]}, 1, None, ["grader_exit"]),
         ({"tests": [{"score": 0, "max_score": 1}]}, 139, None, ["grader_exit"]),  # a shell's word for SIGSEGV
         ({"tests": [{"score": 0, "max_score": 1}]}, None, 9, ["grader_exit"]),

@@ -85,7 +85,8 @@ def _report(top: Object, evidence: Evidence, warnings: list[Notice]) -> Report:
         score, reason = None, "the report results.json has no score: neither at the top nor in a test"
     else:
         score, reason = within(total, most, evidence.bonus)
-    short = score is not None and most is not None and score < most
+    # nobody forges nothing: graders end so where what was handed in does not compile
+    short = score is not None and (score < most if most is not None else score == 0)
     warnings += bad_ending(evidence.exit_status, evidence.signal, "a report", tests=tests, short=short)
     if total is not None and most is not None and total > most and score is None:
         warnings.append(Notice("score_above_max", reason))

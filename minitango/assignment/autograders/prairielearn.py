@@ -38,12 +38,14 @@ LIMITS: Final = Limits(memory=2 << 30, pids=1024, disk=1 << 30)
 _OWN: Final = re.compile(r"(?:docker\.io/)?prairielearn/grader-[a-z0-9-]+")
 """PrairieLearn's own graders: they are root, and become another user for what the student wrote. Where they cannot,
 they give everybody 0. See graders/ of https://github.com/PrairieLearn/PrairieLearn."""
-_WRITES: Final = re.compile(r"(?:docker\.io/)?prairielearn/grader-c(?:[:@].*)?")
+_WRITES: Final = re.compile(r"(?:docker\.io/)?prairielearn/grader-(?:c|java)(?:[:@].*)?")
 _DOCKERFILE: Final = """\
 FROM {image}
 RUN if [ -d /cgrader ]; then cd /cgrader && ln -sf /tmp/PAUSE PAUSE && ln -sf PAUSE pause && ln -sf PAUSE Pause; fi
+RUN if [ -d /home/sbuser ]; then rm -rf /home/sbuser && ln -s /tmp /home/sbuser; fi
 """
-"""Its grader for C makes a program /cgrader/PAUSE before anything else, in a system that is read-only here."""
+"""Their system is read-only here. That for C makes a program /cgrader/PAUSE before anything else; that for Java has the
+student's program run in /home/sbuser, and puts the files there that it reads."""
 _EXTERNAL: Final = re.compile(r'"externalGradingOptions"|"gradingMethod"\s*:\s*"External"')
 _FUNCTION: Final = re.compile(r"^def (generate|prepare|parse)\b", re.MULTILINE)
 _FOLDERS: Final = ("serverFilesCourse", "shared", "tests", "student")
@@ -125,7 +127,7 @@ def adopt(source: Source, wish: Wish) -> Adopted:
         taken.append(f"PrairieLearn would not run this grader now, as {why} in {INFO}")
     layered = not wish.command and _WRITES.fullmatch(image) is not None
     if layered:
-        taken.append("a layer on top of that lets its grader write what it writes into its own folder")
+        taken.append("a layer on top of that lets its grader write where it does")
     if root:
         taken.append("it is root inside of its container, as that image changes users while it grades (docs/trust.md)")
     unset = sorted(name for name, value in (options.environment or {}).items() if value is None)
