@@ -856,6 +856,15 @@ def test_failed_tests_are_counted_and_full_marks_need_no_word(case: Case) -> Non
     assert case.result(unscored("passed"), max_score=None).reason == ""
     assert case.result(unscored("failed", score=0, max_score=0), max_score=None).reason == "1 of 1 test failed"
 
+    def stopped(run: FakeRun) -> End:
+        report(run, {"tests": [{"name": "does not compile", "score": 0}]})
+        run.print(b"a.cpp:1: error: expected ';'\n")
+        return End(exit_status=1)
+
+    result = case.result(stopped, max_score=None)
+    assert result.reason.endswith("exit status 1: a.cpp:1: error: expected ';'")
+    assert result.warnings == (), "nobody forges nothing"
+
 
 def test_nothing_collected_is_a_warning(case: Case) -> None:
     result = case.result(scoring(3), *TWO)
