@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from minitango.job import Notice, StepOutput, StepReport
 from minitango.results import Report
 from minitango.results.points import tally
 from minitango.sandbox import End
 from minitango.text import ending, one_line
+
+_ENOUGH: Final = 60
+"""Characters by which a line is known again."""
 
 
 def remark(report: Report, most: float | None, steps: Sequence[StepReport], outputs: Sequence[StepOutput]) -> str:
@@ -23,8 +27,8 @@ def remark(report: Report, most: float | None, steps: Sequence[StepReport], outp
     bad = [(step, output) for step, output in zip(steps, outputs, strict=False) if _ended_badly(step)]
     if report.reason:
         # of the last step, which gave the reason
-        said = _last_line(bad[-1][1]) if bad and bad[-1][0] is steps[-1] and report.score is not None else ""
-        return f"{report.reason}{said}"
+        said = _last_line(bad[-1][1]) if bad and bad[-1][0] is steps[-1] else ""
+        return report.reason if said[2:_ENOUGH] in report.reason else f"{report.reason}{said}"
     if bad:
         step, output = bad[0]
         return f"step {step.name!r} {ending(step.exit_status, step.signal)}{_last_line(output)}"

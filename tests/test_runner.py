@@ -223,6 +223,17 @@ def test_nothing_reported_is_no_score_with_its_reason(case: Case) -> None:
     assert "results.json" in result.reason
 
 
+def test_no_score_is_told_with_the_last_line_once(case: Case) -> None:
+    def inside(run: FakeRun) -> End:
+        run.print(b"Traceback:\nModuleNotFoundError: No module named 'gradescope_utils'\n")
+        return End(exit_status=1)
+
+    told = "ModuleNotFoundError: No module named 'gradescope_utils'"
+    reason = case.result(inside).reason
+    assert reason == f"no report: the last step ended with exit status 1 and left no results.json: {told}"
+    assert case.result(inside, format="autolab", max_score=None).reason.count(told) == 1
+
+
 def test_an_empty_report_is_no_score_with_its_reason(case: Case) -> None:
     def inside(run: FakeRun) -> End:
         run.write("/report/results.json", b"")
