@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from msgspec import UNSET, structs
 
-from minitango import Assignment, AssignmentError, Submission
+from minitango import Assignment, AssignmentError, Submission, SubmissionError
 from minitango.archive import File, unpack
 from minitango.assignment import Plan
 from minitango.assignment.autograders import gradescope, source
@@ -306,6 +306,18 @@ def test_a_hand_in_that_is_an_archive_stays_one(tmp_path: Path) -> None:
     (tmp_path / "ada.tar").write_bytes(b"whatever it is")
     (file,) = Submission(lab, student="ada", files=tmp_path / "ada.tar").bundle()
     assert (file.path, file.data) == ("handin.tar", b"whatever it is")
+
+
+def test_a_script_that_names_an_archive_gets_it_packed(tmp_path: Path) -> None:
+    made = Assignment.load(scope(tmp_path / "calc", run="#!/bin/sh\ntar xf /autograder/submission/sub.tar.gz\n"))
+    for name, data in (("ada.tgz", b"whatever it is"), ("bob.tar.gz", b"\x1f\x8b")):
+        (tmp_path / name).write_bytes(data)
+        (file,) = Submission(made, student="ada", files=tmp_path / name).bundle()
+        assert (file.path, file.data) == ("sub.tar.gz", data)
+    (tmp_path / "eve.docx").write_bytes(b"PK\x03\x04")
+    named = Assignment.load(scope(tmp_path / "named"))
+    with pytest.raises(SubmissionError, match="is a document"):
+        Submission(named, student="eve", files=tmp_path / "eve.docx").bundle()
 
 
 # --- Gradescope ------------------------------------------------------------------------------------

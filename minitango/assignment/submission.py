@@ -89,15 +89,15 @@ class Submission(Struct, frozen=True):
         its name, or gets the rule's. Where it is a file: a single file becomes it, whatever its name; a folder or an
         archive must hold it, perhaps below one common top folder, or hold one file alone, which becomes it. A folder
         that holds one file alone is as good as that file. An archive is unpacked if its name says that it is one,
-        unless the rule's path is an archive's too. What would be taken for source and cannot be any is refused: an
-        archive of another kind, a text processor's document.
+        unless the rule's path or name is an archive's too. What would be taken for source and cannot be any is refused:
+        an archive of another kind, a text processor's document.
         """
         rule = self.assignment.submission
         files = self._read(Bounds(files=rule.max_files, bytes=rule.max_size))
         if not files:
             raise SubmissionError(f"{self._place()} is empty", hint="hand in at least one file", id="submission_empty")
         if len(files) == 1:
-            check_kind(files[0], rule.path, self._place())
+            check_kind(files[0], rule.name or rule.path, self._place())
         if rule.path and not rule.path.endswith("/"):
             files = _land_on(rule.path, files, self._place())
             if self.assignment.layout == "autolab":  # which sends that one file, whatever else was handed in
@@ -133,7 +133,8 @@ class Submission(Struct, frozen=True):
         return files
 
     def _unpacks(self, name: str) -> bool:
-        return is_archive_name(name) and not is_archive_name(self.assignment.submission.path)
+        rule = self.assignment.submission
+        return is_archive_name(name) and not is_archive_name(rule.path) and not is_archive_name(rule.name)
 
 
 def _title(files: Files) -> str:
