@@ -36,7 +36,7 @@ from minitango.job import (
     StepOutput,
 )
 from minitango.room import reserve
-from minitango.store import Query, _database, _schema, open_store, sqlite
+from minitango.store import Query, _claim, _database, _schema, open_store
 from minitango.store.sqlite import SqliteStore
 
 SPEC = JobSpec("hw", "ada", "s" * 64, "i" * 64)
@@ -666,9 +666,10 @@ def plan(store: SqliteStore, sql: str, parameters: int) -> str:
 
 def test_a_claim_looks_at_no_more_rows_than_it_takes(store: SqliteStore) -> None:
     """By the plan: the index gives the rows in claim order (no sort), and nothing is scanned."""
-    claim = sqlite._CLAIM % sqlite._FIRST_OF_LANE
+    claim = _claim._CLAIM % _claim._FIRST_OF_LANE
     assert "SCAN jobs" not in plan(store, claim, 8), "the few that are first in their lanes are all that is sorted"
-    for sql, parameters, index in ((sqlite._FIRST_OF_LANE, 4, "jobs_ready"), (sqlite._PROMOTE, 3, "jobs_due")):
+    looks = ((_claim._FIRST_OF_LANE, 4, "jobs_ready"), (_claim._PROMOTE, 3, "jobs_due"))
+    for sql, parameters, index in looks:
         text = plan(store, sql, parameters)
         assert f"INDEX {index}" in text
         assert "SCAN jobs" not in text

@@ -19,13 +19,14 @@ from msgspec.structs import replace
 
 from minitango.blobs import BlobStore
 from minitango.errors import StoreError
-from minitango.job import Ack, Cancelled, Fail, Failure, Finish, Job, JobSpec, Lease, Release, State, serves, work_key
-from minitango.retry import MOST_BACKOFF, POISON, TRIAL_AMONG, after_failure, after_interruption
+from minitango.job import Ack, Cancelled, Fail, Failure, Finish, Job, JobSpec, Lease, Release, State, work_key
+from minitango.retry import POISON, after_failure, after_interruption
 from minitango.room import check_room
 from minitango.store import Exchanged, Submitted
 from minitango.store import _holds as holds
 from minitango.store import _keys as keys
 from minitango.store import _rows as rows
+from minitango.store._claim import claim as claimed
 from minitango.store._database import Database, Transaction
 from minitango.store._dump import SqliteDump
 from minitango.store._history import SELECT, as_json, not_found
@@ -43,40 +44,6 @@ FORGET_BATCH: Final = 500
 _CLEAR: Final = """
     UPDATE jobs SET solo_deaths = 0
     WHERE queue = ? AND state = 'queued' AND solo = 1 AND solo_deaths > 0
-"""
-_PROMOTE: Final = """
-    UPDATE jobs SET due = NULL WHERE seq IN (
-        SELECT seq FROM jobs INDEXED BY jobs_due
-        WHERE queue = :queue AND state = 'queued' AND due IS NOT NULL AND due <= :now
-        UNION ALL
-        SELECT seq FROM jobs INDEXED BY jobs_due
-        WHERE queue = :queue AND state = 'queued' AND due IS NOT NULL AND due > :now + :most)
-"""
-_CLAIM: Final = """
-    UPDATE jobs SET state = 'running', attempt = attempt + 1, token = new_token(), node = ?, started = ?,
-                    expires = ?, solo_lease = solo
-    WHERE seq IN (
-        SELECT seq FROM (%s) ORDER BY late, priority DESC, rank, seq LIMIT ?)
-    RETURNING id, attempt, token, expires, spec, inputs, assignment, student, solo_lease, submitted, course,
-              labels, seq, priority, rank, late
-"""
-_LANES: Final = """
-    SELECT lane FROM lanes WHERE queue = :queue
-    AND NOT EXISTS (SELECT 1 FROM drained WHERE queue = :queue AND name = :node)
-"""
-_FIRST_OF_LANE: Final = """
-    SELECT * FROM (
-        SELECT seq, late, priority, rank FROM jobs INDEXED BY jobs_ready
-        WHERE queue = ? AND solo = ? AND lane = ? AND state = 'queued' AND due IS NULL
-        ORDER BY late, priority DESC, rank, seq LIMIT ?)
-"""
-_UNHELD_OF_LANE: Final = """
-    SELECT * FROM (
-        SELECT seq, late, priority, rank FROM (
-            SELECT seq, late, priority, rank, held FROM jobs INDEXED BY jobs_ready
-            WHERE queue = ? AND solo = ? AND lane = ? AND state = 'queued' AND due IS NULL
-            ORDER BY late, priority DESC, rank, seq LIMIT ?)
-        WHERE held = 0 ORDER BY late, priority DESC, rank, seq LIMIT ?)
 """
 _LEAVE: Final = """
     UPDATE jobs SET state = ?, due = ?, due_since = ?, solo = ?, failures = ?, interruptions = ?, solo_deaths = ?,
@@ -159,7 +126,16 @@ class SqliteStore(SqliteOutbox, SqliteNodes, SqliteDump):
                     settled.append(job)
             leases: list[Lease] = []
             if claim > 0:
-                for row in self._claim(tx, claim, solo, trial, node, capabilities, lease_for):
+                for row in claimed(
+                    tx,
+                    self.queue,
+                    claim,
+                    solo=solo,
+                    trial=trial,
+                    node=node,
+                    capabilities=capabilities,
+                    lease_for=lease_for,
+                ):
                     try:
                         leases.append(rows.lease_of(row))
                     except StoreError as error:
@@ -282,42 +258,6 @@ class SqliteStore(SqliteOutbox, SqliteNodes, SqliteDump):
              job.warnings, rows.to_text(job.failure), job.delivery, job.seq),
         )  # fmt: skip
         return job
-
-    def _claim(
-        self,
-        tx: Transaction,
-        n: int,
-        solo: bool,
-        trial: bool,
-        node: str,
-        capabilities: Collection[str],
-        lease_for: float,
-    ) -> list[Row]:
-        """Rows for `lease_of`."""
-        tx.execute(_PROMOTE, {"queue": self.queue, "now": tx.now, "most": MOST_BACKOFF + 1})
-        most = 1 if solo else n
-        lanes = tx.execute(_LANES, {"queue": self.queue, "node": node})
-        served = [lane for (lane,) in lanes if serves(capabilities, lane)]
-        if not served:
-            return []
-        claimed: list[Row] = []
-        looks: list[tuple[str, tuple[int, ...]]] = [(_FIRST_OF_LANE, (most,))]
-        if trial and not solo:
-            looks.insert(0, (_UNHELD_OF_LANE, (TRIAL_AMONG, most)))
-        for of_lane, bounds in looks:
-            first = " UNION ALL ".join([of_lane] * len(served))
-            places = [value for lane in served for value in (self.queue, solo, lane, *bounds)]
-            claimed = tx.execute(_CLAIM % first, (node, tx.now, tx.now + lease_for, *places, most)).fetchall()
-            if claimed:
-                break
-        # RETURNING promises no order.
-        claimed.sort(key=lambda row: (row[15], -row[13], row[14], row[12]))
-        tx.executemany(
-            "INSERT INTO attempts (job, number, node, started) VALUES (?, ?, ?, ?)",
-            [(row[12], row[1], node, tx.now) for row in claimed],
-        )
-        tx.move(State.QUEUED, "claim", State.RUNNING, len(claimed))
-        return claimed
 
     def _give_up(self, tx: Transaction, claimed: Row, error: StoreError) -> Job:
         """A job that was claimed, and whose record cannot be read: the others are not to wait for it."""
