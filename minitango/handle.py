@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent import futures
 
 from minitango.errors import EngineStopped, JobDead, JobNotFound, StoreError
@@ -197,16 +197,29 @@ class Handles:
             return self._cursor, "", [], {}
         self._missed = self._writing > 0
         lost: dict[str, JobNotFound] = {}
-        ended = []
+        ended, damaged = [], set()
         for one in self._waiting:
             try:
                 job = self._store.get(one)
             except JobNotFound as error:
                 lost[one] = error
-                continue
-            if job.state.terminal:
-                ended.append(job)
+            except StoreError as error:
+                if error.id != "record_damaged":
+                    raise
+                damaged.add(one)
+            else:
+                if job.state.terminal:
+                    ended.append(job)
+        if damaged:
+            ended += [job for job in self._all_ended() if job.id in damaged]
         return cursor, "", ended, lost
+
+    def _all_ended(self) -> Iterator[Job]:
+        """What can be read of all jobs that ended."""
+        cursor = 0
+        while some := self._store.ended_since(cursor):
+            yield from some
+            cursor = some[-1].ended_seq or cursor
 
     def _is_there(self) -> bool:
         """Whether the first job that is waited for is there: before any has ended, nothing else tells of a server that
@@ -217,6 +230,9 @@ class Handles:
                 self._store.get(one)
             except JobNotFound:
                 return False
+            except StoreError as error:
+                if error.id != "record_damaged":
+                    raise
         return True
 
     def settle(self, job: Job, result: Result | None = None) -> None:

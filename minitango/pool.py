@@ -431,7 +431,7 @@ class Pool:
         if allowed is not None:
             room = min(room, allowed)
         if now >= self._look_for_solo:
-            since = self._store.solo_since()
+            since = self._store.solo_since(capabilities=self._capabilities)
             if since is not None and self._store.now() - since > SOLO_PATIENCE:
                 return (0, False) if still else (min(room, 1), True)
             self._look_for_solo = now + SAFETY_POLL

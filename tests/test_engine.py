@@ -564,6 +564,7 @@ def test_a_record_that_is_damaged_is_told_as_dead_and_holds_nobody_up(tmp_path: 
         damaged, well = engine.submit(submission("ada")), engine.submit(submission("bob"))
         with contextlib.closing(sqlite3.connect(tmp_path / "queue.db")) as db, db:
             db.execute("UPDATE jobs SET labels = '{', solo = ? WHERE id = ?", (solo, damaged.id))
+        engine.changed()  # it looks whether what is waited for is there
         engine.resume()
         assert well.result(PATIENCE).score == 1
         with pytest.raises(JobDead, match="damaged"):

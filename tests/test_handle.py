@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -432,3 +433,18 @@ def test_what_is_settled_here_is_not_read_again(
     handles.settle(store.get(made[3].id))  # out of order: what came between is still to be read
     handles.follow()
     assert [handle.result(0).score for handle in made] == list(range(4))
+
+
+def test_a_damaged_record_among_those_that_are_looked_at_one_by_one(tmp_path: Path) -> None:
+    """As after a failover, when the numbers of what ended say nothing."""
+    with Engine.open(tmp_path, workers=0) as engine:
+        damaged, well, queued = (engine.submit(submission(name, name.encode())) for name in ("ada", "bob", "eve"))
+        for lease in engine.store.exchange(claim=2).leases:
+            engine.store.exchange([Cancelled(lease)])
+        with contextlib.closing(sqlite3.connect(tmp_path / "queue.db")) as db, db:
+            db.execute("UPDATE jobs SET labels = '{' WHERE id IN (?, ?)", (damaged.id, queued.id))
+        engine._handles._cursor, engine._handles._last = 99, "another"
+        engine._handles.follow()
+        assert damaged.cancelled()
+        assert well.cancelled()
+        assert not queued.done()

@@ -30,10 +30,10 @@ from minitango import (
     StoreError,
 )
 from minitango.breaker import Breaker
-from minitango.job import Fail, Failure
+from minitango.job import SOLO_AFTER, Fail, Failure
 from minitango.sandbox import End
 from minitango.testing import FakeRun, FakeSandbox
-from tests.support import PATIENCE, Gate, eventually, open_engine, scoring, submission
+from tests.support import PATIENCE, Gate, assignment, eventually, open_engine, scoring, submission
 
 NEVER = 3600.0
 """Seconds that no test waits for."""
@@ -173,9 +173,9 @@ def test_a_suspect_that_waited_long_gets_its_turn(tmp_path: Path, monkeypatch: p
         looked = threading.Semaphore(0)
         real = engine.store.solo_since
 
-        def solo_since() -> float | None:
+        def solo_since(**offered: Any) -> float | None:
             looked.release()
-            return real()
+            return real(**offered)
 
         monkeypatch.setattr(engine.store, "solo_since", solo_since)
         monkeypatch.setattr("minitango.pool.SOLO_PATIENCE", -1.0)
@@ -457,6 +457,20 @@ def test_when_the_image_is_there_all_that_waited_are_graded(tmp_path: Path, monk
         tried = [job.attempt for job in engine.jobs()]
         assert sum(attempt > 2 for attempt in tried) <= 2, "one is tried for all"
     assert "needs away is graded again" in told
+
+
+def test_a_job_that_must_run_alone_and_not_here_keeps_nobody_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("minitango.pool.SOLO_PATIENCE", -1.0)
+    with Engine.open(tmp_path, workers=0, sandbox=FakeSandbox()) as engine:
+        engine.submit(submission("suspect", of=assignment(needs=("gpu",))))
+        for _ in range(SOLO_AFTER):
+            assert engine.store.exchange(claim=1, capabilities=["gpu"]).leases
+            engine.store.recover()
+        assert engine.store.solo_since(capabilities=["gpu"]) is not None
+    with open_engine(tmp_path, scoring(1)) as engine:
+        assert engine.submit(submission("s")).result(PATIENCE).score == 1
 
 
 def test_a_sandbox_that_failed_is_tried_with_jobs_that_were_not_held(tmp_path: Path) -> None:

@@ -366,7 +366,7 @@ class StoreMachine(RuleBasedStateMachine):
         assert [job.ended_seq for job in self.store.ended_since(0)] == list(range(1, self.model.ended + 1))
         waiting = [job["due"] for job in self.model.jobs if job["state"] == "queued" and job["due"] is not None]
         assert self.store.next_due() == min(waiting, default=None)
-        assert (self.store.solo_since() is None) == (
+        assert (self.store.solo_since(capabilities="lg") is None) == (
             not any(job["state"] == "queued" and job["interruptions"] >= 2 for job in self.model.jobs)
         )
         assert self.store.cancel_requested() == [

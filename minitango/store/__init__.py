@@ -230,8 +230,9 @@ class Queue(Protocol):
         """The earliest due time among queued jobs that carry one, solo or not; None where there is none."""
         ...
 
-    def solo_since(self) -> float | None:
-        """Since when the longest-waiting job that is to be run alone has been due; None where none is queued.
+    def solo_since(self, *, capabilities: Collection[str] = ()) -> float | None:
+        """Since when the longest-waiting job that is to be run alone, and needs no more than these `capabilities`, has
+        been due; None where none is queued.
 
         A time to come, where the first of them is not due yet.
         """

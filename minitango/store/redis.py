@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,7 +25,7 @@ from msgspec.msgpack import encode as packed
 
 from minitango.blobs import BlobStore
 from minitango.errors import ConfigError, StoreError, StoreFull, reach_of
-from minitango.job import Ack, Cancelled, Fail, Finish, Job, JobSpec, Lease, Release, State, work_key
+from minitango.job import Ack, Cancelled, Fail, Finish, Job, JobSpec, Lease, Release, State, serves, work_key
 from minitango.store import Exchanged, Node, Submitted, node_taken
 from minitango.store import _redis_folder as folder
 from minitango.store import _redis_rows as redis_rows
@@ -48,6 +48,8 @@ _SOON: Final = 0.5
 """Seconds within which a submission that was not answered is sent again: people wait for no more than 2."""
 _MANY: Final = 1000
 """Jobs in one submission from which on the server may take longer over it."""
+_SOLO_AT_ONCE: Final = 100
+"""Jobs that are to be run alone of which it is asked at once what they need."""
 _WAVES_FOR: Final = 1.0
 """Seconds that an exchange takes at most over the jobs that wait together: then all nodes are told to go on."""
 _MAYBE_DONE: Final = frozenset(
@@ -294,9 +296,16 @@ class RedisStore(RedisOutbox, RedisDump):
         found = self._link.call("read", lambda client: client.zrange(self._key("due"), 0, 0, withscores=True))
         return float(found[0][1]) if found else None
 
-    def solo_since(self) -> float | None:
-        found = self._link.call("read", lambda client: client.zrange(self._key("solo"), 0, 0, withscores=True))
-        return float(found[0][1]) if found else None
+    def solo_since(self, *, capabilities: Collection[str] = ()) -> float | None:
+        for start in count(0, _SOLO_AT_ONCE):
+            found = self._link.call("read", partial(_slice, self._key("solo"), start))
+            lanes = self._link.pipeline(partial(_lanes, self._key("j:"), [one.decode() for one, _ in found]))
+            for (_, since), lane in zip(found, lanes, strict=True):
+                if lane is not None and serves(capabilities, lane.decode("utf-8", "replace")):
+                    return float(since)
+            if len(found) < _SOLO_AT_ONCE:
+                return None
+        return None
 
     def counts(self) -> Mapping[State, int]:
         names = [f"n:{state.value}" for state in State]
@@ -386,6 +395,15 @@ class RedisStore(RedisOutbox, RedisDump):
 
     def close(self) -> None:
         self._link.close()
+
+
+def _slice(key: str, start: int, client: Any) -> Any:
+    return client.zrange(key, start, start + _SOLO_AT_ONCE - 1, withscores=True)
+
+
+def _lanes(prefix: str, ids: Iterable[str], pipe: Any) -> None:
+    for one in ids:
+        pipe.hget(f"{prefix}{one}", "lane")
 
 
 def _named(key: str, digests: Sequence[str], pipe: Any) -> None:

@@ -19,7 +19,7 @@ from msgspec.structs import replace
 
 from minitango.blobs import BlobStore
 from minitango.errors import StoreError
-from minitango.job import Ack, Cancelled, Fail, Failure, Finish, Job, JobSpec, Lease, Release, State, work_key
+from minitango.job import Ack, Cancelled, Fail, Failure, Finish, Job, JobSpec, Lease, Release, State, serves, work_key
 from minitango.retry import POISON, after_failure, after_interruption
 from minitango.room import check_room
 from minitango.store import Exchanged, Submitted
@@ -335,12 +335,13 @@ class SqliteStore(SqliteOutbox, SqliteNodes, SqliteDump):
         )
         return None if due is None else float(due)
 
-    def solo_since(self) -> float | None:
-        ((since,),) = self._db.read(
-            "SELECT min(due_since) FROM jobs INDEXED BY jobs_solo WHERE queue = ? AND state = 'queued' AND solo = 1",
+    def solo_since(self, *, capabilities: Collection[str] = ()) -> float | None:
+        waiting = self._db.read(
+            "SELECT due_since, lane FROM jobs INDEXED BY jobs_solo WHERE queue = ? AND state = 'queued' AND solo = 1 "
+            "ORDER BY due_since",
             self.queue,
         )
-        return None if since is None else float(since)
+        return next((float(since) for since, lane in waiting if serves(capabilities, lane)), None)
 
     def counts(self) -> Mapping[State, int]:
         found: dict[str, int] = dict(self._db.read("SELECT state, n FROM counts WHERE queue = ?", self.queue))

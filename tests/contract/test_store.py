@@ -1357,6 +1357,17 @@ def test_solo_since_is_when_the_first_of_them_became_due(store: Store, clock: Cl
     assert store.get(first).solo
 
 
+def test_solo_since_is_of_those_that_may_run_here(store: Store, clock: Clock) -> None:
+    submit(store, *(spec(f"s{n}", lane="gpu") for n in range(150)), spec("other", lane="large"))
+    for _ in range(SOLO_AFTER):
+        clock.advance(1)
+        assert len(claim(store, 200, capabilities=["gpu", "large"])) == 151
+        store.recover()
+    assert store.solo_since() is None
+    assert store.solo_since(capabilities=["gpu"]) == clock.time
+    assert store.solo_since(capabilities=["large"]) == clock.time
+
+
 def test_three_deaths_alone_make_a_job_dead(store: Store, clock: Clock) -> None:
     job_id = interrupted(store, SOLO_AFTER)
     for n in range(1, MAX_SOLO_DEATHS):
