@@ -86,8 +86,8 @@ class Runner:
         except ConfigError as error:
             return Fail(lease, _failure(error), retry=False)
         except BlobError as error:
-            # Of several nodes, it may be this one alone that does not see where they are.
-            return Fail(lease, _failure(error), charge=not self._shared)
+            # Of several nodes, it may be this one alone that does not see them; one that is gone is so for all.
+            return Fail(lease, _failure(error), charge=not self._shared or error.id == "blob_missing")
         except StoreError as error:
             if error.id == "record_damaged":
                 return Fail(lease, _failure(error), retry=False)

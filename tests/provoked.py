@@ -24,6 +24,7 @@ ERRORS: Final[dict[str, str]] = {
     "backup_missing": "e2e/test_backup.py::test_what_is_refused",
     "backup_unknown": "e2e/test_backup.py::test_a_backup_that_was_spoilt_makes_no_queue",
     "blob_corrupt": "test_blobs.py::test_damage_is_found_and_mended_by_the_next_put",
+    "blob_elsewhere": "test_blobs_redis.py::test_a_node_that_looks_elsewhere_than_was_submitted_to_does_not_start",
     "blob_missing": "test_blobs.py::test_missing",
     "blob_too_large": "test_blobs_redis.py::test_too_large_is_refused_with_the_way_out",
     "blob_unreadable": "test_blobs.py::test_unreadable_is_ours_with_its_cause",

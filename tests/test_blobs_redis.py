@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 import shlex
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from minitango import JobDead
 from minitango.backup import backup
 from minitango.blobs import Blobs
 from minitango.engine import Engine
@@ -345,7 +347,7 @@ def test_a_node_that_looks_elsewhere_than_was_submitted_to_does_not_start(
             assert len(looker.jobs()) == 1
             with pytest.raises(BlobError, match="the files of this queue are") as caught:
                 looker.blobs.get(course.jobs()[0].inputs)
-            assert caught.value.id == "blob_missing"
+            assert caught.value.id == "blob_elsewhere"
             if not folder:
                 differs(lambda: looker.blobs.prune(looker.store.referenced))
         elsewhere = None if mine is None else tmp_path / "as it is called there"
@@ -425,3 +427,41 @@ def age_files(folder: Path) -> None:
     then = time.time() - 86400
     for path in folder.rglob("*"):
         os.utime(path, (then, then))
+
+
+def test_a_directory_that_is_not_the_queues_is_refused(store: RedisStore, tmp_path: Path) -> None:
+    """As one whose name was mistyped, or that is not mounted. Nothing is made there."""
+    url, nfs, other = redis_server.shared().url(), tmp_path / "nfs", tmp_path / "typo"
+    with Engine.open(url, workers=0, blobs=nfs, state=tmp_path / "a") as course:
+        course.submit(submission())
+    with Engine.open(url, workers=0, blobs=other, state=tmp_path / "b") as course:
+        error = differs(lambda: course.submit(submission("bob", b"else")))
+        assert len(course.jobs()) == 1
+    assert f"and {other} is not that one, or is not mounted" in str(error)
+    assert not other.exists()
+    differs(lambda: open_engine(url, scoring(1), state=tmp_path / "c", blobs=other))
+    for words in error.hint.partition("takes its place: ")[2].split("; "):
+        subprocess.run(shlex.split(words), check=True)
+    open_engine(url, scoring(1), state=tmp_path / "c", blobs=other).stop()
+
+
+@pytest.mark.parametrize("folder", [True, False])
+def test_a_file_that_is_gone_costs_its_own_job_alone(
+    store: RedisStore, tmp_path: Path, folder: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, nfs = redis_server.shared().url(), tmp_path / "nfs" if folder else None
+    told: list[str] = []
+    with Engine.open(url, workers=0, blobs=nfs, state=tmp_path / "a") as course:
+        gone = course.submit(submission("ada", b"gone"))
+        digest = course.store.spec(gone.id).inputs
+        others = [course.submit(submission(f"s{n}", b"s%d" % n)) for n in range(5)]
+        if nfs is None:
+            client = store._link._way.clients().quick
+            client.delete(*client.keys(f"*b:{digest}*"))
+        else:
+            (nfs / digest[:2] / digest).unlink()
+        with open_engine(url, scoring(1), state=tmp_path / "b", blobs=nfs, on_event=lambda e: told.append(e.kind)):
+            assert [other.result(PATIENCE).score for other in others] == [1] * 5
+            with pytest.raises(JobDead, match="blob"):
+                gone.result(PATIENCE)
+    assert "paused" not in told

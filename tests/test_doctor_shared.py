@@ -10,7 +10,7 @@ from msgspec import structs
 
 from minitango.doctor import Check, Patient, shared
 from minitango.job import JobSpec
-from minitango.store import Node
+from minitango.store import Node, open_blobs
 from minitango.store.health import ServerHealth, inspect_server
 from minitango.store.redis import RedisStore
 from tests import redis_server
@@ -34,12 +34,23 @@ def test_a_good_server(server: Server, tmp_path: Path) -> None:
     store.beat(Node("n1", "i", slots=4))
     found = look(server, tmp_path)
     assert {name: check.verdict for name, check in found.items()} == dict.fromkeys(
-        ["store", "clock", "engine", "jobs"], "ok"
+        ["store", "files", "clock", "engine", "jobs"], "ok"
     )
     assert "Redis 7" in found["store"].text or "Redis 6" in found["store"].text or "Redis 8" in found["store"].text
     assert found["engine"].text == "1 node grades, 4 jobs at once"
     assert found["store"].facts["appends"] is True
     store.close()
+
+
+def test_files_that_are_elsewhere(server: Server, tmp_path: Path) -> None:
+    store = RedisStore(server.url())
+    digest = open_blobs(store, tmp_path, tmp_path / "nfs").put(b"x")
+    store.submit([JobSpec("hw", "ada", digest, digest)])
+    store.close()
+    patient = Patient(server.url(), tmp_path, blobs=tmp_path / "nfs")
+    for blobs, verdict in ((tmp_path / "nfs", "ok"), (tmp_path / "typo", "failed"), (None, "failed")):
+        found = {check.name: check for check in shared.look(structs.replace(patient, blobs=blobs))}["files"]
+        assert (found.verdict, found.facts.get("error", "")) == (verdict, "" if verdict == "ok" else "blobs_differ")
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,16 @@ def doctor(assignment: Path | None, fix: bool, canary: bool, as_json: bool, no_s
         except MinitangoError as error:
             unusable = Check("assignment", "failed", error.message, error.hint, facts={"error": error.id})
     patient = Patient(
-        url, state, settings.sandbox, settings.image, settings.flags, loaded, fix, settings.require, canary
+        url,
+        state,
+        settings.sandbox,
+        settings.image,
+        settings.flags,
+        loaded,
+        fix,
+        settings.require,
+        blobs=None if settings.blobs is None else Path(settings.blobs).absolute(),
+        canary=canary,
     )
     for check in examine(patient):
         say(check)

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from minitango.assignment import Assignment
 
 CHECKS: Final = (
-    "python", "state", "file_system", "disk", "store", "clock", "engine", "jobs", "docker", "bubblewrap", "sandbox",
-    "images", "orphans", "assignment", "canary",
+    "python", "state", "file_system", "disk", "store", "files", "clock", "engine", "jobs", "docker", "bubblewrap",
+    "sandbox", "images", "orphans", "assignment", "canary",
 )  # fmt: skip
 """Every check's name, stable, in the order in which they are made. `settings` is the command line's own."""
 
@@ -57,6 +57,8 @@ class Patient(Struct, frozen=True):
     fix: bool = False
     require: tuple[str, ...] = ()
     """Limits that have to hold."""
+    blobs: Path | None = None
+    """The directory of the queue's files, if one was named."""
     canary: bool = False
     """Whether hostile programs are to be let loose in the sandbox that is taken."""
 

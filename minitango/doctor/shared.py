@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import Final
 
 from minitango.doctor import Check, Patient
 from minitango.doctor.queue import jobs
-from minitango.errors import StoreError
+from minitango.errors import MinitangoError, StoreError
 from minitango.job import serves
 from minitango.node import overdue
 from minitango.store.health import ServerHealth, inspect_server
@@ -27,6 +28,7 @@ def look(patient: Patient) -> Iterator[Check]:
         yield Check("store", "failed", error.message, error.hint, facts={"error": error.id})
         return
     yield _store(health)
+    yield _files(patient)
     yield _clock(health)
     yield _nodes(patient, health)
     yield jobs(patient, health.counts)
@@ -81,6 +83,19 @@ def _store(health: ServerHealth) -> Check:
         hint = f"{cli} --latency; is it near, and its machine idle?"
         return Check("store", "warning", f"{text}; that is slow", hint, facts=facts)
     return Check("store", "ok", text, facts=facts)
+
+
+def _files(patient: Patient) -> Check:
+    """Whether they are where this machine looks for them."""
+    from minitango.store import open_blobs, open_store
+
+    try:
+        with contextlib.closing(open_store(patient.url)) as store:
+            open_blobs(store, patient.state, patient.blobs, agreed=True)
+    except MinitangoError as error:
+        return Check("files", "failed", error.message, error.hint, facts={"error": error.id})
+    where = "on the server" if patient.blobs is None else f"in {patient.blobs}"
+    return Check("files", "ok", f"the files of the queue are {where}", facts={"directory": str(patient.blobs or "")})
 
 
 def _clock(health: ServerHealth) -> Check:

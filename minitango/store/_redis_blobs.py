@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple
 
 from minitango.blobs import Blobs, Pruned
 from minitango.errors import BlobError, ConfigError, StoreError, StoreFull
-from minitango.store._redis_folder import SERVER, missing
+from minitango.store._redis_folder import SERVER, check, missing, noted
 from minitango.store._redis_link import Link, Value
 
 CHUNK: Final = 512 << 10
@@ -203,7 +203,7 @@ class RedisBlobs:
         try:
             data = b"".join(self._chunks(digest))
         except BlobError as error:
-            raise missing(self._link, SERVER, error) from error
+            raise missing(lambda: check(noted(self._link), SERVER), error) from error
         if hashlib.sha256(data).hexdigest() != digest:
             raise BlobError(
                 f"the blob {digest} on {self._link.place.shown} is damaged ({len(data)} bytes)",

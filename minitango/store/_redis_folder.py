@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -56,29 +56,35 @@ def check(note: str, mine: str) -> None:
     )
 
 
-def missing(link: Link, mine: str, error: BlobError) -> BlobError:
-    """What to say of a file that is not where this node looks: where its queue notes that files are, if elsewhere."""
+def missing(look: Callable[[], None], error: BlobError) -> BlobError:
+    """What to say of a file that is not where this node looks: where its queue notes that files are, if elsewhere.
+    `look` raises ConfigError then."""
     try:
-        check(noted(link), mine)
+        look()
     except ConfigError as differs:
-        return BlobError(f"{error.message}; {differs.message}", hint=differs.hint, id="blob_missing")
+        return BlobError(f"{error.message}; {differs.message}", hint=differs.hint, id="blob_elsewhere")
     except StoreError:
         pass
     return error
 
 
+def _known(link: Link) -> str:
+    """The queue's identity; empty where it has none yet."""
+    (found,) = link.pipeline(lambda pipe: pipe.hget(link.key("meta"), "identity"))
+    return "" if found is None else str(found.decode("ascii", "replace"))
+
+
 def _identity(link: Link) -> str:
     """Of the queue: whoever asks first gives it one."""
 
-    def ask(pipe: Any) -> None:
-        pipe.hget(link.key("meta"), "identity")
-
     def give(pipe: Any) -> None:
         pipe.hsetnx(link.key("meta"), "identity", secrets.token_hex(8))
-        ask(pipe)
 
-    (found,) = link.pipeline(ask)
-    return str((found or link.pipeline(give)[1]).decode())
+    known = _known(link)
+    if known:
+        return known
+    link.pipeline(give)
+    return _known(link)
 
 
 def _place(note: str) -> str:
@@ -92,13 +98,33 @@ class FolderBlobs(SharedFolder):
         super().__init__(root, lambda: _identity(link))
         self._link = link
 
+    def check(self) -> None:
+        """ConfigError `blobs_differ` where the queue has its files elsewhere, or in another directory. StoreError."""
+        note = noted(self._link)
+        check(note, way_of(self.root))
+        if note and _known(self._link) and not self.is_marked():
+            mark = shlex.quote(str(self.mark()))
+            raise ConfigError(
+                f"the files of this queue are in a directory that its nodes share ({_place(note)}), and {self.root} is "
+                "not that one, or is not mounted",
+                hint="mount it, or name it as it is called on this machine: --blobs DIR; where it is lost, and this "
+                f"one takes its place: mkdir -p {shlex.quote(str(self.mark().parent))}; touch {mark}",
+                id="blobs_differ",
+            )
+
+    def put_many(self, blobs: Iterable[bytes], *, ahead: bool = False) -> list[str]:
+        """ConfigError `blobs_differ`, as `check`, before this has put anything there."""
+        if not self.marked:
+            self.check()
+        return super().put_many(blobs, ahead=ahead)
+
     def get(self, digest: str, *, keep: bool = True) -> bytes:
         try:
             return super().get(digest, keep=keep)
         except BlobError as error:
             if error.id != "blob_missing":
                 raise
-            raise missing(self._link, way_of(self.root), error) from error
+            raise missing(self.check, error) from error
 
     def prune(
         self,
@@ -110,5 +136,5 @@ class FolderBlobs(SharedFolder):
     ) -> Pruned:
         """ConfigError `blobs_differ` where the queue has its files elsewhere: it needs none of these, and somebody else
         may."""
-        check(noted(self._link), way_of(self.root))
+        self.check()
         return super().prune(referenced, older_than=older_than, now=now, dry_run=dry_run)

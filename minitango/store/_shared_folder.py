@@ -21,21 +21,30 @@ class SharedFolder(Blobs):
         """`identity` tells which queue this is, the same for ever and from wherever it is asked. StoreError."""
         super().__init__(root)
         self._identity = identity
-        self._marked = False
+        self.marked = False
+        """Whether we know that the mark of this queue is there."""
+
+    def mark(self) -> Path:
+        """Where the mark of this queue is to be. StoreError."""
+        return self.root / _MARKS / self._identity()
+
+    def is_marked(self) -> bool:
+        """Whether this queue has put files there. StoreError."""
+        return self.mark().exists()
 
     def put_many(self, blobs: Iterable[bytes], *, ahead: bool = False) -> list[str]:
-        if not self._marked:
-            self._mark()
+        if not self.marked:
+            self._make_mark()
         return super().put_many(blobs, ahead=ahead)
 
-    def _mark(self) -> None:
-        mark = self.root / _MARKS / self._identity()
+    def _make_mark(self) -> None:
+        mark = self.mark()
         with self._writing():
             mark.parent.mkdir(parents=True, exist_ok=True)
             mark.touch()
             sync(mark.parent)
             sync(self.root)
-        self._marked = True
+        self.marked = True
 
     def prune(
         self,

@@ -90,6 +90,7 @@ class RedisStore(RedisOutbox, RedisDump):
         self._client = secrets.token_hex(8)
         self._exchanging = threading.Lock()
         self._blobs: RedisBlobs | None = None
+        self._folder: folder.FolderBlobs | None = None
         self._unanswered: tuple[list[Value], list[Ack]] | None = None
         """An exchange that was sent and not answered: it may have been done."""
         self._owed = Exchanged()
@@ -382,13 +383,18 @@ class RedisStore(RedisOutbox, RedisDump):
         """The blobs of this queue: in a `directory` that its nodes share, or on its server, and then `cache` is one for
         what is fetched. What is submitted from now on notes which."""
         self._blobs_way = folder.way_of(directory)
+        self._blobs = self._folder = None
         if directory is not None:
-            return folder.FolderBlobs(directory, self._link)
+            self._folder = folder.FolderBlobs(directory, self._link)
+            return self._folder
         self._blobs = RedisBlobs(self._link, cache)
         return self._blobs
 
     def check_blobs(self) -> None:
-        folder.check(folder.noted(self._link), self._blobs_way)
+        if self._folder is not None:
+            self._folder.check()
+        else:
+            folder.check(folder.noted(self._link), self._blobs_way)
 
     def look_after(self) -> None:
         """A server is looked after by others."""
