@@ -17,7 +17,7 @@ from typing import Final, Literal, Protocol
 
 from minitango.bell import Bell, wait_for
 from minitango.breaker import Breaker
-from minitango.errors import MinitangoError, StoreError, reach_of
+from minitango.errors import JobNotFound, MinitangoError, StoreError, reach_of
 from minitango.failpoint import failpoint
 from minitango.job import Ack, Fail, Failure, Finish, Job, Lease, Result, State
 from minitango.node import Membership
@@ -319,11 +319,7 @@ class Pool:
                 running_ = self._work.running.get(lease.token)
                 if running_ is not None and running_.stop.why != "lost":
                     running_.stop.request("lost")
-                    self._observer.event(
-                        "lease_lost",
-                        None,
-                        f"attempt {lease.attempt} of job {lease.job} was taken over; it ends",
-                    )
+                    self._tell_lost(lease, "was taken over; it ends")
         for running in self._work.running.values():
             if running.overdue(now):
                 running.stop.request("overdue")
@@ -409,15 +405,24 @@ class Pool:
 
     def _tell(self, acks: Sequence[Ack], out: Exchanged) -> None:
         for lease in out.refused:
-            self._observer.event(
-                "lease_lost",
-                None,
-                f"attempt {lease.attempt} of job {lease.job} had been taken over; its word was refused",
-            )
+            self._tell_lost(lease, "had been taken over; its word was refused")
         results = {ack.lease.job: ack.result for ack in acks if isinstance(ack, Finish)}
         for job in out.settled:
             self._observer.settled(job, results.get(job.id))
             self._observer.event(_event_of(job), job)
+
+    def _tell_lost(self, lease: Lease, why: str) -> None:
+        said = f"attempt {lease.attempt} of job {lease.job} {why}"
+        try:
+            self._store.get(lease.job)
+        except JobNotFound:
+            said = (
+                f"job {lease.job} is gone from the queue, which was emptied, or whose server came back without it; "
+                "next: submit its work again"
+            )
+        except StoreError:
+            pass  # it is not known
+        self._observer.event("lease_lost", None, said)
 
     def _wanted(self, now: float, still: Sequence[Running]) -> tuple[int, bool]:
         """How many jobs to claim, and whether it is the turn of one that must run alone."""

@@ -18,7 +18,7 @@ from msgspec import structs
 from minitango import node as node_module
 from minitango import pool as pool_module
 from minitango.engine import Engine
-from minitango.errors import ConfigError, StoreError
+from minitango.errors import ConfigError, JobNotFound, StoreError
 from minitango.events import Event
 from minitango.job import State
 from minitango.node import Membership
@@ -28,7 +28,7 @@ from minitango.store.redis import RedisStore
 from minitango.testing import FakeRun, FakeSandbox
 from tests import redis_server
 from tests.redis_server import Server
-from tests.support import Gate, assignment, eventually, open_engine, scoring, submission
+from tests.support import PATIENCE, Gate, assignment, eventually, open_engine, scoring, submission
 
 
 @pytest.fixture
@@ -470,3 +470,18 @@ def test_a_sandbox_object_is_closed_with_its_engine(server: Server, tmp_path: Pa
     with Engine.open(server.url(), workers=1, sandbox=sandbox, state=tmp_path / "a") as engine:
         assert engine.submit(submission()).result(20).score == 3
         assert engine.jobs(Query(states=(State.DONE,)))
+
+
+def test_that_a_server_lost_everything_is_told(server: Server, tmp_path: Path) -> None:
+    gate, events = Gate(1), []
+    with node(server, tmp_path, "a", gate, on_event=events.append) as engine:
+        handle = engine.submit(submission())
+        gate.wait_entered()
+        server.client().flushall()
+        with pytest.raises(JobNotFound):
+            handle.result(PATIENCE)
+        eventually(lambda: "lease_lost" in [event.kind for event in events])
+        gate.open.set()
+    said = [event.message for event in events if event.kind == "lease_lost"]
+    assert all(f"job {handle.id} is gone from the queue" in message for message in said)
+    assert "submit its work again" in said[0]
