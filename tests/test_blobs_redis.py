@@ -6,6 +6,7 @@ import hashlib
 import os
 import shlex
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -465,3 +466,36 @@ def test_a_file_that_is_gone_costs_its_own_job_alone(
             with pytest.raises(JobDead, match="blob"):
                 gone.result(PATIENCE)
     assert "paused" not in told
+
+
+def test_what_is_touched_does_not_lapse(store: RedisStore, blobs: RedisBlobs) -> None:
+    digest = blobs.put(b"x")
+    key = blobs._key(digest, 0)
+    client = redis_server.shared().client()
+    client.expire(key, 1000)
+    assert blobs.touch(digest)
+    assert client.ttl(key) == -1
+
+
+def test_what_another_thread_put_meanwhile_is_not_given_back(store: RedisStore, blobs: RedisBlobs) -> None:
+    put: list[str] = []
+
+    def fail() -> None:
+        with blobs.given_back_on_failure():
+            put.append(blobs.put(b"mine"))
+            other = threading.Thread(target=lambda: put.append(blobs.put(b"theirs")))
+            other.start()
+            other.join()
+            raise StoreFull("no room")
+
+    with pytest.raises(StoreFull):
+        fail()
+    assert [blobs.has(digest) for digest in put] == [False, True]
+
+
+def test_of_what_is_put_and_never_named_little_is_remembered(
+    blobs: RedisBlobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_redis_blobs, "_MOST_FRESH", 10)
+    blobs.put_many([b"%d" % n for n in range(50)])
+    assert len(blobs._fresh) == 10

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -558,3 +559,17 @@ def test_a_backup_goes_where_nodes_share_a_folder(
     assert (shared.get(small), shared.get(large)) == (SMALL, LARGE)
     again = backup(Place.of(str(tmp_path / "new"), blobs=str(tmp_path / "shared")), tmp_path / "again")
     assert again.blobs == 2
+
+
+@pytest.mark.parametrize(
+    "again", [lambda blobs, data: blobs.put(data), lambda blobs, data: blobs.touch(digest_of(data))]
+)
+def test_a_clock_that_is_set_back_makes_nothing_old(
+    blobs: SqliteBlobs, again: Callable[[SqliteBlobs, bytes], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.time()
+    blobs.put(b"x")
+    monkeypatch.setattr("minitango.store._sqlite_blobs.time", SimpleNamespace(time=lambda: now - 7200))
+    assert again(blobs, b"x")
+    assert blobs.prune(nothing, now=now + 60).count == 0
+    assert blobs.prune(nothing, now=now + 3700).count == 1
