@@ -312,6 +312,33 @@ def test_one_whose_place_is_filled_by_another_meanwhile_leaves_that_alone(opened
     assert there.submit([spec("x")])[0].created
 
 
+def test_one_who_was_replaced_by_somebody_who_gave_up_is_told_that_nothing_moved(
+    opened: Callable[[str], Store],
+) -> None:
+    """By the time that he says the end, nobody fills the queue: that is no sign that he said it before."""
+    redis_server.need_redis()
+    here, queue = lived(opened("sqlite")), f"q{next(QUEUES)}"
+    first, second = (RedisStore(redis_server.shared().url(), queue=queue, filling=True) for _ in range(2))
+
+    def gives_up() -> Iterator[JobDump]:
+        raise InterruptedError
+        yield  # type: ignore[unreachable]
+
+    def all_in() -> Books:
+        with pytest.raises(InterruptedError):
+            second.load(gives_up(), here.books)
+        return here.books()
+
+    with pytest.raises(StoreError) as caught:
+        first.load(here.dump(), all_in)
+    assert caught.value.id == "store_filling"
+    assert first.list() == []
+    first.load(here.dump(), here.books)
+    assert whole(first) == whole(here)
+    first.close()
+    second.close()
+
+
 def test_what_an_earlier_one_left_is_cleared_away(
     opened: Callable[[str], Store], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,7 +8,7 @@
 --   meta          hash   version, from the first script that writes on; seq and ended_seq: the last numbers given; n:STATE: how many jobs are in it;
 --                        reaped: when that was last tried; settled: from when on leases count as lapsed again;
 --                        loading: who fills this queue from another store, and until then nobody else may use it;
---                        clearing: what an earlier one left there is not yet gone;
+--                        clearing: what an earlier one left there is not yet gone; loaded: who filled it last, and was told so;
 --                        blobs: where its files are, as who submitted first had it: server, or directory and which
 --   j:ID          hash   one job: the fields of `job.Job` that are set, and
 --                        order (its place among equals of a lane), refs (digests, by blanks), due_since, token,

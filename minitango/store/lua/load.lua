@@ -21,7 +21,7 @@ if verb == 'begin' then
   if (ARGV[3] or '') ~= '' then call('HSET', KEYS[1], 'blobs', ARGV[3]) end
   return call('HEXISTS', KEYS[1], 'clearing') == 1 and 2 or 1
 end
-if verb == 'end' and not filling then return -1 end -- said again, as no answer came
+if verb == 'end' and not filling and call('HGET', KEYS[1], 'loaded') == token then return -1 end -- said again, as no answer came
 if filling ~= token then return redis.error_reply('FILLING by another') end
 
 if verb == 'clear' then
@@ -45,6 +45,7 @@ if verb == 'end' then
   end
   for i = 6, #ARGV do call('SADD', P .. 'drain', ARGV[i]) end
   call('HDEL', KEYS[1], 'loading')
+  call('HSET', KEYS[1], 'loaded', token)
   tell()
   return -1
 end
