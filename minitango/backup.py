@@ -31,6 +31,7 @@ from minitango.errors import BlobError, ConfigError, StoreError
 from minitango.failpoint import failpoint
 from minitango.job import State
 from minitango.moving import (
+    NOTES,
     Moved,
     Place,
     carry,
@@ -45,7 +46,6 @@ from minitango.store import open_blobs, open_store, settle_copy
 
 FORMAT: Final = 1
 """Of backup.json. The file of a later one is refused."""
-_NOTES: Final = ("engine.json", "tried.json")
 _MEMBER: Final = re.compile(r"(?:queue\.db|backup\.json|engine\.json|tried\.json|blobs/[0-9a-f]{2}/([0-9a-f]{64}))")
 _TRIES: Final = 3
 _CHUNK: Final = 1 << 20
@@ -97,7 +97,7 @@ def backup(place: Place, dest: Path) -> Label:
                 shutil.rmtree(tree / "blobs", ignore_errors=True)
             else:
                 break
-        for name in _NOTES:
+        for name in NOTES:
             with contextlib.suppress(FileNotFoundError):
                 shutil.copyfile(place.folder / name, tree / name)
         label = Label(
@@ -155,7 +155,7 @@ def restore(source: Path, place: Place) -> Moved:
             return carry(here, there, kept, open_blobs(there, place.folder, place.blobs))
         open_blobs(here, place.folder, place.blobs).put_many(kept.get(digest) for digest in copy.digests)
         here.close()
-        for name in _NOTES:
+        for name in NOTES:
             if (tree / name).is_file() and not (place.folder / name).exists():
                 shutil.copyfile(tree / name, place.folder / name)
         put_in_place(work / "queue.db", file)
@@ -265,7 +265,7 @@ def _digest(file: IO[bytes]) -> str:
 
 def _pack(tree: Path, packed: Path, label: Label, digests: tuple[str, ...]) -> None:
     """Write the folder as a tar file, and read it again."""
-    names = [path for path in ("backup.json", "queue.db", *_NOTES) if (tree / path).exists()]
+    names = [path for path in ("backup.json", "queue.db", *NOTES) if (tree / path).exists()]
     names += [f"blobs/{digest[:2]}/{digest}" for digest in digests]
     with packed.open("xb") as file:
         os.fchmod(file.fileno(), 0o600)

@@ -6,7 +6,7 @@ import os
 import shlex
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from itertools import islice
 from pathlib import Path
@@ -23,6 +23,8 @@ from minitango.store.portable import Books, JobDump
 
 _BATCH: Final = 100
 """Jobs whose blobs are carried before they are."""
+NOTES: Final = ("engine.json", "tried.json")
+"""What an engine notes in a state directory, and a backup keeps."""
 
 
 class Place(Struct, frozen=True):
@@ -155,8 +157,9 @@ def _is_below(path: object, folder: Path) -> bool:
 
 @contextmanager
 def new_place(place: Place) -> Iterator[None]:
-    """Have the directory of a queue that is to be in a file, and its lock. Where this ends with an exception, what was
-    put there meanwhile is taken away again, and the directory, if it was not there before; unless the queue is there.
+    """Have the directory of a queue that is to be in a file, and its lock. Where this ends with an exception, what we
+    put there meanwhile is taken away again, and the directory, if it was not there before and nothing else came to lie
+    in it; unless the queue is there.
 
     ConfigError `store_not_empty` where it is there already; EngineRunning, StoreError.
     """
@@ -167,25 +170,34 @@ def new_place(place: Place) -> Iterator[None]:
     try:
         if os.path.lexists(place.file):
             raise there_already(place.file)
-        before = set(place.folder.rglob("*"))
+        before = set(_ours(place.folder))
         try:
             yield
         except BaseException:
             if not os.path.lexists(place.file):
-                _take_away(place.folder, before, missing)
+                _take_away([path for path in _ours(place.folder) if path not in before])
+                if missing:
+                    _take_away([place.folder / "engine.lock", *missing])
             raise
     finally:
         release()
 
 
-def _take_away(folder: Path, before: Collection[Path], missing: Sequence[Path]) -> None:
-    """All that was not there before, but for the lock of a directory that was."""
-    if missing:
-        shutil.rmtree(folder, ignore_errors=True)
-    for path in [*sorted(folder.rglob("*"), reverse=True), *missing[1:]]:
-        if path not in before and path.name != "engine.lock":
-            with suppress(OSError):
-                path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+def _ours(folder: Path) -> list[Path]:
+    """What lies in a state directory and is called as what is put there for a queue, but for its file and its lock,
+    each before the folder that it is in. While the lock is held, nobody but we puts there what is called so."""
+    blobs = folder / "blobs"
+    named = "[0-9a-f]" * 2
+    found = [*blobs.glob(f"{named}/{'[0-9a-f]' * 64}"), *blobs.glob(f"tmp/{os.getpid()}.*")]
+    found += [*blobs.glob(named), blobs / "tmp", blobs, *(folder / name for name in NOTES)]
+    return [path for path in found if os.path.lexists(path)]
+
+
+def _take_away(paths: Iterable[Path]) -> None:
+    """These files, and those of the folders that nothing lies in."""
+    for path in paths:
+        with suppress(OSError):
+            path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def put_in_place(made: Path, file: Path) -> None:

@@ -225,6 +225,34 @@ def test_what_does_not_move_leaves_nothing(cli: CommandLine, server: Server, hw:
     assert jobs(cli, "--store", url) == before
 
 
+@pytest.mark.parametrize("new", [True, False])
+def test_one_that_fails_takes_only_its_own_away(tmp_path: Path, new: bool) -> None:
+    """What somebody writes into the directory meanwhile stays, and what a queue had there before."""
+    from minitango.blobs import Blobs
+    from minitango.moving import Place, new_place
+
+    folder = tmp_path / "cs101" / "state"
+    kept = {"hw9/grade.py", "blobs/README", "blobs/ab/notes"}
+    if not new:
+        Blobs(folder / "blobs").put(b"before")
+        kept |= files(folder) | {"engine.lock"}
+
+    def fails() -> None:
+        for n in range(3):
+            Blobs(folder / "blobs").put(bytes([n]))
+        (folder / "engine.json").write_text("{}")
+        for name in ("hw9/grade.py", "blobs/README", "blobs/ab/notes"):
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_text("written meanwhile")
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError), new_place(Place.of(str(folder))):
+        fails()
+    assert files(folder) == kept
+    folders = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_dir()}
+    assert folders - {"blobs/tmp"} == {"hw9", "blobs", *(str(Path(name).parent) for name in kept)} - {"."}
+
+
 @pytest.mark.parametrize("name", ["../evil", "/etc/evil", "blobs/aa/" + "b" * 63, "queue.db"])
 def test_a_tar_that_holds_something_else_is_refused(cli: CommandLine, name: str) -> None:
     with tarfile.open(cli.folder / "kept.tar", "w") as tar:
