@@ -19,7 +19,7 @@ from msgspec import msgpack, structs
 
 from minitango.errors import ConfigError, MinitangoError, StoreError, StoreFull, StoreTooNew
 from minitango.events import Event
-from minitango.job import Fail, Failure, Finish, JobSpec, Outcome, Result, State
+from minitango.job import Fail, Failure, Finish, JobSpec, Outcome, Result, State, work_key
 from minitango.pool import REAP
 from minitango.store import Node, Query, _redis_ears, _redis_link, _redis_look, open_store
 from minitango.store import redis as redis_module
@@ -33,6 +33,7 @@ from tests.redis_server import Server
 from tests.support import PATIENCE, Gate, eventually, open_engine, scoring, submission
 
 RESULT = Result(Outcome.GRADED, 1.0, 1.0)
+IMAGE = Failure("sandbox_registry", "the image cannot be pulled now")
 
 
 def spec(student: str = "ada", **more: Any) -> JobSpec:
@@ -412,6 +413,120 @@ def test_a_job_of_which_nothing_is_left_takes_nobodys_place(server: Server, stor
     server.client().delete(f"minitango:{{default}}:j:{gone}")
     assert store.exchange(claim=1).leases == ()
     assert [lease.job for lease in store.exchange(claim=1).leases] == [there]
+
+
+def waits(store: RedisStore, lose: Any) -> None:
+    """One that failed, and is due again later."""
+    (lease,) = store.exchange(claim=1).leases
+    store.exchange([Fail(lease, Failure("x", "no"))], now=1000.0)
+    lose(lease.job)
+
+
+def runs_here(store: RedisStore, lose: Any) -> None:
+    lost, there = store.exchange(claim=2, node="n", now=1000.0).leases
+    lose(lost.job)
+    assert [job.id for job in store.recover(node="n", now=1000.0)] == [there.job]
+
+
+def ran_elsewhere(store: RedisStore, lose: Any) -> None:
+    lost, there = store.exchange(claim=2, node="n", now=1000.0).leases
+    store.cancel(lost.job)
+    lose(lost.job)
+    assert [job.id for job in store.reap(now=1500.0)] == [there.job]
+
+
+def is_held_with_another(store: RedisStore, lose: Any) -> None:
+    (lease,) = store.exchange(claim=1, now=1000.0).leases
+    lose(store.list()[1].id)
+    store.exchange([Fail(lease, IMAGE, charge=False)], now=1000.0)
+
+
+def was_held_with_another(store: RedisStore, lose: Any) -> None:
+    """The last of them by its number, to which the next looks, as do those who free them."""
+    running = store.exchange(claim=2, now=1000.0).leases
+    store.exchange([Fail(running[0], IMAGE, charge=False)], now=1000.0)
+    lose(*(job.id for job in store.list()[-2:]))
+    (joined,) = store.exchange([Fail(running[1], IMAGE, charge=False)], now=1000.0).settled
+    assert joined.due == store.list()[2].due, "it waits with those that are left"
+
+
+def was_to_be_free_with_another(store: RedisStore, lose: Any) -> None:
+    (lease,) = store.exchange(claim=1, now=1000.0).leases
+    store.exchange([Fail(lease, IMAGE, charge=False)], now=1000.0)
+    (again,) = store.exchange(claim=9, now=1002.0).leases
+    lose(store.list()[-1].id)
+    assert len(store.exchange([Finish(again, RESULT)], now=1002.0).settled) == 1
+
+
+def had_ended(store: RedisStore, lose: Any) -> None:
+    """Since another was held: whether some were graded meanwhile is looked for."""
+    ours, other = store.exchange(claim=2, now=1000.0).leases
+    store.exchange([Fail(ours, IMAGE, charge=False)], now=1000.0)
+    store.exchange([Finish(other, RESULT)], now=1001.0)
+    lose(other.job)
+    (again,) = store.exchange(claim=9, now=1002.0).leases
+    store.exchange([Fail(again, IMAGE, charge=False)], now=1003.0)
+
+
+def had_a_key(store: RedisStore, lose: Any) -> None:
+    (lost,) = store.submit([spec("key", key="k")])
+    lose(lost.id)
+    (made,) = store.submit([spec("key", key="k")])
+    assert made.created
+    assert not store.submit([spec("key", key="k")])[0].created
+
+
+def had_the_key_of_what_was_done(store: RedisStore, lose: Any) -> None:
+    key = work_key(("new",), "", "key", "i" * 64)
+    (lost,) = store.submit([spec("key", key=key)])
+    lose(lost.id)
+    (made,) = store.submit([structs.replace(spec("key", key="old"), priority=9)])
+    for lease in store.exchange(claim=9, now=1000.0).leases:
+        store.exchange([Finish(lease, RESULT, grader=("new",))], now=1000.0)
+    (again,) = store.submit([spec("key", key=key)])
+    assert (again.id, again.created) == (made.id, False)
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        waits, runs_here, ran_elsewhere, is_held_with_another, was_held_with_another, was_to_be_free_with_another,
+        had_ended, had_a_key, had_the_key_of_what_was_done,
+    ],
+)  # fmt: skip
+def test_a_job_of_which_nothing_is_left_stops_nobody(server: Server, what: Any) -> None:
+    """Whatever still names it: all the others are graded."""
+    lost: set[str] = set()
+
+    def lose(*jobs: str) -> None:
+        for job in jobs:
+            lost.add(job)
+            server.client().delete(f"minitango:{{default}}:j:{job}")
+
+    with contextlib.closing(RedisStore(server.url(), clock=lambda: 1000.0)) as store:
+        store.submit([spec(str(n)) for n in range(5)])
+        what(store, lose)
+        now = 2000.0
+        while len(store.ended_since(0, limit=99)) < len(store.list()):
+            leases = store.exchange(claim=9, now=now).leases
+            store.exchange([Finish(lease, RESULT) for lease in leases], now=now)
+            now += 500
+            assert now < 1e5
+        assert lost
+        assert not {job.id for job in store.list()} & lost
+        assert not [key for key in ("running", "due") if server.client().exists(f"minitango:{{default}}:{key}")]
+
+
+def test_a_job_of_which_nothing_is_left_is_not_made_anew_where_the_clock_was_set_back(
+    server: Server, store: RedisStore
+) -> None:
+    lost, there = (one.id for one in store.submit([spec("a"), spec("b")]))
+    store.exchange(claim=2)
+    server.client().delete(f"minitango:{{default}}:j:{lost}")
+    server.client().hset("minitango:{default}:meta", "reaped", repr(store.now() + 1000))
+    store.reap()
+    assert not server.client().exists(f"minitango:{{default}}:j:{lost}")
+    assert [job.id for job in store.recover()] == [there]
 
 
 def test_a_reply_that_is_none(store: RedisStore) -> None:

@@ -272,7 +272,11 @@ local function surge()
       wave.cursor = found[1]
       for i = 1, #found[2], width do
         local job = load(found[2][i])
-        if is_to_move(job, wave) then move(job, wave) end
+        if not job then -- nothing is left of it, and it is no mate of anybody's
+          call(wave.row and 'SREM' or 'ZREM', P .. wave.key, found[2][i])
+        elseif is_to_move(job, wave) then
+          move(job, wave)
+        end
       end
       left = left - 1 - #found[2] / width
     until wave.cursor == '0'

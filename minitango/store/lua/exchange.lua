@@ -39,7 +39,7 @@ local function graded(job, reach, mark, since)
     for _, id in ipairs(ids) do
       local j = call('HMGET', P .. 'j:' .. id, 'state', 'started', 'spec', 'ended_seq')
       if j[1] == 'done' and tonumber(j[2]) >= since and (reach ~= 'image' or j[3] == job.spec) then return true end
-      from = '(' .. j[4]
+      if j[4] then from = '(' .. j[4] else call('ZREM', P .. 'ended', id) end -- nothing is left of it
     end
   end
 end
@@ -51,8 +51,13 @@ local function hold(job, reach)
   local h = { times = tonumber(job.held or 0), since = job.held_since, alone = job.held_alone == '1', at = job.held_at, mark = job.held_mark }
   local joins
   local mate_id = together and call('ZREVRANGE', P .. 'held:' .. job.spec, 0, 0)[1]
-  if mate_id then
-    local mate = load(mate_id)
+  local mate = mate_id and load(mate_id)
+  while mate_id and not mate do -- nothing is left of it
+    call('ZREM', P .. 'held:' .. job.spec, mate_id)
+    mate_id = call('ZREVRANGE', P .. 'held:' .. job.spec, 0, 0)[1]
+    mate = mate_id and load(mate_id)
+  end
+  if mate then
     local due = tonumber(mate.due)
     if job.started and tonumber(mate.held_at) >= tonumber(job.started) and due and due > now then joins = due end
     if joins or tonumber(mate.held) > h.times then
@@ -103,11 +108,11 @@ local function rekey(job, new)
     if heir then call('HSET', P .. 'keys', old, heir) else call('HDEL', P .. 'keys', old) end
   end
   local holder = call('HGET', P .. 'keys', new)
-  if holder and call('EXISTS', P .. 'key:' .. new) == 0 then
-    call('ZADD', P .. 'key:' .. new, call('HGET', P .. 'j:' .. holder, 'seq'), holder)
-  end
+  local before = holder and call('HGET', P .. 'j:' .. holder, 'seq')
+  if not before then holder = nil end -- nothing is left of it
+  if holder and call('EXISTS', P .. 'key:' .. new) == 0 then call('ZADD', P .. 'key:' .. new, before, holder) end
   if holder or call('EXISTS', P .. 'key:' .. new) == 1 then call('ZADD', P .. 'key:' .. new, job.seq, job.id) end
-  if not holder or tonumber(call('HGET', P .. 'j:' .. holder, 'seq')) < tonumber(job.seq) then call('HSET', P .. 'keys', new, job.id) end
+  if not holder or tonumber(before) < tonumber(job.seq) then call('HSET', P .. 'keys', new, job.id) end
 end
 
 local function settle(kind, job)
@@ -169,8 +174,10 @@ local function promote(low, high)
     local got = call('HMGET', P .. 'j:' .. id, 'order', 'lane', 'late', 'interruptions')
     j.order, j.lane, j.late, j.interruptions = got[1], got[2], got[3] or nil, got[4] or nil
     call('ZREM', P .. 'due', id)
-    call('HDEL', P .. 'j:' .. id, 'due')
-    call('ZADD', shelf(j), 0, place(j))
+    if j.order then -- else nothing is left of it
+      call('HDEL', P .. 'j:' .. id, 'due')
+      call('ZADD', shelf(j), 0, place(j))
+    end
   end
 end
 

@@ -9,9 +9,11 @@ if verb == 'reap' and ARGV[1] == '' then
   if now < last then -- the clock was set back: leases that it gave last no longer for that
     local given = call('ZRANGE', P .. 'running', 0, -1, 'WITHSCORES')
     for i = 1, #given, 2 do
-      local expires = num(tonumber(given[i + 1]) - (last - now))
-      call('HSET', P .. 'j:' .. given[i], 'expires', expires)
-      call('ZADD', P .. 'running', expires, given[i])
+      if call('HEXISTS', P .. 'j:' .. given[i], 'id') == 1 then
+        local expires = num(tonumber(given[i + 1]) - (last - now))
+        call('HSET', P .. 'j:' .. given[i], 'expires', expires)
+        call('ZADD', P .. 'running', expires, given[i])
+      end
     end
   end
   if now - last > C.DEAF or now < last then call('HSET', KEYS[1], 'settled', num(now + C.SETTLE)) end
@@ -26,7 +28,10 @@ end
 local jobs = {}
 for _, id in ipairs(ids) do
   local job = load(id)
-  if ARGV[3] == '' or job.node == string.sub(ARGV[3], 2) then jobs[#jobs + 1] = job end
+  if not job then -- nothing is left of it but its place
+    call('ZREM', P .. 'running', id)
+    call('SREM', P .. 'cancels', id)
+  elseif ARGV[3] == '' or job.node == string.sub(ARGV[3], 2) then jobs[#jobs + 1] = job end
 end
 if #jobs == 0 then return {} end
 table.sort(jobs, function(a, b) return tonumber(a.seq) < tonumber(b.seq) end)

@@ -66,6 +66,8 @@ for i = 0, n - 1 do
         shelve(job)
         lanes[lane] = true
       end
+    elseif not h[1] then
+      holder = nil -- nothing is left of it
     elseif supersedes == '' then
       supersedes = '=' .. holder
     end
