@@ -35,6 +35,7 @@ from minitango.moving import (
     Moved,
     Place,
     carry,
+    give_name,
     guard,
     new_place,
     open_source,
@@ -73,7 +74,7 @@ def backup(place: Place, dest: Path) -> Label:
     from minitango import __version__
 
     if os.path.lexists(dest):
-        raise ConfigError(f"{dest} is there already", hint="name a new folder, or a new .tar", id="backup_exists")
+        raise _there_already(dest)
     with ExitStack() as undo:
         work = undo.enter_context(workplace(dest.parent))
         tree = work / "backup"
@@ -111,7 +112,10 @@ def backup(place: Place, dest: Path) -> Label:
         failpoint("backup.before_rename")
         if dest.suffix == ".tar":
             _pack(tree, work / "packed", label, copy.beside)
-            os.link(work / "packed", dest)
+            try:
+                give_name(work / "packed", dest)
+            except FileExistsError:
+                raise _there_already(dest) from None
         else:
             for digest in copy.beside:
                 kept.get(digest)
@@ -119,6 +123,10 @@ def backup(place: Place, dest: Path) -> Label:
             tree.rename(dest)
         sync(dest.parent)
     return label
+
+
+def _there_already(dest: Path) -> ConfigError:
+    return ConfigError(f"{dest} is there already", hint="name a new folder, or a new .tar", id="backup_exists")
 
 
 def restore(source: Path, place: Place) -> Moved:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import shutil
@@ -23,6 +24,8 @@ from minitango.store.portable import Books, JobDump
 
 _BATCH: Final = 100
 """Jobs whose blobs are carried before they are."""
+_NO_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS})
+"""What a file system says that knows no hard links."""
 NOTES: Final = ("engine.json", "tried.json")
 """What an engine notes in a state directory, and a backup keeps."""
 
@@ -208,10 +211,23 @@ def put_in_place(made: Path, file: Path) -> None:
     sync_file(made)
     failpoint("moving.before_link")
     try:
-        os.link(made, file)
+        give_name(made, file)
     except FileExistsError:
         raise there_already(file) from None
     sync(file.parent)
+
+
+def give_name(made: Path, name: Path) -> None:
+    """Have a file, which is whole, under this name, too, or only under this one; never over another: FileExistsError.
+    Where the file system knows no hard links (FAT, SMB), what came there in the same moment may be replaced."""
+    try:
+        os.link(made, name)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        if os.path.lexists(name):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(name)) from error
+        made.rename(name)
 
 
 def there_already(file: Path) -> ConfigError:

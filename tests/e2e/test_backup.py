@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -457,6 +458,55 @@ def test_a_job_that_is_forgotten_while_it_is_copied(tmp_path: Path, monkeypatch:
     assert (sum(label.jobs.values()), label.blobs) == (1, 1)
     assert files(tmp_path / "kept") == {"queue.db", "backup.json", f"blobs/{digests[1][:2]}/{digests[1]}"}
     store.close()
+
+
+@pytest.mark.parametrize("code", ["EPERM", "EOPNOTSUPP", "EMLINK", "ENOSYS"])
+def test_where_there_are_no_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+    """As on FAT, exFAT and many shares: a .tar is made all the same, and a queue of it, and nothing is replaced."""
+    from minitango.backup import backup, restore
+    from minitango.errors import ConfigError
+    from minitango.failpoint import failpoint
+    from minitango.job import JobSpec
+    from minitango.moving import Place
+    from minitango.store import open_blobs, open_store
+
+    def refuses(made: Path, name: Path) -> None:
+        raise OSError(getattr(errno, code), "refused", str(made), None, str(name))
+
+    monkeypatch.setattr(os, "link", refuses)
+    place, kept, new = Place.of(str(tmp_path / "state")), tmp_path / "kept.tar", Place.of(str(tmp_path / "new"))
+    with contextlib.closing(open_store(place.url)) as store:
+        digest = open_blobs(store, place.folder).put(b"x")
+        store.submit([JobSpec("hw", "ada", digest, digest)])
+    backup(place, kept)
+    assert (kept.stat().st_mode & 0o777, kept.stat().st_nlink) == (0o600, 1)
+    restore(kept, new)
+    assert {"kept.tar", "new", "state"} == set(os.listdir(tmp_path))
+    assert files(new.folder) == {"queue.db", "engine.lock"}
+
+    def meanwhile(name: str) -> None:
+        failpoint(name)
+        if name == "backup.before_rename":
+            (tmp_path / "another.tar").write_text("written meanwhile")
+
+    monkeypatch.setattr("minitango.backup.failpoint", meanwhile)
+    with pytest.raises(ConfigError) as caught:
+        backup(place, tmp_path / "another.tar")
+    assert caught.value.id == "backup_exists"
+    assert (tmp_path / "another.tar").read_text() == "written meanwhile"
+
+
+def test_a_disk_that_fails_is_not_one_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from minitango.moving import give_name
+
+    def fails(made: Path, name: Path) -> None:
+        raise OSError(errno.EIO, "the disk")
+
+    monkeypatch.setattr(os, "link", fails)
+    (tmp_path / "made").touch()
+    with pytest.raises(OSError, match="the disk"):
+        give_name(tmp_path / "made", tmp_path / "name")
+    assert os.listdir(tmp_path) == ["made"]
 
 
 @pytest.mark.parametrize("where", ["file", "row"])
