@@ -28,7 +28,7 @@ from minitango.errors import ConfigError, StoreError
 from minitango.job import Fail, Failure, Finish, JobSpec, Outcome, Result, State, StepOutput
 from minitango.moving import Place
 from minitango.store import Node, Store, _redis_dump, open_blobs, open_store, settle_copy
-from minitango.store.portable import Books, JobDump
+from minitango.store.portable import Books, JobDump, posts_digest
 from minitango.store.redis import RedisStore
 from minitango.store.sqlite import SqliteStore
 from tests import redis_server
@@ -483,8 +483,12 @@ def test_a_key_whose_latest_job_came_after_the_dump_began(opened: Callable[[str]
     assert [dumped.holder for dumped in there.dump()] == [True] * 60
 
 
-def test_books_tell_of_each_change(kind: str, opened: Callable[[str], Store]) -> None:
+@pytest.mark.parametrize("piece", [1, 1000])
+def test_books_tell_of_each_change(
+    kind: str, piece: int, opened: Callable[[str], Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of what changes neither the last number nor the last end, too."""
+    monkeypatch.setattr(_redis_dump, "_PIECE", piece)
     store = opened(kind)
     done, runs, waits = [made.id for made in store.submit([spec(n, callback="https://x.example/") for n in "abc"])]
     leases = store.exchange(claim=2).leases
@@ -507,6 +511,32 @@ def test_books_tell_of_each_change(kind: str, opened: Callable[[str], Store]) ->
         assert after != before
         assert after == store.books()
         before = after
+
+
+def test_books_are_read_in_pieces(opened: Callable[[str], Store], monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many callbacks are pending: the server serves others between, and nobody is without an answer for it."""
+    redis_server.need_redis()
+    import redis
+
+    store, client = opened("redis"), redis_server.shared().client()
+    key = f"minitango:{{{store.queue}}}:"  # type: ignore[attr-defined]
+    due = {f"{n:010}": n / 7 for n in range(4500)}
+    client.zadd(key + "outbox", due)
+    client.sadd(key + "cancels", *due)
+    sizes: list[int] = []
+    read = redis.Connection.read_response
+
+    def spied(self: Any, *args: Any, **how: Any) -> Any:
+        reply = read(self, *args, **how)
+        if isinstance(reply, list):
+            sizes.extend(len(part) for part in (reply, *reply) if isinstance(part, list))
+        return reply
+
+    monkeypatch.setattr("redis.connection.AbstractConnection.read_response", spied)
+    books = store.books()
+    assert books.posts == posts_digest(due.items())
+    assert books.cancels == tuple(due)
+    assert 1000 <= max(sizes) < 3000
 
 
 def test_other_queues_of_a_file_are_named(kind: str, tmp_path: Path, opened: Callable[[str], Store]) -> None:

@@ -23,6 +23,8 @@ _OUT: Final = 20
 _IN: Final = 50
 _IN_BYTES: Final = 1 << 20
 """In one request: the server serves others between."""
+_PIECE: Final = 1000
+"""Of what the books tell of, in one reply."""
 _STAYS: Final = (b"meta", b"blobs", b"nodes", b"seen", b"drain")
 
 
@@ -30,24 +32,33 @@ class RedisDump(RedisHistory):
     """`Portable` over one queue of a server."""
 
     def books(self) -> Books:
-        def ask(pipe: Any) -> None:
+        # The numbers come first, and in pieces what may be many, as the server serves nobody while it writes a reply.
+        # A change meanwhile is in them, or missed as places shift, and then found in those that are read later.
+        def ask(client: Any) -> tuple[list[Any], set[bytes], dict[bytes, float]]:
+            pipe = client.pipeline(transaction=False)
             pipe.hmget(self._key("meta"), "seq", "ended_seq")
             pipe.smembers(self._key("drain"))
             pipe.zcard(self._key("jobs"))
-            pipe.smembers(self._key("cancels"))
-            pipe.zrange(self._key("outbox"), 0, -1, withscores=True)
+            numbers = pipe.execute()
+            cancels = set(client.sscan_iter(self._key("cancels"), count=_PIECE))
+            posts: dict[bytes, float] = {}
+            start = 0
+            while piece := client.zrange(self._key("outbox"), start, start + _PIECE - 1, withscores=True):
+                posts.update(piece)
+                start += _PIECE
+            return numbers, cancels, posts
 
-        (seq, ended), drained, jobs, cancels, posts = self._link.pipeline(ask)
+        ((seq, ended), drained, jobs), cancels, posts = self._link.call("read", ask)
         return Books(
             int(seq or 0), int(ended or 0), _sorted(drained), int(jobs), _sorted(cancels),
-            posts_digest((job.decode(), float(due)) for job, due in posts),
+            posts_digest((job.decode(), due) for job, due in posts.items()),
         )  # fmt: skip
 
     def others(self) -> tuple[str, ...]:
         return ()  # each queue on a server is a place
 
     def dump(self) -> Iterator[JobDump]:
-        top = self.books().seq
+        top = int(self._link.call("read", lambda client: client.hget(self._key("meta"), "seq")) or 0)
         low = "-inf"
         while page := self._page("jobs", low, str(top), newest_first=False):
             ids = iter([one for one, _ in page])
