@@ -49,7 +49,8 @@ LINGER: Final = 6.0
 REAP: Final = 2.0
 """Seconds between two looks for jobs of engines that are gone, where a queue is shared."""
 GIVE_UP: Final = 10.0
-"""Seconds for which a stopping pool goes on trying to record into a store that fails."""
+"""Seconds for which a stopping pool goes on trying to record into a store that fails: from when it was asked to stop,
+and those that ran had ended or had had their grace; however long the store failed before."""
 
 EventKind = Literal[
     "started",
@@ -147,6 +148,8 @@ class Pool:
         self._extend_at = 0.0
         self._reap_at = 0.0
         self._trouble_since: float | None = None
+        self._try_until = 0.0
+        """When a pool that stops gives a store up that fails, on the monotonic clock."""
 
     def start(self) -> None:
         """Start the producer and the consumers."""
@@ -184,12 +187,16 @@ class Pool:
     def request_stop(self, *, release: bool = False) -> None:
         """Claim nothing from now on; with `release`, put running jobs back soon. Does not wait; for any thread, and
         for signal handlers."""
+        if not self._stopping or (release and not self._releasing):
+            self._try_until = time.monotonic() + GIVE_UP
         self._stopping = True
         self._releasing = self._releasing or release
         self._bell.ring()
 
     def stop(self, grace: float, *, force: Callable[[], None] = lambda: None) -> None:
         """Stop, give running jobs `grace` seconds, put the others back uncharged, wait until all threads ended.
+
+        A store that fails meanwhile is tried for GIVE_UP seconds more; then the pool ends with its error.
 
         `force` ends whatever a job may be waiting for that was to be put back and still goes on: it may be called.
 
@@ -294,11 +301,11 @@ class Pool:
 
     def _look_after(self, now: float) -> None:
         """Pass on what others changed, keep the leases, and end what hangs."""
+        if self._releasing:  # before anything that a store may fail
+            self._release_all()
         if now >= self._look_at_place:
             self._look_after_place()
             self._look_at_place = now + SAFETY_POLL
-        if self._releasing:
-            self._release_all()
         self._member.look(self._work.busy, changed=self._changed, told=self._rests)
         self._work.look(now)
         if self._stopping or self._paused or self._member.resting:
@@ -469,11 +476,15 @@ class Pool:
         """The store failed: nothing of the round happened, every word is kept and said again."""
         if error.id in HOPELESS:
             raise error
+        have_grace = not self._releasing and len(self._work.running) > len(self._work.ended)
+        if self._trouble_since is None or have_grace:
+            self._try_until = time.monotonic() + GIVE_UP
         if self._trouble_since is None:
             self._trouble_since = now
         self._observer.trouble("producer", error)
-        lasting = now - self._trouble_since
-        if (error.id not in PASSING and lasting > PATIENCE) or (self._stopping and lasting > GIVE_UP):
+        if error.id not in PASSING and now - self._trouble_since > PATIENCE:
+            raise error
+        if self._stopping and time.monotonic() > self._try_until:
             raise error
 
     def _trouble_over(self) -> None:

@@ -799,6 +799,58 @@ def test_a_stop_gives_up_on_a_store_that_fails_for_ever(tmp_path: Path, monkeypa
         assert after.job(handle.id).result(PATIENCE).score == 2
 
 
+@pytest.mark.parametrize(("grace", "ends"), [(0.0, False), (1.3, False), (PATIENCE, True)])
+def test_a_stop_in_a_long_outage_gives_the_grace_and_tries_as_long_as_any(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, grace: float, ends: bool
+) -> None:
+    monkeypatch.setattr("minitango.pool.GIVE_UP", 1.0)
+    gate, long_is_over = Gate(), threading.Event()
+    away, back, tries = threading.Event(), threading.Event(), threading.Semaphore(0)
+
+    def inside(run: FakeRun) -> End:
+        if b"long" not in run.read("/job/answer.py"):
+            assert away.wait(PATIENCE)
+            return scoring(1)(run)
+        end = gate(run)
+        long_is_over.set()
+        return end
+
+    engine = open_engine(tmp_path, inside)
+    real = engine.store.exchange
+
+    def exchange(*args: Any, **more: Any) -> Any:
+        if away.is_set() and not back.is_set():
+            tries.release()
+            raise StoreError("it is away", id="store_unreachable")
+        return real(*args, **more)
+
+    def tried() -> None:
+        while tries.acquire(blocking=False):
+            pass
+        assert tries.acquire(timeout=PATIENCE), "it is not tried any more"
+
+    monkeypatch.setattr(engine.store, "exchange", exchange)
+    long, short = engine.submit(submission("long", b"long")), engine.submit(submission("short"))
+    gate.wait_entered()
+    away.set()
+    tried()
+    time.sleep(1.2)  # for longer than a stop tries
+    stop = threading.Thread(target=engine.stop, kwargs={"grace": grace})
+    stop.start()
+    if ends:
+        time.sleep(1.2)
+        gate.open.set()
+    assert long_is_over.wait(PATIENCE)
+    tried()
+    back.set()
+    stop.join(PATIENCE)
+    assert engine.error is None
+    with Engine.open(tmp_path, workers=0) as after:
+        assert after.job(short.id).job().state is State.DONE
+        assert after.job(long.id).job().state is (State.DONE if ends else State.QUEUED)
+        assert after.job(long.id).job().interruptions == 0
+
+
 # --- the disk -------------------------------------------------------------------------------------
 
 
