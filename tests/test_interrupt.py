@@ -18,6 +18,8 @@ import pytest
 from minitango import backup as backup_module
 from minitango import moving
 from minitango.cli import _main, grading, interrupts
+from minitango.cli.journal import Journal
+from minitango.engine import GRACE, Engine
 from minitango.errors import StoreError
 from minitango.store._redis_dump import RedisDump
 from minitango.store.sqlite import SqliteStore
@@ -55,6 +57,49 @@ def test_an_interrupt_that_falls_into_a_callback_of_python_ends_the_wait(
         with interrupts.terminated_like_ctrl_c():
             assert not interrupts.Interrupt.asked
         gate.open.set()
+
+
+# --- a store that fails meanwhile ------------------------------------------------------------------
+
+
+class Outage:
+    """Once it is on, the store of an engine that is stopped cannot be asked; notes the grace of each stop."""
+
+    def __init__(self, patched: pytest.MonkeyPatch) -> None:
+        self.on = False
+        self.graces: list[float] = []
+        stop = Engine.stop
+
+        def noted(engine: Engine, *, grace: float = GRACE) -> None:
+            self.graces.append(grace)
+            stop(engine, grace=grace)
+
+        patched.setattr(Engine, "stop", noted)
+        for name in ("counts", "list"):
+            patched.setattr(SqliteStore, name, self._failing(getattr(SqliteStore, name)))
+
+    def _failing(self, real: Any) -> Any:
+        def asked(store: SqliteStore, *arguments: Any, **more: Any) -> Any:
+            if self.on:
+                raise StoreError("it is away", hint="start it", id="store_unreachable")
+            return real(store, *arguments, **more)
+
+        return asked
+
+
+def test_a_worker_that_is_stopped_in_an_outage_gives_the_grace(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    outage, say = Outage(monkeypatch), Journal.say
+
+    def said(journal: Journal, id: str, *more: Any) -> None:
+        say(journal, id, *more)
+        if id == "ready":
+            outage.on = True
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(Journal, "say", said)
+    assert place.typed("worker", "--grace", "7") == 0, place.err
+    assert outage.graces[0] == 7
+    assert "stopping: running jobs get 7 s" in place.err
 
 
 # --- commands that are whole or not at all --------------------------------------------------------

@@ -17,7 +17,7 @@ from minitango.cli.progress import Images, Progress, describe
 from minitango.cli.settings import Settings
 from minitango.cli.streams import as_called, tell
 from minitango.engine import Engine
-from minitango.errors import EngineRunning, EngineStopped, JobNotFound
+from minitango.errors import EngineRunning, EngineStopped, JobNotFound, StoreError
 from minitango.events import Event
 from minitango.handle import JobHandle
 from minitango.job import Job, Result, State, Trust
@@ -171,13 +171,21 @@ class Batch:
         if not interrupted:
             self.engine.stop()
             return
-        if not self.joined and self.engine.store.counts()[State.RUNNING]:
+        if not self.joined and may_run(self.engine):
             others = "" if self._temporary else ", the others stay queued"
             tell(f"stopping: running jobs get a few seconds{others} (Ctrl-C again: at once)")
         try:
             self.engine.stop(grace=CTRL_C_GRACE)
         except KeyboardInterrupt:
             self.engine.stop(grace=0)
+
+
+def may_run(engine: Engine) -> bool:
+    """Whether a job is running. Where the store cannot be asked, one may be: what is only said must not fail a stop."""
+    try:
+        return engine.store.counts()[State.RUNNING] > 0
+    except StoreError:
+        return True
 
 
 def _as_it_ended(seen: show.Seen, handle: JobHandle) -> show.Seen:

@@ -13,7 +13,7 @@ import click
 
 from minitango.bell import HEARD
 from minitango.cli import show
-from minitango.cli.grading import tell_of_limits, warn_of_weak_limits
+from minitango.cli.grading import may_run, tell_of_limits, warn_of_weak_limits
 from minitango.cli.interrupts import INTERRUPTED
 from minitango.cli.journal import LEVELS, Journal, journal
 from minitango.cli.numbers import between
@@ -154,7 +154,7 @@ def _work(
             with suppress(queue.Empty):
                 ending.get(timeout=HEARD)  # not without end: see `HEARD`
                 break
-        if received and not quiet and engine.store.counts()[State.RUNNING]:
+        if received and not quiet and may_run(engine):
             said.say("stopping", "info", f"stopping: running jobs get {grace:g} s (a second signal: at once)")
         engine.stop(grace=grace)
         engine.wait()
