@@ -102,6 +102,24 @@ def test_a_worker_that_is_stopped_in_an_outage_gives_the_grace(place: Place, mon
     assert "stopping: running jobs get 7 s" in place.err
 
 
+@pytest.mark.parametrize("number", ENDING)
+def test_a_run_that_is_interrupted_in_an_outage_gives_the_grace_and_says_so(
+    place: Place, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    outage = Outage(monkeypatch)
+
+    def wait(batch: grading.Batch, *_: Any, **__: Any) -> Any:
+        outage.on = True
+        signal.raise_signal(number)
+
+    monkeypatch.setattr(grading.Batch, "wait", wait)
+    assert place.typed("run", "hw", "bob.txt", "--no-preflight") == 130, place.err
+    assert outage.graces[0] == grading.CTRL_C_GRACE
+    stopping, interrupted = place.err.splitlines()[-2:]
+    assert stopping.startswith("stopping: running jobs get a few seconds")
+    assert interrupted == ("interrupted: how many are graded cannot be told now (it is away); the same command goes on")
+
+
 # --- commands that are whole or not at all --------------------------------------------------------
 
 

@@ -26,7 +26,7 @@ from minitango.cli.settings import Settings, settled
 from minitango.cli.show import Seen
 from minitango.cli.stages import Graded, How, grade
 from minitango.cli.streams import out, program, tell
-from minitango.errors import GraderSuspected, NothingToGrade
+from minitango.errors import GraderSuspected, NothingToGrade, StoreError
 from minitango.job import State
 from minitango.store import Query
 from minitango.text import one_line, plural
@@ -144,9 +144,12 @@ def _how_far(settings: Settings, ids: Collection[str], total: int, *, fresh: boo
     """What an interrupted run comes to."""
     if not ids:
         return "interrupted: nothing was queued yet"
-    with settings.open(workers=0) as engine:
-        graded = sum(job.state is State.DONE for job in engine.jobs(Query(ids=tuple(ids))))
     again = "the same command without --fresh" if fresh else "the same command"
+    try:
+        with settings.open(workers=0) as engine:
+            graded = sum(job.state is State.DONE for job in engine.jobs(Query(ids=tuple(ids))))
+    except StoreError as error:
+        return f"interrupted: how many are graded cannot be told now ({error.message}); {again} goes on"
     return f"interrupted: {graded} of {plural(total, 'hand-in')} graded; {again} goes on"
 
 
