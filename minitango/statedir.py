@@ -88,12 +88,19 @@ def lock(state: Path) -> Callable[[], None]:
 
 def watch_over(state: Path) -> Callable[[], None]:
     """A call that raises StoreError `state_gone` once the directory is not the one any more whose lock we hold: it was
-    removed, moved, or another is in its place."""
+    removed, moved, or another is in its place. What cannot be known now is not taken for gone."""
     path = state / "engine.lock"
-    held = _identity(path)
+    try:
+        held = _identity(path)
+    except OSError as error:
+        raise StoreError(f"{path} cannot be looked at: {error.strerror}", hint=_ELSEWHERE, id="state") from error
 
     def look() -> None:
-        if _identity(path) != held:
+        try:
+            found = _identity(path)
+        except OSError:  # told by whoever reads or writes there
+            return
+        if found != held:
             raise StoreError(
                 f"the state directory {state} is gone: it was removed, moved or replaced while this engine used it",
                 hint="stop what removes it; then start again, which begins a new one",
@@ -104,7 +111,7 @@ def watch_over(state: Path) -> Callable[[], None]:
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """None: it is not there. What a disk says else is not known here."""
+    """None: it is not there. OSError where that cannot be known."""
     try:
         status = path.stat()
     except (FileNotFoundError, NotADirectoryError):

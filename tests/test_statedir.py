@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -9,12 +10,13 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
 
 from minitango import statedir
-from minitango.errors import EngineRunning, EngineStopped
+from minitango.errors import EngineRunning, EngineStopped, StoreError
 from tests import redis_server
 from tests.support import PATIENCE, Gate, open_engine, submission
 
@@ -133,3 +135,32 @@ def test_an_engine_whose_directory_went_says_so_and_stops(tmp_path: Path, kind: 
     assert "the engine stops: the state directory" in crashed
     assert "; next: " in crashed
     engine.stop(grace=0)
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES, errno.ESTALE, errno.ELOOP])
+def test_a_directory_that_cannot_be_looked_at_for_a_while_is_not_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    state, real, failing = tmp_path / "state", Path.stat, False
+
+    def stat(path: Path, **more: Any) -> os.stat_result:
+        if failing and path.name == "engine.lock":
+            raise OSError(number, os.strerror(number), str(path))
+        return real(path, **more)
+
+    monkeypatch.setattr(Path, "stat", stat)
+    statedir.make(state)
+    release = statedir.lock(state)
+    look = statedir.watch_over(state)
+    failing = True
+    look()
+    with pytest.raises(StoreError, match=r"engine\.lock cannot be looked at") as caught:
+        statedir.watch_over(state)
+    assert (caught.value.id, caught.value.hint) == ("state", "choose another --state DIR")
+    failing = False
+    look()
+    release()
+    shutil.rmtree(state)
+    with pytest.raises(StoreError) as caught:
+        look()
+    assert caught.value.id == "state_gone"
