@@ -22,6 +22,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -808,6 +809,39 @@ def test_a_full_disk_under_the_records_charges_nobody(
     assert caught.value.hint.startswith("make room in ")
     assert held(sandbox) == before
     assert run(sandbox, "true") == (0, b"")
+
+
+@pytest.mark.parametrize("when", ["before", "while its files are laid out", "while it starts", "before a file is put"])
+def test_a_state_that_is_removed_charges_nobody(
+    tmp_path: Path, sandbox: BubblewrapSandbox, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    setting, boxes = sandbox._set_up(), tmp_path / "state/boxes"
+
+    def remove(*_: Any, **__: Any) -> Any:
+        shutil.rmtree(tmp_path / "state")
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+    def hiccup(*words: Any, **more: Any) -> Any:
+        shutil.rmtree(tmp_path / "state")
+        return subprocess.Popen(["false"], stdin=more["stdin"], stdout=more["output"], stderr=more["output"])
+
+    with pytest.raises(SandboxUnavailable, match="a box cannot be recorded in") as caught:  # noqa: PT012
+        if when == "before":
+            shutil.rmtree(tmp_path / "state")
+        elif when == "before a file is put":
+            monkeypatch.setattr(setting, "_place", None)  # as where the files of read-only mounts are kept in the state
+            box = sandbox.open(SPEC)
+            monkeypatch.setattr(box_module, "write_tree", remove)
+            box.put("/given", [File("a", b"a")])
+        elif when == "while it starts":
+            monkeypatch.setattr(setting, "start", hiccup)
+        else:
+            monkeypatch.setattr(setting, "staging", remove)
+        sandbox.open(SPEC)
+    assert caught.value.id == "sandbox_unavailable"
+    assert str(boxes) in caught.value.hint
+    uids = setting.uids
+    assert uids is None or len(uids._free) + (when == "before a file is put") == len(uids._held)
 
 
 def test_half_a_record_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -220,7 +220,7 @@ class BubblewrapBox:
         except OSError as error:
             failed = SandboxFailed(f"a file could not be put into {mount}: {error.strerror}", id="sandbox_put")
             limits = self._spec.limits
-            full = too_small(error, place, limits) if place.writable else self._setting.staging_full(error)
+            full = too_small(error, place, limits) if place.writable else self._setting.no_staging(error)
             raise full or failed from error
 
     def run(

@@ -152,7 +152,7 @@ class Setting:
             return self._helper
 
     def ticket(self, token: str) -> Ticket:
-        """A name, a uid and a record for a new box."""
+        """A name, a uid and a record for a new box. SandboxUnavailable where it cannot be recorded."""
         uid = self.uids.take() if self.uids is not None else None
         name = self.registry.new_name()
         try:
@@ -160,16 +160,26 @@ class Setting:
         except OSError as error:
             if uid is not None and self.uids is not None:
                 self.uids.give_back(uid)
-            failed = SandboxFailed(f"a box cannot be recorded: {error.strerror}")
-            raise self.disk_full(error) or failed from error
+            raise self.disk_full(error) or self._unrecorded(error) from error
 
     def disk_full(self, error: OSError) -> SandboxUnavailable | None:
         """What to raise if this error says that there is no room for records on this machine; otherwise None."""
         return disk_full(error, str(self.registry.home.parent))
 
-    def staging_full(self, error: OSError) -> SandboxUnavailable | None:
+    def no_place(self, error: OSError) -> SandboxUnavailable | None:
+        """The same, or if the directory of the records was removed."""
+        gone = not (self.registry.home.exists() and os.fstat(self._staging).st_nlink)
+        return self.disk_full(error) or (self._unrecorded(error) if gone else None)
+
+    def no_staging(self, error: OSError) -> SandboxUnavailable | None:
         """The same for files behind read-only mounts."""
-        return disk_full(error, None) if self._place is not None else self.disk_full(error)
+        return disk_full(error, None) if self._place is not None else self.no_place(error)
+
+    def _unrecorded(self, error: OSError) -> SandboxUnavailable:
+        home = self.registry.home.parent
+        return SandboxUnavailable(
+            f"a box cannot be recorded in {home}: {error.strerror}", hint=f"see to {home}: it must be there to write to"
+        )
 
     def staging(self, ticket: Ticket, number: int) -> tuple[int, str]:
         """A new directory to be bound into a box: a descriptor to write through, and its path for bwrap."""

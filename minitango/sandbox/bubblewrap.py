@@ -120,7 +120,7 @@ class BubblewrapSandbox(OnePlace):
             box = BubblewrapBox(setting, ticket, spec, self._forget)
         except OSError as error:
             failed = SandboxFailed(f"a box could not be started: {error}", id="sandbox_start")
-            raise setting.disk_full(error) or failed from error
+            raise setting.no_place(error) or failed from error
         try:
             self._remember(box)
             if spec.bundle is not None:
