@@ -5,12 +5,13 @@ What is pending is the store's to know: a sender that dies loses nothing, and se
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 import ssl
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final, Protocol
 
 from minitango import callback_url, callbacks
@@ -187,25 +188,34 @@ class Sender:
         except RuntimeError as error:  # the machine has no more threads
             self._over_with(call, host, rests)
             log.warning("a callback of job %s waits: %s", errand.job, error)
-            self._store.callback_failed(errand, str(error), again_in=_NO_THREAD, counts=False)
+            with self._recording(errand):
+                self._store.callback_failed(errand, str(error), again_in=_NO_THREAD, counts=False)
 
     # --- the threads of deliveries ----------------------------------------------------------------
 
     def _deliver(self, errand: Errand, call: Call, host: _Host, rests: bool) -> None:
         try:
-            if rests:
-                self._put_back(errand, host)
-            else:
-                self._try(errand, call, host)
-        except JobNotFound:
-            pass  # it was pruned meanwhile
-        except StoreError as error:
-            log.warning("a callback of job %s was not recorded, and will be sent again: %s", errand.job, error)
+            with self._recording(errand):
+                if rests:
+                    self._put_back(errand, host)
+                else:
+                    self._try(errand, call, host)
         except Exception:
             log.exception("a delivery for job %s failed", errand.job)
         finally:
             self._over_with(call, host, rests)
             self._bell.ring()
+
+    @staticmethod
+    @contextlib.contextmanager
+    def _recording(errand: Errand) -> Iterator[None]:
+        """What the store does not take is said, and costs no other: that callback is due again once its lease ends."""
+        try:
+            yield
+        except JobNotFound:
+            pass  # it was pruned meanwhile
+        except StoreError as error:
+            log.warning("a callback of job %s was not recorded, and will be sent again: %s", errand.job, error)
 
     def _over_with(self, call: Call, host: _Host, rests: bool) -> None:
         with self._lock:

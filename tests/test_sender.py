@@ -16,7 +16,7 @@ import pytest
 
 from minitango import Callbacks, ConfigError, Delivery, Event, sender
 from minitango.callbacks import Call, Verdict
-from minitango.errors import StoreError
+from minitango.errors import JobNotFound, MinitangoError, StoreError
 from minitango.job import Finish, Job, JobSpec, Outcome, Result, State
 from minitango.retry import DELIVER_FOR, MIN_DELIVERIES, MOST_DELIVERY_BACKOFF, MOST_DELIVERY_WAIT, after_delivery
 from minitango.sender import Sender
@@ -311,6 +311,28 @@ def test_a_delivery_for_which_there_is_no_thread_takes_no_other_ones_place(
         eventually(lambda: len(receiver.requests) == sender.AT_ONCE)
         bench.pass_time(2)
         eventually(lambda: all(bench.delivery(job_id) is Delivery.DELIVERED for job_id in ids))
+
+
+@pytest.mark.parametrize("error", [StoreError("it is away", id="store_unreachable"), JobNotFound("it was pruned")])
+def test_a_delivery_for_which_there_is_neither_thread_nor_store_keeps_no_other_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: MinitangoError
+) -> None:
+    bench = Bench(tmp_path)
+    refuse_threads(monkeypatch, "minitango callback")
+
+    def failing(*_: Any, **__: Any) -> Any:
+        raise error
+
+    with receiving() as receiver, monkeypatch.context() as patch:
+        patch.setattr(bench.store, "callback_failed", failing)
+        first, *others = [bench.job(receiver.url(), f"s{n}") for n in range(3)]
+        bench.sender.start()
+        eventually(lambda: all(bench.delivery(job_id) is Delivery.DELIVERED for job_id in others))
+        assert bench.delivery(first) is Delivery.PENDING
+        bench.pass_time(sender.LEASE)
+        eventually(lambda: bench.delivery(first) is Delivery.DELIVERED)
+    assert ("was not recorded" in caplog.text) is isinstance(error, StoreError)
+    bench.close()
 
 
 def test_a_word_that_the_store_did_not_take_is_said_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
