@@ -41,6 +41,8 @@ LAST_ROUND: Final = 10.0
 APART: Final = 0.25
 """Seconds between two callbacks that are put back for a host which is left alone: however many wait, the store is asked
 for few of them at a time, and a host that is there again is not run over."""
+MOST_HOSTS: Final = 1000
+"""Receivers of which it is known how they fare: the latest. One that was forgotten is met like a new one."""
 _ALMOST: Final = 0.05
 """Seconds until another look where our clock is a little before the store's, or another sender was faster."""
 _LOOK: Final = 0.1
@@ -173,7 +175,7 @@ class Sender:
 
     def _begin(self, errand: Errand) -> None:
         call = Call()
-        host = self._hosts.setdefault(_host(errand.url), _Host())
+        host = self._known(_host(errand.url))
         with self._lock:
             rests = host.breaker.allowed(self._clock(), host.trying) == 0
             if not rests:
@@ -190,6 +192,15 @@ class Sender:
             log.warning("a callback of job %s waits: %s", errand.job, error)
             with self._recording(errand):
                 self._store.callback_failed(errand, str(error), again_in=_NO_THREAD, counts=False)
+
+    def _known(self, name: str) -> _Host:
+        """What is known of this receiver, which is the latest now. Those that are being tried are not forgotten."""
+        host = self._hosts.pop(name, None) or _Host()
+        if len(self._hosts) >= MOST_HOSTS:
+            with self._lock:
+                del self._hosts[next(each for each, known in self._hosts.items() if not known.trying)]
+        self._hosts[name] = host
+        return host
 
     # --- the threads of deliveries ----------------------------------------------------------------
 

@@ -262,6 +262,36 @@ def test_many_callbacks_for_a_dead_host_leave_the_store_in_peace(tmp_path: Path)
     bench.close()
 
 
+def test_receivers_without_number_are_not_all_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But for those that are being tried, and for the latest."""
+    monkeypatch.setattr(sender, "MOST_HOSTS", 5)
+    let_go, hung, dead = threading.Event(), threading.Event(), 0
+
+    def post(call: Call, errand: Errand, data: bytes) -> Verdict:
+        nonlocal dead
+        if "hangs" in errand.url:
+            hung.set()
+            assert let_go.wait(PATIENCE)
+        dead += "dead" in errand.url
+        return Verdict("nobody is there", unreachable=True) if "dead" in errand.url else Verdict()
+
+    bench = Bench(tmp_path, post)
+    slow = bench.job("https://hangs.example/x", "slow")
+    bench.sender.start()
+    assert hung.wait(PATIENCE)
+    for n in range(10):
+        gone, good = bench.job("https://dead.example/x", f"d{n}"), bench.job(f"https://lms{n}.example/x", f"g{n}")
+        eventually(lambda: bench.delivery(good) is Delivery.DELIVERED)  # noqa: B023
+        eventually(lambda: bench.store.callback(gone).error != "")  # type: ignore[union-attr]  # noqa: B023
+    assert dead == 3, "it is left alone, and known to be, though others came since"
+    hosts = set(bench.sender._hosts)
+    assert len(hosts) == 5
+    assert {"https://hangs.example", "https://dead.example", "https://lms9.example"} <= hosts
+    let_go.set()
+    eventually(lambda: bench.delivery(slow) is Delivery.DELIVERED)
+    bench.close()
+
+
 def test_few_are_under_way_at_once_and_all_come(bench: Bench) -> None:
     lock, most, now = threading.Lock(), [0], [0]
 
