@@ -38,6 +38,14 @@ def test_one_outage_is_told_once_whoever_meets_it() -> None:
     assert told[2:] == [("resumed", "the store works again")]
     troubles.meet("watch", FULL)
     assert len(told) == 4, "another outage"
+    troubles.over("watch")
+    troubles.meet("producer", AWAY)
+    troubles.meet("producer", FULL)
+    assert told[4:] == [
+        ("resumed", "the store works again"),
+        ("store_trouble", "it is away; next: start it"),
+        ("store_trouble", "it is full; next: make room"),
+    ], "what was told in an outage before is told in this one"
 
 
 def test_a_server_that_goes_and_comes_back(tmp_path: Path) -> None:
