@@ -383,6 +383,28 @@ def test_only_what_sandboxes_do_rests_them(
 
 
 @pytest.mark.usefixtures("quick_retries")
+@pytest.mark.usefixtures("quick_retries")
+def test_a_failure_counts_once_however_often_the_store_fails_its_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    with open_engine(
+        tmp_path, scoring(1), sandbox=Scripted(SandboxFailed("once")), on_event=lambda event: told.append(event.kind)
+    ) as engine:
+        failures, real = [StoreError("it is away", id="store_unreachable")] * 3, engine.store.exchange
+
+        def exchange(acks: Any = (), **more: Any) -> Any:
+            if acks and failures:
+                raise failures.pop()
+            return real(acks, **more)
+
+        monkeypatch.setattr(engine.store, "exchange", exchange)
+        assert engine.submit(submission()).result(PATIENCE).score == 1
+        assert not failures
+    assert "retried" in told
+    assert "paused" not in told, "it failed once, not three times in a row"
+
+
 def test_two_failures_of_a_sandbox_are_no_reason_to_rest(tmp_path: Path) -> None:
     assert "paused" not in broken_by(Scripted(*(SandboxFailed("broke") for _ in range(2))), tmp_path)
 
@@ -797,6 +819,31 @@ def test_a_stop_gives_up_on_a_store_that_fails_for_ever(tmp_path: Path, monkeypa
     assert caught.value.__cause__ is engine.error
     with open_engine(tmp_path, scoring(2)) as after:  # and nothing is lost
         assert after.job(handle.id).result(PATIENCE).score == 2
+
+
+def test_what_is_claimed_while_a_stop_is_asked_for_is_put_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sandbox = FakeSandbox(scoring(1))
+    engine = open_engine(tmp_path, scoring(1), sandbox=sandbox, paused=True)
+    handles = engine.submit_many([submission(f"s{n}") for n in range(2)])
+    engine.preflight(assignment())
+    opened, real = sandbox.opened, engine.store.exchange
+
+    def exchange(*args: Any, **more: Any) -> Any:
+        out = real(*args, **more)
+        if out.leases:
+            engine.request_stop()
+        return out
+
+    monkeypatch.setattr(engine.store, "exchange", exchange)
+    engine.resume()
+    in_time(engine.wait)
+    engine.stop()
+    assert sandbox.opened == opened, "nothing is begun once a stop was asked for"
+    with Engine.open(tmp_path, workers=0) as after:
+        for handle in handles:
+            (attempt,) = after.store.attempts(handle.id)
+            assert attempt.ended_by == "release"
+            assert after.job(handle.id).job().state is State.QUEUED
 
 
 @pytest.mark.parametrize(("grace", "ends"), [(0.0, False), (1.3, False), (PATIENCE, True)])
