@@ -52,9 +52,9 @@ class Place(Struct, frozen=True):
 
     @property
     def flags(self) -> str:
-        """What names it on a command line."""
+        """What names it on a command line, whatever queue a variable or a file names."""
         beside = self.file is not None and self.file == self.folder / "queue.db"
-        return f" --state {shlex.quote(str(self.folder))}" if beside else f" --store {shlex.quote(shown(self.url))}"
+        return f" --store {shlex.quote(str(self.folder) if beside else shown(self.url))}"
 
     def __str__(self) -> str:
         """For people: its file, or its URL without a password."""

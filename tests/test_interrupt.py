@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import signal
 import sys
 import types
@@ -234,8 +236,19 @@ def test_one_that_is_interrupted_when_the_queue_is_there_says_so(place: Place) -
     place.when(backup_module, "put_in_place", after=True)
     assert place.typed("restore", "kept", "--state", "new") == 130
     new = place.folder / "new"
-    assert place.err == f"interrupted: {new}/queue.db is whole all the same; next: minitango jobs --state {new}\n"
+    assert place.err == f"interrupted: {new}/queue.db is whole all the same; next: minitango jobs --store {new}\n"
     assert place.students("--state", "new") == ["ada"]
+
+
+@pytest.mark.parametrize("words", [("restore", "kept", "--store", "new"), ("migrate", ".minitango", "new")])
+def test_the_next_command_reaches_what_was_made_whatever_a_variable_names(
+    place: Place, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    assert place.typed("backup", "kept") == 0
+    monkeypatch.setenv("MINITANGO_STORE", "redis://127.0.0.1:1/0")
+    assert place.typed(*words) == 0, place.err
+    (typed,) = re.findall(r"next: minitango (jobs .*?);", place.err)
+    assert place.students(*shlex.split(typed)[1:]) == ["ada"]
 
 
 def test_an_interrupted_migration_leaves_nothing(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,7 +80,7 @@ def test_beside_a_running_engine(cli: CommandLine, hw: Path, handins: Path, dest
     restored = cli("restore", dest)
     assert restored.code == 0, restored
     assert restored.out.startswith("4 jobs and ")
-    assert f"minitango worker --state {cli.folder}/.minitango" in restored.err
+    assert f"minitango worker --store {cli.folder}/.minitango" in restored.err
     assert (cli.folder / ".minitango").stat().st_mode & 0o777 == 0o700
     after = jobs(cli)
     assert states(after) == ["done", "done", "queued", "queued"], "nobody runs it here"
