@@ -54,7 +54,8 @@ class Place(Struct, frozen=True):
     def flags(self) -> str:
         """What names it on a command line, whatever queue a variable or a file names."""
         beside = self.file is not None and self.file == self.folder / "queue.db"
-        return f" --store {shlex.quote(str(self.folder) if beside else shown(self.url))}"
+        shared = "" if self.blobs is None else f" --blobs {shlex.quote(str(self.blobs))}"
+        return f" --store {shlex.quote(str(self.folder) if beside else shown(self.url))}{shared}"
 
     def __str__(self) -> str:
         """For people: its file, or its URL without a password."""

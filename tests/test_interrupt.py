@@ -251,6 +251,13 @@ def test_the_next_command_reaches_what_was_made_whatever_a_variable_names(
     assert place.students(*shlex.split(typed)[1:]) == ["ada"]
 
 
+def test_the_next_command_names_the_folder_with_the_files(place: Place) -> None:
+    assert place.typed("backup", "kept") == 0
+    assert place.typed("restore", "kept", "--store", "new", "--blobs", "our files") == 0, place.err
+    where = f"--store {place.folder}/new --blobs '{place.folder}/our files'"
+    assert place.err == f"next: minitango jobs {where}; then minitango worker {where}\n"
+
+
 def test_an_interrupted_migration_leaves_nothing(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     redis_server.need_redis()
     server = redis_server.Server()
