@@ -87,7 +87,7 @@ def submit(
         with settings.open(workers=0) as engine:
             tell_namesake(engine, loaded, assignment)
             for text in engine.store.remarks:
-                tell(f"warning: {text}")
+                tell(as_called(f"warning: {text}"))
             begun.append((loaded.name, engine.store.now()))
             handles = engine.submit_many(submissions, fresh=fresh)
             jobs = [show.see(engine.store, handle.job()) for handle in handles]

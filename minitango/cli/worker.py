@@ -20,7 +20,7 @@ from minitango.cli.numbers import between
 from minitango.cli.options import callback_options, grading_options, state_options
 from minitango.cli.progress import Images, describe, summary
 from minitango.cli.settings import Settings, settled
-from minitango.cli.streams import drop_lost_terminal
+from minitango.cli.streams import as_called, drop_lost_terminal
 from minitango.cli.watching import Watch
 from minitango.engine import GRACE, Engine
 from minitango.errors import ConfigError, MinitangoError, StoreFull
@@ -147,7 +147,7 @@ def _work(
             where = f"as node {engine.node} of {shown(settings.store)} " if engine.store.shared else ""
             said.say("ready", "info", f"grading in {engine.state} {where}with {engine.sandbox.name}; {waiting} queued")
             for text in engine.store.remarks:
-                said.say("store", "warning", text)
+                said.say("store", "warning", as_called(text))
             if served:
                 said.say("metrics", "info", f"metrics at {served}")
         while True:

@@ -317,6 +317,18 @@ def test_a_worker_starts_though_its_server_is_full(
     assert worker.wait() == 0
 
 
+def test_room_is_to_be_made_in_the_queue_that_was_typed(cli: CommandLine, server: Server, hw: Path) -> None:
+    url, env = server.url("cs101", tcp=True), {"MINITANGO_SANDBOX": "bubblewrap"}
+    server.client().config_set("maxmemory", 1 << 20)
+    prune = f"make room in this queue: minitango prune --store '{url}' --older-than 30d"
+    submitted = cli("submit", hw, handins(cli, "ok"), "--store", url, env=env)
+    assert (prune in submitted.err, submitted.code) == (True, 3), submitted
+    worker = cli.start("worker", "--store", url, "--state", "node", env=env)
+    said = cli.folder / f"err{cli._started.index(worker)}"
+    eventually(lambda: "warning: the memory" in said.read_text(), "it is not told of")
+    assert prune.replace(" --older-than", " --state node --older-than") in said.read_text()
+
+
 def test_a_worker_that_cannot_be_noted_says_so_and_waits(cli: CommandLine, tmp_path: Path) -> None:
     """The server takes no writes at all, as it cannot save them."""
     redis_server.need_redis()
