@@ -381,6 +381,11 @@ class Engine:
         """Whether the engine is paused and nothing runs any more: handles of what ran have their results."""
         return self._pool is not None and self._pool.resting
 
+    @property
+    def busy(self) -> bool:
+        """Whether anything runs here whose end is not recorded yet. Asks nobody."""
+        return self._pool is not None and self._pool.busy
+
     # --- stopping -----------------------------------------------------------------------------
 
     def request_stop(self, *, release: bool = False) -> None:
@@ -524,5 +529,7 @@ class Engine:
 
 
 def _quietly(leave: Callable[[], object]) -> None:
-    with contextlib.suppress(StoreError):  # what it would have told is told by our silence, later
+    try:
         leave()
+    except StoreError as error:  # what it would have told is told by our silence, later
+        log.warning("this node could not sign off, and is taken for lost in a while: %s", error)

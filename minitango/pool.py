@@ -184,6 +184,11 @@ class Pool:
         """Whether it is paused, and the last word of all that ran was recorded and told."""
         return self._paused and self._resting
 
+    @property
+    def busy(self) -> bool:
+        """Whether there is an attempt whose end was not recorded."""
+        return bool(self._work.running)
+
     def request_stop(self, *, release: bool = False) -> None:
         """Claim nothing from now on; with `release`, put running jobs back soon. Does not wait; for any thread, and
         for signal handlers."""
@@ -277,7 +282,11 @@ class Pool:
                 self._resting = paused and not self._work.running
             except StoreError as error:
                 self._trouble(now, error)
-            if self._stopping and not self._work.running and not (self._store.unheard or self._untold):
+            if (
+                self._stopping
+                and not self._work.running
+                and (not (self._store.unheard or self._untold) or self._gives_up())
+            ):
                 break
         self._work.dismiss()
 
@@ -484,8 +493,13 @@ class Pool:
         self._observer.trouble("producer", error)
         if error.id not in PASSING and now - self._trouble_since > PATIENCE:
             raise error
-        if self._stopping and time.monotonic() > self._try_until:
+        if self.busy and self._gives_up():
             raise error
+
+    def _gives_up(self) -> bool:
+        """Whether it is to stop, and the store has failed for too long since then. What it did and did not tell (a claim,
+        say) is found out from our silence; only where we have a word for it, something is lost by that."""
+        return self._stopping and self._trouble_since is not None and time.monotonic() > self._try_until
 
     def _trouble_over(self) -> None:
         if self._trouble_since is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import signal
 import time
@@ -13,7 +14,8 @@ import click
 
 from minitango.bell import HEARD
 from minitango.cli import show
-from minitango.cli.grading import may_run, tell_of_limits, warn_of_weak_limits
+from minitango.cli.grading import tell_of_limits, warn_of_weak_limits
+from minitango.cli.hurrying import hurry
 from minitango.cli.interrupts import INTERRUPTED
 from minitango.cli.journal import LEVELS, Journal, journal
 from minitango.cli.numbers import between
@@ -90,6 +92,7 @@ def _work(
 ) -> int:
     received: list[int] = []
     ending: queue.SimpleQueue[None] = queue.SimpleQueue()  # unlike an Event, safe in signal handlers
+    again: queue.SimpleQueue[None] = queue.SimpleQueue()
     opened: list[Engine] = []
     images = Images(quiet=quiet)
     watch = Watch(settings)
@@ -121,6 +124,13 @@ def _work(
             received.append(number)
             engine.request_stop(release=len(received) > 1)
             ending.put(None)
+            if len(received) > 1:
+                again.put(None)
+
+        def leave() -> None:
+            text = "the queue does not answer, and this node leaves all the same: it is taken for lost in a while"
+            said.say("stopping", "warning", f"{text}, and what it graded goes back to the queue then")
+            os._exit(INTERRUPTED)  # what runs in sandboxes ends with us
 
         heeded = [
             number
@@ -154,8 +164,11 @@ def _work(
             with suppress(queue.Empty):
                 ending.get(timeout=HEARD)  # not without end: see `HEARD`
                 break
-        if received and not quiet and may_run(engine):
-            said.say("stopping", "info", f"stopping: running jobs get {grace:g} s (a second signal: at once)")
+        if received:
+            hurry(engine.store, again, leave)
+            if not quiet:
+                what = f"running jobs get {grace:g} s" if engine.busy else "this node signs off"
+                said.say("stopping", "info", f"stopping: {what} (a second signal: at once)")
         engine.stop(grace=grace)
         engine.wait()
     return INTERRUPTED if signal.SIGINT in received else 0

@@ -360,6 +360,44 @@ def said(cli: CommandLine, number: int) -> str:
     return (cli.folder / f"err{number}").read_text()
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_worker_is_stopped_though_its_server_hangs(
+    cli: CommandLine, shared: dict[str, str], server: Server, number: signal.Signals
+) -> None:
+    """It says at once that it stops, and a node that cannot sign off is no error."""
+    worker = start(cli, shared, "one")
+    server.freeze()
+    try:
+        worker.send_signal(number)
+        begun = time.monotonic()
+        eventually(lambda: "stopping: this node signs off (a second signal: at once)" in said(cli, 0), "not a word")
+        assert time.monotonic() - begun < 1.5
+        assert cli.answer(worker).code == (130 if number == signal.SIGINT else 0), said(cli, 0)
+    finally:
+        server.thaw()
+    assert "error[" not in said(cli, 0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_ends_a_worker_whose_server_hangs(
+    cli: CommandLine, shared: dict[str, str], server: Server, hw: Path, number: signal.Signals
+) -> None:
+    cli("submit", hw, handins(cli, "wait 600"), env=shared)
+    worker = start(cli, shared, "one")
+    eventually(lambda: nodes(cli, shared)["one"]["running"] == 1, "it is not taken up")
+    server.freeze()
+    try:
+        worker.send_signal(number)
+        eventually(lambda: "stopping: running jobs get 30 s" in said(cli, 0), "not a word")
+        worker.send_signal(number)
+        begun = time.monotonic()
+        assert cli.answer(worker).code == 130, said(cli, 0)
+        assert time.monotonic() - begun < 1.5
+    finally:
+        server.thaw()
+    assert "this node leaves all the same" in said(cli, 0)
+
+
 def test_looking_at_a_queue_on_a_server_makes_no_folder(cli: CommandLine, shared: dict[str, str], hw: Path) -> None:
     folder = handins(cli, "ok")
     here = cli.folder / "here"
