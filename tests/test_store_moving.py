@@ -265,7 +265,9 @@ def test_one_that_dies_leaves_a_queue_that_nobody_may_use(
     with pytest.raises(StoreError) as caught:
         open_store(redis_server.shared().url(), queue=there.queue)  # type: ignore[attr-defined]
     assert caught.value.id == "store_filling"
-    assert "minitango migrate" in caught.value.hint
+    assert repr(there.queue) in caught.value.message  # type: ignore[attr-defined]
+    assert "minitango restore SRC" in caught.value.hint
+    assert "minitango migrate FROM" in caught.value.hint
     there.load(here.dump(), here.books)
     assert whole(there) == whole(here)
     assert there.submit([spec("x")])[0].created
@@ -629,6 +631,33 @@ def test_one_who_was_replaced_while_he_cleared_clears_no_more(
     assert second.counts()[State.QUEUED] == 150
     first.close()
     second.close()
+
+
+def test_a_queue_that_was_half_filled_can_be_given_up(
+    opened: Callable[[str], Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By somebody who has not what it was to be filled from, and nothing else on the server is touched."""
+    redis_server.need_redis()
+    here, server = lived(opened("sqlite")), redis_server.shared()
+    there, other = opened("redis"), opened("redis")
+    (kept,) = other.submit([spec("ada")])
+
+    def interrupted() -> Iterator[JobDump]:
+        yield from itertools.islice(here.dump(), 3)
+        raise InterruptedError
+
+    with monkeypatch.context() as patched:
+        dying(there, patched)
+        with pytest.raises(InterruptedError):
+            there.load(interrupted(), here.books)
+    with pytest.raises(StoreError) as caught:
+        open_store(server.url(tcp=True), queue=there.queue)  # type: ignore[attr-defined]
+    typed = caught.value.hint.partition("give it up (all that is in this queue goes): ")[2]
+    subprocess.run(["sh", "-c", typed], check=True, capture_output=True)
+    with contextlib.closing(open_store(server.url(tcp=True), queue=there.queue)) as after:  # type: ignore[attr-defined]
+        assert after.list() == []
+        assert after.submit([spec("bob")])
+    assert other.get(kept.id).student == "ada"
 
 
 def test_a_queue_that_lost_jobs_while_it_was_filled_is_not_opened(opened: Callable[[str], Store]) -> None:

@@ -105,7 +105,7 @@ class RedisDump(RedisHistory):
         end: list[Value] = ["end", token, str(count), str(kept.seq), str(kept.ended_seq), *kept.drained]
         there = int(self._link.run("load", end, patient=True))
         if there >= 0:
-            raise not_whole(self._link.place.shown, there, count)
+            raise not_whole(self._link.place, self._link.queue, there, count)
         return count
 
     def _clear(self, token: str) -> None:

@@ -43,8 +43,8 @@ def is_replica(error: BaseException) -> bool:
     )
 
 
-def from_redis(error: Foreign, place: Place) -> StoreError:
-    """`place` says who was asked."""
+def from_redis(error: Foreign, place: Place, queue: str = "default") -> StoreError:
+    """`place` says who was asked, about this queue."""
     shown, said = place.shown, str(error)
     word = _word(said)
     if place.kind == "server" and (isinstance(error, exceptions.AskError) or word in ("MOVED", "ASK")):
@@ -83,7 +83,7 @@ def from_redis(error: Foreign, place: Place) -> StoreError:
             hint="upgrade minitango here, or name another queue: ?queue=NAME",
         )
     if word == "FILLING":
-        return filling(shown)
+        return filling(place, queue)
     moving = isinstance(error, exceptions.AskError | exceptions.TryAgainError) or word in ("ASK", "TRYAGAIN")
     if place.kind == "cluster" and moving:
         return StoreError(
@@ -131,17 +131,28 @@ def unconfirmed(place: Place, reached: int) -> StoreError:
     )
 
 
-def filling(shown: str) -> StoreError:
+def filling(place: Place, queue: str) -> StoreError:
     return StoreError(
-        f"the queue on Redis at {shown} is being filled by a migrate or a restore, or that died",
-        hint="wait for its end; if it died, repeat it: minitango migrate FROM TO",
+        f"the queue {queue!r} on Redis at {place.shown} is being filled by a restore or a migrate, or that died",
+        hint=f"wait for its end; if it died, {_anew(place, queue)}",
         id="store_filling",
     )
 
 
-def not_whole(shown: str, there: int, carried: int) -> StoreError:
+def not_whole(place: Place, queue: str, there: int, carried: int) -> StoreError:
     return StoreError(
-        f"{plural(carried, 'job', 'were')} carried to Redis at {shown}, and {there} are in the queue: that is not used",
-        hint="see that nobody else fills it, and repeat it: minitango migrate FROM TO",
+        f"{plural(carried, 'job', 'were')} carried to the queue {queue!r} on Redis at {place.shown}, and {there} are "
+        "in it: that is not used",
+        hint=f"see that nobody else fills it, and {_anew(place, queue)}",
         id="store_filling",
     )
+
+
+def _anew(place: Place, queue: str) -> str:
+    """How a queue that is half filled is filled after all, or given up. By one command only where one server has it."""
+    repeat = "repeat it, which begins anew: minitango restore SRC --store URL, or minitango migrate FROM URL"
+    if place.kind != "server":
+        return f"{repeat}; without SRC or FROM, name another queue: ?queue=NAME"
+    cli = place.cli()
+    keys = f"{cli} --scan --pattern 'minitango:{{{queue}}}:*' | xargs -d '\\n' {cli} unlink"
+    return f"{repeat}; without SRC or FROM, give it up (all that is in this queue goes): {keys}"

@@ -126,7 +126,7 @@ class Link:
                 hint="upgrade minitango here, or name another queue: ?queue=NAME",
             )
         if loading is not None and not self._filling:
-            raise filling(self.place.shown)
+            raise filling(self.place, self.queue)
 
     def check_room(self, size: int = 0) -> None:
         """Refuse new work of `size` bytes where the server would have less memory left than what is under way may need.
@@ -183,14 +183,14 @@ class Link:
                 clients = self._way.clients()
                 return ask(clients.steady if patient else clients.quick)
             except redis.AuthenticationError as error:
-                raise from_redis(error, self.place) from error
+                raise from_redis(error, self.place, self.queue) from error
             except (redis.RedisError, OSError, ValueError) as error:
                 if self._closed and repeats:
                     continue
                 if not self._may_go_better(clients, error, deadline, patient=patient, repeats=repeats):
                     if clients is not None and not self._way.several and is_replica(error):
                         raise self._demoted(clients) from error
-                    raise from_redis(error, self.place) from error
+                    raise from_redis(error, self.place, self.queue) from error
 
     def _demoted(self, clients: Clients) -> StoreError:
         """The one server that was named has become a replica."""
