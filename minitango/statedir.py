@@ -71,9 +71,13 @@ def lock(state: Path) -> Callable[[], None]:
     except Timeout as error:
         pid = _note(state).get("pid")
         pid = pid if isinstance(pid, int) else None
-        who = f" (process {pid})" if pid else ""
+        if pid is None or _is_gone(pid):  # the note is an earlier engine's: who has the lock now has noted nothing
+            raise EngineRunning(
+                f"something else works on {state}: a restore or a migrate, or an engine that begins",
+                hint="wait for its end, or use another --state DIR",
+            ) from error
         raise EngineRunning(
-            f"another engine{who} is grading in {state}",
+            f"another engine (process {pid}) is grading in {state}",
             pid=pid,
             hint="submit to it, wait for it to end, or use another --state DIR",
         ) from error
@@ -84,6 +88,16 @@ def lock(state: Path) -> Callable[[], None]:
             id="state",
         ) from error
     return file.release
+
+
+def _is_gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return False
 
 
 def watch_over(state: Path) -> Callable[[], None]:

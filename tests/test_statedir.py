@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import subprocess
@@ -62,6 +63,15 @@ def test_an_engine_of_another_process(tmp_path: Path) -> None:
         with pytest.raises(EngineRunning) as caught:
             statedir.lock(tmp_path)
         assert caught.value.id == "engine_running"
+        said = f"something else works on {tmp_path}: a restore or a migrate, or an engine that begins"
+        assert (caught.value.message, caught.value.pid) == (said, None)
+        (tmp_path / "engine.json").write_text(json.dumps({"pid": 2**31 - 2}))
+        with pytest.raises(EngineRunning, match="something else works"):
+            statedir.lock(tmp_path)
+        (tmp_path / "engine.json").write_text(json.dumps({"pid": process.pid}))
+        with pytest.raises(EngineRunning, match=rf"another engine \(process {process.pid}\) is grading") as caught:
+            statedir.lock(tmp_path)
+        assert caught.value.pid == process.pid
         process.kill()
     assert statedir.running(tmp_path) is None
 
