@@ -136,17 +136,26 @@ def forget(name: str, **where: object) -> int:
         if node is None:
             if not engine.store.drain(name, False):  # one that left, and was drained
                 raise _unknown(engine, name, settings)
-        elif _record(engine, node, engine.store.now(), 0).state != "lost":
-            raise ConfigError(
-                f"node {name} is alive",
-                hint=f"stop it first (process {node.pid} on {node.host}), or: minitango nodes drain {name}",
-                id="node_alive",
-            )
+        elif (found := _record(engine, node, engine.store.now(), 0)).state != "lost":
+            raise _alive(found, node.good_for, shared=engine.store.shared)
         else:
             engine.store.drain(name, False)
             engine.store.leave(name)
     tell(f"{name} is off the list")
     return 0
+
+
+def _alive(node: NodeRecord, good_for: float, *, shared: bool) -> ConfigError:
+    stop = f"stop it (process {node.pid} on {node.host}), or: minitango nodes drain {node.name}"
+    if not shared:  # its directory's lock says so, now
+        return ConfigError(f"node {node.name} is alive", hint=stop, id="node_alive")
+    rest = human_seconds(max(1.0, good_for - node.silent))
+    return ConfigError(
+        f"node {node.name} was last heard of {human_seconds(node.silent)} ago, and counts as alive for "
+        f"{human_seconds(good_for)} after that",
+        hint=f"if it died, the same command again in {rest}; else {stop}",
+        id="node_alive",
+    )
 
 
 def _unknown(engine: Engine, name: str, settings: Settings) -> ConfigError:
