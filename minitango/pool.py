@@ -497,8 +497,8 @@ class Pool:
             raise error
 
     def _gives_up(self) -> bool:
-        """Whether it is to stop, and the store has failed for too long since then. What it did and did not tell (a claim,
-        say) is found out from our silence; only where we have a word for it, something is lost by that."""
+        """Whether it is to stop, and the store has failed for too long since then. What it did and did not tell (a
+        claim, say) is found out from our silence; only where we have a word for it, something is lost by that."""
         return self._stopping and self._trouble_since is not None and time.monotonic() > self._try_until
 
     def _trouble_over(self) -> None:

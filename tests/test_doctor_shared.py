@@ -86,9 +86,11 @@ def test_a_replica(server: Server, tmp_path: Path) -> None:
 
 def test_nodes_and_what_waits_for_none(server: Server, tmp_path: Path) -> None:
     store = RedisStore(server.url())
-    store.submit([JobSpec("hw", "ada", "s", "i"), JobSpec("cuda", "ada", "s", "i", lane="gpu")])
+    store.submit([JobSpec("hw", "ada", "s", "i")])
+    assert look(server, tmp_path)["engine"].next == "minitango worker --store URL"
+    store.submit([JobSpec("cuda", "ada", "s", "i", lane="gpu")])
     check = look(server, tmp_path)["engine"]
-    assert (check.verdict, check.next) == ("warning", "minitango worker --store URL")
+    assert (check.verdict, check.next) == ("warning", "minitango worker --store URL --capability gpu")
     store.beat(Node("n1", "i"))
     check = look(server, tmp_path)["engine"]
     assert "1 node grades, 1 job at once; 1 job needs a node that offers gpu" in check.text

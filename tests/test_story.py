@@ -8,6 +8,7 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from minitango import Engine, Limits, Step, Usage
 from minitango.cli import details, show, story
@@ -16,7 +17,7 @@ from minitango.errors import SandboxFailed
 from minitango.job import Attempt, Failure, Job, Outcome, Result, State, StepReport, Trust
 from minitango.sandbox import End
 from minitango.testing import FakeRun, FakeSandbox
-from tests.support import PATIENCE, assignment, eventually, open_engine, report, submission
+from tests.support import PATIENCE, assignment, eventually, open_engine, report, scoring, submission
 
 MIB = 1 << 20
 LIMITS = Limits(wall=10, cpu=5, memory=80 * MIB, disk=20 * MIB, output=1000)
@@ -215,6 +216,18 @@ def test_a_queued_job_names_the_worker_only_where_none_runs(tmp_path: Path) -> N
     with Engine.open(tmp_path, workers=0, sandbox=FakeSandbox()) as engine:
         handle = engine.submit(submission())
         assert "minitango worker" in story.of(engine, handle.job(), "").next[0]
+
+
+def test_a_queued_job_names_the_worker_that_offers_what_it_needs(tmp_path: Path) -> None:
+    needy = submission(of=structs.replace(assignment(), needs=("gpu",)))
+    with Engine.open(tmp_path, workers=0, sandbox=FakeSandbox()) as engine:
+        handle = engine.submit(needy)
+        hint = "next: no engine that offers gpu runs here: minitango worker --state here --capability gpu"
+        assert story.of(engine, handle.job(), " --state here").next[0] == hint
+        with open_engine(tmp_path, scoring(1)):
+            assert story.of(engine, handle.job(), " --state here").next[0] == hint
+        with open_engine(tmp_path, scoring(1), capabilities=["gpu"]):
+            assert handle.result(PATIENCE).score == 1
 
 
 def test_an_attempt_that_failed_tells_why(tmp_path: Path) -> None:

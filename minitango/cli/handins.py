@@ -129,6 +129,13 @@ class How(Struct, frozen=True):
     export: bool = False
     """Each path is another platform's export."""
 
+    @property
+    def words(self) -> list[str]:
+        """How it is said on a command line."""
+        said = {"--plain": self.plain, "--all-versions": self.all_versions, "--export": self.export}
+        whose = [] if self.student is None else ["--student", self.student]
+        return whose + [option for option, on in said.items() if on]
+
 
 def handin_options(command: Command) -> Command:
     """The options of commands that take hand-ins: the fields of `How`."""

@@ -75,10 +75,12 @@ def run(
     settings = settled(**where)
     loaded = load(assignment, image=settings.image, no_setup=no_setup, called=called)
     settings = settings.of([loaded])
-    settings.check_served(loaded)
+    taken = handins.How(student, plain, all_versions, export)
+    options = [*taken.words, *(["--name", called] if called else []), *(["--fresh"] if fresh else [])]
+    settings.check_served(loaded, [*options, assignment, *(paths or ["PATH-TO-HANDINS"])])
     if not paths:
         raise NothingToGrade("no hand-ins were named", hint=f"minitango run {assignment} PATH-TO-HANDINS")
-    submissions, refused = handins.gather(loaded, assignment, paths, handins.How(student, plain, all_versions, export))
+    submissions, refused = handins.gather(loaded, assignment, paths, taken)
     how = How(
         settings,
         assignment,

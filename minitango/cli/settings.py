@@ -28,6 +28,8 @@ DEFAULT_STATE: Final = ".minitango"
 MAX_WORKERS: Final = 1000
 SECRET: Final = "MINITANGO_CALLBACK_SECRET"  # noqa: S105 - its name
 """The variable with what signs callbacks: no flag and no file, where others might read it."""
+_MOST_WORDS: Final = 12
+"""Words of a command that is suggested."""
 _OF_STATE: Final = frozenset({"state", "engine_running"})
 """Errors of the state directory, which may lie elsewhere than the store."""
 
@@ -116,14 +118,15 @@ class Settings(Struct, frozen=True):
             id="engine_differs",
         )
 
-    def check_served(self, assignment: Assignment) -> None:
-        """ConfigError where an engine of these settings would leave this assignment's jobs to others."""
+    def check_served(self, assignment: Assignment, words: Sequence[object] = ()) -> None:
+        """ConfigError where an engine of these settings would leave this assignment's jobs to others. `words`: by which
+        they would be submitted; none: they cannot."""
         missing = [need for need in assignment.needs if need not in self.capabilities]
         if missing:
             raise ConfigError(
                 f"{assignment.name} needs a node that offers {', '.join(missing)}, and this one does not",
-                hint=f"if it does, the same with --capability {','.join(assignment.needs)}; "
-                "else leave it to a worker that offers it: minitango submit",
+                hint=f"if it does, the same with --capability {','.join(assignment.needs)}; else "
+                + (f"leave it to a worker that offers it: {_submit(words)}" if words else "do it on a node that does"),
                 id="capability",
             )
 
@@ -184,6 +187,12 @@ class Settings(Struct, frozen=True):
 
     def _there(self) -> str:
         return shlex.quote(str(self.state))
+
+
+def _submit(words: Sequence[object]) -> str:
+    """What hands these in, for whoever grades them; of very many hand-ins the first."""
+    more = " ..." if len(words) > _MOST_WORDS else ""
+    return f"minitango submit {shlex.join(map(str, words[:_MOST_WORDS]))}{more}"
 
 
 def _may_exist(path: Path) -> bool:

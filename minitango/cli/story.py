@@ -18,7 +18,7 @@ from minitango.cli.show import Seen
 from minitango.cli.streams import as_called
 from minitango.engine import Engine
 from minitango.errors import MinitangoError
-from minitango.job import Attempt, Delivery, Job, Outcome, Result, State, StepOutput, StepReport
+from minitango.job import Attempt, Delivery, Job, Outcome, Result, State, StepOutput, StepReport, serves
 from minitango.store import Callback
 from minitango.text import for_terminal, human_seconds, human_size, one_line, plural
 
@@ -73,18 +73,19 @@ def of(engine: Engine, job: Job, flags: str) -> Story:
     except MinitangoError:
         plan = None
     events = tuple(_events(job, attempts, store.now()))
-    alone = not job.state.terminal and not is_graded(engine)
+    alone = not job.state.terminal and not is_graded(engine, job.lane if job.state is State.QUEUED else "")
     following = tuple(_next(job, result, outputs, flags, alone=alone))
     callback = store.callback(job.id)
     return Story(job, result, attempts, outputs, plan, _inputs(engine, job), callback, events, following)
 
 
-def is_graded(engine: Engine) -> bool:
-    """Whether an engine grades this queue now."""
+def is_graded(engine: Engine, lane: str = "") -> bool:
+    """Whether an engine grades this queue now, and jobs of this lane."""
     if not engine.store.shared:
-        return statedir.running(engine.state) is not None
+        there = statedir.running(engine.state) is not None
+        return there and (not lane or any(serves(node.capabilities, lane) for node in engine.store.nodes()))
     now = engine.store.now()
-    return any(now - node.seen < node.good_for for node in engine.store.nodes())
+    return any(now - node.seen < node.good_for and serves(node.capabilities, lane) for node in engine.store.nodes())
 
 
 def _inputs(engine: Engine, job: Job) -> Inputs:
@@ -136,7 +137,9 @@ def _next(job: Job, result: Result | None, outputs: Sequence[StepOutput], flags:
     elif job.state is State.CANCELLED:
         yield f"next: to grade it by the assignment as it was then: minitango jobs retry {job.id}{flags}"
     elif alone:
-        yield f"next: no engine runs here: minitango worker{flags}"
+        needs = f" --capability {job.lane}" if job.lane else ""
+        who = f"no engine that offers {job.lane} runs here" if needs else "no engine runs here"
+        yield f"next: {who}: minitango worker{flags}{needs}"
     elif not job.state.terminal:
         yield f"next: minitango jobs logs -f {job.id}{flags}"
     if job.delivery is Delivery.UNDELIVERED:

@@ -9,7 +9,7 @@ from typing import Final
 from minitango.doctor import Check, Patient
 from minitango.doctor.queue import jobs
 from minitango.errors import MinitangoError, StoreError
-from minitango.job import serves
+from minitango.job import lane_of, serves
 from minitango.node import overdue
 from minitango.store.health import ServerHealth, inspect_server
 from minitango.text import human_seconds, human_size, one_line, plural
@@ -128,7 +128,9 @@ def _nodes(patient: Patient, health: ServerHealth) -> Check:
         return Check("engine", "warning", f"{text}; {waits}", hint, facts=facts)
     if unserved:
         held = "; all are drained" if alive else ""
-        hint = f"minitango nodes resume {alive[0].name}" if alive else f"minitango worker{patient.flags}"
+        needs = lane_of(need for lane in unserved for need in lane.split(",") if need)
+        worker = f"minitango worker{patient.flags}" + (f" --capability {needs}" if needs else "")
+        hint = f"minitango nodes resume {alive[0].name}" if alive else worker
         waiting = plural(sum(unserved.values()), "job", "wait")
         return Check("engine", "warning", f"{text}{held}, and {waiting}", hint, facts=facts)
     late = [node for node in alive if overdue(node, health.now)]

@@ -286,6 +286,11 @@ def test_what_is_needed_must_be_offered(cli: CommandLine, shared: dict[str, str]
         assert refused.code in (2, 5), refused
     assert "error[capability]" in cli("run", hw, folder, env=shared).err
     assert "--capability gpu" in cli("run", hw, folder, env=shared).err
+    alone = cli("run", hw, folder / "s0.txt", "--student", "ada b", env=shared).err
+    assert f"minitango submit --student 'ada b' {hw} {folder}/s0.txt\n" in alone
+    there = cli("run", hw, folder, "--store", shared["MINITANGO_STORE"], env=shared).err
+    assert f"minitango submit --store '{shared['MINITANGO_STORE']}' {hw} {folder}\n" in there
+    assert "minitango submit" not in cli("check", hw, env=shared).err, "samples are not handed in"
     offered = cli("run", hw, folder, "--capability", "gpu", "--json", env=shared)
     assert offered.jobs[0]["score"] == 10.0
     by_variable = cli("run", hw, folder, "--fresh", "--json", env={**shared, "MINITANGO_CAPABILITIES": "large, gpu"})
