@@ -145,7 +145,7 @@ def _stopped(graded: Graded, *, fresh: bool) -> GraderSuspected:
 def _how_far(settings: Settings, ids: Collection[str], total: int, *, fresh: bool) -> str:
     """What an interrupted run comes to."""
     if not ids:
-        return "interrupted: nothing was queued yet"
+        return "interrupted: nothing was queued yet; the same command begins anew"
     again = "the same command without --fresh" if fresh else "the same command"
     try:
         with settings.open(workers=0) as engine:

@@ -144,7 +144,7 @@ def test_a_sample_that_takes_its_time_is_told_of_and_can_be_interrupted(
     process.send_signal(signal.SIGINT)
     answer = cli.answer(process)
     assert answer.code == 130, answer
-    assert "interrupted: nothing was queued yet" in answer.err
+    assert "interrupted: nothing was queued yet; the same command begins anew" in answer.err
     assert "Traceback" not in answer.err
     assert queue(cli) == []
 
