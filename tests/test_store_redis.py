@@ -21,7 +21,8 @@ from minitango.errors import ConfigError, MinitangoError, StoreError, StoreFull,
 from minitango.events import Event
 from minitango.job import Fail, Failure, Finish, JobSpec, Outcome, Result, State, work_key
 from minitango.pool import REAP
-from minitango.store import Node, Query, _redis_ears, _redis_link, _redis_look, open_store
+from minitango.statedir import locate
+from minitango.store import Node, Query, _redis_ears, _redis_link, _redis_look, open_store, shown
 from minitango.store import redis as redis_module
 from minitango.store._redis_blobs import MOST_BROUGHT
 from minitango.store._redis_look import a_replica
@@ -118,6 +119,53 @@ def test_a_url_that_cannot_be_used_says_why_and_tells_no_secret(url: str, why: s
     assert caught.value.id == "store_url"
     assert "cret" not in str(caught.value)
     assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("url", "meant"),
+    [
+        ("redis://h/cs101", "/0?queue=cs101"),
+        ("rediss://u:secret@h:7000/0&queue=cs101", "/0?queue=cs101"),
+        ("redis://h/2&queue=exam-1", "/2?queue=exam-1"),
+        ("redis+cluster://a,b/cs101", "/0?queue=cs101"),
+    ],
+)
+def test_a_queue_that_stands_in_the_wrong_place_is_told_the_right_one(url: str, meant: str) -> None:
+    with pytest.raises(ConfigError, match="no database's number") as caught:
+        open_store(url)
+    assert (caught.value.id, caught.value.hint) == ("store_url", f"name the queue so: {meant}")
+    assert "cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["redis://mt:s@e/cret@h", "redis://h&queue=cs101", "redis://h/0&x=1"])
+def test_what_else_stands_in_the_wrong_place(url: str) -> None:
+    with pytest.raises(ConfigError, match="cannot be used") as caught:
+        open_store(url)
+    assert "?queue=NAME" in caught.value.hint
+    assert "cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["redis//:secret@h", "redis//u:secret@h/0?queue=q", "redis:/:secret@h", "rediss/:secret@h", "REDIS//h", "unix//s"],
+)
+def test_a_colon_that_was_forgotten_makes_no_folder_of_a_password(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="names no queue") as caught:
+        locate(text, None)
+    assert (caught.value.id, "redis://HOST" in caught.value.hint) == ("store_url", True)
+    assert "secret" not in str(caught.value) + shown(text)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_is_called_like_a_server_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "redis").mkdir()
+    for text in ("redis", "redis/cs101", "redis//", "./redis//x@y"):
+        assert locate(text, None)[0].startswith("sqlite:///")
+        assert shown("redis/cs101") == "redis/cs101"
 
 
 @pytest.mark.parametrize(

@@ -509,6 +509,12 @@ def check_place(text: str) -> None:
         if text.partition("://")[0] == "sqlite":
             sqlite_path(text)
         return
+    if _COLON_FORGOTTEN.match(text) and not os.path.lexists(text):
+        raise ConfigError(
+            f"{hidden(text)!r} names no queue: behind {text.partition('/')[0].rstrip(':')} there is no '://'",
+            hint="a server is redis://HOST:PORT/DB?queue=NAME; a folder of that name is ./NAME",
+            id="store_url",
+        )
     before = text.partition("/")[0]
     if ":" in before and not (len(before) == 2 and before[0].isalpha()) and not os.path.lexists(text):
         raise ConfigError(
@@ -530,7 +536,7 @@ def shown(url: str) -> str:
     """A store's URL, or whatever else stands for it, without a password in it."""
     before, separator, rest = url.partition("://")
     if not separator:
-        return url
+        return hidden(url) if _COLON_FORGOTTEN.match(url) else url
     user, at, _ = rest.partition("?")[0].rpartition("@")
     if at and ":" in user:
         rest = f"{user.partition(':')[0]}:...@{rest[len(user) + 1 :]}"
@@ -543,6 +549,10 @@ def _without(text: str) -> str:
 
 
 _REDIS: Final = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
+
+
+_COLON_FORGOTTEN: Final = re.compile(rf"(?:{'|'.join(map(re.escape, _REDIS))})(?::?/[^/]*@|//|:/)", re.IGNORECASE)
+"""How something begins that was to be a URL of Redis, and would be taken for a folder, password and all."""
 
 
 def is_redis(url: str) -> bool:

@@ -199,12 +199,14 @@ def parse(url: str) -> Place:
             raise _refuse(url, "it names no socket")
     elif not parts.hostname:
         raise _refuse(url, "it names no host")
+    elif "&" in parts.hostname:
+        raise _refuse(url, "its host has a '&': a '?' begins the parameters, as in /0?queue=NAME")
     inside = path.strip("/") if scheme != "unix" else ""
     if inside and "db" in asked:
         raise _refuse(url, f"it names two databases, /{inside[:80]} and db={asked['db'][:80]}")
     database = asked.get("db", inside)
     if not re.fullmatch(r"[0-9]{0,5}", database):
-        raise _refuse(url, f"{database!r} is no database's number")
+        raise _no_database(url, database)
     if kind == "cluster" and int(database or 0):
         raise _refuse(url, "a cluster has database 0 alone")
     query = f"?{urlencode(asked)}" if asked else ""
@@ -221,6 +223,15 @@ def parse(url: str) -> Place:
         scheme, login, where, rest, shown, queue or "", durability, int(replicas),
         "sentinel" if kind == "sentinel" else "cluster" if several else "server", hosts, service, sentinel_login,
     )  # fmt: skip
+
+
+def _no_database(url: str, text: str) -> ConfigError:
+    """What stands where a database's number is to be is the queue, as a rule."""
+    if "@" in text:  # or a part of a password that was not escaped
+        return _refuse(url, "what follows its host is no database's number")
+    meant = re.fullmatch(r"([0-9]{0,5})(?:&queue=)?([^&=]+)", text)
+    queue = f"/{meant[1] or 0}?queue={meant[2]}" if meant and _QUEUE.fullmatch(meant[2]) else ""
+    return _refuse(url, f"{text[:80]!r} is no database's number", meant=f"name the queue so: {queue}" if queue else "")
 
 
 def _hosts(url: str, text: str, port: int) -> tuple[Host, ...]:
@@ -266,10 +277,10 @@ def check_queue(queue: str) -> str:
     return queue
 
 
-def _refuse(url: str, why: str, *, hints: str = "") -> ConfigError:
+def _refuse(url: str, why: str, *, hints: str = "", meant: str = "") -> ConfigError:
     kind = hints or url.partition("://")[0].lower().partition("+")[2]
     return ConfigError(
         f"the store URL {hidden(url)!r} cannot be used: {why}",
-        hint=f"{_HINTS.get(kind, _HINTS['server'])}; in a password / is %2F, @ is %40, # is %23",
+        hint=meant or f"{_HINTS.get(kind, _HINTS['server'])}; in a password / is %2F, @ is %40, # is %23",
         id="store_url",
     )
