@@ -797,6 +797,29 @@ def test_live_output_of_a_dead_engine_is_cleared_at_the_start(tmp_path: Path) ->
         assert not left.exists()
 
 
+def test_who_did_nothing_stops_without_an_error_though_its_store_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A claim of which nobody knows whether it was made: our silence tells."""
+    monkeypatch.setattr("minitango.pool.GIVE_UP", 0.3)
+    engine = open_engine(tmp_path, scoring(1))
+    tried = threading.Event()
+
+    def fail(*_: Any, **__: Any) -> Any:
+        tried.set()
+        raise StoreError("nobody answers", id="store_unreachable")
+
+    monkeypatch.setattr(engine.store, "unheard", True, raising=False)
+    monkeypatch.setattr(engine.store, "exchange", fail)
+    engine._pool.wake()  # type: ignore[union-attr]
+    assert tried.wait(PATIENCE)
+    begun = time.monotonic()
+    in_time(lambda: engine.stop(grace=0))
+    assert time.monotonic() - begun < 3.0
+    in_time(engine.wait)
+    assert engine.error is None
+
+
 def test_a_stop_gives_up_on_a_store_that_fails_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("minitango.pool.GIVE_UP", 0.01)
     gate = Gate()
