@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
 
-from minitango import image_name
+from minitango import archive, image_name
 from minitango.assignment import Submission
 from minitango.job import Job, State
 from minitango.retry import POISON
@@ -35,6 +36,11 @@ class Work(Struct, frozen=True):
     submission: Submission
     inputs: str
     """Digest of the hand-in's bundle."""
+
+
+def inputs_of(submission: Submission) -> str:
+    """The digest of a hand-in's bundle. SubmissionError, ArchiveError."""
+    return hashlib.sha256(archive.pack(submission.bundle())).hexdigest()
 
 
 class Found(Struct, frozen=True):

@@ -87,7 +87,7 @@ class Intake:
         images = self._graders.images()
         works = []
         for submission in submissions:
-            inputs = hashlib.sha256(archive.pack(submission.bundle())).hexdigest()
+            inputs = identity.inputs_of(submission)
             key = self._key(submission, submission.assignment.pack(self._blobs), inputs, images)
             works.append(identity.Work(key, submission, inputs))
         return works

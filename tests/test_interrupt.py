@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from minitango import backup as backup_module
 from minitango import moving
@@ -306,3 +307,21 @@ def test_an_interrupted_submit_says_whether_it_was_done(place: Place, monkeypatc
         assert place.typed("submit", "hw", "bob.txt", "--state", "never") == 130
     assert place.err == "interrupted: nothing was queued; the same command begins anew\n"
     assert "never" not in place.things
+
+
+def test_what_others_submit_meanwhile_is_not_taken_for_what_was_interrupted(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the same assignment, and another version of the same student's."""
+    submit = SqliteStore.submit
+
+    def meanwhile(self: SqliteStore, specs: Any, **more: Any) -> Any:
+        other, version = replace(specs[0], student="eve", key="e"), replace(specs[0], inputs="b" * 64, key="b")
+        submit(self, [other, version])
+        signal.raise_signal(signal.SIGINT)
+        return submit(self, specs, **more)
+
+    monkeypatch.setattr(SqliteStore, "submit", meanwhile)
+    assert place.typed("submit", "hw", "bob.txt") == 130
+    assert place.err == "interrupted: nothing was queued; the same command begins anew\n"
+    assert place.students() == ["ada", "bob", "eve"]

@@ -9,6 +9,7 @@ from typing import Final
 import click
 from msgspec import structs
 
+from minitango.assignment import Submission
 from minitango.callback_url import ANYWHERE, parse
 from minitango.cli import show
 from minitango.cli.handins import (
@@ -27,7 +28,9 @@ from minitango.cli.records import Jobs
 from minitango.cli.run import NOT_GRADED
 from minitango.cli.settings import Settings, settled
 from minitango.cli.streams import as_called, out, program, tell
-from minitango.errors import ConfigError, NothingToGrade, StoreError
+from minitango.engine import Engine
+from minitango.errors import ConfigError, MinitangoError, NothingToGrade
+from minitango.identity import inputs_of
 from minitango.job import Job
 from minitango.store import Query
 from minitango.text import one_line, plural
@@ -68,7 +71,7 @@ def submit(
     first ones speak against the grader.
     """
     settings = settled(**where)
-    begun: list[tuple[str, float]] = []
+    begun: list[tuple[Sequence[Submission], float]] = []
     with whole_or_told(lambda: _how_far(settings, begun)):
         loaded = load(assignment, image=settings.image, no_setup=no_setup, called=called)
         if where["image"] and not loaded.layout:
@@ -88,7 +91,7 @@ def submit(
             tell_namesake(engine, loaded, assignment)
             for text in engine.store.remarks:
                 tell(as_called(f"warning: {text}"))
-            begun.append((loaded.name, engine.store.now()))
+            begun.append((submissions, engine.store.now()))
             handles = engine.submit_many(submissions, fresh=fresh)
             jobs = [show.see(engine.store, handle.job()) for handle in handles]
     tell_refused(refused)
@@ -104,20 +107,34 @@ def submit(
     return NOT_GRADED if refused else 0
 
 
-def _how_far(settings: Settings, begun: Sequence[tuple[str, float]]) -> str:
-    """What an interrupted submit comes to; `begun`: to which assignment's it was to add, and since when, if it came so
-    far. All of its hand-ins are queued at once, or none."""
-    new = 0
+def _how_far(settings: Settings, begun: Sequence[tuple[Sequence[Submission], float]]) -> str:
+    """What an interrupted submit comes to; `begun`: what it was to add, and since when, if it came so far. All of its
+    hand-ins are queued at once, or none."""
+    new = False
     try:
-        for name, since in begun:
+        for submissions, since in begun:
             with settings.open(workers=0) as engine:
-                latest = engine.jobs(Query(assignment=name, newest_first=True, limit=_LOOKED_AT))
-                new = sum(job.submitted >= since for job in latest)
-    except StoreError as error:
+                new = new or _is_queued(engine, submissions, since)
+    except MinitangoError as error:
         return f"whether the hand-ins are queued cannot be told now ({error.message}); next: minitango jobs"
     if new:
         return "the hand-ins are queued all the same; next: minitango jobs, and minitango worker unless one runs"
     return "nothing was queued; the same command begins anew"
+
+
+def _is_queued(engine: Engine, submissions: Sequence[Submission], since: float) -> bool:
+    """Whether a job was made of one of these since then: others may submit to the same assignment, and for the same
+    students. Only the files of those are read of whom there are new jobs. StoreError, SubmissionError, ArchiveError."""
+    made: set[tuple[str, str]] = set()
+    for name in {submission.assignment.name for submission in submissions}:
+        latest = engine.jobs(Query(assignment=name, newest_first=True, limit=_LOOKED_AT))
+        made |= {(job.student, job.inputs) for job in latest if job.submitted >= since}
+    students = {student for student, _ in made}
+    return any(
+        (submission.student, inputs_of(submission)) in made
+        for submission in submissions
+        if submission.student in students
+    )
 
 
 def _tell_of_callbacks(callback: str, settings: Settings, old: Sequence[Job], of: int, *, typed: bool) -> None:
