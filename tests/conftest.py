@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from collections.abc import Iterator
 
 import pytest
 
@@ -19,3 +20,12 @@ def _little_to_collect() -> None:
     their reports and all modules, were they not left out."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def _nothing_typed() -> Iterator[None]:
+    """What a test's command line named is not what is suggested in the next test."""
+    yield
+    streams = sys.modules.get("minitango.cli.streams")
+    if streams is not None:
+        streams.name_queue("")

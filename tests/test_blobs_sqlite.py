@@ -288,6 +288,28 @@ def test_killed_between_blobs_and_jobs(state: Path, failpoint: str, blobs_there:
     store.close()
 
 
+MARKED = """
+import sys
+from pathlib import Path
+from minitango.store import open_blobs, open_store
+state = Path(sys.argv[1])
+store = open_store(str(state / "queue.db"))
+open_blobs(store, state, state / "shared").put(b"x")
+"""
+
+
+@pytest.mark.parametrize("failpoint", ["store.identity.before_commit", "store.identity.after_commit"])
+def test_killed_while_it_marks_a_directory(state: Path, failpoint: str) -> None:
+    env = {**os.environ, "MINITANGO_FAILPOINT": failpoint}
+    assert subprocess.run([sys.executable, "-c", MARKED, state], env=env, check=False).returncode == -signal.SIGKILL
+    assert subprocess.run([sys.executable, "-c", MARKED, state], check=False).returncode == 0
+    store = SqliteStore(state / "queue.db")
+    blobs = open_blobs(store, state, state / "shared")
+    assert len(list((state / "shared" / "queues").iterdir())) == 1
+    assert blobs.prune(store.referenced, now=time.time() + 2 * HOUR).count == 1
+    store.close()
+
+
 def test_within_a_transaction_a_put_is_part_of_it(
     store: SqliteStore, state: Path, blobs: SqliteBlobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:

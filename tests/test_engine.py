@@ -142,6 +142,7 @@ def test_what_is_not_the_same_work_has_a_key_of_its_own(
         first = engine.submit(submission())
         assert engine.submit(submission()).id == first.id
         assert engine.submit(submission(priority=3, labels={"section": "B"}, title="x")).id == first.id
+        assert first.result(PATIENCE), "it is not left for the next engine"
     with open_engine(tmp_path, scoring(1), sandbox=sandbox) as engine:
         engine.preflight(assignment())
         changed = engine.submit(submission(**change))

@@ -873,7 +873,7 @@ def test_what_is_claimed_while_a_stop_is_asked_for_is_put_back(tmp_path: Path, m
 def test_a_stop_in_a_long_outage_gives_the_grace_and_tries_as_long_as_any(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, grace: float, ends: bool
 ) -> None:
-    monkeypatch.setattr("minitango.pool.GIVE_UP", 1.0)
+    monkeypatch.setattr("minitango.pool.GIVE_UP", 3.0)
     gate, long_is_over = Gate(), threading.Event()
     away, back, tries = threading.Event(), threading.Event(), threading.Semaphore(0)
 
@@ -904,11 +904,11 @@ def test_a_stop_in_a_long_outage_gives_the_grace_and_tries_as_long_as_any(
     gate.wait_entered()
     away.set()
     tried()
-    time.sleep(1.2)  # for longer than a stop tries
+    time.sleep(3.2)  # for longer than a stop tries
     stop = threading.Thread(target=engine.stop, kwargs={"grace": grace})
     stop.start()
     if ends:
-        time.sleep(1.2)
+        time.sleep(3.2)
         gate.open.set()
     assert long_is_over.wait(PATIENCE)
     tried()

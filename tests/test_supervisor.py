@@ -631,7 +631,7 @@ def test_nothing_survives_the_main_process_and_a_held_output_delays_nothing(line
 @pytest.mark.parametrize("how", [WALL, KILLED])
 def test_a_fork_bomb_ends(rooted: Line, how: int) -> None:
     bomb = "bomb() { while :; do bomb & done; }; (bomb) 2>/dev/null & echo up; exec sleep 100"
-    rooted.say(run("sh", "-c", bomb, wall=4 if how == WALL else PATIENCE, limits=[(resource.RLIMIT_NPROC, 200)]))
+    rooted.say(run("sh", "-c", bomb, wall=6 if how == WALL else PATIENCE, limits=[(resource.RLIMIT_NPROC, 200)]))
     said = rooted.output(b"up\n")
     eventually(lambda: len(sup.descendants(rooted.pid1())) > 50, "no bomb")
     if how == KILLED:

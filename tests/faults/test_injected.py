@@ -89,7 +89,7 @@ def test_an_exception_at_any_line(place: Place, tmp_path: Path, thread: str, ste
     while inject(place, tmp_path / f"{nth}", Fault(thread, nth)):
         nth += 1 if LONG else step
         struck += 1
-    assert struck > 10, "it has hardly been anywhere"
+    assert struck > 5, "it has hardly been anywhere"
 
 
 def inject(place: Place, folder: Path, fault: Fault) -> bool:
