@@ -876,9 +876,11 @@ def test_a_stop_in_a_long_outage_gives_the_grace_and_tries_as_long_as_any(
     monkeypatch.setattr("minitango.pool.GIVE_UP", 3.0)
     gate, long_is_over = Gate(), threading.Event()
     away, back, tries = threading.Event(), threading.Event(), threading.Semaphore(0)
+    begun = threading.Event()
 
     def inside(run: FakeRun) -> End:
         if b"long" not in run.read("/job/answer.py"):
+            begun.set()
             assert away.wait(PATIENCE)
             return scoring(1)(run)
         end = gate(run)
@@ -902,6 +904,7 @@ def test_a_stop_in_a_long_outage_gives_the_grace_and_tries_as_long_as_any(
     monkeypatch.setattr(engine.store, "exchange", exchange)
     long, short = engine.submit(submission("long", b"long")), engine.submit(submission("short"))
     gate.wait_entered()
+    assert begun.wait(PATIENCE)
     away.set()
     tried()
     time.sleep(3.2)  # for longer than a stop tries

@@ -151,7 +151,7 @@ def test_a_url_of_several_that_cannot_be_used_says_why_and_tells_no_secret(url: 
     assert caught.value.id == "store_url"
     assert "cret@" not in str(caught.value)
     assert "secret" not in str(caught.value)
-    assert caught.value.hint.startswith(("write redis", "use sqlite"))
+    assert caught.value.hint.startswith(("write redis", "use sqlite", "name the queue so"))
 
 
 # --- what is found -------------------------------------------------------------------------------
