@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from tests.redis_server import START, Server, free_port
+from tests.support import eventually
 
 SERVICE = "course"
 NODE_TIMEOUT = 500
@@ -18,13 +19,12 @@ DOWN_AFTER = 1000
 
 
 def until(check: Callable[[], object], what: str, timeout: float = START) -> None:
-    deadline = time.monotonic() + timeout
-    while True:
+    def does() -> bool:
         with contextlib.suppress(Exception):
-            if check():
-                return
-        assert time.monotonic() < deadline, what
-        time.sleep(0.01)
+            return bool(check())
+        return False
+
+    eventually(does, what, within=timeout, every=0.01)
 
 
 def follows(master: Server) -> bool:

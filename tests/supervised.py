@@ -26,8 +26,9 @@ from tests.support import PATIENCE
 
 HOME = Path(__file__).parent.parent / "minitango" / "sandbox" / "supervisor"
 NATIVE = HOME / f"supervise-{platform.machine()}"
-UID, GID = 12345, 23456
-"""Who the job is where the supervisor is root: nobody that this machine knows."""
+UID, GID = 12400 + int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]), 23456
+"""Who the job is where the supervisor is root: nobody that this machine knows, and no other test that runs at the same
+time, as the system counts a user's processes wherever they are."""
 JOB, GIVEN = 0, 1
 """Mounts: one that the job may write, one that it may read."""
 MILLION = 1_000_000

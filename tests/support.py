@@ -91,12 +91,19 @@ def blobs_of(state: Path) -> set[str]:
         return files | {digest for (digest,) in db.execute("SELECT digest FROM blobs")}
 
 
-def eventually(check: Callable[[], bool], what: str = "it did not come true") -> None:
-    """Wait for what another thread or process brings about."""
-    deadline = time.monotonic() + PATIENCE
-    while not check():
-        assert time.monotonic() < deadline, what
-        threading.Event().wait(0.005)
+def eventually(
+    check: Callable[[], bool], what: str = "it did not come true", *, within: float = PATIENCE, every: float = 0.005
+) -> None:
+    """Wait for what another thread or process brings about. The time is counted in looks: a machine that is busy, or
+    stood still, has as many as one that is not. AssertionError once there were enough, or six times that long."""
+    most = time.monotonic() + 6 * within
+    for _ in range(round(within / every)):
+        if check():
+            return
+        if time.monotonic() > most:
+            break
+        threading.Event().wait(every)
+    raise AssertionError(what)
 
 
 def open_engine(where: Any, inside: Callable[[FakeRun], End], **options: Any) -> Engine:

@@ -462,6 +462,36 @@ def test_bin_test_runs_lint_types_and_tests_and_says_what_failed(checkout):
     assert process.out == "pytest tests/test_job.py -k a b unix:///private\n"
 
 
+FLAKY = """
+import os, sys
+print('pytest', *sys.argv[1:], flush=True)
+if '--collect-only' in sys.argv:
+    assert '--last-failed' in sys.argv
+    print(*(f'tests/test_a.py::test_{n}' for n in range(int(os.environ['MANY']))), '2 tests collected', sep='\\n')
+elif '--last-failed' in sys.argv:
+    sys.exit(int(os.environ.get('ALONE', '0')))
+else:
+    sys.exit(int(os.environ['FIRST']))
+"""
+
+
+@pytest.mark.parametrize(
+    ("first", "many", "alone", "code"),
+    [(0, 0, 0, 0), (1, 2, 0, 0), (1, 4, 0, 0), (1, 5, 0, 1), (1, 0, 0, 1), (1, 2, 1, 1), (2, 2, 0, 2)],
+)
+def test_bin_test_tries_what_failed_beside_others_once_more_alone(checkout, first, many, alone, code):
+    command = write_tools(checkout)
+    (checkout.root / "pytest.py").write_text(FLAKY)
+    said = {"FIRST": str(first), "MANY": str(many), "ALONE": str(alone)}
+    process = checkout.run(command=command, **said)
+    assert process.returncode == code, process.out
+    again = [line for line in process.out.splitlines() if line.startswith("pytest --last-failed")]
+    assert len(again) == (first == 1 and 0 < many <= 4)
+    named = process.out.partition("FAILED BESIDE OTHERS")[2].splitlines()[1:]
+    assert named == ([f"tests/test_a.py::test_{n}" for n in range(many)] if first and not code else [])
+    assert checkout.run(command=command, **said, FAIL="mypy").returncode == 1, "what failed before is not forgotten"
+
+
 def test_bin_test_installs_docker_where_no_engine_answers_and_goes_on_without(checkout):
     command = write_tools(checkout)
     for tool in ("dockerd", "debootstrap"):

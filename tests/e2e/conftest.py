@@ -10,7 +10,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 import pytest
 
 from minitango.errors import SandboxUnavailable
+from tests import support
 from tests.e2e.warm import Warm
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -120,10 +120,7 @@ class CommandLine:
 
 def eventually(check: Callable[[], bool], what: str) -> None:
     """Wait for what another process brings about."""
-    deadline = time.monotonic() + PATIENCE
-    while not check():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.02)
+    support.eventually(check, what, within=PATIENCE, every=0.02)
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from minitango import Engine, JobHandle
 from minitango.job import Job, State
 from minitango.sandbox._host import start_time
 from minitango.store import Query, Store, open_store
-from tests import redis_server
+from tests import redis_server, support
 from tests.faults.child import assignment, hand_ins
 from tests.faults.children import PATIENCE, Child, nursery
 from tests.redis_server import Server
@@ -149,9 +149,7 @@ def leftovers(state: Path, engines: Iterable[int]) -> list[str]:
 def eventually(check: Callable[[], object], what: str, timeout: float = PATIENCE) -> float:
     """Wait for what other processes bring about. Returns the seconds that it took."""
     begun = time.monotonic()
-    while not check():
-        assert time.monotonic() < begun + timeout, what
-        time.sleep(0.01)
+    support.eventually(lambda: bool(check()), what, within=timeout, every=0.01)
     return time.monotonic() - begun
 
 
