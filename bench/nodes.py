@@ -35,8 +35,8 @@ from bench.engine import nothing, redis_server
 from minitango import Assignment, Engine, Step, Submission
 from minitango.engine import LEASE_FOR
 from minitango.job import Finish, JobSpec, Outcome, Result
+from minitango.leases import REAP
 from minitango.node import BEAT
-from minitango.pool import REAP
 from minitango.sandbox import End
 from minitango.store import Node
 from minitango.store._redis_link import QUIET

@@ -21,16 +21,15 @@ from minitango import archive, identity, statedir
 from minitango.assignment import Submission
 from minitango.blobs import BlobStore, Pruned
 from minitango.callback_url import Callbacks
-from minitango.errors import ConfigError, EngineStopped, JobNotFound, MinitangoError, StoreError
-from minitango.events import Event, Telling, Troubles
+from minitango.errors import ConfigError, EngineStopped, JobNotFound, StoreError
+from minitango.events import Event, Telling
 from minitango.graders import Graders
+from minitango.grading import Grading
 from minitango.handle import Handles, JobHandle
 from minitango.identity import Found
 from minitango.intake import Intake
-from minitango.job import TURN, Job, JobSpec, Lease, Result, State
-from minitango.keeping import Keeper, kept_for
-from minitango.node import Membership
-from minitango.pool import HOPELESS, EventKind, Pool, said, taken_back
+from minitango.job import TURN, Job, JobSpec, State
+from minitango.observer import EngineObserver
 from minitango.runner import Runner
 from minitango.sandbox import Sandbox, demanded, insist, join_names, kind_of, open_sandbox
 from minitango.store import Query, Store, is_redis, open_blobs, open_store
@@ -38,7 +37,6 @@ from minitango.trial import Trial
 
 if TYPE_CHECKING:
     from minitango.assignment import Assignment
-    from minitango.sender import Sender
 
 log = logging.getLogger("minitango")
 
@@ -57,15 +55,21 @@ class Engine:
     """
 
     def __init__(
-        self, store: Store, blobs: BlobStore, *, sandbox: Sandbox | None, sandbox_kind: str, state: Path
+        self,
+        store: Store,
+        blobs: BlobStore,
+        *,
+        sandbox: Sandbox | None,
+        sandbox_kind: str,
+        state: Path,
+        telling: Telling,
     ) -> None:
         """Use `Engine.open`."""
         self.store = store
         self.blobs = blobs
         self.sandbox = sandbox
         self.state = state
-        self.error: BaseException | None = None
-        """What killed the engine, if something did."""
+        self._telling = telling
         self.on_box: Callable[[float], None] = lambda seconds: None
         """Hears how long each step waited for its sandbox. Called from consumers; it must not raise."""
         self._graders = Graders(state, sandbox_kind, grades=sandbox is not None, shared=store.shared)
@@ -75,19 +79,15 @@ class Engine:
                 sandbox,
                 blobs,
                 on_image=self._graders.note,
-                tell=lambda text: self._telling.image(text),
+                tell=telling.image,
                 grader=self._graders.by,
                 on_box=lambda seconds: self.on_box(seconds),
                 shared=store.shared,
             )
-        self._pool: Pool | None = None
+        self._grading: Grading | None = None
         self._intake = Intake(blobs, self._graders, Callbacks())
-        self._sender: Sender | None = None
         self._handles = Handles(store, self.cancel)
-        self._telling = Telling()
-        self._troubles = Troubles(self.event)
-        self._moved = threading.Condition()
-        self._stopped = False
+        self._observer = EngineObserver(store, self._handles, telling)
         self._close_lock = threading.Lock()
         self._on_close: list[Callable[[], None]] = []
 
@@ -177,26 +177,19 @@ class Engine:
             else:
                 kind = asked.name
             files = open_blobs(opened, folder, None if blobs is None else Path(blobs).absolute(), agreed=workers != 0)
-            engine = cls(opened, files, sandbox=box, sandbox_kind=kind, state=folder)
-            engine._telling = telling
+            engine = cls(opened, files, sandbox=box, sandbox_kind=kind, state=folder, telling=telling)
             engine._intake = Intake(files, engine._graders, callbacks)
             undo.callback(opened.watch(engine._store_changed))
             if workers:
-                member = Membership.join(
-                    opened, folder, name=name, workers=workers, sandbox=kind, capabilities=capabilities
-                )
-                undo.callback(_quietly, member.leave)
-                keeper = Keeper(opened, files, kept_for(keep, shared=opened.shared))
-                undo.callback(keeper.stop)
-                pool = engine._recover(member, lease_for, paused=paused)
-                undo.callback(pool.stop, 0.0)
-                pool.start()
-                from minitango.sender import Sender  # with all of TLS: only where something is sent
-
-                engine._sender = Sender(opened, callbacks, engine.event, engine.trouble)
-                undo.callback(engine._sender.stop, 0.0)
-                engine._sender.start()
-                keeper.start()
+                assert box is not None
+                assert engine._runner is not None
+                grading = Grading(
+                    engine._observer, opened, files, box, engine._runner, state=folder, name=name, workers=workers,
+                    capabilities=capabilities, lease_for=lease_for, keep=keep, paused=paused, callbacks=callbacks,
+                )  # fmt: skip
+                engine._grading = grading
+                engine._observer.on_callback = grading.deliver
+                grading.start(undo)
             engine._on_close.append(undo.pop_all().close)
         return engine
 
@@ -209,7 +202,12 @@ class Engine:
     @property
     def node(self) -> str:
         """The name under which this engine grades; empty where it does not."""
-        return "" if self._pool is None else self._pool.node
+        return "" if self._grading is None else self._grading.node
+
+    @property
+    def error(self) -> BaseException | None:
+        """What killed the engine, if something did."""
+        return self._observer.error
 
     # --- submitting ---------------------------------------------------------------------------
 
@@ -249,15 +247,15 @@ class Engine:
         JobNotFound; ConfigError (no_callback, not_ended).
         """
         job = self.store.redeliver(id)
-        if self._sender is not None:
-            self._sender.wake()
+        if self._grading is not None:
+            self._grading.deliver()
         return job
 
     def _submit(self, specs: list[JobSpec], *, fresh: bool) -> list[JobHandle]:
         with self._while_open():
             handles = self._handles.submit(lambda: self.store.submit(specs, fresh=fresh))
-        if self._pool is not None:
-            self._pool.wake()
+        if self._grading is not None:
+            self._grading.wake()
         return handles
 
     def preflight(self, assignment: Assignment) -> None:
@@ -321,9 +319,9 @@ class Engine:
         `reason` is kept with it, for who asks later why it was not graded.
         """
         job = self.store.cancel(id, reason=reason)
-        self.settled(job, None)
-        if self._pool is not None:
-            self._pool.wake(changed=True)
+        self._observer.settled(job, None)
+        if self._grading is not None:
+            self._grading.wake(changed=True)
         return job
 
     def subscribe(self, on_event: Callable[[Event], None]) -> Callable[[], None]:
@@ -347,8 +345,7 @@ class Engine:
             left = 0.25 if deadline is None else min(0.25, deadline - time.monotonic())
             if left <= 0:
                 return False
-            with self._moved:
-                self._moved.wait(left)
+            self._observer.wait(left)
 
     def prune(self, *, older_than: float = 3600.0) -> Pruned:
         """Delete blobs that no job needs and that nobody touched for `older_than` seconds.
@@ -359,162 +356,66 @@ class Engine:
 
     def wait(self) -> None:
         """Wait until the engine was told to stop. EngineStopped, with its cause, if it died."""
-        if self._pool is not None:
-            self._pool.join()
+        if self._grading is not None:
+            self._grading.join()
         if self.error is not None:
-            raise self._died() from self.error
+            raise self._observer.died() from self.error
 
     # --- pausing ------------------------------------------------------------------------------
 
     def pause(self) -> None:
         """Begin no job until `resume`; what runs goes on. Does not wait. Nothing in an engine without workers."""
-        if self._pool is not None:
-            self._pool.pause()
+        if self._grading is not None:
+            self._grading.pause()
 
     def resume(self) -> None:
         """Begin jobs again."""
-        if self._pool is not None:
-            self._pool.resume()
+        if self._grading is not None:
+            self._grading.resume()
 
     @property
     def resting(self) -> bool:
         """Whether the engine is paused and nothing runs any more: handles of what ran have their results."""
-        return self._pool is not None and self._pool.resting
+        return self._grading is not None and self._grading.resting
 
     @property
     def busy(self) -> bool:
         """Whether anything runs here whose end is not recorded yet. Asks nobody."""
-        return self._pool is not None and self._pool.busy
+        return self._grading is not None and self._grading.busy
 
     # --- stopping -----------------------------------------------------------------------------
 
     def request_stop(self, *, release: bool = False) -> None:
         """Begin to stop, without waiting: for signal handlers. With `release`, running jobs are put back at once."""
-        if self._pool is not None:
-            self._pool.request_stop(release=release)
-        if self._sender is not None and release:
-            self._sender.request_stop()
+        if self._grading is not None:
+            self._grading.request_stop(release=release)
 
     def stop(self, *, grace: float = GRACE) -> None:
         """Claim nothing more, give running jobs `grace` seconds to end, put the rest back uncharged, and close.
 
         What was not graded stays in the store; handles that still wait raise EngineStopped. Idempotent.
         """
-        self._stopped = True
-        deadline = time.monotonic() + grace
-        if self._pool is not None:
-            assert self.sandbox is not None
-            self._pool.stop(grace, force=self.sandbox.close)
-        if self._sender is not None:
-            self._sender.stop(deadline - time.monotonic())
+        self._observer.stopped = True
+        if self._grading is not None:
+            self._grading.stop(grace)
         with self._close_lock:  # interrupted here, the next call goes on where this one was
             self._handles.fail(EngineStopped("the engine was stopped; the job is safe in the store"))
             for close in self._on_close:
                 close()
 
-    # --- told by the pool and the store (`pool.Observer`) ---------------------------------------
-
-    def _recover(self, member: Membership, lease_for: float, *, paused: bool) -> Pool:
-        """Take back what a dead engine left, and make the pool."""
-        assert self.sandbox is not None
-        assert self._runner is not None
-        swept = self.sandbox.sweep()
-        if swept:
-            log.info("removed %d sandboxes that a dead engine left", swept)
-        # Others that share the queue are alive; of this node there is no other while the directory is locked.
-        for job in self.store.recover(node=member.node.name if self.store.shared else None):
-            self.event(taken_back(job), job)
-        there = statedir.watch_over(self.state)
-
-        def look_after() -> None:
-            there()
-            self.store.look_after()
-
-        self._pool = Pool(
-            self.store, self._runner, self, member=member, lease_for=lease_for, state=self.state,
-            look_after=look_after, paused=paused,
-        )  # fmt: skip
-        return self._pool
-
-    def event(self, kind: EventKind, job: Job | None = None, message: str = "") -> None:
-        """Tell the subscribers. For the pool."""
-        if self._telling:
-            self._telling.tell(kind, job, message)
-
-    def trouble(self, whose: str, error: StoreError | None) -> None:
-        """The store fails a thread, or (None) works again for it. For the pool and the sender."""
-        if error is None:
-            self._troubles.over(whose)
-        else:
-            self._troubles.meet(whose, error)
-
-    def started(self, lease: Lease) -> None:
-        """An attempt begins. For the pool."""
-        if self._telling:
-            with contextlib.suppress(StoreError):  # it is only told
-                self.event("started", self.store.get(lease.job))
-
-    def settled(self, job: Job, result: Result | None) -> None:
-        """A job moved on. For the pool."""
-        self._handles.settle(job, result)
-        if self._sender is not None and job.delivery is not None:
-            self._sender.wake()
-
-    def idle(self) -> None:
-        """Nothing is running any more. For the pool."""
-        with self._moved:
-            self._moved.notify_all()
-
-    def changed(self) -> None:
-        """Another process may have moved jobs. For the pool."""
-        self._handles.follow()
-        if self._pool is None:
-            self.idle()
-
-    def crashed(self, thread: str, error: BaseException) -> None:
-        """A thread died. For the pool."""
-        self.error = error
-        stopped = self._died()
-        stopped.__cause__ = error
-        why = (
-            f"the engine stops: {said(error)}" if isinstance(error, MinitangoError) else f"the {thread} died: {error!r}"
-        )
-        if not self._telling:
-            log.critical(why)
-        self.event("crashed", None, why)
-        self._handles.fail(stopped)
+    # --- inside -------------------------------------------------------------------------------
 
     def _store_changed(self) -> None:
         """From the store's own thread."""
-        if self._pool is not None:
-            self._pool.wake(changed=True)
-            return
-        while not self._stopped:
-            try:
-                self.changed()
-                self.trouble("watch", None)
-                return
-            except StoreError as error:  # to be tried again: what ended would not be told of another time
-                self.trouble("watch", error)
-                time.sleep(0.2)
-            except Exception as error:
-                self.crashed("watch", error)
-                return
-
-    def _died(self) -> EngineStopped:
-        if isinstance(self.error, MinitangoError) and self.error.id in HOPELESS:  # neither is a mistake, nor goes on
-            stopped = EngineStopped(f"the engine stopped: {self.error}", hint=self.error.hint, id=self.error.id)
-            stopped.exit_code = self.error.exit_code
-            return stopped
-        return EngineStopped(
-            f"the engine died: {self.error!r}; every job is safe in the store",
-            hint="run the same command again to go on",
-        )
+        if self._grading is not None:
+            self._grading.wake(changed=True)
+        else:
+            self._observer.look()
 
     def _check_open(self) -> None:
         if self.error is not None:
-            raise self._died() from self.error
-        if self._stopped:
+            raise self._observer.died() from self.error
+        if self._observer.stopped:
             raise EngineStopped("the engine is stopped", hint="open it again with Engine.open")
 
     @contextlib.contextmanager
@@ -523,13 +424,6 @@ class Engine:
         try:
             yield
         except StoreError as error:
-            if not self._stopped:
+            if not self._observer.stopped:
                 raise
             raise EngineStopped("the engine was stopped meanwhile; what was accepted is safe in the store") from error
-
-
-def _quietly(leave: Callable[[], object]) -> None:
-    try:
-        leave()
-    except StoreError as error:  # what it would have told is told by our silence, later
-        log.warning("this node could not sign off, and is taken for lost in a while: %s", error)

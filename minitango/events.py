@@ -5,18 +5,36 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Literal, Protocol
 
 from msgspec import Struct
 
-from minitango.errors import StoreError
-from minitango.job import Job
-from minitango.pool import EventKind, said
+from minitango.errors import MinitangoError, StoreError
+from minitango.job import Failure, Job, Lease, Result, State
 
 log = logging.getLogger("minitango")
 
 _BY_ITSELF: Final = frozenset({"store_unreachable", "store_busy"})
 """Troubles with the store that one outage goes through, in any order: the first tells of all."""
+
+EventKind = Literal[
+    "started",
+    "done",
+    "dead",
+    "retried",
+    "cancelled",
+    "released",
+    "recovered",
+    "lease_lost",
+    "paused",
+    "resumed",
+    "store_trouble",
+    "crashed",
+    "image",
+    "callback_delivered",
+    "callback_failed",
+    "callback_undelivered",
+]
 
 
 class Event(Struct, frozen=True):
@@ -99,3 +117,56 @@ class Troubles:
             if not self._whose:
                 self._told.clear()
                 self._tell("resumed", None, "the store works again")
+
+
+class Observer(Protocol):
+    """Whom the pool tells. Called from its threads; must not raise, and must return quickly."""
+
+    def event(self, kind: EventKind, job: Job | None = None, message: str = "") -> None: ...
+
+    def trouble(self, whose: str, error: StoreError | None) -> None:
+        """The store fails one of the engine's threads; None: it works again for that one."""
+
+    def started(self, lease: Lease) -> None:
+        """The next free consumer is to run this attempt: at once, or after some that are short."""
+
+    def settled(self, job: Job, result: Result | None) -> None:
+        """An ack was committed: the job as it is now."""
+
+    def idle(self) -> None:
+        """The last running attempt was committed."""
+
+    def changed(self) -> None:
+        """Another process may have changed the queue."""
+
+    def crashed(self, thread: str, error: BaseException) -> None:
+        """A thread died; the pool ends."""
+
+
+def said(wrong: Failure | MinitangoError) -> str:
+    """What went wrong, and what a person can do about it."""
+    return f"{wrong.message}; next: {wrong.hint}" if wrong.hint else wrong.message
+
+
+def taken_back(job: Job) -> EventKind:
+    """What became of a job that was taken from an engine that is gone."""
+    match job.state:
+        case State.DEAD:
+            return "dead"
+        case State.CANCELLED:
+            return "cancelled"
+        case _:
+            return "recovered"
+
+
+def became(job: Job) -> EventKind:
+    """What became of a job whose attempt was recorded."""
+    match job.state:
+        case State.DONE:
+            return "done"
+        case State.DEAD:
+            return "dead"
+        case State.CANCELLED:
+            return "cancelled"
+        case _:
+            return "retried" if job.due is not None else "released"

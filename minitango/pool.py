@@ -13,13 +13,15 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final, Literal, Protocol
+from typing import Final
 
 from minitango.bell import Bell, wait_for
-from minitango.breaker import Breaker
-from minitango.errors import JobNotFound, MinitangoError, StoreError, reach_of
+from minitango.claiming import Claiming
+from minitango.errors import MinitangoError, StoreError
+from minitango.events import Observer, became
 from minitango.failpoint import failpoint
-from minitango.job import Ack, Fail, Failure, Finish, Job, Lease, Result, State
+from minitango.job import Ack, Finish, Lease
+from minitango.leases import LeaseWatch
 from minitango.node import Membership
 from minitango.output import LiveOutput
 from minitango.runner import Runner
@@ -30,8 +32,6 @@ log = logging.getLogger("minitango")
 
 SAFETY_POLL: Final = 2.0
 """Seconds after which the producer looks by itself, whatever woke it or did not."""
-SOLO_PATIENCE: Final = 30.0
-"""Seconds that a job which must run alone waits for a quiet moment before one is made for it."""
 OVERDUE_GRACE: Final = 60.0
 """Seconds beyond its steps' wall limits after which an attempt is taken to hang."""
 HOPELESS: Final = frozenset({"store_corrupt", "store_too_new", "store_closed", "state_gone"})
@@ -42,58 +42,11 @@ PASSING: Final = frozenset(
 """Errors of the store that end when somebody makes room, lets go or is back: waited for as long as it takes."""
 PATIENCE: Final = 30.0
 """Seconds for which any other trouble with the store is ridden out."""
-TELL_AGAIN: Final = 60.0
-"""Seconds after which it is said again what an assignment waits for."""
 LINGER: Final = 6.0
 """Seconds in which what was put back must have ended; else its sandbox is taken from it."""
-REAP: Final = 2.0
-"""Seconds between two looks for jobs of engines that are gone, where a queue is shared."""
 GIVE_UP: Final = 10.0
 """Seconds for which a stopping pool goes on trying to record into a store that fails: from when it was asked to stop,
 and those that ran had ended or had had their grace; however long the store failed before."""
-
-EventKind = Literal[
-    "started",
-    "done",
-    "dead",
-    "retried",
-    "cancelled",
-    "released",
-    "recovered",
-    "lease_lost",
-    "paused",
-    "resumed",
-    "store_trouble",
-    "crashed",
-    "image",
-    "callback_delivered",
-    "callback_failed",
-    "callback_undelivered",
-]
-
-
-class Observer(Protocol):
-    """Whom the pool tells. Called from its threads; must not raise, and must return quickly."""
-
-    def event(self, kind: EventKind, job: Job | None = None, message: str = "") -> None: ...
-
-    def trouble(self, whose: str, error: StoreError | None) -> None:
-        """The store fails one of the engine's threads; None: it works again for that one."""
-
-    def started(self, lease: Lease) -> None:
-        """The next free consumer is to run this attempt: at once, or after some that are short."""
-
-    def settled(self, job: Job, result: Result | None) -> None:
-        """An ack was committed: the job as it is now."""
-
-    def idle(self) -> None:
-        """The last running attempt was committed."""
-
-    def changed(self) -> None:
-        """Another process may have changed the queue."""
-
-    def crashed(self, thread: str, error: BaseException) -> None:
-        """A thread died; the pool ends."""
 
 
 class Pool:
@@ -126,6 +79,8 @@ class Pool:
         self._bell = Bell()
         self._bell.ring()  # there may be work from before
         self._work = WorkQueue(self._workers, self._bell.ring, beside=store.shared)
+        self._leases = LeaseWatch(store, self._work, observer, lease_for=lease_for)
+        self._claiming = Claiming(store, runner, self._work, observer, capabilities=member.node.capabilities)
         self._changed = True
         self._stopping = False
         self._releasing = False
@@ -137,16 +92,10 @@ class Pool:
         the thread for ended, up to Python 3.12."""
         self._idents: set[int] = set()
         self._judged = 0
-        """How many of the acks the breaker has heard of: a round that the store failed is gone through again."""
-        self._breaker = Breaker()
-        self._waiting: dict[str, float] = {}
-        """Plans whose jobs wait for something of their own, and when that was last told."""
+        """How many of the acks were judged: a round that the store failed is gone through again."""
         self._next_due: float | None = None
-        self._look_for_solo = 0.0
         self._look_after_place = look_after
         self._look_at_place = 0.0
-        self._extend_at = 0.0
-        self._reap_at = 0.0
         self._trouble_since: float | None = None
         self._try_until = 0.0
         """When a pool that stops gives a store up that fails, on the monotonic clock."""
@@ -268,7 +217,6 @@ class Pool:
             self._work.end(running, ack)
 
     def _produce(self) -> None:
-        self._extend_at = time.monotonic() + self._lease_for / 3
         while self._error is None:
             self._bell.wait(self._patience())
             if not self._stopping:
@@ -295,8 +243,8 @@ class Pool:
         now = time.monotonic()
         if self._trouble_since is not None:
             return 0.2
-        waits = [SAFETY_POLL, self._extend_at - now]
-        rest = self._breaker.wait(now)
+        waits = [SAFETY_POLL, self._leases.due_in(now)]
+        rest = self._claiming.due_in(now)
         if rest:
             waits.append(rest)
         look = self._work.look_in(now)
@@ -323,38 +271,14 @@ class Pool:
             self._changed = False
             try:
                 self._observer.changed()
-                self._pass_cancels_on()
+                self._leases.pass_cancels_on()
             except StoreError:
                 self._changed = True  # to be looked at again
                 raise
-        reap = self._store.shared and now >= self._reap_at
-        if now >= self._extend_at or (reap and self._work.running):  # a closed lid must not cost us our own
-            lost = self._store.extend([r.lease for r in self._work.running.values()], lease_for=self._lease_for)
-            self._extend_at = now + self._lease_for / 3
-            for lease in lost:
-                running_ = self._work.running.get(lease.token)
-                if running_ is not None and running_.stop.why != "lost":
-                    running_.stop.request("lost")
-                    self._tell_lost(lease, "was taken over; it ends")
-        for running in self._work.running.values():
-            if running.overdue(now):
-                running.stop.request("overdue")
-        if reap:
-            for job in self._store.reap():
-                self._observer.settled(job, None)
-                self._observer.event(taken_back(job), job)
-            self._reap_at = now + REAP  # not before: where it failed, the store does not work again until it does not
+        self._leases.look(now)
 
     def _rests(self, on: bool, why: str) -> None:
         self._observer.event("paused" if on else "resumed", None, why)
-
-    def _pass_cancels_on(self) -> None:
-        if not self._work.running:
-            return
-        wanted = set(self._store.cancel_requested())
-        for running in self._work.running.values():
-            if running.lease.job in wanted:
-                running.stop.request("cancel")
 
     def _exchange(self, now: float, *, paused: bool) -> None:
         """Commit what consumers handed over, claim for those that are idle, and tell everyone."""
@@ -364,9 +288,13 @@ class Pool:
         still = [running for running in self._work.running.values() if running.lease.token not in over]
         acks = [ack for _, ack in handed if ack is not None]
         for _, ack in handed[self._judged :]:  # before claiming: what opens the breaker is to hold this claim back
-            self._judge_sandbox(ack, now)
+            if self._claiming.judge(ack, now):
+                self._work.put_back()
+                self._bell.ring()
         self._judged = len(handed)
-        claim, solo = (0, False) if paused else self._wanted(now, still)
+        claim, solo = 0, False
+        if not (paused or self._stopping or self._member.resting):
+            claim, solo = self._claiming.wanted(now, still)
         out = Exchanged()
         if acks or claim or self._store.unheard:
             failpoint("engine.before_exchange")
@@ -395,7 +323,7 @@ class Pool:
             acks,
             claim=n,
             solo=solo,
-            trial=self._breaker.resting,
+            trial=self._claiming.trial,
             node=self._node,
             capabilities=self._capabilities,
             lease_for=self._lease_for,
@@ -421,65 +349,11 @@ class Pool:
 
     def _tell(self, acks: Sequence[Ack], out: Exchanged) -> None:
         for lease in out.refused:
-            self._tell_lost(lease, "had been taken over; its word was refused")
+            self._leases.lost(lease, "had been taken over; its word was refused")
         results = {ack.lease.job: ack.result for ack in acks if isinstance(ack, Finish)}
         for job in out.settled:
             self._observer.settled(job, results.get(job.id))
-            self._observer.event(_event_of(job), job)
-
-    def _tell_lost(self, lease: Lease, why: str) -> None:
-        said = f"attempt {lease.attempt} of job {lease.job} {why}"
-        try:
-            self._store.get(lease.job)
-        except JobNotFound:
-            said = (
-                f"job {lease.job} is gone from the queue, which was emptied, or whose server came back without it; "
-                "next: submit its work again"
-            )
-        except StoreError:
-            pass  # it is not known
-        self._observer.event("lease_lost", None, said)
-
-    def _wanted(self, now: float, still: Sequence[Running]) -> tuple[int, bool]:
-        """How many jobs to claim, and whether it is the turn of one that must run alone."""
-        if self._stopping or self._member.resting or any(running.lease.solo for running in still):
-            return 0, False
-        seats = self._runner.seats
-        allowed = self._breaker.allowed(now, len(still))
-        room = self._work.room(now, still, ahead=seats is None and allowed is None)
-        if seats is not None:
-            room = max(0, min(room, seats - len(still)))
-        if allowed is not None:
-            room = min(room, allowed)
-        if now >= self._look_for_solo:
-            since = self._store.solo_since(capabilities=self._capabilities)
-            if since is not None and self._store.now() - since > SOLO_PATIENCE:
-                return (0, False) if still else (min(room, 1), True)
-            self._look_for_solo = now + SAFETY_POLL
-        return max(0, room), False
-
-    def _judge_sandbox(self, ack: Ack | None, now: float) -> None:
-        if isinstance(ack, Finish):
-            if self._breaker.succeeded():
-                self._observer.event("resumed", None, "the sandbox works again")
-            if self._waiting.pop(ack.lease.spec, None) is not None:
-                self._observer.event("resumed", None, f"{ack.lease.assignment} is graded again")
-        elif isinstance(ack, Fail) and not ack.charge and reach_of(ack.failure.id) != "sandbox":
-            # One assignment's trouble: the store has its jobs wait, and the sandbox is there for the others.
-            told = self._waiting.get(ack.lease.spec)
-            if told is None or now - told >= TELL_AGAIN:
-                self._waiting[ack.lease.spec] = now
-                self._observer.event("paused", None, f"jobs of {ack.lease.assignment} wait: {said(ack.failure)}")
-        elif (
-            isinstance(ack, Fail)
-            and self._runner.seats is None  # else it sees itself to what fails, and the others go on
-            and ack.failure.id.startswith(("sandbox", "blob_") if not ack.charge else "sandbox")
-            and self._breaker.failed(now, certain=not ack.charge)
-        ):
-            self._work.put_back()
-            self._bell.ring()
-            rest = self._breaker.wait(now) or 0.0
-            self._observer.event("paused", None, f"no job is started for {rest:.0f} s: {said(ack.failure)}")
+            self._observer.event(became(job), job)
 
     def _trouble(self, now: float, error: StoreError) -> None:
         """The store failed: nothing of the round happened, every word is kept and said again."""
@@ -505,31 +379,3 @@ class Pool:
         if self._trouble_since is not None:
             self._trouble_since = None
             self._observer.trouble("producer", None)
-
-
-def said(wrong: Failure | MinitangoError) -> str:
-    """What went wrong, and what a person can do about it."""
-    return f"{wrong.message}; next: {wrong.hint}" if wrong.hint else wrong.message
-
-
-def taken_back(job: Job) -> EventKind:
-    """What became of a job that was taken from an engine that is gone."""
-    match job.state:
-        case State.DEAD:
-            return "dead"
-        case State.CANCELLED:
-            return "cancelled"
-        case _:
-            return "recovered"
-
-
-def _event_of(job: Job) -> EventKind:
-    match job.state:
-        case State.DONE:
-            return "done"
-        case State.DEAD:
-            return "dead"
-        case State.CANCELLED:
-            return "cancelled"
-        case _:
-            return "retried" if job.due is not None else "released"

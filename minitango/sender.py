@@ -20,9 +20,9 @@ from minitango.breaker import Breaker
 from minitango.callback_url import Callbacks
 from minitango.callbacks import Call, Verdict
 from minitango.errors import ConfigError, JobNotFound, StoreError
+from minitango.events import EventKind
 from minitango.failpoint import failpoint
 from minitango.job import Job, State
-from minitango.pool import EventKind
 from minitango.retry import MOST_DELIVERY_BACKOFF, MOST_DELIVERY_WAIT, after_delivery
 from minitango.store import Errand, Store
 

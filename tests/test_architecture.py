@@ -44,6 +44,10 @@ FLOORS = [
     {
         "engine",
         "pool",
+        "grading",
+        "observer",
+        "leases",
+        "claiming",
         "workqueue",
         "node",
         "events",

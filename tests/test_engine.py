@@ -565,7 +565,7 @@ def test_a_record_that_is_damaged_is_told_as_dead_and_holds_nobody_up(tmp_path: 
         damaged, well = engine.submit(submission("ada")), engine.submit(submission("bob"))
         with contextlib.closing(sqlite3.connect(tmp_path / "queue.db")) as db, db:
             db.execute("UPDATE jobs SET labels = '{', solo = ? WHERE id = ?", (solo, damaged.id))
-        engine.changed()  # it looks whether what is waited for is there
+        engine._observer.changed()  # it looks whether what is waited for is there
         engine.resume()
         assert well.result(PATIENCE).score == 1
         with pytest.raises(JobDead, match="damaged"):
@@ -706,15 +706,15 @@ def test_idle_engine_sleeps(tmp_path: Path) -> None:
     with open_engine(tmp_path, scoring(1)) as engine:
         engine.submit(submission()).result(PATIENCE)
         rounds = 0
-        assert engine._pool is not None
-        real = engine._pool._exchange
+        assert engine._grading is not None
+        real = engine._grading._pool._exchange
 
         def counted(now: float) -> None:
             nonlocal rounds
             rounds += 1
             real(now)
 
-        engine._pool._exchange = counted  # type: ignore[method-assign]
+        engine._grading._pool._exchange = counted  # type: ignore[method-assign]
         threading.Event().wait(1.2)
     assert rounds <= 5, "an idle producer wakes about once a second, not in a loop"
 

@@ -55,7 +55,7 @@ def test_a_server_that_goes_and_comes_back(tmp_path: Path) -> None:
     try:
         with open_engine(server.url(), scoring(1), state=tmp_path, on_event=told.append) as engine:
             server.kill()
-            eventually(lambda: engine._troubles._whose >= {"producer", "sender"} or engine.error is not None)
+            eventually(lambda: engine._observer._troubles._whose >= {"producer", "sender"} or engine.error is not None)
             assert engine.error is None
             server.start()
             eventually(lambda: "resumed" in [event.kind for event in told])

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from msgspec import structs
 
+from minitango import leases
 from minitango import node as node_module
-from minitango import pool as pool_module
 from minitango.engine import Engine
 from minitango.errors import ConfigError, JobNotFound, StoreError
 from minitango.events import Event
@@ -130,7 +130,7 @@ def test_a_drained_node_begins_nothing_and_ends_what_it_has(kind: str, tmp_path:
 def test_the_jobs_of_a_dead_node_go_to_others_when_their_leases_lapse(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pool_module, "REAP", 0.05)
+    monkeypatch.setattr(leases, "REAP", 0.05)
     monkeypatch.setitem(_redis_link._CONSTANTS, "SETTLE", 0)
     dead = RedisStore(server.url())
     events: list[Event] = []
@@ -175,7 +175,7 @@ def test_a_slow_node_is_refused_and_ends_what_it_runs(
         eventually(lambda: bool(other.reap()))
         (lease,) = other.exchange(claim=1, node="other", lease_for=60).leases
         monkeypatch.undo()
-        eventually(lambda: not slow._pool._work.running)  # type: ignore[union-attr]
+        eventually(lambda: not slow._grading._pool._work.running)  # type: ignore[union-attr]
         assert other.get(handle.id).state is State.RUNNING, "its word did not count"
         assert other.extend([lease], lease_for=60) == ()
         other.close()
@@ -248,7 +248,7 @@ def test_a_claim_whose_answer_was_lost_goes_back_when_the_engine_stops(
 def test_nothing_is_reaped_for_a_while_after_the_server_was_away(
     own: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pool_module, "REAP", 0.05)
+    monkeypatch.setattr(leases, "REAP", 0.05)
     monkeypatch.setitem(_redis_link._CONSTANTS, "DEAF", 2)
     lasting = RedisStore(own.url())
     with node(own, tmp_path, "a", paused=True, lease_for=30) as engine:

@@ -158,6 +158,7 @@ def test_a_suspect_that_waited_long_gets_its_turn(tmp_path: Path, monkeypatch: p
     """A quiet moment is made for it: nothing is started until those that run are done, then it runs before others."""
     ended = prepare(tmp_path, suspect=True)
     monkeypatch.setattr("minitango.pool.SAFETY_POLL", 0.01)
+    monkeypatch.setattr("minitango.claiming.LOOK_FOR_SOLO", 0.01)
     with Engine.open(tmp_path, workers=0, sandbox=FakeSandbox()) as engine:
         engine.submit(submission("a", b"a"))
     gate = Gate()
@@ -178,7 +179,7 @@ def test_a_suspect_that_waited_long_gets_its_turn(tmp_path: Path, monkeypatch: p
             return real(**offered)
 
         monkeypatch.setattr(engine.store, "solo_since", solo_since)
-        monkeypatch.setattr("minitango.pool.SOLO_PATIENCE", -1.0)
+        monkeypatch.setattr("minitango.claiming.SOLO_PATIENCE", -1.0)
         for _ in range(2):  # a look that began before this may still have seen the long patience
             assert looked.acquire(timeout=PATIENCE), "nobody looks after those that wait to run alone"
         engine.submit_many(submission(f"s{n}", b"s%d" % n) for n in range(4))
@@ -484,7 +485,7 @@ def test_when_the_image_is_there_all_that_waited_are_graded(tmp_path: Path, monk
 def test_a_job_that_must_run_alone_and_not_here_keeps_nobody_waiting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("minitango.pool.SOLO_PATIENCE", -1.0)
+    monkeypatch.setattr("minitango.claiming.SOLO_PATIENCE", -1.0)
     with Engine.open(tmp_path, workers=0, sandbox=FakeSandbox()) as engine:
         engine.submit(submission("suspect", of=assignment(needs=("gpu",))))
         for _ in range(SOLO_AFTER):
@@ -610,8 +611,8 @@ def test_the_time_that_an_image_takes_is_not_the_attempts(tmp_path: Path, monkey
         handle = engine.submit(submission())
         assert sandbox.asked.wait(PATIENCE)
         rounds.pass_by()
-        assert engine._pool is not None
-        assert [running.stop.why for running in engine._pool._work.running.values()] == [None]
+        assert engine._grading is not None
+        assert [running.stop.why for running in engine._grading._pool._work.running.values()] == [None]
         assert handle.cancel()
         with pytest.raises(concurrent.futures.CancelledError):
             handle.result(PATIENCE)
@@ -735,7 +736,7 @@ def test_what_waits_for_a_consumer_goes_back_at_once(tmp_path: Path, monkeypatch
         if how == "cancel":
             for handle in handles[2:]:
                 handle.cancel()
-            going = engine._pool._work.running  # type: ignore[union-attr]
+            going = engine._grading._pool._work.running  # type: ignore[union-attr]
             eventually(lambda: sum(one.stop.why is None for one in list(going.values())) == 2)
             inside.gate.open.set()
             eventually(lambda: engine.store.counts()[State.CANCELLED] == 6)
@@ -811,7 +812,7 @@ def test_who_did_nothing_stops_without_an_error_though_its_store_fails(
 
     monkeypatch.setattr(engine.store, "unheard", True, raising=False)
     monkeypatch.setattr(engine.store, "exchange", fail)
-    engine._pool.wake()  # type: ignore[union-attr]
+    engine._grading.wake()  # type: ignore[union-attr]
     assert tried.wait(PATIENCE)
     begun = time.monotonic()
     in_time(lambda: engine.stop(grace=0))
@@ -946,7 +947,7 @@ def test_nobody_is_told_of_a_result_before_it_is_on_the_disk_and_others_run_mean
 
         monkeypatch.setattr(engine.store, "sync", slow)
         engine.pause()
-        eventually(lambda: engine._pool is not None and engine._pool.resting)
+        eventually(lambda: engine._grading is not None and engine._grading.resting)
         first, second = engine.submit(submission("one")), engine.submit(submission("two"))
         engine.resume()
         ran.get(timeout=PATIENCE)

@@ -20,7 +20,7 @@ from msgspec import msgpack, structs
 from minitango.errors import ConfigError, MinitangoError, StoreError, StoreFull, StoreTooNew
 from minitango.events import Event
 from minitango.job import Fail, Failure, Finish, JobSpec, Outcome, Result, State, work_key
-from minitango.pool import REAP
+from minitango.leases import REAP
 from minitango.statedir import locate
 from minitango.store import Node, Query, _redis_ears, _redis_link, _redis_look, open_store, shown
 from minitango.store import redis as redis_module

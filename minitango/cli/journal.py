@@ -12,9 +12,9 @@ from typing import Any, Final, Literal
 
 from minitango.cli.streams import as_called, tell
 from minitango.errors import MinitangoError
+from minitango.events import EventKind
 from minitango.job import Job
 from minitango.node import machine
-from minitango.pool import EventKind
 
 Level = Literal["info", "warning", "error", "critical"]
 

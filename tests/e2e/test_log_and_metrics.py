@@ -47,7 +47,7 @@ def test_no_name_breaks_a_line(capsys: pytest.CaptureFixture[str]) -> None:
 def test_every_event_has_a_level() -> None:
     from typing import get_args
 
-    from minitango.pool import EventKind
+    from minitango.events import EventKind
 
     assert set(LEVELS) == set(get_args(EventKind))
 
