@@ -26,6 +26,7 @@ from minitango.errors import BlobError, StoreError, StoreFull
 from minitango.job import JobSpec, State
 from minitango.moving import Place, migrate
 from minitango.store import Store, _database, _schema, _sqlite_blobs, open_blobs, open_store, settle_copy
+from minitango.store._brought import MOST_BROUGHT
 from minitango.store._sqlite_blobs import MOST_INSIDE, SqliteBlobs
 from minitango.store.sqlite import SqliteStore
 from minitango.testing import FakeSandbox
@@ -595,3 +596,48 @@ def test_a_clock_that_is_set_back_makes_nothing_old(
     assert again(blobs, b"x")
     assert blobs.prune(nothing, now=now + 60).count == 0
     assert blobs.prune(nothing, now=now + 3700).count == 1
+
+
+# --- hand-ins that come with their claims ---------------------------------------------------------
+
+
+def submit_of(store: SqliteStore, *digests: str) -> None:
+    store.submit([JobSpec("hw", f"s{n}", digest, digest, refs=(digest,)) for n, digest in enumerate(digests)])
+
+
+def test_small_hand_ins_come_with_their_claims(
+    store: SqliteStore, blobs: SqliteBlobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small, large = blobs.put(b"small"), blobs.put(bytes(MOST_BROUGHT + 1))
+    gone = digest_of(b"never put")
+    submit_of(store, small, large, gone)
+    asked: list[str] = []
+    read = blobs._read
+    monkeypatch.setattr(blobs, "_read", lambda digest: asked.append(digest) or read(digest))
+    assert [lease.inputs for lease in store.exchange(claim=3).leases] == [small, large, gone]
+    assert blobs.get(small) == b"small"
+    assert asked == []
+    assert len(blobs.get(large)) == MOST_BROUGHT + 1
+    assert blobs.get(small) == b"small", "it came once, and is read like any other then"
+    assert asked == [large, small]
+    with pytest.raises(BlobError):
+        blobs.get(gone)
+
+
+def test_what_came_damaged_or_could_not_be_brought_is_read(
+    store: SqliteStore, blobs: SqliteBlobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digests = [blobs.put(b"%d" % n) for n in range(4)]
+    submit_of(store, *digests)
+    store.exchange(claim=2)
+    blobs._brought.bring([(digests[0], b"another")])
+    assert [blobs.get(digest) for digest in digests[:2]] == [b"0", b"1"]
+
+    def fail(*_: object) -> None:
+        raise StoreError("it is away", id="store_busy")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store._db, "read", fail)
+        assert len(store.exchange(claim=2).leases) == 2, "they are claimed all the same"
+    assert not blobs._brought
+    assert [blobs.get(digest) for digest in digests[2:]] == [b"2", b"3"]

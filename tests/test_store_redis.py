@@ -24,7 +24,7 @@ from minitango.leases import REAP
 from minitango.statedir import locate
 from minitango.store import Node, Query, _redis_ears, _redis_link, _redis_look, open_store, shown
 from minitango.store import redis as redis_module
-from minitango.store._redis_blobs import MOST_BROUGHT
+from minitango.store._brought import MOST_BROUGHT
 from minitango.store._redis_look import a_replica
 from minitango.store._redis_rows import exchanged_of
 from minitango.store._redis_url import parse
@@ -1108,15 +1108,15 @@ def test_a_small_hand_in_comes_with_its_claim(
 def test_a_hand_in_that_came_damaged_is_asked_for(store: RedisStore, tmp_path: Path) -> None:
     blobs = store.blobs(tmp_path)
     digest = blobs.put(b"good")
-    blobs.bring([(digest, b"bad")])
+    blobs.brought.bring([(digest, b"bad")])
     assert blobs.get(digest) == b"good"
 
 
 def test_what_comes_and_is_not_asked_for_is_bounded(store: RedisStore, tmp_path: Path) -> None:
     blobs = store.blobs(tmp_path)
-    blobs.bring((f"{n:064x}", b"x") for n in range(1000))
-    assert len(blobs._brought) == 256
-    assert f"{999:064x}" in blobs._brought
+    blobs.brought.bring((f"{n:064x}", b"x") for n in range(1000))
+    assert len(blobs.brought) == 256
+    assert f"{999:064x}" in blobs.brought._held
 
 
 def test_an_exchange_that_is_asked_for_again_brings_no_hand_ins_and_they_are_fetched(
@@ -1140,7 +1140,7 @@ def test_an_exchange_that_is_asked_for_again_brings_no_hand_ins_and_they_are_fet
     lost.append(False)
     (lease,) = store.exchange(claim=1).leases
     assert lease.inputs == digest
-    assert not blobs._brought
+    assert not blobs.brought
     assert blobs.get(digest) == b"data"
 
 

@@ -19,6 +19,7 @@ from typing import Any, Final, NamedTuple
 
 from minitango.blobs import Blobs, Pruned
 from minitango.errors import BlobError, ConfigError, StoreError, StoreFull
+from minitango.store._brought import Brought
 from minitango.store._redis_folder import SERVER, check, missing, noted
 from minitango.store._redis_link import Link, Value
 
@@ -32,10 +33,6 @@ _AT_ONCE: Final = 8
 """Chunks in one request."""
 _KEPT: Final = 14 * 86400.0
 """Seconds for which this machine keeps what it does not use."""
-MOST_BROUGHT: Final = 16 << 10
-"""Bytes of a hand-in that comes with its claim."""
-_HELD: Final = 256
-"""Blobs that came so, and were not asked for yet."""
 _BATCH: Final = 200
 """Blobs in one request."""
 _BATCH_BYTES: Final = 4 << 20
@@ -61,18 +58,11 @@ class RedisBlobs:
     def __init__(self, link: Link, cache: Path) -> None:
         self._link = link
         self._cache = Blobs(cache)
-        self._brought: dict[str, bytes] = {}
+        self.brought = Brought()
+        """Hand-ins that came with their claims."""
         self._written = itertools.count()
         self._fresh: dict[str, _Fresh] = {}
         """Blobs that nobody had before us, and that no job of ours names yet."""
-
-    def bring(self, blobs: Iterable[tuple[str, bytes]]) -> None:
-        """Blobs that are about to be asked for, once each, by their digests. They are verified then."""
-        for digest, data in blobs:
-            self._brought[digest] = data
-        while len(self._brought) > _HELD:
-            with suppress(KeyError, StopIteration, RuntimeError):  # others take from it meanwhile
-                del self._brought[next(iter(self._brought))]
 
     @property
     def root(self) -> Path:
@@ -189,8 +179,7 @@ class RedisBlobs:
 
     def get(self, digest: str, *, keep: bool = True) -> bytes:
         """The bytes of this digest, verified. BlobError `blob_missing` or `blob_corrupt`; ValueError: no digest."""
-        brought = self._brought.pop(digest, None)
-        if brought is not None and hashlib.sha256(brought).hexdigest() == digest:
+        if (brought := self.brought.take(digest)) is not None:
             return brought
         if self._cache.has(digest):
             try:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from minitango.blobs import Blobs, Pruned, check_digest, verify
 from minitango.errors import BlobError, StoreError, StoreFull
 from minitango.room import check_room
+from minitango.store._brought import MOST_BROUGHT, Brought
 from minitango.store._database import Database, Transaction
 from minitango.store._history import as_json
 from minitango.store._rows import Row
@@ -33,6 +35,10 @@ _PUT: Final = """
 """Marks what is there as new, and mends it; SQLite writes none of the pages that stay as they are."""
 _TOUCH: Final = "UPDATE blobs SET put = max(put, ?) WHERE digest = ?"
 _GET: Final = "SELECT CAST(data AS BLOB) FROM blobs WHERE digest = ?"
+_BRING: Final = """
+    SELECT digest, CAST(data AS BLOB) FROM blobs
+    WHERE digest IN (SELECT value FROM json_each(?)) AND length(data) <= ?
+"""
 _OLD: Final = "SELECT seq, digest, length(data) FROM blobs WHERE seq > ? AND put < ? ORDER BY seq LIMIT ?"
 _DROP: Final = """
     DELETE FROM blobs WHERE digest IN (SELECT value FROM json_each(?)) AND put < ?
@@ -51,6 +57,13 @@ class SqliteBlobs:
     def __init__(self, db: Database, folder: Path) -> None:
         self._db = db
         self._files = Blobs(folder)
+        self._brought = Brought()
+
+    def bring(self, digests: Sequence[str]) -> None:
+        """Read those of these that are in the queue's file and small, for who asks for them next, once each."""
+        with suppress(StoreError):  # who asks will meet it
+            found = self._db.read(_BRING, as_json(digests), MOST_BROUGHT)
+            self._brought.bring((digest, bytes(data)) for digest, data in found)
 
     @property
     def root(self) -> Path:
@@ -118,6 +131,8 @@ class SqliteBlobs:
         """The bytes of this digest, verified. BlobError `blob_missing`, `blob_corrupt` or `blob_unreadable`;
         ValueError: no digest."""
         check_digest(digest)
+        if (brought := self._brought.take(digest)) is not None:
+            return brought
         try:
             data = self._read(digest)
         except StoreError as error:

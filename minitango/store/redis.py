@@ -30,8 +30,9 @@ from minitango.store import Exchanged, Node, Submitted, node_taken
 from minitango.store import _redis_folder as folder
 from minitango.store import _redis_rows as redis_rows
 from minitango.store import _rows as rows
+from minitango.store._brought import MOST_BROUGHT
 from minitango.store._history import not_found
-from minitango.store._redis_blobs import MOST_BROUGHT, RedisBlobs
+from minitango.store._redis_blobs import RedisBlobs
 from minitango.store._redis_dump import RedisDump
 from minitango.store._redis_link import Link, Value
 from minitango.store._redis_outbox import RedisOutbox
@@ -248,7 +249,7 @@ class RedisStore(RedisOutbox, RedisDump):
             log.warning("%d records of %s cannot be read whole: they were damaged", heard.unread, self)
         self._damaged += [Fail(lease, rows.unreadable(error), retry=False) for lease, error in heard.damaged]
         if self._blobs is not None:
-            self._blobs.bring(heard.brought.items())
+            self._blobs.brought.bring(heard.brought.items())
         return Exchanged(tuple(acks[at].lease for at in heard.refused), heard.settled, heard.leases)
 
     def _give_up(self, now: float | None) -> None:

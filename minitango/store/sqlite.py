@@ -84,6 +84,8 @@ class SqliteStore(SqliteOutbox, SqliteNodes, SqliteDump):
     def __init__(self, path: str | Path, *, queue: str = "default", clock: Callable[[], float] = time.time) -> None:
         super().__init__(Database(path, queue, clock), queue)
         self._clock = clock
+        self._blobs: SqliteBlobs | None = None
+        """What hand-ins are brought to when they are claimed."""
 
     def __repr__(self) -> str:
         return f"SqliteStore({str(self._db.path)!r}, queue={self.queue!r})"
@@ -142,7 +144,10 @@ class SqliteStore(SqliteOutbox, SqliteNodes, SqliteDump):
                         settled.append(self._give_up(tx, row, error))
             return Exchanged(tuple(refused), tuple(settled), tuple(leases))
 
-        return self._db.transact("exchange", body, now, ahead=ahead)
+        out = self._db.transact("exchange", body, now, ahead=ahead)
+        if len(out.leases) > 1 and self._blobs is not None:
+            self._blobs.bring([lease.inputs for lease in out.leases])
+        return out
 
     def sync(self) -> None:
         self._db.sync()
@@ -417,7 +422,8 @@ class SqliteStore(SqliteOutbox, SqliteNodes, SqliteDump):
         `folder` is for the others."""
         if directory is not None:
             return SharedFolder(directory, self._identity)
-        return SqliteBlobs(self._db, folder)
+        self._blobs = SqliteBlobs(self._db, folder)
+        return self._blobs
 
     def _identity(self) -> str:
         """Of this file, and of every copy of it."""
