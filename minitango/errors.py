@@ -134,6 +134,14 @@ class EngineRunning(StoreError):
         self.pid = pid
 
 
+HOPELESS: Final = frozenset({"store_corrupt", "store_too_new", "store_closed", "state_gone"})
+"""Errors of the store that no waiting mends."""
+PASSING: Final = frozenset(
+    {"store_full", "store_busy", "store_unreachable", "store_unconfirmed", "redis_replica", "redis_tls"}
+)
+"""Errors of the store that end when somebody makes room, lets go or is back: waited for as long as it takes."""
+
+
 class BlobError(UnavailableError):
     """Bytes that were accepted are missing, or are no longer what was accepted."""
 

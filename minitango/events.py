@@ -148,19 +148,8 @@ def said(wrong: Failure | MinitangoError) -> str:
     return f"{wrong.message}; next: {wrong.hint}" if wrong.hint else wrong.message
 
 
-def taken_back(job: Job) -> EventKind:
-    """What became of a job that was taken from an engine that is gone."""
-    match job.state:
-        case State.DEAD:
-            return "dead"
-        case State.CANCELLED:
-            return "cancelled"
-        case _:
-            return "recovered"
-
-
-def became(job: Job) -> EventKind:
-    """What became of a job whose attempt was recorded."""
+def became(job: Job, *, taken_back: bool = False) -> EventKind:
+    """What became of a job whose attempt was recorded, or that was taken back from an engine that is gone."""
     match job.state:
         case State.DONE:
             return "done"
@@ -168,5 +157,6 @@ def became(job: Job) -> EventKind:
             return "dead"
         case State.CANCELLED:
             return "cancelled"
-        case _:
-            return "retried" if job.due is not None else "released"
+    if taken_back:
+        return "recovered"
+    return "retried" if job.due is not None else "released"

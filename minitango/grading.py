@@ -13,7 +13,7 @@ from minitango import statedir
 from minitango.blobs import BlobStore
 from minitango.callback_url import Callbacks
 from minitango.errors import StoreError
-from minitango.events import Observer, taken_back
+from minitango.events import Observer, became
 from minitango.keeping import Keeper, kept_for
 from minitango.node import Membership
 from minitango.pool import Pool
@@ -77,7 +77,7 @@ class Grading:
             log.info("removed %d sandboxes that a dead engine left", swept)
         # Others that share the queue are alive; of this node there is no other while the directory is locked.
         for job in self._store.recover(node=self.node if self._store.shared else None):
-            self._observer.event(taken_back(job), job)
+            self._observer.event(became(job, taken_back=True), job)
         undo.callback(self._keeper.stop)
         undo.callback(self._pool.stop, 0.0)
         self._pool.start()

@@ -6,7 +6,7 @@ import time
 from typing import Final
 
 from minitango.errors import JobNotFound, StoreError
-from minitango.events import Observer, taken_back
+from minitango.events import Observer, became
 from minitango.job import Lease
 from minitango.store import Store
 from minitango.workqueue import WorkQueue
@@ -43,7 +43,7 @@ class LeaseWatch:
         if reap:
             for job in self._store.reap():
                 self._observer.settled(job, None)
-                self._observer.event(taken_back(job), job)
+                self._observer.event(became(job, taken_back=True), job)
             self._reap_at = now + REAP  # not before: where it failed, the store does not work again until it does not
 
     def _extend(self, now: float) -> None:

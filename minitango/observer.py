@@ -9,11 +9,10 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from minitango.errors import EngineStopped, MinitangoError, StoreError
+from minitango.errors import HOPELESS, EngineStopped, MinitangoError, StoreError
 from minitango.events import EventKind, Telling, Troubles, said
 from minitango.handle import Handles
 from minitango.job import Job, Lease, Result
-from minitango.pool import HOPELESS
 from minitango.store import Store
 
 log = logging.getLogger("minitango")

@@ -17,7 +17,7 @@ from typing import Final
 
 from minitango.bell import Bell, wait_for
 from minitango.claiming import Claiming
-from minitango.errors import MinitangoError, StoreError
+from minitango.errors import HOPELESS, PASSING, MinitangoError, StoreError
 from minitango.events import Observer, became
 from minitango.failpoint import failpoint
 from minitango.job import Ack, Finish, Lease
@@ -34,12 +34,6 @@ SAFETY_POLL: Final = 2.0
 """Seconds after which the producer looks by itself, whatever woke it or did not."""
 OVERDUE_GRACE: Final = 60.0
 """Seconds beyond its steps' wall limits after which an attempt is taken to hang."""
-HOPELESS: Final = frozenset({"store_corrupt", "store_too_new", "store_closed", "state_gone"})
-"""Errors of the store that no waiting mends."""
-PASSING: Final = frozenset(
-    {"store_full", "store_busy", "store_unreachable", "store_unconfirmed", "redis_replica", "redis_tls"}
-)
-"""Errors of the store that end when somebody makes room, lets go or is back: waited for as long as it takes."""
 PATIENCE: Final = 30.0
 """Seconds for which any other trouble with the store is ridden out."""
 LINGER: Final = 6.0

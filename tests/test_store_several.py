@@ -20,9 +20,8 @@ from redis import exceptions
 
 from minitango import statedir
 from minitango.doctor import Patient, shared
-from minitango.errors import ConfigError, StoreError
+from minitango.errors import PASSING, ConfigError, StoreError
 from minitango.job import Finish, JobSpec, Outcome, Result, State
-from minitango.pool import PASSING
 from minitango.store import _redis_clients, _redis_link, _redis_way, is_redis, open_store, shown
 from minitango.store._redis_errors import unconfirmed
 from minitango.store._redis_url import Host, parse
