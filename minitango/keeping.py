@@ -12,7 +12,6 @@ from typing import Any, Final
 
 from minitango.blobs import BlobStore
 from minitango.errors import ConfigError, MinitangoError
-from minitango.job import Delivery
 from minitango.store import Store
 
 log = logging.getLogger("minitango")
@@ -103,7 +102,7 @@ class Keeper:
             old = list(takewhile(lambda job: job.ended is not None and job.ended < before, found))
             if self._stop.is_set():
                 break
-            gone += self._store.forget(job.id for job in old if job.delivery is not Delivery.PENDING)
+            gone += self._store.forget(job.id for job in old)
             if len(old) < _BATCH:  # from the beginning, next time: what had to stay may go by then
                 self._cursor = 0
                 break

@@ -384,7 +384,7 @@ def test_a_word_that_the_store_did_not_take_is_said_again(bench: Bench, monkeypa
 def test_a_job_that_is_pruned_meanwhile_stops_nothing(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     def behave(connection: Any, request: Request) -> bytes:
         if len(receiver.requests) == 1:
-            bench.store.forget([request.key])
+            bench.store.forget([request.key], undelivered=True)
         return OK
 
     with receiving(behave) as receiver:
@@ -403,7 +403,7 @@ def test_a_job_that_is_pruned_before_it_is_sent(
 
     def take(n: int, *, lease_for: float) -> list[Errand]:
         errands = real(n, lease_for=lease_for)
-        bench.store.forget(errand.job for errand in errands)
+        bench.store.forget((errand.job for errand in errands), undelivered=True)
         return errands
 
     monkeypatch.setattr(bench.store, "take_callbacks", take)

@@ -505,7 +505,7 @@ def test_books_tell_of_each_change(
         lambda: store.callback_delivered(store.take_callbacks(1)[0]),
         lambda: store.redeliver(done),
         lambda: store.cancel(runs),
-        lambda: store.forget([done]),
+        lambda: store.forget([done], undelivered=True),
         lambda: store.cancel(waits),
     ):
         change()

@@ -76,6 +76,8 @@ class _Chosen(Struct, frozen=True):
     """What is to be done."""
 
     gone: tuple[Job, ...] = ()
+    undelivered: bool = False
+    """Whether those go, too, whose callback is still to be delivered: all of a student, whatever it is."""
     kept: tuple[tuple[Job, str, dict[str, str]], ...] = ()
     """Jobs that others handed in, too; whose each is from now on, and with which labels."""
 
@@ -96,11 +98,12 @@ def _chosen(engine: Engine, older_than: float | None, student: str | None, flags
             )
         found = [job for job in found if job.delivery is not Delivery.PENDING]
     if student is None:
-        return _Chosen(tuple(found))
+        return _Chosen(gone=tuple(found))
     left = [(job, without(job.labels, job.student, student)) for job in found]
     chosen = _Chosen(
-        tuple(job for job, others in left if others is None),
-        tuple((job, *others) for job, others in left if others is not None),
+        gone=tuple(job for job, others in left if others is None),
+        undelivered=older_than is None,
+        kept=tuple((job, *others) for job, others in left if others is not None),
     )
     if older_than is not None:
         return chosen
@@ -148,7 +151,7 @@ def _dry(engine: Engine, chosen: _Chosen) -> Removed:
 
 def _remove(engine: Engine, chosen: _Chosen) -> Removed:
     kept = sum(engine.store.hand_over(job.id, student, labels) for job, student, labels in chosen.kept)
-    count = engine.store.forget(job.id for job in chosen.gone)
+    count = engine.store.forget((job.id for job in chosen.gone), undelivered=chosen.undelivered)
     files: Pruned = engine.prune(older_than=GRACE)
     freed = _shrink(engine) if count or kept or files.count else 0
     return Removed(False, count, files.count, files.bytes, _young(engine, ()), freed, kept)

@@ -358,8 +358,11 @@ class Nodes(Protocol):
 class Upkeep(Protocol):
     """Verbs that keep the store small."""
 
-    def forget(self, ids: Iterable[str]) -> int:
+    def forget(self, ids: Iterable[str], *, undelivered: bool = False) -> int:
         """Delete these jobs, if they have ended, with all that was recorded of them. Returns how many.
+
+        Those stay whose callback is still to be delivered, also where `redeliver` came after whoever calls this had
+        looked at them; `undelivered`: they go as well, and their results are never told.
 
         What was theirs is overwritten in files of the store's own: nothing of it can be read there when this returns,
         or, where another process was reading just then, as soon as the log is used anew. What a server has written to

@@ -347,11 +347,11 @@ class RedisStore(RedisOutbox, RedisDump):
 
     # --- Upkeep -----------------------------------------------------------------------------------
 
-    def forget(self, ids: Iterable[str]) -> int:
+    def forget(self, ids: Iterable[str], *, undelivered: bool = False) -> int:
         waiting = (one for one in ids if rows.is_id(one))
         forgotten = 0
         while batch := list(islice(waiting, FORGET_BATCH)):
-            forgotten += int(self._link.run("forget", batch, patient=True))
+            forgotten += int(self._link.run("forget", ["1" if undelivered else "0", *batch], patient=True))
         return forgotten
 
     def hand_over(self, id: str, student: str, labels: Mapping[str, str]) -> bool:

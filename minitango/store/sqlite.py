@@ -357,20 +357,22 @@ class SqliteStore(SqliteOutbox, SqliteNodes, SqliteDump):
 
     # --- Upkeep -----------------------------------------------------------------------------------
 
-    def forget(self, ids: Iterable[str]) -> int:
+    def forget(self, ids: Iterable[str], *, undelivered: bool = False) -> int:
         waiting = iter(ids)
         forgotten = 0
         while batch := list(islice(waiting, FORGET_BATCH)):
-            forgotten += self._db.transact("forget", partial(self._forget, batch))
+            forgotten += self._db.transact("forget", partial(self._forget, batch, undelivered))
         if forgotten:
             self._db.empty_log()
         return forgotten
 
-    def _forget(self, ids: Sequence[str], tx: Transaction) -> int:
+    def _forget(self, ids: Sequence[str], undelivered: bool, tx: Transaction) -> int:
         gone = tx.execute(
             "DELETE FROM jobs WHERE id IN (SELECT value FROM json_each(?)) AND queue = ? "
-            "AND state IN ('done', 'dead', 'cancelled') RETURNING seq, state, key",
-            (as_json(ids), self.queue),
+            "AND state IN ('done', 'dead', 'cancelled') "
+            "AND (? OR NOT EXISTS (SELECT 1 FROM outbox WHERE outbox.job = jobs.seq AND outbox.due IS NOT NULL)) "
+            "RETURNING seq, state, key",
+            (as_json(ids), self.queue, undelivered),
         ).fetchall()
         for statement in FORGET:
             tx.executemany(statement, [(seq,) for seq, _, _ in gone])

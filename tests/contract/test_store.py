@@ -2110,11 +2110,27 @@ def test_jobs_are_listed_by_where_their_callbacks_are(store: Store) -> None:
 def test_a_forgotten_job_has_no_callback(store: Store) -> None:
     taken, waiting = ended(store), ended(store)
     (errand,) = take(store)
-    assert store.forget([taken, waiting]) == 2
+    assert store.forget([taken, waiting], undelivered=True) == 2
     assert store.next_callback() is None
     assert not store.callback_delivered(errand)
     assert not store.callback_failed(errand, "no", again_in=1)
     assert (take(store), store.next_callback()) == ([], None)
+
+
+def test_what_is_still_to_be_delivered_is_not_forgotten(store: Store) -> None:
+    """A redelivery that comes between a look at a job and its end is not lost."""
+    taken, again = ended(store), ended(store)
+    for errand in take(store, 2):
+        assert errand.job == taken or store.callback_delivered(errand)
+    looked_at = [job.id for job in store.list() if job.delivery is Delivery.DELIVERED]
+    assert looked_at == [again]
+    store.redeliver(again)
+    assert store.forget([*looked_at, taken]) == 0, "a try is under way, and one is due"
+    (errand,) = take(store)
+    assert errand.job == again
+    assert store.callback_delivered(errand)
+    assert store.forget([taken, again]) == 1
+    assert [job.id for job in store.list()] == [taken]
 
 
 def test_a_queue_delivers_its_own_callbacks_only(place: Backend) -> None:

@@ -1,10 +1,11 @@
 -- Delete ended jobs with all that was recorded of them (`Upkeep.forget`).
 -- Writes meta j: a: r: o: jobs ids of:a: of:s: keys key: refs ended outbox cb:
--- ARGV: the jobs. Replies: how many there were.
+-- ARGV: '1' where those go, too, whose callback is still to be delivered; the jobs. Replies: how many went.
 local gone = 0
-for _, id in ipairs(ARGV) do
+for i = 2, #ARGV do
+  local id = ARGV[i]
   local job = load(id)
-  if job and ENDED[job.state] then
+  if job and ENDED[job.state] and (ARGV[1] == '1' or not call('ZSCORE', P .. 'outbox', id)) then
     call('DEL', P .. 'j:' .. id, P .. 'a:' .. id, P .. 'r:' .. id, P .. 'o:' .. id, P .. 'cb:' .. id)
     call('ZREM', P .. 'jobs', id)
     call('ZREM', P .. 'ids', id)
