@@ -577,6 +577,52 @@ def test_a_job_of_which_nothing_is_left_is_not_made_anew_where_the_clock_was_set
     assert [job.id for job in store.recover()] == [there]
 
 
+def test_a_callback_of_whose_job_nothing_is_left_keeps_no_other_waiting(server: Server) -> None:
+    """Also where it is the first, fills what is asked for, or was lost while a try was under way."""
+
+    def lose(job: str) -> None:
+        server.client().delete(f"minitango:{{default}}:j:{job}")
+
+    with contextlib.closing(RedisStore(server.url(), clock=lambda: 1000.0)) as store:
+        ids = [one.id for one in store.submit([spec(str(n), callback="https://x.example/") for n in range(6)])]
+        for job in ids:
+            store.cancel(job)
+        first, second, *_ = store.take_callbacks(2)
+        for job in (first.job, second.job, *sorted(set(ids) - {first.job, second.job})[:2]):
+            lose(job)
+        assert not store.callback_delivered(first)
+        assert not store.callback_failed(second, "no", again_in=1.0)
+        there = sorted(job for job in ids if server.client().exists(f"minitango:{{default}}:j:{job}"))
+        assert len(there) == 2, "nothing is made anew"
+        found = [errand.job for _ in there for errand in store.take_callbacks(1)]
+        assert sorted(found) == there
+        lose(found[0])
+        (last,) = store.take_callbacks(9, now=2000.0)
+        assert last.job == found[1]
+        assert store.callback_delivered(last)
+        assert (store.next_callback(), store.take_callbacks(9, now=3000.0)) == (None, [])
+        left = [key.decode() for key in server.client().keys("minitango:{default}:cb:*")]
+        assert left == [f"minitango:{{default}}:cb:{last.job}"]
+
+
+@pytest.mark.parametrize(
+    "spoilt", [{}, {"tries": "x"}, {"tries": "-1"}, {"since": "nan"}, {"since": "inf"}, {"since": "x"}]
+)
+def test_a_callback_of_which_it_is_lost_what_became_of_it_is_delivered(
+    server: Server, store: RedisStore, spoilt: dict[str, Any]
+) -> None:
+    ids = [one.id for one in store.submit([spec(str(n), callback="https://x.example/") for n in range(2)])]
+    for job in ids:
+        store.cancel(job, now=1000.0)
+    told = f"minitango:{{default}}:cb:{ids[0]}"
+    server.client().hset(told, mapping=spoilt) if spoilt else server.client().delete(told)
+    taken = {errand.job: errand for errand in store.take_callbacks(2, now=1001.0)}
+    assert sorted(taken) == sorted(ids)
+    assert (taken[ids[0]].tries, taken[ids[0]].since) == (0, 1001.0)
+    assert (taken[ids[1]].tries, taken[ids[1]].since) == (0, 1000.0)
+    assert store.callback_delivered(taken[ids[0]])
+
+
 def test_a_reply_that_is_none(store: RedisStore) -> None:
     for packed_ in (b"", b"\xc1", msgpack.encode([[9], [], []]), msgpack.encode([[], [], [["no id", "1", "t"]]])):
         if packed_.endswith(b"t"):

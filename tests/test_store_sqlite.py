@@ -812,6 +812,17 @@ def test_nothing_of_whose_it_was_is_in_the_files(store: SqliteStore, path: Path)
     assert {job.student for job in store.list()} == {"other"}
 
 
+def test_a_callback_of_whose_job_nothing_is_left_keeps_no_other_waiting(store: SqliteStore, path: Path) -> None:
+    told = structs.replace(SPEC, callback="https://x.example/")
+    lost, there = (one.id for one in store.submit([told, told]))
+    for job in (lost, there):
+        store.cancel(job)
+    with contextlib.closing(sqlite3.connect(path)) as db, db:
+        db.execute("DELETE FROM jobs WHERE id = ?", (lost,))
+    assert [errand.job for errand in store.take_callbacks(9) if store.callback_delivered(errand)] == [there]
+    assert store.next_callback() is None
+
+
 def test_who_reads_meanwhile_keeps_nobody_from_forgetting(
     store: SqliteStore, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

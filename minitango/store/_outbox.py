@@ -45,7 +45,11 @@ class SqliteOutbox(SqliteHistory):
             taken = []
             for (job,) in tx.execute(_DUE, wanted).fetchall():
                 tx.execute(_TAKE, (tx.now + min(lease_for, MOST_DELIVERY_WAIT), rows.new_token(), job))
-                taken.append(Errand(*tx.execute(_ERRAND, (job,)).fetchone()))
+                errand = tx.execute(_ERRAND, (job,)).fetchone()
+                if errand is None:  # nothing is left of its job, and nobody is to be told
+                    tx.execute("DELETE FROM outbox WHERE job = ?", (job,))
+                else:
+                    taken.append(Errand(*errand))
             return taken
 
         return self._db.transact("take_callbacks", body, now)

@@ -5,6 +5,11 @@
 local now, id, became = clock(ARGV[1]), ARGV[2], ARGV[4]
 local told = P .. 'cb:' .. id
 if call('HGET', told, 'token') ~= ARGV[3] then return 0 end
+if call('HEXISTS', P .. 'j:' .. id, 'id') == 0 then -- nothing is left of it, and it is not made anew
+  call('ZREM', P .. 'outbox', id)
+  call('DEL', told)
+  return 0
+end
 call('HDEL', told, 'token')
 if ARGV[6] == '1' then call('HINCRBY', told, 'tries', 1) end
 if ARGV[7] ~= '' then call('HSET', told, 'error', ARGV[7]) end
