@@ -680,6 +680,50 @@ def test_a_queue_that_lost_jobs_while_it_was_filled_is_not_opened(opened: Callab
     there.close()
 
 
+@pytest.mark.parametrize("to", ["sqlite", "redis"])
+def test_a_job_of_which_nothing_is_left_is_left_out_and_told(
+    to: str, opened: Callable[[str], Store], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also where a key names it as its latest: nobody has that key any more."""
+    redis_server.need_redis()
+    here, there = opened("redis"), opened(to)
+    assert isinstance(here, RedisStore)
+    kept = [here.submit([spec("ada", key="a")], fresh=True)[0].id, here.submit([spec("bob")])[0].id]
+    here.exchange([Finish(lease, Result(Outcome.GRADED, 1.0)) for lease in here.exchange(claim=1).leases])
+    lost = [here.submit([spec("ada", key="a")], fresh=True)[0].id]
+    lost += [one.id for one in here.submit([spec(f"s{n}") for n in range(6)])]
+    for job in lost:
+        redis_server.shared().client().delete(f"minitango:{{{here.queue}}}:j:{job}")
+    assert there.load(here.dump(), here.books) == len(kept)
+    assert [job.id for job in there.list()] == kept
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert told.startswith(f"7 jobs are lost from the queue '{here.queue}' on Redis at ")
+    assert f"({', '.join(lost[:5])} and 2 more); next: " in told
+    (again,) = there.submit([spec("ada", key="a")])
+    assert again.created
+    assert there.get(again.id).supersedes is None
+
+
+def test_a_job_that_is_forgotten_while_its_queue_moves_is_not_lost(
+    opened: Callable[[str], Store], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    redis_server.need_redis()
+    here = opened("redis")
+    assert isinstance(here, RedisStore)
+    gone, kept = (one.id for one in here.submit([spec("ada"), spec("bob")]))
+    here.cancel(gone)
+    run = here._link.run
+
+    def forgets_first(verb: str, *args: Any, **more: Any) -> Any:
+        monkeypatch.undo()
+        here.forget([gone])
+        return run(verb, *args, **more)
+
+    monkeypatch.setattr(here._link, "run", forgets_first)
+    assert [dumped.job.id for dumped in here.dump()] == [kept]
+    assert caplog.records == []
+
+
 @pytest.mark.parametrize("field", ["inputs", "spec", "refs"])
 def test_a_digest_that_is_none_is_told_with_its_job(
     kind: str, field: str, opened: Callable[[str], Store], tmp_path: Path

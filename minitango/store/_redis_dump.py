@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, closing, nullcontext, suppress
@@ -17,6 +18,9 @@ from minitango.store._redis_errors import not_whole
 from minitango.store._redis_history import RedisHistory
 from minitango.store._redis_link import Value
 from minitango.store.portable import Books, JobDump, Post, Streak, not_empty, posts_digest
+from minitango.text import plural
+
+log = logging.getLogger("minitango")
 
 _OUT: Final = 20
 """Jobs in one reply, each with what its steps printed."""
@@ -25,6 +29,8 @@ _IN_BYTES: Final = 1 << 20
 """In one request: the server serves others between."""
 _PIECE: Final = 1000
 """Of what the books tell of, in one reply."""
+_NAMED: Final = 5
+"""Jobs that are lost, in what is said of them."""
 _STAYS: Final = (b"meta", b"blobs", b"nodes", b"seen", b"drain")
 
 
@@ -59,13 +65,23 @@ class RedisDump(RedisHistory):
 
     def dump(self) -> Iterator[JobDump]:
         top = int(self._link.call("read", lambda client: client.hget(self._key("meta"), "seq")) or 0)
-        low = "-inf"
+        low, lost = "-inf", []
         while page := self._page("jobs", low, str(top), newest_first=False):
             ids = iter([one for one, _ in page])
             while batch := list(islice(ids, _OUT)):
                 for reply in self._link.run("dump", [str(top), *batch], patient=True):
-                    yield _dumped(*reply)
+                    if len(reply) == 1:
+                        lost.append(reply[0].decode("utf-8", "replace"))
+                    else:
+                        yield _dumped(*reply)
             low = f"({page[-1][1]:.0f}"
+        if lost:
+            more = f" and {len(lost) - _NAMED} more" if len(lost) > _NAMED else ""
+            log.warning(
+                "%s lost from the queue %r on Redis at %s, and left out, as nothing is left there but the id (%s%s); "
+                "next: restore the server's data from a backup",
+                plural(len(lost), "job", "are"), self.queue, self._link.place.shown, ", ".join(lost[:_NAMED]), more,
+            )  # fmt: skip
 
     def load(self, jobs: Iterable[JobDump], books: Callable[[], Books]) -> int:
         token = secrets.token_hex(8)
