@@ -348,6 +348,16 @@ class StoreMachine(RuleBasedStateMachine):
         self.now = (data.draw(st.sampled_from(later), label="moment") if later else self.now) + more
 
     @invariant()
+    def lanes_are_those_that_have_a_job_to_give(self) -> None:
+        """A server is not to remember, nor a claim to look at, all that there ever were."""
+        if not isinstance(getattr(self, "store", None), RedisStore):
+            return
+        key, client = self.store._key, redis_server.shared().client()
+        shelves = [name.decode().removeprefix(key("")) for name in client.scan_iter(key("*"), count=1000)]
+        having = {name.split(":", 1)[1] for name in shelves if name.startswith(("ready:", "alone:"))}
+        assert {lane.decode() for lane in client.smembers(key("lanes"))} == having
+
+    @invariant()
     def agree(self) -> None:
         if not hasattr(self, "store"):
             return

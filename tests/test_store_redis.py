@@ -19,7 +19,7 @@ from msgspec import msgpack, structs
 
 from minitango.errors import ConfigError, MinitangoError, StoreError, StoreFull, StoreTooNew
 from minitango.events import Event
-from minitango.job import Fail, Failure, Finish, JobSpec, Outcome, Result, State, work_key
+from minitango.job import Fail, Failure, Finish, JobSpec, Outcome, Release, Result, State, work_key
 from minitango.leases import REAP
 from minitango.statedir import locate
 from minitango.store import Node, Query, _redis_ears, _redis_link, _redis_look, open_store, shown
@@ -1084,6 +1084,37 @@ def test_an_idle_watch_asks_nothing(server: Server, store: RedisStore) -> None:
     stop()
 
 
+def test_lanes_that_have_no_job_are_not_kept(server: Server, store: RedisStore) -> None:
+    """Each claim looks at all that there are: whatever took the last job of one, it goes."""
+
+    def lanes() -> list[str]:
+        return sorted(lane.decode() for lane in server.client().smembers("minitango:{default}:lanes"))
+
+    ids = [one.id for one in store.submit([spec(name, key=name, lane=name) for name in ("a", "b", "c", "d", "lost")])]
+    assert lanes() == ["a", "b", "c", "d", "lost"]
+    store.cancel(ids[0])
+    assert lanes() == ["b", "c", "d", "lost"], "nobody serves it"
+    store.submit([spec("b", key="b", lane="e")])
+    assert lanes() == ["c", "d", "e", "lost"], "it needs something else now"
+    (lease,) = store.exchange(claim=9, capabilities=["c"], now=1000.0).leases
+    assert lanes() == ["d", "e", "lost"]
+    store.exchange([Fail(lease, Failure("x", "no"))], now=1000.0)
+    assert lanes() == ["d", "e", "lost"], "it is not due"
+    store.submit([spec("c", key="c", lane="f")], now=1000.0)
+    assert lanes() == ["d", "e", "lost"], "it is not due, whatever it needs now"
+    store.submit([spec("c", key="c", lane="c")], now=1000.0)
+    assert store.exchange(claim=9, now=2000.0).leases == ()
+    assert lanes() == ["c", "d", "e", "lost"]
+    server.client().delete(f"minitango:{{default}}:j:{ids[4]}")
+    assert store.exchange(claim=9, capabilities=["lost"], now=2000.0).leases == ()
+    assert lanes() == ["c", "d", "e"], "nothing is left of its job"
+    server.client().sadd("minitango:{default}:lanes", "older")
+    leases = store.exchange(claim=9, capabilities=["c", "d", "e", "older"], now=2000.0).leases
+    assert (len(leases), lanes()) == (3, [])
+    store.exchange([Release(leases[0])])
+    assert lanes() == [next(job.lane for job in store.list() if job.id == leases[0].job)]
+
+
 def test_what_is_forgotten_leaves_no_key(server: Server, store: RedisStore) -> None:
     empty = set(server.client().scan_iter())
     store.submit([spec(str(n), key=f"k{n % 3}", lane="g" if n % 2 else "") for n in range(9)], fresh=True)
@@ -1091,7 +1122,7 @@ def test_what_is_forgotten_leaves_no_key(server: Server, store: RedisStore) -> N
         store.exchange([Finish(lease, RESULT) for lease in leases])
     assert store.forget([job.id for job in store.list()]) == store.last_ended()
     left = {key for key in server.client().scan_iter() if b"last:" not in key} - empty
-    assert left == {b"minitango:{default}:lanes", b"minitango:{default}:meta"}
+    assert left == {b"minitango:{default}:meta"}
     for state in State:
         assert store.counts()[state] == 0
 

@@ -1546,6 +1546,24 @@ def test_lanes_are_one_queue_to_who_serves_them_all(store: Store) -> None:
     assert [lease.job for lease in claim(store, 3, capabilities=["gpu"])] == [last]
 
 
+def test_a_lane_that_was_empty_is_claimed_from_again(store: Store, clock: Clock) -> None:
+    """Whatever its jobs went through when there was none: they waited, were put back, or taken from a dead engine."""
+    (job_id,) = submit(store, spec(lane="gpu"))
+    for _ in range(2):
+        (lease,) = claim(store, 9, capabilities=["gpu"])
+        assert claim(store, 9, capabilities=["gpu"]) == []
+        settle(store, Fail(lease, Failure("x", "no")))
+        assert claim(store, 9, capabilities=["gpu"]) == []
+        clock.advance(100)
+    (lease,) = claim(store, 9, capabilities=["gpu"])
+    settle(store, Release(lease))
+    for _ in range(SOLO_AFTER):
+        assert [lease.job for lease in claim(store, 9, capabilities=["gpu"])] == [job_id]
+        store.recover()
+    assert claim(store, 9, capabilities=["gpu"]) == []
+    assert [lease.job for lease in claim(store, solo=True, capabilities=["gpu"])] == [job_id]
+
+
 def test_what_waits_for_a_node_is_no_solo_claim_either(store: Store) -> None:
     (job_id,) = submit(store, spec(lane="gpu"))
     for _ in range(SOLO_AFTER):

@@ -1,5 +1,5 @@
 -- Cancel a job (`Queue.cancel`).
--- Writes meta j: ready: alone: due solo spec: held: others cancels ended outbox cb:
+-- Writes meta j: lanes ready: alone: due solo spec: held: others cancels ended outbox cb:
 -- ARGV: now, job, reason. Replies: the job as it is now; nothing where there is none.
 local now = clock(ARGV[1])
 local job = load(ARGV[2])

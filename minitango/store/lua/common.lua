@@ -21,7 +21,7 @@
 --   of:a:NAME     zset   the jobs of an assignment, by seq;   of:s:NAME  of a student
 --   keys          hash   idempotency key -> its latest job;   key:KEY  zset  its jobs by seq, once there are two
 --   refs          hash   blob -> how often jobs name it
---   lanes         set    lanes that ever had a job
+--   lanes         set    lanes that have a job in ready: or alone:
 --   ready:LANE    zset   queued and due, all with score 0: late, order, id in one word, so that the first is the next
 --   alone:LANE    zset   the same, of jobs that are to be run alone
 --   due           zset   queued and not yet due, by due time
@@ -97,9 +97,17 @@ local function is_solo(job) return tonumber(job.interruptions or 0) >= C.SOLO_AF
 local function place(job) return string.format('%04x', math.min(tonumber(job.late or 0), 65535)) .. job.order .. job.id end
 local function shelf(job) return P .. (is_solo(job) and 'alone:' or 'ready:') .. job.lane end
 
+-- Lanes from which a job was taken, or in which none was found: `books` strikes those that are empty.
+local thinned = {}
+
 -- Put a queued job into the indexes of queued jobs; `unshelve`, with the same values in it, takes it out.
 local function shelve(job)
-  if job.due then call('ZADD', P .. 'due', job.due, job.id) else call('ZADD', shelf(job), 0, place(job)) end
+  if job.due then
+    call('ZADD', P .. 'due', job.due, job.id)
+  else
+    call('ZADD', shelf(job), 0, place(job))
+    call('SADD', P .. 'lanes', job.lane)
+  end
   call('SADD', P .. 'spec:' .. job.spec, job.id)
   if is_solo(job) then call('ZADD', P .. 'solo', job.due_since, job.id) end
   local held = tonumber(job.held or 0)
@@ -111,6 +119,7 @@ end
 
 local function unshelve(job)
   if job.due then call('ZREM', P .. 'due', job.id) else call('ZREM', shelf(job), place(job)) end
+  thinned[job.lane or ''] = true
   call('SREM', P .. 'spec:' .. job.spec, job.id)
   if is_solo(job) then call('ZREM', P .. 'solo', job.id) end
   if tonumber(job.held or 0) > 0 then
@@ -156,6 +165,9 @@ local function next_ended()
 end
 local function books()
   flush()
+  for lane in pairs(thinned) do
+    if call('EXISTS', P .. 'ready:' .. lane, P .. 'alone:' .. lane) == 0 then call('SREM', P .. 'lanes', lane) end
+  end
   if ended_here > 0 then call('HSET', KEYS[1], 'ended_seq', last_ended()) end
   for state, n in pairs(moved) do
     if n ~= 0 then call('HINCRBY', KEYS[1], 'n:' .. state, n) end

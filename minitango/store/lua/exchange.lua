@@ -1,5 +1,5 @@
 -- Record what became of attempts, and claim (`Queue.exchange`).
--- Writes meta j: a: r: o: keys key: ready: alone: due solo spec: held: others waves running cancels ended outbox cb: last:
+-- Writes meta j: a: r: o: keys key: lanes ready: alone: due solo spec: held: others waves running cancels ended outbox cb: last:
 -- Reads b:
 -- ARGV: now, client, request, claim, which (solo, trial, or empty), node, lease_for, bring, and msgpack of {capabilities}, {`claim` new tokens},
 -- {for each ack: kind, job, attempt, token, and what `settle` reads}, then what steps printed: bytes are not for msgpack.
@@ -177,6 +177,7 @@ local function promote(low, high)
     if j.order then -- else nothing is left of it
       call('HDEL', P .. 'j:' .. id, 'due')
       call('ZADD', shelf(j), 0, place(j))
+      call('SADD', P .. 'lanes', j.lane)
     end
   end
 end
@@ -189,12 +190,14 @@ if wanted > 0 and call('SISMEMBER', P .. 'drain', node) == 0 then
   for _, lane in ipairs(call('SMEMBERS', P .. 'lanes')) do
     local served = true
     for need in string.gmatch(lane, '[^,]+') do served = served and offered[need] end
-    if served then lanes[#lanes + 1] = P .. (solo and 'alone:' or 'ready:') .. lane end
+    if served then lanes[#lanes + 1] = lane end
   end
   local places = {}
   local function look(most, unheld)
     for _, lane in ipairs(lanes) do
-      for _, member in ipairs(call('ZRANGE', lane, 0, most - 1)) do
+      local found = call('ZRANGE', P .. (solo and 'alone:' or 'ready:') .. lane, 0, most - 1)
+      if #found == 0 then thinned[lane] = true end
+      for _, member in ipairs(found) do
         local held = unheld and call('HGET', P .. 'j:' .. string.sub(member, C.ID_AT), 'held')
         if tonumber(held or 0) == 0 then places[#places + 1] = member end
       end
@@ -207,7 +210,9 @@ if wanted > 0 and call('SISMEMBER', P .. 'drain', node) == 0 then
   for i = 1, math.min(#places, solo and 1 or wanted) do
     local job = load(string.sub(places[i], C.ID_AT))
     if not job then -- nothing is left of it but its place, which is not to be another's
-      for _, lane in ipairs(call('SMEMBERS', P .. 'lanes')) do call('ZREM', P .. (solo and 'alone:' or 'ready:') .. lane, places[i]) end
+      for _, lane in ipairs(lanes) do
+        if call('ZREM', P .. (solo and 'alone:' or 'ready:') .. lane, places[i]) == 1 then thinned[lane] = true end
+      end
     elseif more == 0 or not caught(job) then
       jobs[#jobs + 1] = job
     end
@@ -217,6 +222,7 @@ if wanted > 0 and call('SISMEMBER', P .. 'drain', node) == 0 then
       unshelve(job)
     else
       later('ZREM', shelf(job), place(job))
+      thinned[job.lane] = true
       later('SREM', P .. 'spec:' .. job.spec, job.id)
     end
     local attempt, token = tostring(tonumber(job.attempt or 0) + 1), tokens[i]

@@ -87,7 +87,6 @@ while at <= #ARGV do
       if holder then call('HSET', P .. 'keys', key, id) end
     end
     for digest in string.gmatch(job.refs, '%S+') do call('HINCRBY', P .. 'refs', digest, 1) end
-    call('SADD', P .. 'lanes', job.lane)
     count(nil, job.state)
     if job.state == 'queued' then
       shelve(job)

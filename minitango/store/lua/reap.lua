@@ -1,5 +1,5 @@
 -- Take running jobs back from engines that are gone (`Queue.reap`, `Queue.recover`).
--- Writes meta j: a: ready: alone: due solo spec: held: others running cancels ended outbox cb:
+-- Writes meta j: a: lanes ready: alone: due solo spec: held: others running cancels ended outbox cb:
 -- ARGV: now, verb, node ('' or '=' and its name). Replies: the jobs that were taken back, as they are now.
 local now, verb = clock(ARGV[1]), ARGV[2]
 if verb == 'reap' and ARGV[1] == '' then

@@ -64,7 +64,6 @@ for i = 0, n - 1 do
         unshelve(job)
         write(job, { lane = lane })
         shelve(job)
-        lanes[lane] = true
       end
     elseif not h[1] then
       holder = nil -- nothing is left of it
