@@ -1140,6 +1140,17 @@ def test_acks_and_claims_go_in_one_exchange(store: Store) -> None:
     assert [lease.job for lease in done.leases] == [second.job, third], "a released job may be claimed at once"
 
 
+def test_what_an_exchange_says_is_done_in_its_order(store: Store, clock: Clock) -> None:
+    """A job that is put back after another had all those held that were queued does not wait with them."""
+    submit(store, spec("first"), spec("second"), spec("waits"))
+    first, second = claim(store, 2)
+    acks = (Fail(first, UNREACHED, charge=False), Fail(second, Failure("x", "no")))
+    held, failed = store.exchange(acks).settled
+    assert store.get(failed.id).due == failed.due == clock.time + 1
+    assert held.due is not None
+    assert store.list()[2].due == held.due + APART
+
+
 def test_a_job_that_was_graded_in_the_same_exchange_speaks_against_a_hold(store: Store, clock: Clock) -> None:
     held = running(store, student="held")
     store.exchange([Fail(held, AWAY, charge=False)])

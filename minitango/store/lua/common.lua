@@ -241,7 +241,9 @@ end
 -- Have all jobs in a set or a sorted set of queued ones moved, in batches, as the server is to serve others between. Either
 -- they are held: those that know of no later hold get `row`, and are due at `due`; or they are free at `due`, if they were
 -- held at `held_at`. Until one is moved, nobody may claim it that is to be held: `caught`.
+local is_set_out = false
 local function set_out(name, wave)
+  is_set_out = true
   wave.cursor = '0'
   call('HSET', P .. 'waves', name, cmsgpack.pack(wave))
 end
@@ -265,9 +267,10 @@ local function move(job, wave)
   shelve(job)
 end
 
--- One batch of all that was set out. Returns 1 where more is left, else 0.
+-- What is left of the one batch of all that was set out which a script moves. Returns 1 where more is left, else 0.
+local left = C.WAVE
 local function surge()
-  local left, waves = C.WAVE, as_table(call('HGETALL', P .. 'waves'))
+  local waves = as_table(call('HGETALL', P .. 'waves'))
   -- A cursor is good for the process that gave it: after a restart or a failover it is begun anew.
   local process = next(waves) and string.match(call('INFO', 'server'), 'run_id:(%x+)') or ''
   for name, packed in pairs(waves) do

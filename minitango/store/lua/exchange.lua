@@ -163,6 +163,10 @@ while at <= #said do
   settle(kind, job)
   if job then settled[#settled + 1] = job else refused[#refused + 1] = number end
   number = number + 1
+  if is_set_out then -- now, as what the next one has queued is not to be held or freed by it
+    surge()
+    is_set_out = false
+  end
 end
 
 local more = surge()
