@@ -120,7 +120,7 @@ def test_too_large_is_refused_with_the_way_out(blobs: RedisBlobs, monkeypatch: p
 
 
 def test_a_full_server_takes_none(blobs: RedisBlobs, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_redis_link, "_MEMORY_GOOD_FOR", 0.0)
+    monkeypatch.setattr(_redis_link, "_SEEN_FOR", 0.0)
     client = redis_server.shared().client()
     client.config_set("maxmemory", int(client.info("memory")["used_memory"] / 0.95))
     try:
@@ -147,7 +147,7 @@ def test_what_is_refused_for_memory_leaves_nothing(
     kept = blobs.put(b"kept")
     before = keys()
     link = blobs._link
-    monkeypatch.setattr(link, "_memory_read", time.monotonic() + HOUR)
+    monkeypatch.setattr(link, "_seen", time.monotonic() + HOUR)
     monkeypatch.setattr(link, "_memory_left", 1000)
     with pytest.raises(StoreFull):
         blobs.put(b"y" * 1001)

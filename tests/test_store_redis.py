@@ -271,7 +271,7 @@ def test_a_server_that_keeps_nothing_is_told_of_or_refused(own: Server) -> None:
 
 
 def test_a_full_server_accepts_nothing_more_but_takes_results(own: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_redis_link, "_MEMORY_GOOD_FOR", 0.0)
+    monkeypatch.setattr(_redis_link, "_SEEN_FOR", 0.0)
     store = RedisStore(own.url())
     store.submit([spec(str(n)) for n in range(3)])
     (lease,) = store.exchange(claim=1).leases
@@ -374,6 +374,28 @@ def test_a_worker_whose_server_became_a_replica_says_so_and_waits(own: Server, t
     assert "is a replica of 127.0.0.1" in troubles[0]
     assert "; next: name its master: --store" in troubles[0]
     assert [event.kind for event in told].count("resumed") == 1
+
+
+def test_a_replica_that_takes_writes_is_given_none(own: Server, tmp_path: Path) -> None:
+    """It became one while workers ran, and forgets what it is told when its master says so."""
+    told: list[Event] = []
+    with (
+        contextlib.closing(RedisStore(own.url())) as store,
+        open_engine(own.url(), scoring(1), state=tmp_path, workers=1, on_event=told.append),
+    ):
+        own.client().config_set("replica-read-only", "no")
+        own.client().replicaof("127.0.0.1", str(redis_server.free_port()))
+        eventually(lambda: "store_trouble" in [event.kind for event in told])
+        assert "is a replica of 127.0.0.1" in next(event.message for event in told if event.kind == "store_trouble")
+        before = own.client().dbsize()
+        for action in (lambda: store.submit([spec()]), lambda: store.exchange(claim=1), lambda: store.cancel("a" * 10)):
+            error = refused(action)
+            assert error.id == "redis_replica"
+            assert "; next: name its master: --store" in f"{error}; next: {error.hint}"
+        assert own.client().dbsize() == before
+        own.client().replicaof("no", "one")
+        assert store.submit([spec()])[0].created, "it is looked at again at once"
+        eventually(lambda: "resumed" in [event.kind for event in told])
 
 
 def test_an_idle_worker_does_not_take_its_silence_for_a_store_that_works(own: Server, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import hashlib
 import importlib.resources
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from typing import Any, Final, cast
 
@@ -35,7 +35,8 @@ VERSION: Final = 1
 ORDER_LENGTH: Final = 46
 """Letters of a job's `order`: 16 for its priority, 16 for its rank, 14 for its number."""
 _CLOCK_GOOD_FOR: Final = 10.0
-_MEMORY_GOOD_FOR: Final = 2.0
+_SEEN_FOR: Final = 2.0
+"""Seconds after which a server is looked at again: what of it may change while it answers."""
 _FULL_AT: Final = 0.9
 """Of its maxmemory: beyond, nothing new is accepted."""
 _CONFIRMED: Final = frozenset({"submit", "exchange", "blobs", "cancel", "forget", "hand_over", "load"})
@@ -101,7 +102,7 @@ class Link:
         self._clock_of = 0
         self._way = way_to(place, queue)
         self._looked_at = 0
-        self._memory_read = -_MEMORY_GOOD_FOR
+        self._seen = 0.0
         self._memory_left = math.inf
         self.remarks: tuple[str, ...] = ()
         """What the server is told that weakens what a store promises."""
@@ -118,6 +119,7 @@ class Link:
         self._looked_at = self._way.turn
         info: dict[str, Any] = self.call("open", lambda client: client.info())
         self.remarks = check(info, self.place, self._way.cli)
+        self._take_in(info)
         wrote, loading = self.call("open", lambda client: client.hmget(self.key("meta"), "version", "loading"))
         if wrote is not None and int(wrote) > VERSION:
             raise StoreTooNew(
@@ -134,12 +136,7 @@ class Link:
         is looked at as in the beginning."""
         if self._way.turn != self._looked_at:
             self._look()
-            self._memory_read = -_MEMORY_GOOD_FOR
-        if time.monotonic() - self._memory_read > _MEMORY_GOOD_FOR:
-            memory = self.call("memory", lambda client: client.info("memory"))
-            self._memory_read = time.monotonic()
-            most = int(memory.get("maxmemory", 0))
-            self._memory_left = most * _FULL_AT - int(memory.get("used_memory", 0)) if most else math.inf
+        self._see()
         self._memory_left -= size
         if self._memory_left < 0:
             self._memory_left += size
@@ -148,6 +145,26 @@ class Link:
                 "queued",
                 hint=MAKE_ROOM,
             )
+
+    def _see(self, *, patient: bool = False) -> None:
+        """Look at the server now and then. StoreError `redis_replica` where it became one: also one that takes writes,
+        which are lost when it hears of its master."""
+        if time.monotonic() - self._seen <= _SEEN_FOR:
+            return
+
+        def ask(pipe: Any) -> None:
+            pipe.info("memory")
+            pipe.info("replication")
+
+        memory, replication = self.pipeline(ask, patient=patient)
+        if replication.get("role") == "slave" and self.place.kind == "server":
+            raise a_replica(replication, self.place)
+        self._take_in(memory)
+
+    def _take_in(self, info: Mapping[str, Any]) -> None:
+        most = int(info.get("maxmemory", 0))
+        self._memory_left = most * _FULL_AT - int(info.get("used_memory", 0)) if most else math.inf
+        self._seen = time.monotonic()
 
     def key(self, name: str) -> str:
         return self.prefix + name
@@ -233,6 +250,7 @@ class Link:
             text = _script(verb)
             self._scripts[verb] = text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
         text, digest = self._scripts[verb]
+        self._see(patient=patient)
         failpoint(f"store.{verb}.before_commit")
         keys = [self.key("meta"), *self._way.keys(self.prefix)]
         wait = 0
