@@ -262,6 +262,44 @@ def test_a_sweep_strikes_by_pid_and_start_time(tmp_path: Path) -> None:
     assert list((tmp_path / "boxes").iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "record",
+    [
+        b"\xff\xfe{}\n", b"[1]\n", b'"ab"\n', b"7\n", b"[" * 5000 + b"\n", b'{"groups": [1, "\\u0000", ["x"]]}\n',
+        b'{"groups": "/"}\n', b'{"processes": [1, [], [2], "ab", {"a": 1}, ["1", "2"], [-1, 5], [1, null]]}\n',
+    ],
+)  # fmt: skip
+def test_a_record_that_is_none_costs_only_itself(tmp_path: Path, record: bytes) -> None:
+    """The others of its engine, and of those behind it, are looked after."""
+    boxes, here = tmp_path / "boxes", json.dumps({"namespace": _here()}).encode()
+    groups = [tmp_path / "one", tmp_path / "two"]
+    for home, group in zip(("1-dead", "2-dead"), groups, strict=True):
+        group.mkdir()
+        (boxes / home).mkdir(parents=True)
+        (boxes / home / "lock").touch()
+        (boxes / home / "b.json").write_text(json.dumps({"groups": [str(group)]}) + "\n")
+    for name in (b"a.json", b"\xff.json"):
+        Path(os.fsdecode(os.fsencode(boxes / "1-dead") + b"/" + name)).write_bytes(here + b"\n" + record)
+    registry = Registry(boxes)
+    assert registry.sweep() == 4
+    assert not any(group.exists() for group in groups)
+    assert list(boxes.iterdir()) == [registry.home]
+    registry.close()
+
+
+def test_a_record_by_another_name_names_no_process(tmp_path: Path) -> None:
+    dead = tmp_path / "boxes" / "1-dead"
+    dead.mkdir(parents=True)
+    (dead / "lock").touch()
+    (dead / "somebody.json").touch()
+    with subprocess.Popen(["sh", "-c", "read x", "sh", "somebody"], stdin=subprocess.PIPE) as process:
+        registry = Registry(tmp_path / "boxes")
+        assert registry.sweep() == 1
+        registry.close()
+        assert process.poll() is None
+        process.communicate(b"\n")
+
+
 def test_what_a_sweep_cannot_remove_stays_for_the_next_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -196,7 +196,7 @@ def _sweep(home: Path) -> int:
         records = sorted(home.glob("*.json"))
         gone = [record for record in records if _is_cleaned_up(record)]
         if records:
-            kill_named({record.stem for record in records})
+            kill_named({record.stem for record in records if record.stem.startswith(PREFIX)})
         if len(gone) == len(records):
             shutil.rmtree(home, ignore_errors=True)
         for record in gone:
@@ -219,20 +219,23 @@ def _is_cleaned_up(record: Path) -> bool:
 
 def _clean_up(record: Path) -> None:
     """Kill what a record names, and remove its groups. A process is named by pid and start time, so that nobody who
-    got its pid later is struck."""
+    got its pid later is struck. What is none of these was damaged, and names nothing."""
     noted: dict[str, object] = {}
-    for line in record.read_text().splitlines():
-        with contextlib.suppress(ValueError):  # the engine died while it wrote
-            noted.update(json.loads(line))
+    for line in record.read_bytes().splitlines():
+        with contextlib.suppress(ValueError, RecursionError):  # the engine died while it wrote
+            found = json.loads(line)
+            noted.update(found if isinstance(found, dict) else {})
     processes, groups = noted.get("processes", []), noted.get("groups", [])
     if isinstance(processes, list) and noted.get("namespace") == _here():
-        for pid, started in processes:
-            if started is not None and start_time(pid) == started:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+        for one in processes:
+            match one:
+                case [int(pid), int(started)] if pid > 1 and start_time(pid) == started:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
     if isinstance(groups, list):
         for group in groups:
-            remove_group(group)
+            if isinstance(group, str) and "\0" not in group:
+                remove_group(group)
 
 
 def kill_named(names: Set[str]) -> None:
@@ -242,7 +245,7 @@ def kill_named(names: Set[str]) -> None:
     the child who it is, bwrap's first process dies and the child waits for ever, with nothing of a job in it. Its pid
     nobody knew yet; but its arguments hold the name.
     """
-    wanted = {name.encode() for name in names}
+    wanted = {os.fsencode(name) for name in names}
     with os.scandir("/proc") as entries:
         pids = [int(entry.name) for entry in entries if entry.name.isdigit()]
     for pid in pids:
