@@ -148,14 +148,19 @@ def _pieces(
 
 
 def _lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    rest = b""
+    rest = bytearray()  # what a line has so far, of however many pieces: each byte is copied once
     for piece in pieces:
-        *lines, rest = (rest + piece).split(b"\n")
-        yield from lines
+        first, *lines = piece.split(b"\n")
+        rest += first
+        if lines:
+            yield bytes(rest)
+            *whole, last = lines
+            yield from whole
+            rest = bytearray(last)
         if len(rest) > _MOST:
             raise SandboxFailed(f"the Docker engine sent a message of more than {_MOST} bytes")
     if rest:
-        yield rest
+        yield bytes(rest)
 
 
 def check_disk(engine: Engine, said: str) -> None:
