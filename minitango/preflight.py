@@ -3,6 +3,7 @@ run."""
 
 from __future__ import annotations
 
+import copy
 import errno
 import os
 import re
@@ -169,7 +170,9 @@ class Preflight:
             ) from error
         except SandboxUnavailable as error:
             if plan.layout and error.id == "sandbox_registry":
-                error.hint = f"{error.hint}; or another image: --image NAME"
+                told = copy.copy(error)  # who else meets this one, now or later, is told in their own way
+                told.hint = f"{error.hint}; or another image: --image NAME"
+                raise told from error
             raise
         except ConfigError as error:
             other = "name another with --image; or: " if plan.layout else ""

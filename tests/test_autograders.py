@@ -287,6 +287,17 @@ def test_what_a_lab_does_in_its_own_way_is_said_not_to_run(tmp_path: Path) -> No
     assert not any("Ruby" in line for line in plain.taken)
 
 
+def test_blank_lines_and_blanks_are_read_as_fast_as_others(tmp_path: Path) -> None:
+    """Patterns that try each of them from each of them are not done with these before this test is killed."""
+    lines, blanks = "\n" * 500_000, " " * 500_000
+    made = Assignment.load(
+        scope(tmp_path / "a", run=f"#!/bin/sh\n{lines}git pull\n", setup=f"{blanks}x\necho{blanks}&\n")
+    )
+    assert any("asks the network (git pull)" in line for line in made.taken)
+    lab = Assignment.load(autolab(tmp_path / "b", yml=None, **{"b.rb": f"{lines}@handin_filename = 'new.c'\n"}))
+    assert lab.submission.path == "new.c"
+
+
 @pytest.mark.parametrize("name", ["GNUmakefile", "makefile", "Makefile", "autograde.tar"])
 def test_a_hand_in_brings_no_makefile_of_its_own(name: str, tmp_path: Path, blobs: Blobs) -> None:
     handed_in = tmp_path / "eve"
@@ -405,6 +416,8 @@ def test_a_dockerfile_of_its_own_is_built_where_there_is_no_set_up(tmp_path: Pat
         ("git pull", "asks the network (git pull)"),
         ("apt-get install -y gcc", "asks the network (apt-get)"),
         ("# git pull", ""),
+        ("true # git pull", ""),
+        ("true #\ngit pull", "asks the network (git pull)"),
         ("echo summary of results; cp supper.txt x; ./curly", ""),
         ("su=1", ""),
     ],

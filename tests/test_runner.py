@@ -17,11 +17,12 @@ from msgspec import structs
 from minitango import Assignment, Limits, Outcome, SandboxFailed, SandboxUnavailable, Step, Trust
 from minitango import archive as archive_module
 from minitango.archive import File
+from minitango.assignment.plan import Plan, PlanStep
 from minitango.blobs import Blobs
 from minitango.job import FORMATS, Ack, Cancelled, Fail, Finish, Lease, Release, Result, Usage
 from minitango.layout import without_clashes
 from minitango.output import KEEP_HEAD, KEEP_TAIL, HeadTail
-from minitango.preflight import LACKS
+from minitango.preflight import LACKS, Preflight
 from minitango.remarks import notices
 from minitango.runner import Runner
 from minitango.sandbox import BoxSpec, Collected, End
@@ -897,3 +898,28 @@ def test_a_lease_that_names_no_blob_is_of_a_damaged_record(case: Case, field: st
     assert (ack.failure.id, ack.retry) == ("record_damaged", False)
     assert "job job" in ack.failure.message
     assert ack.failure.hint
+
+
+def test_what_is_said_of_an_image_that_is_away_is_said_once() -> None:
+    """However many assignments meet the same error, and however often."""
+    away = SandboxUnavailable("it is away", hint="wait", id="sandbox_registry")
+
+    class Away(FakeSandbox):
+        def prepare(self, image: str, folder: Sequence[File] = ()) -> str:
+            raise away
+
+    step = PlanStep("grade", ("true",), image="one")
+    ours = Plan("ours", "exit-code", None, False, Trust.SHARED, (step,))
+    plans = {"ours": ours, "theirs": structs.replace(ours, layout="gradescope")}
+    sandbox = Away(scoring(1))
+    preflight = Preflight(sandbox, plan=plans.__getitem__, bundle=lambda digest: (), on_image=lambda *image: None)
+
+    def said(spec: str) -> str:
+        with pytest.raises(SandboxUnavailable) as caught:
+            preflight.images(sandbox, spec)
+        assert (caught.value.id, str(caught.value)) == ("sandbox_registry", "it is away")
+        return caught.value.hint
+
+    assert [said(spec) for spec in ("theirs", "theirs", "ours")] == [
+        "wait; or another image: --image NAME", "wait; or another image: --image NAME", "wait",
+    ]  # fmt: skip

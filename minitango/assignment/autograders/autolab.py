@@ -28,7 +28,7 @@ TIMEOUT: Final = 180.0
 """Seconds, where the lab says none: Autolab's own choice for a new lab."""
 _MOST_SECONDS: Final = 86_400.0
 _NULL: Final = ("", "~", "null", "Null", "NULL")
-_COMMENT: Final = re.compile(r"^\s*#.*$", re.MULTILINE)
+_COMMENT: Final = re.compile(r"^[^\S\n]*+#.*$", re.MULTILINE)
 _OVERRIDDEN: Final = re.compile(
     r"^[ \t]*def[ \t]+(?:self\.)?(autogradeInputFiles|parseAutoresult|modifySubmissionScores|raw_score)\b", re.MULTILINE
 )

@@ -59,11 +59,11 @@ RUN mkdir -p {HOME} && cp -an /opt/minitango/given/. {HOME}
 {_KEEP}"""
 """What of the autograder's files that image has not got comes from its folder."""
 _START: Final = f'cp -RP {BUILT}/. {HOME} && exec "$0" "$@"'
-_IDLE: Final = re.compile(r"\s*(?:#.*|set [-+]\w+(?: \w+)*|exit 0|:|true|echo\b[^;&|`$<>()]*)?\s*")
+_IDLE: Final = re.compile(r"\s*+(?:#.*|set [-+]\w+(?: \w+)*|exit 0|:|true|echo\b[^;&|`$<>()]*+)?\s*")
 """A line of a set-up script that sets nothing up."""
 _NAMED: Final = re.compile(r"""(>\s*)?["']?/?autograder/submission/([\w.-]{1,100}\.\w{1,10})\b""")
 """A file of the submission; with what is before it where it is written, not read."""
-_COMMENT: Final = re.compile(r"^\s*#.*$|\s#\s.*$", re.MULTILINE)
+_COMMENT: Final = re.compile(r"^[^\S\n]*+#.*$|\s#(?:[^\S\n].*)?$", re.MULTILINE)
 _USERS: Final = re.compile(r"\b(?:runuser|sudo|su(?= +(?:-|\w+ +-)))\b")
 _NEW_USERS: Final = re.compile(r"\b(?:useradd|adduser)\b")
 _NETWORK: Final = re.compile(
