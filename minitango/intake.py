@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 REPACK: Final = 60.0
 """Seconds after which an assignment is packed again in the middle of many submissions: well within a prune's grace."""
+LATE: Final = 600.0
+"""Seconds after which what was put first is looked for again before its job is: well within a prune's grace."""
 
 
 class Intake:
@@ -34,8 +36,8 @@ class Intake:
 
     def take(self, submissions: Iterable[Submission]) -> list[JobSpec]:
         """Have all files of these submissions, and of their assignments, in blobs: durable once their jobs are, and
-        spared by a prune for its grace. Few bundles at a time are in memory; an assignment is read once, or once a
-        REPACK.
+        spared by a prune for its grace, however long this takes. Few bundles at a time are in memory; an assignment is
+        read once, or once a REPACK.
 
         ConfigError, SubmissionError, ArchiveError, AssignmentError, StoreError, StoreFull.
         """
@@ -62,7 +64,11 @@ class Intake:
                 taken.append((submission, packed_of(submission.assignment)))
                 yield archive.pack(submission.bundle())
 
+        begun = time.monotonic()
         digests = self._blobs.put_many(bundles(), ahead=True)
+        while time.monotonic() - begun > LATE:
+            begun = time.monotonic()
+            self._put_again(taken, digests)
         images = self._graders.images()
         return [
             JobSpec(
@@ -81,6 +87,22 @@ class Intake:
             )
             for (submission, packed), digest in zip(taken, digests, strict=True)
         ]
+
+    def _put_again(self, taken: list[tuple[Submission, Packed]], digests: list[str]) -> None:
+        """Have it all in blobs as if it had been put now, also what a prune has removed meanwhile. Changes both lists
+        where that is other than it was: an assignment that was changed, and pruned as it was, is as it is now."""
+        there = {digest for digest in dict.fromkeys(digests) if self._blobs.touch(digest)}
+        gone = [at for at, digest in enumerate(digests) if digest not in there]
+        again = self._blobs.put_many((archive.pack(taken[at][0].bundle()) for at in gone), ahead=True)
+        for at, digest in zip(gone, again, strict=True):
+            digests[at] = digest
+        packs: dict[tuple[int, str], Packed] = {}
+        for at, (submission, packed) in enumerate(taken):
+            assignment, which = submission.assignment, (id(submission.assignment), packed.digest)
+            if which not in packs:
+                kept = all(self._blobs.touch(digest) for digest in (packed.digest, *packed.refs))
+                packs[which] = packed if kept else assignment.pack(self._blobs)
+            taken[at] = submission, packs[which]
 
     def works(self, submissions: Sequence[Submission]) -> list[identity.Work]:
         """What these submissions are to a queue, without anything of them in blobs but their assignments."""
