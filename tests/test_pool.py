@@ -674,6 +674,41 @@ def test_a_job_that_backs_off_starts_when_it_is_due(
         assert again.started >= failed.ended + 0.3
 
 
+def test_when_the_next_is_due_is_not_asked_while_all_consumers_are_busy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_polls: dict[str, float]
+) -> None:
+    """A time that is past, of a job that nobody can begin, would have the producer go round and round."""
+    monkeypatch.setattr("minitango.retry.backoff", lambda n, **_: 0.05)
+    ended, gate = prepare(tmp_path), Gate()
+
+    def inside(run: FakeRun) -> End:
+        if who(run) == "breaks":
+            raise SandboxFailed("broke")
+        return gate(run)
+
+    with open_engine(tmp_path, inside, workers=1, paused=True, **no_polls) as engine:
+        breaks = engine.submit(submission("ada", b"breaks"))
+        engine.submit(submission("bob", b"waits"))
+        engine.resume()
+        gate.wait_entered()
+        due = engine.store.get(breaks.id).due
+        assert due is not None
+        eventually(lambda: engine.store.now() > due)
+        asked: list[float | None] = []
+        real = engine.store.next_due
+
+        def counted() -> float | None:
+            asked.append(real())
+            return asked[-1]
+
+        monkeypatch.setattr(engine.store, "next_due", counted)
+        rounds = Rounds(engine, ended, monkeypatch)
+        rounds.pass_by()
+        assert asked == []
+        gate.open.set()
+        eventually(lambda: asked != [])
+
+
 # --- claimed ahead --------------------------------------------------------------------------------
 
 

@@ -67,6 +67,18 @@ def busy(begun: float) -> Running:
     return one
 
 
+def test_no_more_are_called_than_are_free_and_not_called_yet() -> None:
+    """Who is called for nothing wakes for nothing, again and again."""
+    work = WorkQueue(3, beside=True)
+    work._free |= {1, 2}  # two consumers that wait, and have not come yet for what they were called for
+    for name, calls in (("a", 1), ("b", 2), ("c", 2)):
+        work.give([running(name)])
+        assert work._calls.qsize() == calls
+    work._free.add(3)
+    work.give([running("d")])
+    assert work._calls.qsize() == 3
+
+
 def test_nothing_is_claimed_ahead_before_attempts_are_known_to_be_short() -> None:
     work = WorkQueue(4)
     assert work.room(0.0, [], ahead=True) == 4
