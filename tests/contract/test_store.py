@@ -1557,6 +1557,14 @@ def test_lanes_are_one_queue_to_who_serves_them_all(store: Store) -> None:
     assert [lease.job for lease in claim(store, 3, capabilities=["gpu"])] == [last]
 
 
+def test_there_may_be_any_number_of_lanes(store: Store) -> None:
+    lanes = [f"lab-{n}" for n in range(600)]
+    ids = submit(store, *(spec(lane=lane) for lane in lanes))
+    assert claim(store, 9) == [], "nobody serves them"
+    claimed = [lease.job for _ in range(4) for lease in claim(store, 200, capabilities=lanes)]
+    assert sorted(claimed) == sorted(ids)
+
+
 def test_a_lane_that_was_empty_is_claimed_from_again(store: Store, clock: Clock) -> None:
     """Whatever its jobs went through when there was none: they waited, were put back, or taken from a dead engine."""
     (job_id,) = submit(store, spec(lane="gpu"))
