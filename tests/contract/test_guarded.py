@@ -21,13 +21,14 @@ from minitango.sandbox import Sandbox
 from minitango.sandbox.bubblewrap import BubblewrapSandbox
 from minitango.stopping import Stop
 from tests import docker_images
+from tests.contract.conftest import FLEET, WATCHED, also
 from tests.contract.test_sandbox import docker, fleet
 
 KINDS: dict[str, Callable[[str], Sandbox]] = {
     "bubblewrap": lambda state: BubblewrapSandbox(state=state),
-    "bubblewrap-watched": lambda state: BubblewrapSandbox(state=state, cgroups=False),
+    WATCHED: lambda state: BubblewrapSandbox(state=state, cgroups=False),
     "docker": docker,
-    "fleet": lambda state: fleet(state, docker),
+    FLEET: lambda state: fleet(state, docker),
 }
 MIB = 1 << 20
 STUDENT = Limits(wall=20.0, memory=64 * MIB, disk=16 * MIB, pids=32, output=64 << 10)
@@ -107,6 +108,7 @@ def running(marker: str) -> list[str]:
     return found
 
 
+@also(WATCHED, FLEET)
 def test_a_program_is_run_as_if_it_were_here(course: Course) -> None:
     grader = """
     printf 'ada' | minitango-student sh prog.sh x 'y z'; echo "status $?"
@@ -166,6 +168,7 @@ def test_what_the_grader_finds_of_the_student_s_is_to_be_read_alone(course: Cour
     ]  # fmt: skip
 
 
+@also(FLEET)
 def test_what_an_earlier_step_made_can_be_run_there(course: Course) -> None:
     made = Step(
         ("sh", "-c", "printf '#!/bin/sh\\necho built\\n' > prog; chmod +x prog"),
@@ -183,6 +186,7 @@ def test_what_an_earlier_step_made_can_be_run_there(course: Course) -> None:
         ("python3 -c \"x = b'1' * (200 << 20)\"", 125, "64 MiB"),
     ],
 )
+@also(WATCHED)
 def test_a_limit_ends_the_student_and_not_the_grader(course: Course, command: str, status: int, words: str) -> None:
     lines = course.said(f'minitango-student {command} 2>said >/dev/null; echo "$?"; cat said', {"x": ""})
     assert lines[0] == str(status)
@@ -210,6 +214,7 @@ def test_what_is_too_large_to_be_taken_is_named(course: Course) -> None:
     assert lines[2].startswith("minitango-student: out/a was not taken: "), lines
 
 
+@also(FLEET)
 def test_calls_run_beside_one_another(course: Course) -> None:
     grader = """
     for n in 1 2 3 4 5 6 7 8; do minitango-student sh -c "sleep 0.5; echo $n" > "out$n" & done; wait
@@ -218,6 +223,7 @@ def test_calls_run_beside_one_another(course: Course) -> None:
     assert course.said(grader, {"x": ""}) == list("12345678")
 
 
+@also(WATCHED)
 def test_nothing_outlives_its_call_or_the_step(course: Course) -> None:
     marker = f"sleep {100_000 + os.getpid()}"
     grader = f"""
@@ -231,6 +237,7 @@ def test_nothing_outlives_its_call_or_the_step(course: Course) -> None:
     assert running(marker) == []
 
 
+@also(WATCHED, FLEET)
 def test_a_cancel_leaves_nothing_either(course: Course) -> None:
     marker = f"sleep {200_000 + os.getpid()}"
     done: list[Any] = []
@@ -281,6 +288,7 @@ elif what == "mess":
 
 
 @pytest.mark.parametrize("what", ["kill", "stop", "call", "mess"])
+@also(WATCHED)
 def test_student_code_that_attacks_what_started_it_harms_itself_alone(course: Course, what: str) -> None:
     grader = f"""
     timeout 30 minitango-student --time 3 python3 hostile.py {what} > said 2>/dev/null; echo "$?"
@@ -302,6 +310,7 @@ def test_a_step_that_is_not_guarded_has_none_of_it(course: Course) -> None:
     assert "/minitango\n" not in printed
 
 
+@also(WATCHED)
 def test_what_student_code_uses_is_counted(course: Course) -> None:
     grader = "minitango-student python3 -c 'n = sum(range(6_000_000))'; minitango-student true"
     result, _ = course.grade(grader, {"x": ""})

@@ -1,5 +1,5 @@
 """What every sandbox must be: each sentence of the contract in `minitango/sandbox/contract.py`, and each class of
-hostile program. Another sandbox adds a kind to `KINDS`, and nothing else.
+hostile program. Another sandbox adds a kind to `KINDS`, and its name to those of `conftest.py`, and nothing else.
 
 A kind that does not work on this machine is skipped with the reason; under CI it fails.
 """
@@ -44,6 +44,7 @@ from minitango.sandbox.bubblewrap import BubblewrapSandbox
 from minitango.sandbox.docker import DockerSandbox
 from minitango.sandbox.fleet import Fleet, Member
 from tests import docker_engine, docker_images
+from tests.contract.conftest import ELSEWHERE, FLEET, WATCHED, also
 from tests.support import eventually
 
 
@@ -69,10 +70,10 @@ def fleet(state: str, *makers: Callable[[str], Any]) -> Sandbox:
 
 KINDS: dict[str, Callable[[str], Sandbox]] = {
     "bubblewrap": lambda state: BubblewrapSandbox(state=state),
-    "bubblewrap-watched": lambda state: BubblewrapSandbox(state=state, cgroups=False),
+    WATCHED: lambda state: BubblewrapSandbox(state=state, cgroups=False),
     "docker": docker,
-    "docker-elsewhere": partial(docker, mounts=False),
-    "fleet": lambda state: fleet(state, *[lambda state: OwnBoxes(state=state)] * 2),
+    ELSEWHERE: partial(docker, mounts=False),
+    FLEET: lambda state: fleet(state, *[lambda state: OwnBoxes(state=state)] * 2),
 }
 if os.environ.get("MINITANGO_LONG"):  # a fleet adds to its boxes the choice between them, and no more
     KINDS["fleet-of-docker"] = lambda state: fleet(state, docker, docker)
@@ -164,6 +165,7 @@ def new_marker() -> str:
 # --- the plain life of a box ---------------------------------------------------------------------
 
 
+@also(WATCHED, ELSEWHERE, FLEET)
 def test_a_seat_is_a_place_for_one_box_after_another_with_its_own_images(sandbox: Sandbox) -> None:
     with sandbox.seat() as place:
         assert place is not None
@@ -182,6 +184,7 @@ def test_a_seat_is_a_place_for_one_box_after_another_with_its_own_images(sandbox
             assert none is None
 
 
+@also(WATCHED, ELSEWHERE, FLEET)
 def test_a_command_runs_and_its_end_is_told(sandbox: Sandbox) -> None:
     ran = live(sandbox, sh("echo out; echo err >&2; exit 7"))
     assert (ran.end.exit_status, ran.end.signal, ran.end.exec_error) == (7, None, None)
@@ -192,6 +195,7 @@ def test_a_command_runs_and_its_end_is_told(sandbox: Sandbox) -> None:
     assert 0 < ran.end.usage.wall < 5
 
 
+@also(WATCHED)
 def test_a_signal_and_a_high_exit_status_are_told_apart(sandbox: Sandbox) -> None:
     by_signal = live(sandbox, sh("kill -SEGV $$")).end
     by_status = live(sandbox, sh("exit 139")).end
@@ -221,6 +225,7 @@ def test_the_command_is_found_through_the_path_that_is_given(sandbox: Sandbox) -
     assert ran.output == b"the tool, really\n"
 
 
+@also(ELSEWHERE)
 def test_the_environment_is_exactly_what_is_promised(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MINITANGO_SECRET_KEY", "hunter2")
     ran = live(sandbox, ["/usr/bin/env", "-0"], env={"GREETING": "hello = two\nlines", "LANG": "C"})
@@ -233,11 +238,13 @@ def test_stdin_is_empty_and_the_command_starts_in_its_working_directory(sandbox:
     assert live(sandbox, sh("wc -c; pwd")).text.split() == ["0", "/job"]
 
 
+@also(WATCHED, ELSEWHERE)
 def test_python3_works_with_its_library(sandbox: Sandbox) -> None:
     ran = live(sandbox, ["python3", "-c", "import json, ssl, sqlite3, ctypes; print(json.dumps([1]))"])
     assert (ran.text, ran.end.exit_status) == ("[1]\n", 0)
 
 
+@also(WATCHED)
 def test_nothing_but_the_streams_is_open(sandbox: Sandbox) -> None:
     with socket.socket() as ours:
         os.set_inheritable(ours.fileno(), True)
@@ -245,6 +252,7 @@ def test_nothing_but_the_streams_is_open(sandbox: Sandbox) -> None:
     assert ran.text == "[0, 1, 2, 3]\n"  # 3 is the listing's own
 
 
+@also(ELSEWHERE, FLEET)
 def test_files_go_in_and_come_out(sandbox: Sandbox) -> None:
     box = sandbox.open(BoxSpec(MOUNTS, "/job", LIMITS))
     try:
@@ -265,6 +273,7 @@ def test_files_go_in_and_come_out(sandbox: Sandbox) -> None:
         box.close()
 
 
+@also(ELSEWHERE)
 def test_the_job_owns_what_is_in_writable_mounts_and_cannot_touch_the_others(sandbox: Sandbox) -> None:
     script = (
         "echo more >> /job/own/f && chmod 600 /job/own/f && mkdir /job/own/d && echo owned;"
@@ -295,6 +304,7 @@ def test_an_unsafe_path_is_not_written(sandbox: Sandbox) -> None:
         (Mount("/plain", writable=True), ("/plain", "16 MiB", "limits.disk")),
     ],
 )
+@also(ELSEWHERE)
 def test_a_mount_too_small_for_what_is_put_there_is_the_assignments_mistake(
     sandbox: Sandbox, mount: Mount, words: tuple[str, ...]
 ) -> None:
@@ -313,6 +323,7 @@ def bundle(mount: str, *files: File) -> Bundle:
 
 
 @pytest.mark.parametrize("mount", ["/job", "/tests"])
+@also(ELSEWHERE, FLEET)
 def test_a_bundle_is_there_when_the_box_is_open(sandbox: Sandbox, mount: str) -> None:
     given = bundle(mount, File("tool", b"#!/bin/sh\necho ran\n", executable=True), File("a/b/deep", b"x" * 300_000))
     writes = f"(echo more >> {mount}/a/b/deep) 2>/dev/null && echo wrote"
@@ -330,6 +341,7 @@ def test_a_bundle_is_there_when_the_box_is_open(sandbox: Sandbox, mount: str) ->
         assert len(found["a/b/deep"].data) == (300_005 if mount == "/job" else 300_000)
 
 
+@also(ELSEWHERE)
 def test_a_bundle_that_does_not_fit_is_the_assignments_mistake(sandbox: Sandbox) -> None:
     with pytest.raises(ConfigError) as caught:
         sandbox.open(BoxSpec(MOUNTS, "/job", LIMITS, bundle=bundle("/job", File("big", bytes(LIMITS.disk + 1)))))
@@ -338,6 +350,7 @@ def test_a_bundle_that_does_not_fit_is_the_assignments_mistake(sandbox: Sandbox)
         sandbox.open(BoxSpec(MOUNTS, "/job", LIMITS, bundle=bundle("/elsewhere", File("f", b""))))
 
 
+@also(ELSEWHERE)
 def test_mounts_may_lie_in_one_another(sandbox: Sandbox) -> None:
     mounts = (
         Mount("/auto/submission"),
@@ -375,6 +388,7 @@ def test_mounts_may_lie_in_one_another(sandbox: Sandbox) -> None:
         BoxSpec((Mount("/job", writable=True),), "/job", Limits(pids=0)),
     ],
 )
+@also(FLEET)
 def test_a_spec_that_no_box_can_have_is_refused(sandbox: Sandbox, spec: BoxSpec) -> None:
     with pytest.raises(ValueError, match=r"mount|directory|limits"):
         sandbox.open(spec)
@@ -409,6 +423,7 @@ def test_a_long_command_arrives_whole(sandbox: Sandbox) -> None:
     assert live(sandbox, [*sh("echo $#"), "name", *words]).text == "2000\n"
 
 
+@also(ELSEWHERE, FLEET)
 def test_image_names_nothing_or_something_stable(sandbox: Sandbox) -> None:
     assert sandbox.image_digest("") == sandbox.image_digest("")
     assert sandbox.name
@@ -428,12 +443,14 @@ def test_a_digest_is_asked_of_nobody(kind: str, tmp_path: Path, monkeypatch: pyt
 # --- how it ends -----------------------------------------------------------------------------------
 
 
+@also(ELSEWHERE, FLEET)
 def test_an_image_is_found_once_it_is_there(sandbox: Sandbox) -> None:
     assert sandbox.find_image("") == sandbox.prepare("")
     assert sandbox.find_image("minitango-test/no-such-image:1") == ""
     assert sandbox.find_image("docker/", [File("Dockerfile", b"FROM no-such-image\n# never built")]) == ""
 
 
+@also(FLEET)
 def test_a_living_engine_has_no_orphans(sandbox: Sandbox) -> None:
     box = sandbox.open(BoxSpec(MOUNTS, "/job", LIMITS))
     try:
@@ -443,6 +460,7 @@ def test_a_living_engine_has_no_orphans(sandbox: Sandbox) -> None:
         box.close()
 
 
+@also(WATCHED, FLEET)
 def test_kill_from_another_thread(sandbox: Sandbox) -> None:
     marker = new_marker()
 
@@ -457,6 +475,7 @@ def test_kill_from_another_thread(sandbox: Sandbox) -> None:
     assert marked(marker) == []
 
 
+@also(WATCHED)
 def test_kill_before_the_run(sandbox: Sandbox) -> None:
     box = sandbox.open(BoxSpec(MOUNTS, "/job", LIMITS))
     try:
@@ -468,10 +487,12 @@ def test_kill_before_the_run(sandbox: Sandbox) -> None:
         box.close()
 
 
+@also(ELSEWHERE, FLEET)
 def test_a_box_that_was_never_run_leaves_nothing(sandbox: Sandbox) -> None:
     sandbox.open(BoxSpec(MOUNTS, "/job", LIMITS)).close()
 
 
+@also(WATCHED, FLEET)
 def test_a_box_outlives_the_thread_that_opened_it(sandbox: Sandbox) -> None:
     boxes: list[Box] = []
     opener = threading.Thread(target=lambda: boxes.append(sandbox.open(BoxSpec(MOUNTS, "/job", LIMITS))))
@@ -483,6 +504,7 @@ def test_a_box_outlives_the_thread_that_opened_it(sandbox: Sandbox) -> None:
     assert said == [b"alive\n"]
 
 
+@also(WATCHED, FLEET)
 def test_an_exception_from_the_listener_ends_the_box(sandbox: Sandbox) -> None:
     marker = new_marker()
     box = sandbox.open(BoxSpec(MOUNTS, "/job", LIMITS))
@@ -496,6 +518,7 @@ def test_an_exception_from_the_listener_ends_the_box(sandbox: Sandbox) -> None:
     assert marked(marker) == []
 
 
+@also(WATCHED, ELSEWHERE, FLEET)
 def test_many_boxes_at_once(sandbox: Sandbox) -> None:
     outputs: list[str] = []
 
@@ -512,6 +535,7 @@ def test_many_boxes_at_once(sandbox: Sandbox) -> None:
     assert sorted(outputs) == sorted(f"{number}.{turn}\n" for number in range(4) for turn in range(2))
 
 
+@also(WATCHED, ELSEWHERE, FLEET)
 def test_no_descriptor_is_left_open(sandbox: Sandbox) -> None:
     live(sandbox, ["true"])
     before = len(os.listdir("/proc/self/fd"))
@@ -549,6 +573,7 @@ while True: pass
     ],
     ids=["sleeper", "ignores-every-signal", "stops-everything", "children"],
 )
+@also(WATCHED)
 def test_the_wall_limit_ends_it(sandbox: Sandbox, command: list[str]) -> None:
     marker = new_marker()
     began = time.monotonic()
@@ -560,6 +585,7 @@ def test_the_wall_limit_ends_it(sandbox: Sandbox, command: list[str]) -> None:
     assert marked(marker) == []
 
 
+@also(WATCHED)
 def test_the_cpu_limit_ends_it(sandbox: Sandbox) -> None:
     end = live(sandbox, sh("(while :; do :; done) & while :; do :; done"), limits=quick(cpu=0.4, cpus=2)).end
     assert end.limit == "cpu"
@@ -568,11 +594,13 @@ def test_the_cpu_limit_ends_it(sandbox: Sandbox) -> None:
     assert end.usage.wall < 3
 
 
+@also(WATCHED)
 def test_sleeping_costs_no_cpu(sandbox: Sandbox) -> None:
     end = live(sandbox, ["sleep", "0.5"], limits=quick(cpu=0.2)).end
     assert (end.limit, end.exit_status) == (None, 0)
 
 
+@also(WATCHED)
 def test_the_share_of_cores_is_held_where_it_is_promised(sandbox: Sandbox) -> None:
     if sandbox.probe().cpu != "cgroup":
         pytest.skip("no control group")
@@ -584,6 +612,7 @@ def test_the_share_of_cores_is_held_where_it_is_promised(sandbox: Sandbox) -> No
 MEMORY_BOMB = "held = []\nwhile True: held.append(bytearray(4 << 20))"
 
 
+@also(WATCHED)
 def test_a_memory_bomb_ends_at_its_limit(sandbox: Sandbox) -> None:
     end = live(sandbox, python(MEMORY_BOMB)).end
     assert end.limit == "memory"
@@ -593,6 +622,7 @@ def test_a_memory_bomb_ends_at_its_limit(sandbox: Sandbox) -> None:
     assert end.usage.wall < 8
 
 
+@also(WATCHED)
 def test_a_memory_bomb_that_wants_others_to_be_killed_first_ends_at_its_limit(sandbox: Sandbox) -> None:
     """Whichever process of the box the kernel takes, it was the job's memory."""
     lower = "try: open('/proc/self/oom_score_adj', 'w').write('0')\nexcept OSError: pass\n"
@@ -601,6 +631,7 @@ def test_a_memory_bomb_that_wants_others_to_be_killed_first_ends_at_its_limit(sa
 
 
 @pytest.mark.parametrize("how", ["put", "bundle"])
+@also(WATCHED, ELSEWHERE)
 def test_files_given_read_only_may_be_larger_than_what_the_job_may_hold(sandbox: Sandbox, how: str) -> None:
     given = tuple(File(f"f{n}", bytes([n]) * (4 * MIB)) for n in range(24))
     bundle = Bundle("/tests", f"sha256:large-{how}", given) if how == "bundle" else None
@@ -616,6 +647,7 @@ def test_files_given_read_only_may_be_larger_than_what_the_job_may_hold(sandbox:
     assert (end.exit_status, b"".join(said).split()) == (0, [b"%d" % (96 * MIB)])
 
 
+@also(WATCHED)
 def test_a_memory_bomb_in_a_child_does_not_escape(sandbox: Sandbox) -> None:
     code = f"import os\nif os.fork():\n print(os.wait()[1] & 127, flush=True)\nelse:\n {MEMORY_BOMB.splitlines()[0]}\n"
     code += " while True: held.append(bytearray(4 << 20))"
@@ -628,6 +660,7 @@ def test_a_memory_bomb_in_a_child_does_not_escape(sandbox: Sandbox) -> None:
         assert ran.end.limit == "memory"
 
 
+@also(WATCHED)
 def test_what_is_killed_for_memory_after_the_end_is_not_counted(sandbox: Sandbox) -> None:
     """What a command left goes on for a moment: whether that is enough for its memory is chance."""
     nearly = LIMITS.memory + LIMITS.disk - 24 * MIB
@@ -647,6 +680,7 @@ time.sleep(1)
     assert (ran.end.exit_status, ran.end.limit, ran.end.oom_kills) == (0, None, 0)
 
 
+@also(WATCHED)
 def test_memory_shared_by_many_processes_counts_once(sandbox: Sandbox) -> None:
     code = """
 import os, time
@@ -661,6 +695,7 @@ for n in range(8): os.wait()
     assert (end.limit, end.exit_status) == (None, 0)
 
 
+@also(WATCHED)
 def test_shared_memory_is_counted(sandbox: Sandbox) -> None:
     code = """
 import mmap, time
@@ -679,6 +714,7 @@ while True:
 """
 
 
+@also(WATCHED)
 def test_a_fork_bomb_ends_at_its_limit(sandbox: Sandbox) -> None:
     marker = new_marker()
     most = 0
@@ -695,6 +731,7 @@ def test_a_fork_bomb_ends_at_its_limit(sandbox: Sandbox) -> None:
     assert marked(marker) == []
 
 
+@also(WATCHED)
 def test_zombies_do_no_harm(sandbox: Sandbox) -> None:
     code = """
 import os
@@ -709,6 +746,7 @@ for n in range(200):
     assert (ran.end.exit_status, ran.text) == (0, "refused\n")
 
 
+@also(WATCHED)
 def test_orphans_are_reaped(sandbox: Sandbox) -> None:
     ran = live(
         sandbox, sh("for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16; do (true &) ; done; sleep 0.3; ps ax -o stat")
@@ -716,6 +754,7 @@ def test_orphans_are_reaped(sandbox: Sandbox) -> None:
     assert "Z" not in ran.text
 
 
+@also(WATCHED)
 def test_disk_is_bounded(sandbox: Sandbox) -> None:
     code = """
 for place in ("/job", "/tmp"):
@@ -738,6 +777,7 @@ def test_a_mount_may_have_its_own_size(sandbox: Sandbox) -> None:
     assert ran.end.disk_full
 
 
+@also(WATCHED)
 def test_files_without_content_are_bounded_too(sandbox: Sandbox) -> None:
     code = """
 n = 0
@@ -749,6 +789,7 @@ except OSError as error: print(error)
     assert ran.end.limit == "memory" or "No space left" in ran.text
 
 
+@also(WATCHED)
 def test_descriptors_are_bounded(sandbox: Sandbox) -> None:
     code = """
 import os
@@ -778,6 +819,7 @@ os.abort()
     assert live(sandbox, sh("ulimit -c; ulimit -c 0 && ulimit -c unlimited; ulimit -c")).text.split() == ["0", "0"]
 
 
+@also(WATCHED)
 def test_no_job_comes_before_others(sandbox: Sandbox) -> None:
     code = """
 import os, resource
@@ -845,6 +887,7 @@ time.sleep(0.3)
 """
 
 
+@also(WATCHED)
 def test_a_daemon_that_holds_the_output_does_not_delay_the_end(sandbox: Sandbox) -> None:
     marker = new_marker()
     began = time.monotonic()
@@ -865,6 +908,7 @@ def test_the_bound_on_depth_is_exact(sandbox: Sandbox) -> None:
     assert ran.refused == {f"{deep}/d": f"deeper than {most} levels"}
 
 
+@also(WATCHED)
 def test_nothing_changes_any_more_when_files_are_collected(sandbox: Sandbox) -> None:
     box = sandbox.open(BoxSpec(MOUNTS, "/job", LIMITS))
     try:
@@ -910,6 +954,7 @@ for path in ("report", "place/inside", "spared"): open("/job/" + path, "w").writ
         ('open("/job/new", "w").close()', ("new",)),
     ],
 )
+@also(WATCHED)
 def test_what_is_written_after_the_main_process_is_late(sandbox: Sandbox, what: str, late: tuple[str, ...]) -> None:
     box = sandbox.open(BoxSpec(MOUNTS, "/job", LIMITS))
     try:
@@ -921,6 +966,7 @@ def test_what_is_written_after_the_main_process_is_late(sandbox: Sandbox, what: 
     assert left.late == late
 
 
+@also(WATCHED)
 def test_what_is_written_at_the_last_moment_is_not_late(sandbox: Sandbox) -> None:
     """Also where a file was looked at just before: then some kernels note its time more finely."""
     code = """
@@ -942,6 +988,7 @@ os._exit(0)
             assert ([file.path for file in left.files], left.late) == (["report"], ())
 
 
+@also(WATCHED)
 def test_killing_everything_inside_harms_only_itself(sandbox: Sandbox) -> None:
     ran = live(
         sandbox, sh("(kill -9 1; kill -TERM 1; kill -STOP 1) 2>/dev/null; echo on; kill -9 -1 2>/dev/null; echo never")
@@ -950,6 +997,7 @@ def test_killing_everything_inside_harms_only_itself(sandbox: Sandbox) -> None:
     assert ran.end.limit is None
 
 
+@also(WATCHED)
 def test_what_watches_the_job_is_out_of_its_reach(sandbox: Sandbox) -> None:
     code = """
 import os, resource
@@ -973,6 +1021,7 @@ print(tried(lambda: os.setpriority(os.PRIO_USER, 0, 19)))
     assert ran.end.exit_status == 0
 
 
+@also(WATCHED)
 def test_a_job_may_limit_and_place_itself(sandbox: Sandbox) -> None:
     code = """
 import os, resource, threading
@@ -989,6 +1038,7 @@ os.setpriority(os.PRIO_PROCESS, 0, 3)
     assert (ran.end.exit_status, ran.text) == (0, "5\n")
 
 
+@also(WATCHED, FLEET)
 def test_the_next_box_is_unaffected(sandbox: Sandbox) -> None:
     for command in (python(FORK_BOMB), python(MEMORY_BOMB), sh("yes"), sh("kill -STOP -1")):
         live(sandbox, command, limits=quick(wall=0.4), patterns=[])
@@ -1005,6 +1055,7 @@ def test_no_process_of_the_host_is_seen(sandbox: Sandbox) -> None:
     assert len([line for line in ran.text.splitlines() if line.startswith("/proc/")]) <= 4
 
 
+@also(ELSEWHERE)
 def test_no_secret_of_the_host_is_in_the_box(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "solution").write_text("the solution")
     marker = Path("/var/tmp", new_marker())  # any place that all may read
@@ -1034,6 +1085,7 @@ print("looked")
     assert ran.text.endswith("looked\n")
 
 
+@also(ELSEWHERE)
 def test_the_network_is_localhost_only(sandbox: Sandbox) -> None:
     code = """
 import socket, threading
@@ -1057,6 +1109,7 @@ for family, kind in ((socket.AF_INET, socket.SOCK_RAW), (17, socket.SOCK_RAW), (
     assert ran.text == "local\n"
 
 
+@also(ELSEWHERE)
 def test_an_open_network_reaches_the_host(sandbox: Sandbox) -> None:
     code = """
 import socket, struct
@@ -1084,6 +1137,7 @@ for place in gateways():
     assert said == [b"there\n"]
 
 
+@also(WATCHED)
 def test_no_power_over_the_machine_can_be_had(sandbox: Sandbox) -> None:
     code = """
 import ctypes, os
@@ -1138,12 +1192,14 @@ for name, number in {calls}.items():
     return dict(line.split() for line in live(sandbox, python(code)).text.splitlines())
 
 
+@also(WATCHED)
 def test_a_box_has_the_filter(tried: dict[str, str]) -> None:
     assert len(tried) > 45
     assert {name for name, error in tried.items() if error == "ENOSYS"} == {"clone3", "io_pgetevents", "of-tomorrow"}
     assert set(tried.values()) == {"ENOSYS", "EPERM"}
 
 
+@also(WATCHED)
 def test_there_are_no_other_sockets_than_programs_need(sandbox: Sandbox) -> None:
     code = """
 import socket
@@ -1159,6 +1215,7 @@ for family in range(60):
     assert "1 1 0" in opened
 
 
+@also(WATCHED)
 def test_a_debugger_and_a_leak_finder_work(sandbox: Sandbox) -> None:
     """Which trace their own child, and their own parent, and switch core files off."""
     code = """
@@ -1188,6 +1245,7 @@ print(libc.ptrace(ATTACH, 1, 0, 0), resource.setrlimit(resource.RLIMIT_CORE, (0,
     assert live(sandbox, python(code)).text.splitlines() == ["0x1234", "7", "0 True", "-1 None"]
 
 
+@also(WATCHED)
 def test_an_address_sanitizer_works(sandbox: Sandbox) -> None:
     if live(sandbox, sh("command -v gcc")).end.exit_status != 0:
         pytest.skip("no gcc in this box")
@@ -1201,6 +1259,7 @@ def test_an_address_sanitizer_works(sandbox: Sandbox) -> None:
     assert "fatal" not in ran.text
 
 
+@also(ELSEWHERE)
 def test_on_the_host_the_job_is_nobody_of_rights(sandbox: Sandbox) -> None:
     marker = new_marker()
     uids: set[str] = set()
@@ -1216,6 +1275,7 @@ def test_on_the_host_the_job_is_nobody_of_rights(sandbox: Sandbox) -> None:
     assert "0" not in uids
 
 
+@also(WATCHED, ELSEWHERE)
 def test_live_boxes_do_not_see_each_other(sandbox: Sandbox) -> None:
     first_up, second_done = threading.Event(), threading.Event()
     ends: list[Ran] = []
@@ -1436,6 +1496,7 @@ def echo(channel: Channel) -> None:
     channel.close()
 
 
+@also(ELSEWHERE, FLEET)
 def test_what_goes_over_a_channel_arrives_both_ways(sandbox: Sandbox) -> None:
     called = Called(echo)
     code = """
@@ -1711,6 +1772,7 @@ def test_a_flood_of_connections_is_taken_slowly(sandbox: Sandbox, closes: bool) 
         box.close()
 
 
+@also(ELSEWHERE)
 def test_nobody_else_can_be_what_a_box_calls(sandbox: Sandbox) -> None:
     """The job can change nothing of HELPER, as which it may run."""
     called = Called(echo)
@@ -1738,6 +1800,7 @@ print(s.recv(99).decode())
     assert called.text == "still you\n"
 
 
+@also(ELSEWHERE, FLEET)
 def test_the_helper_is_there_and_runs(sandbox: Sandbox) -> None:
     called = Called(None)
     script = "minitango-student --help | head -1; ls /minitango; exec env PATH=/job minitango-student true"
@@ -1758,6 +1821,7 @@ def test_a_connection_that_nobody_wants_is_at_its_end(sandbox: Sandbox) -> None:
     assert said == [b"b''\n"]
 
 
+@also(ELSEWHERE)
 def test_a_box_without_a_helper_has_none(sandbox: Sandbox) -> None:
     box = sandbox.open(BoxSpec(MOUNTS, "/job", LIMITS))
     try:
@@ -1771,6 +1835,7 @@ def test_a_box_without_a_helper_has_none(sandbox: Sandbox) -> None:
             sandbox.open(BoxSpec((*MOUNTS, Mount(path)), "/job", LIMITS, helper=True))
 
 
+@also(ELSEWHERE)
 def test_nothing_of_a_channel_is_left(sandbox: Sandbox) -> None:
     """Neither what was left open by us, nor what the job sent along."""
     code = """
