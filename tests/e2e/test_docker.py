@@ -35,9 +35,7 @@ def test_the_example_is_graded_alike(cli: CommandLine, docker: dict[str, str], i
     shutil.copytree(ROOT / "examples/wordcount", example)
     toml = example / "assignment.toml"
     text = toml.read_text().replace("[[step]]", f'[[step]]\nimage = "{image}"')
-    # what loops ends by what it used, and sooner; a limit of wall time is what BAD has
-    assert 'wall = "5s"' in text
-    toml.write_text(text.replace('wall = "5s"', 'wall = "20s", cpu = "1s"'))
+    toml.write_text(text)
     seen = {}
     for sandbox in ("bubblewrap", "docker"):
         answer = cli("check", example, "--sandbox", sandbox, "--workers", "4", "--json", env=docker)
