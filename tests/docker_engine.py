@@ -29,6 +29,7 @@ START = 30.0
 """Seconds in which a daemon must answer after its start; it takes 0.2 to 2."""
 STOP = 30.0
 SOCKET = "unix:///var/run/docker.sock"
+MOMENT = 2.0
 GOING = (404, 409)
 """What is said of a container that is gone, or just going by itself."""
 SHORT = 60
@@ -209,6 +210,8 @@ class PrivateEngine:
                         except APIError as error:
                             if error.status_code not in GOING:
                                 raise
+                    if _none_left(connected):
+                        self.kill9()  # in good order it takes a second, with nothing left to put in order
         finally:
             self.stop()
             self._daemon = None
@@ -234,6 +237,16 @@ class PrivateEngine:
             place = line.split()[4]
             if place.startswith(f"{self.folder}/"):
                 yield place
+
+
+def _none_left(connected: Any) -> bool:
+    """Whether no container is there any more, once those that were going have had their moment."""
+    deadline = time.monotonic() + MOMENT
+    while connected.api.containers(all=True, quiet=True):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
 
 
 def main(command: list[str]) -> int:
