@@ -855,14 +855,14 @@ def test_those_held_often_take_turns(store: Store, clock: Clock) -> None:
 def test_an_engine_that_is_away_for_hours_burns_nothing(store: Store, clock: Clock) -> None:
     submit(store, *(spec(f"s{n}") for n in range(30)))
     start = clock.time
-    while clock.time < start + 5 * 3600:
+    while clock.time < start + 2 * 3600:
         for lease in claim(store, 2):
             settle(store, Fail(lease, AWAY, charge=False))
         clock.advance(5)
     jobs = store.list()
     assert {job.state for job in jobs} == {State.QUEUED}
     assert {job.failures for job in jobs} == {0}
-    assert min(job.attempt for job in jobs) > 100, "they take turns"
+    assert min(job.attempt for job in jobs) > 80, "they take turns"
 
 
 def test_an_engine_that_goes_again_and_again_burns_nothing(store: Store, clock: Clock) -> None:

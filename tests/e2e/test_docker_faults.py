@@ -195,7 +195,7 @@ def test_the_daemon_is_killed_in_mid_run(docker: Docker, tmp_path: Path, store: 
 
 
 def test_the_daemon_hangs(docker: Docker, tmp_path: Path) -> None:
-    patience = 30.0 if LONG else 3.0
+    patience = 30.0 if LONG else 2.0
     with grading(docker, tmp_path, patience=patience) as course:
         handles = course.submit(6, 1.0)
         course.wait_running(2)
@@ -214,7 +214,7 @@ def test_the_daemon_hangs(docker: Docker, tmp_path: Path) -> None:
 
 @pytest.mark.timeout(400)
 def test_the_daemon_is_away_with_jobs_queued(docker: Docker, tmp_path: Path) -> None:
-    away, jobs = (60.0, 50) if LONG else (6.0, 20)
+    away, jobs = (60.0, 50) if LONG else (4.0, 12)
     with grading(docker, tmp_path) as course:
         handles = course.submit(jobs, 0.01)
         handles[3].result(timeout=60)
@@ -296,12 +296,10 @@ def test_a_kill_by_hand_is_not_the_memory_of_a_child_that_the_kernel_took_before
     """OOMKilled is true, and there is an event; and an engine that has forgotten the start was not restarted."""
 
     def forget(api: Any, container: str) -> None:
-        for _ in range(60):
-            other = api.create_container(docker.image, ["true"], network_disabled=True)
+        other = api.create_container(docker.image, ["true"], network_disabled=True)
+        for _ in range(300):  # it remembers 256 events
             api.rename(other, f"again-{secrets.token_hex(4)}")
-            for _ in range(4):
-                api.rename(other, f"again-{secrets.token_hex(4)}")
-            api.remove_container(other)
+        api.remove_container(other)
         api.kill(container)
 
     with contextlib.closing(DockerSandbox(tmp_path, url=docker.url, image=docker.image)) as sandbox:

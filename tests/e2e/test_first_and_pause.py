@@ -417,10 +417,10 @@ def test_a_grader_that_hangs_is_paused_after_three(cli: CommandLine, many: Path)
 
 def test_three_that_hang_stop_the_run_before_the_others_are_queued(cli: CommandLine, many: Path) -> None:
     """Each costs the whole limit: the second and the third are graded at once."""
-    hw = write_assignment(cli.folder / "hw", TOML.replace('wall = "30s"', 'wall = "3s"'), HANGS)
+    hw = write_assignment(cli.folder / "hw", TOML.replace('wall = "30s"', 'wall = "2s"'), HANGS)
     answer = cli("run", hw, many, "--workers", "2")
     assert answer.code == 4, answer
-    reason = "step 'grade' took longer than 3 s"
+    reason = "step 'grade' took longer than 2 s"
     assert f"s0, s5 and s9, graded before the others, got no score for the same reason: {reason}" in answer.err
     assert "s5 and s9 are graded before the others are queued (--no-preflight: all at once)" in answer.err
     assert "probably your grader, not your students; 7 other hand-ins not queued" in answer.err

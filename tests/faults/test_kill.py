@@ -20,9 +20,9 @@ SOON = 5.0
 @pytest.mark.timeout(1800 if LONG else 400)
 def test_killed_again_and_again(place: Place) -> None:
     if place.kind == "sqlite":
-        jobs, kills = (2000, 400) if LONG else (500, 50)
+        jobs, kills = (2000, 400) if LONG else (300, 25)
     else:
-        jobs, kills = (2000, 400) if LONG else (200, 30)
+        jobs, kills = (2000, 400) if LONG else (150, 20)
     chance = random.Random(7)
     for number in range(kills):
         child = place.start(jobs=jobs, workers=4)

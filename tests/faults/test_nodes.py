@@ -26,7 +26,7 @@ TAKEOVER = 5.0
 def test_four_nodes_killed_at_random(shared: Place) -> None:
     """Two grade in bubblewrap and two in a fake, so that both boxes and speed are there."""
     need_bubblewrap()
-    jobs, kills = (2000, 60) if LONG else (300, 10)
+    jobs, kills = (2000, 60) if LONG else (180, 6)
     seconds = 0.1
     chance = random.Random(5)
     store = shared.store()

@@ -49,7 +49,7 @@ print(*mine)
 
 @pytest.mark.timeout(300)
 def test_sixteen_processes_never_claim_a_job_twice_nor_find_it_locked(place: Place) -> None:
-    each, processes = (625 if LONG else 150), 16
+    each, processes = (625 if LONG else 50), 16
     store = place.store()
     children = [
         subprocess.Popen(
@@ -80,7 +80,7 @@ def test_sixteen_processes_never_claim_a_job_twice_nor_find_it_locked(place: Pla
 @pytest.mark.timeout(300)
 def test_cancels_that_race_results(place: Place) -> None:
     """Each job ends once, as what was first; whoever waits for it hears the same; its box has ended."""
-    jobs = 1000 if LONG else 200
+    jobs = 1000 if LONG else 100
     chance = random.Random(29)
     inside: set[object] = set()
 
