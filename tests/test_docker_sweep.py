@@ -180,5 +180,6 @@ def test_a_container_that_is_just_going_breaks_no_teardown(
     ):
         monkeypatch.setattr(engine, "url", proxy.url)
         monkeypatch.setattr(engine, "_daemon", sleeper)
+        monkeypatch.setattr(docker_engine, "MOMENT", 0.05)
         engine.close()
     assert not engine.folder.exists()

@@ -42,7 +42,7 @@ def delivered(store: Store, job: str) -> None:
 
 def main(words: Sequence[str]) -> int:
     url, state, port = words
-    sender.LEASE = 0.5  # type: ignore[misc]
+    sender.LEASE = 0.25  # type: ignore[misc]
     store = open_store(url)
     with (
         contextlib.closing(Receiver(port=int(port))) as receiver,
@@ -50,8 +50,8 @@ def main(words: Sequence[str]) -> int:
             url,
             state=state,
             workers=2,
-            sandbox=FakeSandbox(Inside(0.12, "")),
-            lease_for=0.3,
+            sandbox=FakeSandbox(Inside(0.06, "")),
+            lease_for=0.15,
             name="node",
             paused=True,
             callbacks=Callbacks(allow=("127.0.0.1",)),
