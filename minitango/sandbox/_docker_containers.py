@@ -111,7 +111,7 @@ class Containers:
             opened = self._create(name, spec, digest, volumes)
             line = Line(self._engine.call(partial(_attach, name=name)), bell)
             self._engine.call(lambda api: api.start(name))
-            hello = self._hello(line, name)
+            hello = self._hello(line, name, opened)
             box = DockerBox(
                 spec,
                 line,
@@ -131,6 +131,7 @@ class Containers:
             bell.close()
             self._end(name, well=False)
             if isinstance(error, Refused):
+                self._engine.call(lambda api: api.ping())  # one that is going down is not the container's trouble
                 raise SandboxFailed(f"a container could not be started: {error}", id="sandbox_start") from error
             raise
         try:
@@ -183,11 +184,16 @@ class Containers:
             return made.id
         raise AssertionError
 
-    def _hello(self, line: Line, name: str) -> Hello:
+    def _hello(self, line: Line, name: str, id: str) -> Hello:
         try:
             frame = line.next(self._engine.patience)
             hello = _frames.hello(frame.body) if frame is not None and frame.kind == "h" else None
-        except (LineLost, BadFrame) as error:
+        except LineLost as error:
+            found = died(self._engine, name, id)
+            if isinstance(found, SandboxUnavailable):  # the engine went, and the container may be well
+                raise found from error
+            raise self._not_up(name, line, str(error)) from error
+        except BadFrame as error:
             raise self._not_up(name, line, str(error)) from error
         if frame is None:
             raise SandboxUnavailable(

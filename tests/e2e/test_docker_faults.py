@@ -28,11 +28,12 @@ from minitango.errors import SandboxFailed, SandboxUnavailable
 from minitango.job import Job
 from minitango.sandbox import BoxSpec, Mount
 from minitango.sandbox._docker_box import DockerBox
+from minitango.sandbox._docker_containers import Containers
 from minitango.sandbox.docker import DockerSandbox
 from minitango.store import open_store
 from tests import docker_images
 from tests.docker_engine import PrivateEngine, client, need_private_engines, private_engine
-from tests.e2e.conftest import CommandLine, eventually
+from tests.e2e.conftest import PATIENCE, CommandLine, eventually
 from tests.faults.harness import Place, check, make_place
 
 # The SDK leaves a socket to the garbage collector where it cannot connect.
@@ -192,6 +193,39 @@ def test_the_daemon_is_killed_in_mid_run(docker: Docker, tmp_path: Path, store: 
         wait(handles)
         assert course.attempts() >= 4 + 2, "those that ran were run again"
     checked(store, 4)
+
+
+@pytest.mark.parametrize("back", [False, True])
+def test_the_daemon_is_killed_while_a_container_comes_up(
+    docker: Docker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, back: bool
+) -> None:
+    """Between the start of a container and the first word of what is in it: nobody's fault, whatever is there then."""
+    armed, started, go_on = threading.Event(), threading.Event(), threading.Event()
+    hello = Containers._hello
+
+    def wait_for_the_kill(self: Containers, line: Any, name: str, id: str) -> Any:
+        if armed.is_set():
+            armed.clear()
+            assert line.next(PATIENCE)  # as if it were on its way
+            started.set()
+            assert go_on.wait(PATIENCE)
+        return hello(self, line, name, id)
+
+    monkeypatch.setattr(Containers, "_hello", wait_for_the_kill)
+    with grading(docker, tmp_path) as course:
+        wait(course.submit(1, 0.1))  # what it looks at before the first is over
+        armed.set()
+        (handle,) = course.submit(1, 0.2)
+        assert started.wait(PATIENCE)
+        docker.engine.kill9()
+        if back:
+            docker.engine.start()
+        go_on.set()
+        if not back:
+            eventually(lambda: course.jobs()[1].failure is not None, "nothing was put back")
+            docker.engine.start()
+        wait([handle])
+        assert [job.failures for job in course.jobs()] == [0, 0]
 
 
 def test_the_daemon_hangs(docker: Docker, tmp_path: Path) -> None:
