@@ -43,6 +43,7 @@ from minitango.moving import (
     sync_file,
     workplace,
 )
+from minitango.room import FULL
 from minitango.store import open_blobs, open_store, settle_copy
 
 FORMAT: Final = 1
@@ -76,7 +77,7 @@ def backup(place: Place, dest: Path) -> Label:
     if os.path.lexists(dest):
         raise _there_already(dest)
     with ExitStack() as undo:
-        work = undo.enter_context(workplace(dest.parent))
+        work = undo.enter_context(workplace(dest.parent, dest, "no backup was made"))
         tree = work / "backup"
         tree.mkdir(mode=0o700)
         store = open_source(place)
@@ -141,13 +142,16 @@ def restore(source: Path, place: Place) -> Moved:
     file = place.file
     with ExitStack() as undo:
         undo.enter_context(new_place(place) if file is not None else _for_a_while(place.folder))
-        work = undo.enter_context(workplace(place.folder if file is None else file.parent))
+        parent = place.folder if file is None else file.parent
+        work = undo.enter_context(workplace(parent, parent, "no queue was made"))
         undo.enter_context(_speaking_of(source, work))
         tree = source if source.is_dir() else _unpack(source, work / "unpacked")
         label = _label_of(tree)
         try:
             shutil.copyfile(tree / "queue.db", work / "queue.db")
         except OSError as error:
+            if error.errno in FULL:
+                raise  # where it was to be written
             raise _damaged(tree, f"queue.db: {error.strerror}") from error
         if _digest_of(work / "queue.db") != label.database:
             raise _damaged(tree, "queue.db has other bytes than were written")

@@ -12,7 +12,6 @@ takes it aside and then looks at that mark. Whichever comes second sees what the
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import os
 import re
@@ -24,9 +23,9 @@ from typing import Final, Protocol
 
 from msgspec import Struct
 
-from minitango.errors import BlobError, StoreError, StoreFull
+from minitango.errors import BlobError, StoreError
 from minitango.failpoint import failpoint
-from minitango.room import check_room
+from minitango.room import FULL, check_room, full
 
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 _FOLDER: Final = re.compile(r"[0-9a-f]{2}")
@@ -36,7 +35,6 @@ _BATCH: Final = 200
 _BATCH_BYTES: Final = 64 << 20
 _TEMP_GRACE: Final = 3600.0
 """Seconds after which a temporary file has no writer any more."""
-_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 def check_digest(digest: str) -> None:
@@ -296,11 +294,8 @@ class Blobs:
             raise self._failed(error) from error
 
     def _failed(self, error: OSError) -> StoreError:
-        if error.errno in _FULL:
-            return StoreFull(
-                f"the disk of {self.root} is full: nothing was accepted",
-                hint=f"free some space (df -h '{self.root}'), or make room in its queue: minitango prune",
-            )
+        if error.errno in FULL:
+            return full(self.root, "nothing was accepted", queue=True)
         return StoreError(
             f"cannot write to {self.root}: {error.strerror or error}",
             hint=f"make it writable (ls -ld '{self.root}'), or name another directory with --state",

@@ -27,7 +27,10 @@ the next thing to type. A student's mistake is never an exception: it is an outc
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 class MinitangoError(Exception):
@@ -119,9 +122,14 @@ class StoreTooNew(StoreError):
 
 
 class StoreFull(StoreError):
-    """The store's disk is full: nothing was accepted."""
+    """The store's disk is full: nothing was accepted. `place` is what was to be written there, where it is a disk of
+    this machine's."""
 
     id = "store_full"
+
+    def __init__(self, message: str, *, place: Path | None = None, hint: str = "", id: str | None = None) -> None:
+        super().__init__(message, hint=hint, id=id)
+        self.place = place
 
 
 class EngineRunning(StoreError):

@@ -17,8 +17,9 @@ from msgspec import Struct
 
 from minitango import statedir
 from minitango.blobs import BlobStore, sync
-from minitango.errors import ConfigError, EngineRunning, StoreError
+from minitango.errors import ConfigError, EngineRunning, StoreError, StoreFull
 from minitango.failpoint import failpoint
+from minitango.room import FULL, full
 from minitango.store import Store, is_redis, open_blobs, open_store, settle_copy, shown
 from minitango.store.portable import Books, JobDump
 
@@ -111,7 +112,7 @@ def migrate(source: Place, target: Place) -> Moved:
             moved = carry(here, there, blobs, open_blobs(there, target.folder, target.blobs))
             there.recover()
             return moved
-        with new_place(target), workplace(target.file.parent) as work:
+        with new_place(target), workplace(target.file.parent, target.file.parent, "no queue was made") as work:
             with closing(open_store(f"sqlite:///{work / 'queue.db'}")) as there:
                 moved = carry(here, there, blobs, open_blobs(there, target.folder, target.blobs))
                 there.recover()
@@ -133,21 +134,30 @@ def standing(place: Place) -> Literal["nothing", "half", "whole"]:
 
 
 @contextmanager
-def workplace(parent: Path) -> Iterator[Path]:
-    """A folder for this user alone, on the disk where something is to be, which goes again. ConfigError `output`."""
+def workplace(parent: Path, dest: Path, so: str) -> Iterator[Path]:
+    """A folder for this user alone, on the disk where something is to be, which goes again: errors speak of `dest`, as
+    it was named, and `so` is what it comes to that its disk is full. ConfigError `output`, StoreFull."""
     try:
         made = Path(tempfile.mkdtemp(prefix=".minitango-", dir=parent))
     except OSError as error:
+        if error.errno in FULL:
+            raise full(dest, so) from error
         raise ConfigError(
             f"nothing can be written to {parent}: {error.strerror}", hint="choose another place", id="output"
         ) from error
     try:
         yield made
+    except StoreFull as error:
+        if error.place is not None and error.place.is_relative_to(made):
+            raise full(dest, so) from error
+        raise
     except OSError as error:
-        place = parent if _is_below(error.filename, made) else error.filename
+        if error.errno in FULL:  # the error may name what was copied: nothing is written but here
+            raise full(dest, so) from error
         raise ConfigError(
-            f"{place} cannot be written or read: {error.strerror}",
-            hint=f"look at its disk: df -h {parent}",
+            f"{dest if _is_below(error.filename, made) else error.filename} cannot be written or read: "
+            f"{error.strerror}",
+            hint=f"look at its disk: df -h {shlex.quote(str(parent))}",
             id="output",
         ) from error
     finally:
@@ -165,8 +175,20 @@ def new_place(place: Place) -> Iterator[None]:
     put there meanwhile is taken away again, and the directory, if it was not there before and nothing else came to lie
     in it; unless the queue is there.
 
-    ConfigError `store_not_empty` where it is there already; EngineRunning, StoreError.
+    ConfigError `store_not_empty` where it is there already; EngineRunning, StoreError; StoreFull, which speaks of the
+    directory.
     """
+    try:
+        with _new_place(place):
+            yield
+    except StoreFull as error:
+        if error.place is not None and error.place.is_relative_to(place.folder):
+            raise full(place.folder, "no queue was made") from error
+        raise
+
+
+@contextmanager
+def _new_place(place: Place) -> Iterator[None]:
     assert place.file is not None
     missing = [path for path in (place.folder, *place.folder.parents) if not path.exists()]
     statedir.make(place.folder)

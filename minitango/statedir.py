@@ -17,6 +17,7 @@ from typing import Any, Final
 from msgspec import Struct
 
 from minitango.errors import EngineRunning, MinitangoError, StoreError
+from minitango.room import FULL, full
 from minitango.sandbox import open_sandbox
 from minitango.store import check_place
 
@@ -51,6 +52,8 @@ def make(state: Path) -> None:
     try:
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
+        if error.errno in FULL:
+            raise full(state, "nothing was written") from error
         raise StoreError(
             f"the state directory {state} cannot be made: {error.strerror}",
             hint="choose another with --state DIR",

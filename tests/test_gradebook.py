@@ -203,7 +203,8 @@ def test_a_write_that_fails_leaves_the_old_one(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(ConfigError) as caught:
         write_whole(path, b"new", "-o FILE")
-    assert (caught.value.id, caught.value.hint) == ("output", "choose another -o FILE")
+    hint = f"free some space (df -h {path}), or choose another -o FILE"
+    assert (caught.value.id, caught.value.hint) == ("output", hint)
     assert str(path) in str(caught.value)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]

@@ -13,6 +13,7 @@ from msgspec import Struct, structs
 from minitango import statedir
 from minitango.assignment import Assignment, Sample, Submission
 from minitango.cli import details, show, verdict
+from minitango.cli.files import another
 from minitango.cli.grading import Batch, nobody_called, tell_of_limits
 from minitango.cli.interrupts import terminated_like_ctrl_c
 from minitango.cli.loading import load
@@ -220,5 +221,5 @@ def _write_junit(path: Path, checked: Sequence[Checked]) -> None:
         ET.ElementTree(root).write(path, encoding="utf-8", xml_declaration=True)
     except OSError as error:
         raise ConfigError(
-            f"{path} cannot be written: {error.strerror}", hint="choose another --junit FILE", id="junit"
+            f"{path} cannot be written: {error.strerror}", hint=another(error, path, "--junit FILE"), id="junit"
         ) from error

@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 from minitango.errors import ConfigError
+from minitango.room import FULL, free_some
 
 
 def write_whole(path: Path, data: bytes, option: str) -> None:
@@ -29,8 +30,13 @@ def write_whole(path: Path, data: bytes, option: str) -> None:
         _replace(path, data, 0o600 if found is None else stat.S_IMODE(found))
     except OSError as error:
         raise ConfigError(
-            f"{path} cannot be written: {error.strerror or error}", hint=f"choose another {option}", id="output"
+            f"{path} cannot be written: {error.strerror or error}", hint=another(error, path, option), id="output"
         ) from error
+
+
+def another(error: OSError, path: Path, option: str) -> str:
+    """What to do where a file cannot be written that `option` names."""
+    return f"{free_some(path)}, or choose another {option}" if error.errno in FULL else f"choose another {option}"
 
 
 def make_folder(path: Path, option: str) -> None:
@@ -39,7 +45,9 @@ def make_folder(path: Path, option: str) -> None:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(
-            f"the folder {path} cannot be made: {error.strerror or error}", hint=f"choose another {option}", id="output"
+            f"the folder {path} cannot be made: {error.strerror or error}",
+            hint=another(error, path, option),
+            id="output",
         ) from error
 
 

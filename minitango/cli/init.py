@@ -20,6 +20,7 @@ from minitango.cli.loading import check_name
 from minitango.cli.options import ANY_PATH
 from minitango.cli.streams import out, program, tell
 from minitango.errors import ConfigError
+from minitango.room import FULL, free_some
 from minitango.text import one_line, plural
 
 SCAFFOLDS: Final = Path(__file__).parent.parent / "scaffolds"
@@ -136,8 +137,8 @@ def _refuse_to_overwrite(folder: Path, files: list[Path]) -> None:
 
 def _copy(source: Path, folder: Path, files: list[Path]) -> None:
     """Copy all, or none: what was made is taken away again where something goes wrong. ConfigError."""
-    with contextlib.ExitStack() as undo:
-        try:
+    try:
+        with contextlib.ExitStack() as undo:
             for path in files:
                 for parent in reversed((folder / path).parents):
                     if not parent.is_dir():
@@ -147,13 +148,15 @@ def _copy(source: Path, folder: Path, files: list[Path]) -> None:
                     undo.callback(_forget, (folder / path).unlink)
                     new.write((source / path).read_bytes())
                 shutil.copymode(source / path, folder / path)
-        except OSError as error:
-            raise ConfigError(
-                f"{error.filename or folder} cannot be made: {error.strerror}",
-                hint="name another folder, or correct its permissions",
-                id="init_unwritable",
-            ) from error
-        undo.pop_all()
+            undo.pop_all()
+    except OSError as error:
+        raise ConfigError(
+            f"{error.filename or folder} cannot be made: {error.strerror}",
+            hint=f"{free_some(folder)}, or name another folder"
+            if error.errno in FULL
+            else "name another folder, or correct its permissions",
+            id="init_unwritable",
+        ) from error
 
 
 def _forget(remove: Callable[[], None]) -> None:

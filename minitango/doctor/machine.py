@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from minitango.doctor import Check
-from minitango.room import reserve
+from minitango.room import PRUNE, free_some, reserve
 from minitango.store.health import sqlite_version
 from minitango.text import human_size, plural
 
@@ -139,8 +139,7 @@ def _disk(there: Path) -> Check:
         return Check("disk", "failed", f"{there}: {error.strerror}", "choose another --state DIR")
     free, nodes = disk.f_bavail * disk.f_frsize, disk.f_favail if disk.f_files else None
     facts = {"free": free, "files": nodes}
-    space = f"make room (df -h {shlex.quote(str(there))}), or make room in this queue: "
-    hint = space + "minitango prune --older-than 30d"
+    hint = f"{free_some(there)}, or make room in this queue: {PRUNE}"
     text = f"{human_size(free)} free"
     if disk.f_flag & getattr(os, "ST_RDONLY", 0):
         return Check(

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Final
 
 from minitango.errors import StoreError, StoreFull
+from minitango.room import FULL, full
 
-_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _FORBIDDEN: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 
 
@@ -32,10 +32,7 @@ def _readonly(path: Path, why: object) -> StoreError:
 
 
 def _full(path: Path) -> StoreFull:
-    return StoreFull(
-        f"the disk of {path} is full: nothing was written",
-        hint=f"free some space (df -h {_word(path.parent)}), then repeat",
-    )
+    return full(path, "nothing was written")
 
 
 def gone(path: Path) -> StoreError:
@@ -47,7 +44,7 @@ def gone(path: Path) -> StoreError:
 
 
 def from_os(error: OSError, path: Path) -> StoreError:
-    if error.errno in _FULL:
+    if error.errno in FULL:
         return _full(path)
     if error.errno in _FORBIDDEN:
         return _readonly(path, error.strerror)
@@ -60,7 +57,7 @@ def from_os(error: OSError, path: Path) -> StoreError:
 
 def unsynced(error: OSError, path: Path) -> StoreError:
     """What was recorded may not be on the disk."""
-    if error.errno in _FULL:
+    if error.errno in FULL:
         return _full(path)
     why = error.strerror or error
     return StoreError(

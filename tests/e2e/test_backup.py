@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import shlex
 import shutil
 import sqlite3
 import subprocess
@@ -147,6 +148,55 @@ def test_what_is_refused(cli: CommandLine, hw: Path, handins: Path) -> None:
     assert "error[engine_running]" in cli("restore", "kept").err
     assert "error[engine_running]" in cli("migrate", ".minitango", "other").err
     worker.kill()
+
+
+def test_a_full_disk_is_said_of_what_was_typed(cli: CommandLine, hw: Path) -> None:
+    """And the folder whose disk is to be looked at is there when somebody does."""
+    within = ["unshare", "-m" if os.geteuid() == 0 else "-Urm", "sh", "-c"]
+    (cli.folder / "tiny").mkdir()
+    mount = f"mount -t tmpfs -o size=4m tmpfs {cli.folder}/tiny"
+    if shutil.which("unshare") is None or subprocess.run([*within, mount], capture_output=True).returncode:
+        pytest.skip("no file system of our own can be mounted here")
+    (cli.folder / "large").mkdir()
+    for n in range(8):
+        (cli.folder / "large" / f"s{n}.txt").write_bytes(os.urandom(600_000))
+    assert cli("submit", hw, "large").code == 0
+    assert cli("backup", "kept").code == 0
+    assert cli("backup", "kept.tar").code == 0
+
+    def on_a_disk(left: str, *words: str) -> None:
+        """`left`: what is done with the disk first."""
+        command = shlex.join(str(word) for word in cli.command(*words))
+        answer = cli(within=[*within, f'{mount}; {left}; {command}; code=$?; find tiny >found; exit "$code"'])
+        tiny = cli.folder / "tiny"
+        typed = next(word for word in words if word.startswith("tiny/"))
+        assert answer.code == 3, answer
+        made = "backup" if words[0] == "backup" else "queue"
+        assert answer.err.splitlines()[-2:] == [
+            f"error[store_full]: the disk of {cli.folder / typed} is full: no {made} was made",
+            f"  next: free some space (df -h {tiny}), then repeat",
+        ]
+        assert set((cli.folder / "found").read_text().split()) <= {"tiny", "tiny/fill"}
+
+    for left in ("true", "head -c 5000000 /dev/zero >tiny/fill 2>/dev/null"):
+        on_a_disk(left, "backup", "tiny/kept")
+        on_a_disk(left, "backup", "tiny/kept.tar")
+        on_a_disk(left, "restore", "kept", "--state", "tiny/new")
+        on_a_disk(left, "restore", "kept.tar", "--state", "tiny/new")
+        on_a_disk(left, "migrate", ".minitango", "tiny/new")
+
+
+def test_a_copy_to_a_full_disk_does_not_speak_of_what_is_copied(tmp_path: Path) -> None:
+    """As Python does: the error of a copy names where it came from."""
+    from minitango.errors import StoreFull
+    from minitango.moving import workplace
+
+    with (
+        pytest.raises(StoreFull, match=f"the disk of {tmp_path / 'new'} is full") as caught,
+        workplace(tmp_path, tmp_path / "new", "nothing was made"),
+    ):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/kept/queue.db")
+    assert f"df -h {tmp_path})" in caught.value.hint
 
 
 def tampered(cli: CommandLine, how: str) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import stat
+import subprocess
 import tarfile
 from pathlib import Path
 
@@ -106,6 +108,19 @@ def test_where_it_cannot_write_nothing_is_left(cli: CommandLine, mortal: list[st
     assert "error[init_unwritable]: hw/samples/" in answer.err
     assert tree(cli.folder / "hw") == {}
     assert os.listdir(cli.folder / "hw") == ["samples"]
+
+
+def test_on_a_full_disk_it_says_which(cli: CommandLine) -> None:
+    within = ["unshare", "-m" if os.geteuid() == 0 else "-Urm", "sh", "-c"]
+    mount = f"mkdir tiny && mount -t tmpfs -o size=4k tmpfs {cli.folder}/tiny"
+    if shutil.which("unshare") is None or subprocess.run([*within, mount], cwd=cli.folder).returncode:
+        pytest.skip("no file system of our own can be mounted here")
+    answer = cli(
+        within=[*within, f"{mount.partition('&&')[2]}; {shlex.join(map(str, cli.command('init', 'tiny/hw')))}"]
+    )
+    assert answer.code == 2, answer
+    assert "error[init_unwritable]: tiny/hw" in answer.err
+    assert "next: free some space (df -h tiny), or name another folder" in answer.err
 
 
 @pytest.mark.parametrize("name", ["", " x", "x\ny", "x" * 101])
