@@ -57,7 +57,8 @@ def progress(total: int, what: str, *, quiet: bool = False, done: int = 0) -> Pr
 
 UNDER_WAY = ("pulling ", "building ")
 """How a line begins that another will soon take the place of."""
-DONE = ("pulled ", "built ", "grading in ")
+DONE = ("pulled ", "built ")
+CHOSEN = "grading in "
 
 
 class Images:
@@ -89,7 +90,7 @@ class Images:
 
     def line(self, text: str) -> str:
         """The text where it is to be a line of its own; nothing where it is progress that comes too soon."""
-        if self._quiet and text.startswith((*UNDER_WAY, *DONE)):
+        if self._quiet and (self.is_progress(text) or text.startswith(CHOSEN)):
             return ""
         if text.startswith(UNDER_WAY):
             now, what = time.monotonic(), text.partition(": ")[0]
@@ -97,6 +98,11 @@ class Images:
                 return ""
             self._what, self._next = what, now + self.PAUSE
         return one_line(text, 500)
+
+    @staticmethod
+    def is_progress(text: str) -> bool:
+        """Whether it says how far an image is, and not what is graded in."""
+        return text.startswith((*UNDER_WAY, *DONE))
 
     def clear(self) -> None:
         """Take the line away: something else is to be written."""

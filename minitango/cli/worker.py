@@ -97,8 +97,13 @@ def _work(
     images = Images(quiet=quiet)
     watch = Watch(settings)
     measured: list[Metrics] = []
+    held: list[Event] | None = []
+    """What is graded in, until it is sure that this worker grades: one that is refused says that alone."""
 
     def say(event: Event) -> None:
+        if held is not None and event.kind == "image" and not images.is_progress(event.message):
+            held.append(event)
+            return
         if event.kind == "crashed":
             ending.put(None)
         for each in measured:
@@ -147,6 +152,9 @@ def _work(
             undo.callback(made.close)
             engine.on_box = made.box_opened
             measured.append(made)
+        taken, held = held or [], None
+        for event in taken:
+            say(event)
         engine.resume()  # not before a signal would be heeded
         warn_of_weak_limits(engine, lambda text: said.say("limits", "warning", text))
         if verbose:

@@ -23,6 +23,17 @@ def test_what_auto_took_is_said_once(cli: CommandLine, hw: Path, handins: Path) 
     assert "grading in" not in cli("run", hw, handins, "--state", "other", "--quiet", env=NOWHERE).err
 
 
+def test_a_worker_that_is_refused_says_that_alone(cli: CommandLine) -> None:
+    for words in (["--name", "a b"], ["--state", "other", "--metrics", "192.0.2.1:99"]):
+        answer = cli("worker", *words, env=NOWHERE)
+        assert answer.code == 2, answer
+        assert answer.err.startswith("error["), answer
+    worker = cli.start("worker", "--state", "third", env=NOWHERE)
+    eventually(lambda: b"grading in bubblewrap" in (cli.folder / "err0").read_bytes(), "it does not say what in")
+    worker.terminate()
+    assert worker.wait() == 0
+
+
 def test_an_engine_that_somebody_named_is_missed(cli: CommandLine, hw: Path, handins: Path) -> None:
     answer = cli("run", hw, handins)
     assert answer.code == 0, answer
