@@ -7,6 +7,10 @@ with Engine.open("course/.minitango") as engine:
     print(job.result(timeout=120).score)
 """
 
+from minitango import starting as starting  # before all that takes time to load
+
+# isort: split
+
 import logging
 
 from minitango.assignment import Assignment, Sample, Step, Submission, SubmissionRule

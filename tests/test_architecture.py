@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "minitango"
 
 FLOORS = [
-    {"errors", "failpoint"},
+    {"errors", "failpoint", "starting"},
     {
         "job",
         "retry",

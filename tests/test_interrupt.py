@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import signal
+import subprocess
 import sys
 import types
 import weakref
@@ -60,6 +61,37 @@ def test_an_interrupt_that_falls_into_a_callback_of_python_ends_the_wait(
         with interrupts.terminated_like_ctrl_c():
             assert not interrupts.Interrupt.asked
         gate.open.set()
+
+
+# --- while all is loaded ---------------------------------------------------------------------------
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.parametrize("how", ["-m minitango", "-m minitango.cli", "minitango"])
+def test_one_that_comes_while_all_is_loaded_ends_it_without_a_word(tmp_path: Path, how: str) -> None:
+    assert _loaded_by(tmp_path, how) == (130, "")
+
+
+@pytest.mark.parametrize("how", ["course.py", "-m course"])
+def test_where_minitango_is_a_library_ctrl_c_is_left_to_the_program(tmp_path: Path, how: str) -> None:
+    code, err = _loaded_by(tmp_path, how)
+    assert code != 130
+    assert err.endswith("KeyboardInterrupt\n")
+
+
+def _loaded_by(folder: Path, how: str) -> tuple[int, str]:
+    """Exit code and stderr of a Python that meets a Ctrl-C when a package is loaded that minitango needs."""
+    (folder / "msgspec.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\n")
+    (folder / "minitango").write_text("import sys\nfrom minitango.cli import main\nsys.exit(main())\n")
+    (folder / "course.py").write_text("import minitango\n")
+    words = how.split() if how.startswith("-m") else [str(folder / how)]
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join((str(folder), str(ROOT)))}
+    done = subprocess.run(
+        [sys.executable, "-P", *words, "jobs"], cwd=folder, env=environ, capture_output=True, text=True
+    )
+    assert not done.stdout
+    return done.returncode, done.stderr
 
 
 # --- a store that fails meanwhile ------------------------------------------------------------------
