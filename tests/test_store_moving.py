@@ -557,6 +557,33 @@ def test_other_queues_of_a_file_are_named(kind: str, tmp_path: Path, opened: Cal
         assert store.others() == ("a", "b")
 
 
+def test_a_server_that_hangs_meanwhile_is_told_of_and_not_waited_for_again(
+    opened: Callable[[str], Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    redis_server.need_redis()
+    monkeypatch.setattr("minitango.store._redis_clients.PATIENCE", 0.5)
+    here = opened("sqlite")
+    here.submit([spec("ada")])
+    server = redis_server.Server()
+    try:
+        with contextlib.closing(RedisStore(server.url("hangs", tcp=True), filling=True)) as there:
+
+            def hangs() -> Iterator[JobDump]:
+                yield from here.dump()
+                server.freeze()
+
+            waited: list[object] = []
+            monkeypatch.setattr(there, "_clear", waited.append)
+            with pytest.raises(StoreError, match="takes connections, and says nothing: a Redis that hangs") as caught:
+                there.load(hangs(), here.books)
+            assert (caught.value.id, waited) == ("store_unreachable", [])
+            with pytest.raises(StoreError, match="takes connections, and says nothing"):
+                list(there.dump())
+            server.thaw()
+    finally:
+        server.remove()
+
+
 def half_filled(here: Store, queue: str) -> RedisStore:
     """A queue that somebody left half filled who died, opened to be filled anew."""
 

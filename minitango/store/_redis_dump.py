@@ -64,6 +64,10 @@ class RedisDump(RedisHistory):
         return ()  # each queue on a server is a place
 
     def dump(self) -> Iterator[JobDump]:
+        with self._link.telling_who():
+            yield from self._dump()
+
+    def _dump(self) -> Iterator[JobDump]:
         top = int(self._link.call("read", lambda client: client.hget(self._key("meta"), "seq")) or 0)
         low, lost = "-inf", []
         while page := self._page("jobs", low, str(top), newest_first=False):
@@ -84,6 +88,10 @@ class RedisDump(RedisHistory):
             )  # fmt: skip
 
     def load(self, jobs: Iterable[JobDump], books: Callable[[], Books]) -> int:
+        with self._link.telling_who():
+            return self._load(jobs, books)
+
+    def _load(self, jobs: Iterable[JobDump], books: Callable[[], Books]) -> int:
         token = secrets.token_hex(8)
         begun = int(self._link.run("load", ["begin", token, self._blobs_way], patient=True))
         if not begun:
@@ -96,6 +104,7 @@ class RedisDump(RedisHistory):
                 return self._fill(token, jobs, books)
             except BaseException:
                 with suppress(StoreError):  # what is left is cleared away by the next one
+                    self._link.call("open", lambda client: client.ping())  # or else all this is waited for
                     self._clear(token)
                     self._link.run("load", ["abandon", token], patient=True)
                 raise

@@ -9,8 +9,8 @@ import hashlib
 import importlib.resources
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any, Final, cast
 
 import msgspec
@@ -178,6 +178,17 @@ class Link:
     def cli(self) -> str:
         """What to type to speak to the server that has the queue."""
         return self._way.cli
+
+    @contextmanager
+    def telling_who(self) -> Iterator[None]:
+        """What fails in here as nobody answers is told with what can be said of who is there: a second more."""
+        try:
+            yield
+        except StoreError as error:
+            other = diagnosed(self.place, error, self._way.host)
+            if other is error:
+                raise
+            raise other from error
 
     # --- asking -----------------------------------------------------------------------------------
 
