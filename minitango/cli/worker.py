@@ -35,6 +35,9 @@ from minitango.store import shown
 from minitango.text import one_line, plural
 
 MAX_GRACE: Final = 7 * 86_400
+SIGNED_OFF: Final = 15
+"""Seconds after which, or so, a worker that runs nothing has ended though its queue's server hangs: what it asked of
+that last is waited for, and then that it signs off."""
 LOOK: Final = 3.0
 """Seconds until a worker that could not begin, for want of room in the store, tries again."""
 
@@ -175,7 +178,8 @@ def _work(
         if received:
             hurry(engine.store, again, leave)
             if not quiet:
-                what = f"running jobs get {grace:g} s" if engine.busy else "this node signs off"
+                how_long = f", in some {SIGNED_OFF} s where the queue does not answer" if engine.store.shared else ""
+                what = f"running jobs get {grace:g} s" if engine.busy else f"this node signs off{how_long}"
                 said.say("stopping", "info", f"stopping: {what} (a second signal: at once)")
         engine.stop(grace=grace)
         engine.wait()
