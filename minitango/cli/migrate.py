@@ -46,7 +46,7 @@ def migrate(source: str, target: str, from_blobs: str | None, to_blobs: str | No
     to = Place.of(target, blobs=to_blobs)
     with whole_or_told(lambda: how_far(to)):
         moved = move(Place.of(source, blobs=from_blobs), to)
-    out(f"{plural(moved.jobs, 'job')} and {plural(moved.blobs, 'file')} moved")
+    out(f"{plural(moved.jobs, 'job')} and {plural(moved.blobs, 'file')} copied")
     tell_of_left(moved)
     tell(as_called(f"next: minitango jobs{to.flags}; use it everywhere, and keep FROM until you have seen it"))
     return 0

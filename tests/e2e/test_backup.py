@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import shlex
 import shutil
 import sqlite3
@@ -272,7 +273,9 @@ def test_what_does_not_move_leaves_nothing(cli: CommandLine, server: Server, hw:
         assert keys <= {b"meta"}, keys
     assert "error[no_queue]" in cli("migrate", url, "new").err
     shutil.rmtree(cli.folder / "kept")
-    assert cli("migrate", ".minitango", url).code == 0
+    moved = cli("migrate", ".minitango", url)
+    assert moved.code == 0, moved
+    assert re.fullmatch(r"\d+ jobs? and \d+ files? copied\n", moved.out), "FROM is as it was"
     assert jobs(cli, "--store", url) == before
 
 
