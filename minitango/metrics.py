@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from minitango import __version__
 from minitango.errors import ConfigError, StoreError
 from minitango.job import Outcome, State
+from minitango.node import overdue
 
 if TYPE_CHECKING:
     from minitango.engine import Engine
@@ -142,9 +143,12 @@ class _Queue:
             for state in State:
                 jobs.add_metric([state.value], counts[state])
             alive = [node for node in found if not store.shared or now - node.seen < node.good_for]
+            late = [node for node in alive if store.shared and overdue(node, now)]
+            heard = [node for node in alive if node not in late]
             by_state = {
-                "ready": sum(not node.draining for node in alive),
-                "draining": sum(node.draining for node in alive),
+                "ready": sum(not node.draining for node in heard),
+                "draining": sum(node.draining for node in heard),
+                "overdue": len(late),
                 "lost": len(found) - len(alive),
             }
             for name, n in by_state.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import re
 import socket
 import sys
 import urllib.request
@@ -18,7 +19,9 @@ from minitango.cli.worker import address
 from minitango.job import State
 from minitango.metrics import Metrics
 from minitango.sandbox import End
+from minitango.store import Node
 from minitango.testing import FakeRun
+from tests import redis_server
 from tests.support import assignment, eventually, open_engine, scoring, submission
 
 prometheus = pytest.importorskip("prometheus_client.parser")
@@ -82,6 +85,23 @@ def test_what_is_counted(serving: Any) -> None:
     assert now["minitango_store_up"] == 1
     assert now[f"minitango_engine_info{{node={engine.node},sandbox=fake,version={version()}}}"] == 1
     assert not any("ada" in name for name in now), "no student is named"
+
+
+def test_nodes_are_counted_as_they_are_shown(tmp_path: Path) -> None:
+    redis_server.need_redis()
+    generate_latest = pytest.importorskip("prometheus_client").generate_latest
+    store = redis_server.shared().url("counted")
+    with Engine.open(store, state=tmp_path, workers=0) as engine:
+        made = Metrics(engine)
+        now = engine.store.now()
+        for n, (name, silent) in enumerate((("a", 0), ("b", 12), ("c", 12), ("d", 60))):
+            engine.store.beat(Node(name, str(n), good_for=30.0), now=now - silent)
+        engine.store.beat(Node("e", "5", good_for=30.0), now=now)
+        for name in ("c", "e"):
+            engine.store.drain(name)
+        text = generate_latest(made._registry).decode()
+    found = dict(re.findall(r'minitango_nodes\{state="(\w+)"\} (\d)', text))
+    assert found == {"ready": "1", "draining": "1", "overdue": "2", "lost": "1"}
 
 
 def version() -> str:
