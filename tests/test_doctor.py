@@ -313,6 +313,26 @@ def test_what_waits_without_an_engine(tmp_path: Path) -> None:
     assert found["engine"].next == "minitango worker --state here"
 
 
+def test_what_waits_for_what_nobody_offers(tmp_path: Path) -> None:
+    """With an engine and without, as of a queue on a server."""
+
+    def found() -> Check:
+        return of(queue.look(patient(tmp_path, flags=" --state here"), NOW))["engine"]
+
+    with open_engine(tmp_path, scoring(1), capabilities=("large",)) as engine:
+        engine.submit(submission(of=assignment(needs=("large",)))).result(20)
+        assert found().verdict == "ok"
+        for student in ("ada", "bob"):
+            engine.submit(submission(student, of=assignment("cuda", needs=("gpu",))))
+        check = found()
+        assert check.text.endswith(" grades here, in fake; 2 jobs need a node that offers gpu, and none does")
+        hint = "start it again with what they need: minitango worker --state here --capability gpu,large"
+        assert (check.verdict, check.next) == ("warning", hint)
+    check = found()
+    assert (check.verdict, check.text) == ("warning", "none runs here, and 2 jobs wait")
+    assert check.next == "minitango worker --state here --capability gpu"
+
+
 def test_dead_jobs_are_warned_of(tmp_path: Path) -> None:
     graded(tmp_path, "ada")
     health = inspect_store(f"sqlite:///{tmp_path}/queue.db", now=NOW)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from minitango import statedir
 from minitango.doctor import Check, Patient
 from minitango.errors import StoreError
-from minitango.job import State
+from minitango.job import State, lane_of, serves
 from minitango.statedir import Running
 from minitango.store.health import Health, inspect_store
 from minitango.text import human_size, one_line, plural
@@ -84,13 +84,39 @@ def _engine(patient: Patient, running: Running | None, health: Health | None) ->
     waiting = health.counts[State.QUEUED] + health.counts[State.RUNNING] if health is not None else 0
     kind = statedir.sandbox_kind(patient.state)
     facts = {"running": running is not None, "pid": running.pid if running is not None else None, "sandbox": kind}
+    lanes = health.waiting if health is not None else {}
     if running is not None:
         who = f"process {running.pid}" if running.pid else "a process"
-        return Check("engine", "ok", f"{who} grades here{f', in {kind}' if kind else ''}", facts=facts)
+        text = f"{who} grades here{f', in {kind}' if kind else ''}"
+        here = [node.capabilities for node in health.nodes if node.pid == running.pid] if health is not None else []
+        missing = unserved(lanes, here) if here else {}  # which may not have noted yet what it offers
+        if missing:
+            lane = next(iter(missing))
+            hint = f"start it again with what they need: {worker(patient.flags, [lane, *map(lane_of, here)])}"
+            return Check("engine", "warning", f"{text}; {in_want(lane, missing[lane])}", hint, facts=facts)
+        return Check("engine", "ok", text, facts=facts)
     if waiting:
         text = f"none runs here, and {plural(waiting, 'job', 'wait')}"
-        return Check("engine", "warning", text, f"minitango worker{patient.flags}", facts=facts)
+        return Check("engine", "warning", text, worker(patient.flags, lanes), facts=facts)
     return Check("engine", "ok", "none runs here", facts=facts)
+
+
+def unserved(waiting: Mapping[str, int], offered: Sequence[Collection[str]]) -> dict[str, int]:
+    """Of the jobs that wait, by lane, those that no node may be given which offers one of these."""
+    return {lane: n for lane, n in waiting.items() if not any(serves(each, lane) for each in offered)}
+
+
+def in_want(lane: str, count: int) -> str:
+    """That so many jobs of a lane wait for a node that there is not."""
+    if not lane:
+        return plural(count, "job", "wait")
+    return f"{plural(count, 'job', 'need')} a node that offers {lane}, and none does"
+
+
+def worker(flags: str, lanes: Iterable[str]) -> str:
+    """What starts a node that serves these lanes."""
+    needs = lane_of(need for lane in lanes for need in lane.split(",") if need)
+    return f"minitango worker{flags}" + (f" --capability {needs}" if needs else "")
 
 
 def jobs(patient: Patient, found: Mapping[State, int]) -> Check:

@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from typing import Final
 
 from minitango.doctor import Check, Patient
-from minitango.doctor.queue import jobs
+from minitango.doctor.queue import in_want, jobs, unserved, worker
 from minitango.errors import MinitangoError, StoreError
-from minitango.job import lane_of, serves
 from minitango.node import overdue
 from minitango.store.health import ServerHealth, inspect_server
 from minitango.text import human_seconds, human_size, one_line, plural
@@ -113,25 +112,17 @@ def _nodes(patient: Patient, health: ServerHealth) -> Check:
     lost = [node for node in health.nodes if node not in alive]
     taking = [node for node in alive if not node.draining]
     facts = {"alive": [node.name for node in alive], "lost": [node.name for node in lost]}
-    unserved = {
-        lane: count
-        for lane, count in health.waiting.items()
-        if not any(serves(node.capabilities, lane) for node in taking)
-    }
+    missing = unserved(health.waiting, [node.capabilities for node in taking])
     slots = plural(sum(node.slots for node in alive), "job")
     text = f"{plural(len(alive), 'node', 'grade')}, {slots} at once" if alive else "nobody grades"
-    if unserved and taking:
-        lane, count = next(iter(unserved.items()))
-        what = f"{plural(count, 'job', 'need')} a node that offers {lane}, and none does"
-        waits = what if lane else plural(count, "job", "wait")
-        hint = f"minitango worker{patient.flags}" + (f" --capability {lane}" if lane else "")
-        return Check("engine", "warning", f"{text}; {waits}", hint, facts=facts)
-    if unserved:
+    if missing and taking:
+        lane, count = next(iter(missing.items()))
+        hint = worker(patient.flags, [lane])
+        return Check("engine", "warning", f"{text}; {in_want(lane, count)}", hint, facts=facts)
+    if missing:
         held = "; all are drained" if alive else ""
-        needs = lane_of(need for lane in unserved for need in lane.split(",") if need)
-        worker = f"minitango worker{patient.flags}" + (f" --capability {needs}" if needs else "")
-        hint = f"minitango nodes resume {alive[0].name}" if alive else worker
-        waiting = plural(sum(unserved.values()), "job", "wait")
+        hint = f"minitango nodes resume {alive[0].name}" if alive else worker(patient.flags, missing)
+        waiting = plural(sum(missing.values()), "job", "wait")
         return Check("engine", "warning", f"{text}{held}, and {waiting}", hint, facts=facts)
     late = [node for node in alive if overdue(node, health.now)]
     if late:

@@ -11,6 +11,8 @@ from urllib.parse import quote
 
 from minitango.errors import StoreError
 from minitango.job import State
+from minitango.store import Node
+from minitango.store import _rows as rows
 from minitango.store._database import OLDEST_SQLITE, refuse_foreign
 from minitango.store._schema import MIGRATIONS
 from minitango.store._sqlite_errors import from_sqlite
@@ -43,22 +45,36 @@ def inspect(path: Path, *, now: float, ahead: float, patience: float) -> Health 
                 "pragma_page_size"
             ).fetchone()
             counts = dict(db.execute("SELECT state, sum(n) FROM counts GROUP BY state").fetchall()) if version else {}
+            current = version == len(MIGRATIONS)
             early = _from_the_future(db, now + ahead) if version else 0
             return Health(
                 path=str(path),
                 version=version,
-                current=version == len(MIGRATIONS),
+                current=current,
                 journal=str(journal),
                 trouble=_check(db, patience),
                 counts={state: int(counts.get(state.value, 0)) for state in State},
                 from_the_future=early,
                 bytes=pages * size,
                 free=free * size,
+                waiting=_waiting(db) if current else {},
+                nodes=_nodes(db) if current else (),
             )
     except sqlite3.Error as error:
         raise from_sqlite(error, path) from error
     except OSError as error:
         raise StoreError(f"{path} cannot be read: {error.strerror}", hint=f"ls -l {path}", id="store_io") from error
+
+
+def _waiting(db: sqlite3.Connection) -> dict[str, int]:
+    return dict(db.execute("SELECT lane, count(*) FROM jobs WHERE state = 'queued' GROUP BY lane").fetchall())
+
+
+def _nodes(db: sqlite3.Connection) -> tuple[Node, ...]:
+    found = db.execute(
+        "SELECT record, seen, drained.name IS NOT NULL FROM nodes LEFT JOIN drained USING (queue, name) ORDER BY seen"
+    )
+    return tuple(rows.node_of(*row) for row in found)
 
 
 def _write(db: sqlite3.Connection) -> None:

@@ -27,6 +27,10 @@ class Health(Struct, frozen=True):
     bytes: int
     free: int
     """Of those, bytes that hold nothing."""
+    waiting: Mapping[str, int] = {}
+    """By lane, how many jobs of all queues are queued; of a file of an earlier version none are told."""
+    nodes: tuple[Node, ...] = ()
+    """Of all queues: who grades there, or did last."""
 
 
 class ServerHealth(Struct, frozen=True):
