@@ -53,7 +53,14 @@ class _Group(click.Group):
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(__version__, prog_name="minitango")
+@click.option(
+    "--version",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=lambda context, option, asked: _print(context, f"minitango, version {__version__}") if asked else None,
+    help="Show the version and exit.",
+)
 def cli() -> None:
     """Grade programming submissions, each in a sandbox of its own; nothing that was taken is lost.
 
@@ -71,6 +78,33 @@ for command in (
     init, run, check, submit, worker, jobs, nodes, export, prune, backup, restore, migrate, config, doctor,
 ):  # fmt: skip
     cli.add_command(command)
+
+
+def _print(context: click.Context, text: str) -> None:
+    """Print this in place of what the command does: as all else that is printed, which click's own words are not."""
+    if not context.resilient_parsing:
+        streams.out(text)
+        context.exit()
+
+
+def _have_help(command: click.Command) -> None:
+    """Give a command, and each of its verbs, an option that prints its help."""
+    command.add_help_option = False
+    command.params.append(
+        click.Option(
+            ["-h", "--help"],
+            is_flag=True,
+            expose_value=False,
+            is_eager=True,
+            callback=lambda context, option, asked: _print(context, context.get_help()) if asked else None,
+            help="Show this message and exit.",
+        )
+    )
+    for verb in command.commands.values() if isinstance(command, click.Group) else ():
+        _have_help(verb)
+
+
+_have_help(cli)
 
 
 def main(argv: list[str] | None = None) -> None:

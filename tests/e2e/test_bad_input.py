@@ -548,6 +548,15 @@ def test_a_standard_output_that_is_full(cli: CommandLine, hw: Path, handins: Pat
     assert len(cli("jobs", "list", "--json").jobs) == 3
 
 
+@pytest.mark.parametrize("words", [["--help"], ["run", "-h"], ["jobs", "show", "--help"], ["--version"]])
+def test_help_goes_where_it_can(cli: CommandLine, words: list[str]) -> None:
+    assert cli(*words).out.startswith(("Usage: minitango", "minitango, version "))
+    if Path("/dev/full").exists():
+        refused(cli(*words, within=["sh", "-c", 'exec "$@" >/dev/full', "sh"]), 3, "stdout", "repeat")
+    gone = cli(*words, within=["sh", "-c", '{ sleep 0.1; "$@"; echo $? >&2; } | true', "sh"])
+    assert gone.err == "0\n", gone
+
+
 # --- machines without a sandbox ---------------------------------------------------------------
 
 
