@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 from xml.etree import ElementTree as ET
 
 import click
@@ -13,7 +14,7 @@ from msgspec import Struct, structs
 from minitango import statedir
 from minitango.assignment import Assignment, Sample, Submission
 from minitango.cli import details, show, verdict
-from minitango.cli.files import another
+from minitango.cli.files import check_writable, write_whole
 from minitango.cli.grading import Batch, nobody_called, tell_of_limits
 from minitango.cli.interrupts import terminated_like_ctrl_c
 from minitango.cli.loading import load
@@ -23,13 +24,14 @@ from minitango.cli.records import Expected, SampleRecord, Samples
 from minitango.cli.settings import Settings, settled
 from minitango.cli.show import Seen
 from minitango.cli.streams import as_called, out, tell
-from minitango.errors import ConfigError, NothingToGrade
+from minitango.errors import NothingToGrade
 from minitango.job import Outcome, State, Trust
 from minitango.store import History
 from minitango.text import for_junit, for_terminal, one_line, plural
 
 MISSED = 1
 NOT_GRADED = 4
+_JUNIT: Final = "--junit FILE"
 
 
 class Checked(Struct, frozen=True):
@@ -76,14 +78,14 @@ def check(
             )
         settings.check_served(assignment)
     if junit is not None:
-        _write_junit(junit, [])  # better to hear now that it cannot be written
+        check_writable(junit, _JUNIT, id="junit")  # better to hear it now
     for left in statedir.abandoned():
         statedir.discard(left)
     with tempfile.TemporaryDirectory(prefix=statedir.PRIVATE) as state:
         private = structs.replace(settings, store=state, state=None, blobs=None, flags="", by_store=False).of(loaded)
         checked = _grade(private, loaded, quiet=quiet, verbose=verbose)
     if junit is not None:
-        _write_junit(junit, checked)
+        write_whole(junit, _junit(checked), _JUNIT, private=False, id="junit")
     if as_json:
         show.print_json(Samples(samples=tuple(map(_record, checked))))
     else:
@@ -195,7 +197,7 @@ def _record(each: Checked) -> SampleRecord:
     )
 
 
-def _write_junit(path: Path, checked: Sequence[Checked]) -> None:
+def _junit(checked: Sequence[Checked]) -> bytes:
     """One suite an assignment, one case a sample. A sample that could not be graded is an error, not a failure."""
     root = ET.Element("testsuites")
     suites: dict[str, ET.Element] = {}
@@ -217,9 +219,4 @@ def _write_junit(path: Path, checked: Sequence[Checked]) -> None:
         suite.set("tests", str(len(suite)))
         suite.set("failures", str(len(suite.findall("testcase/failure"))))
         suite.set("errors", str(len(suite.findall("testcase/error"))))
-    try:
-        ET.ElementTree(root).write(path, encoding="utf-8", xml_declaration=True)
-    except OSError as error:
-        raise ConfigError(
-            f"{path} cannot be written: {error.strerror}", hint=another(error, path, "--junit FILE"), id="junit"
-        ) from error
+    return bytes(ET.tostring(root, encoding="utf-8", xml_declaration=True)) + b"\n"

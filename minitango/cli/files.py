@@ -3,34 +3,61 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 from minitango.errors import ConfigError
 from minitango.room import FULL, free_some
 
+_BESIDE: Final = ".minitango-"
+"""How the names of files begin that are about to be renamed."""
 
-def write_whole(path: Path, data: bytes, option: str) -> None:
+
+def write_whole(path: Path, data: bytes, option: str, *, private: bool = True, id: str = "output") -> None:
     """Write a file so that whoever reads it finds the old content or the new one, never a part.
 
-    It is written beside its place and renamed; a new one is for its owner's eyes only, as it may hold grades. What is
-    no regular file (a pipe, /dev/stdout) is written to. ConfigError `output`: it cannot be written, or is a folder;
-    `option` is what the path was given by, such as `-o FILE`.
+    It is written beside its place and renamed; a new one is for its owner's eyes only, as it may hold grades, unless it
+    is not `private`. What is no regular file (a pipe, /dev/stdout) is written to. ConfigError `id`: it cannot be
+    written, or is a folder; `option` is what the path was given by, such as `-o FILE`.
     """
-    try:
+    with _writing(path, option, id):
         path = path.resolve()  # a link stays a link
         found = _mode(path)
-        if found is not None and stat.S_ISDIR(found):
-            raise ConfigError(f"{path} is a folder", hint=f"name a file: {option}", id="output")
         if found is not None and not stat.S_ISREG(found):
             path.write_bytes(data)
             return
-        _replace(path, data, 0o600 if found is None else stat.S_IMODE(found))
+        if found is None:
+            found = 0o600 if private else 0o666 & ~_umask()
+        _replace(path, data, stat.S_IMODE(found))
+
+
+def check_writable(path: Path, option: str, *, id: str = "output") -> None:
+    """Raise what `write_whole` would, as far as that can be told before there is anything to write."""
+    with _writing(path, option, id):
+        path = path.resolve()
+        found = _mode(path)
+        if found is None or stat.S_ISREG(found):
+            number, beside = tempfile.mkstemp(dir=path.parent, prefix=_BESIDE)
+            os.close(number)
+            Path(beside).unlink()
+        elif stat.S_ISDIR(found):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+
+
+@contextlib.contextmanager
+def _writing(path: Path, option: str, id: str) -> Iterator[None]:
+    try:
+        yield
+    except IsADirectoryError as error:
+        raise ConfigError(f"{path.resolve()} is a folder", hint=f"name a file: {option}", id=id) from error
     except OSError as error:
         raise ConfigError(
-            f"{path} cannot be written: {error.strerror or error}", hint=another(error, path, option), id="output"
+            f"{path} cannot be written: {error.strerror or error}", hint=another(error, path, option), id=id
         ) from error
 
 
@@ -58,8 +85,14 @@ def _mode(path: Path) -> int | None:
         return None
 
 
+def _umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
 def _replace(path: Path, data: bytes, mode: int) -> None:
-    number, beside = tempfile.mkstemp(dir=path.parent, prefix=".minitango-")
+    number, beside = tempfile.mkstemp(dir=path.parent, prefix=_BESIDE)
     try:
         with os.fdopen(number, "wb") as file:
             file.write(data)

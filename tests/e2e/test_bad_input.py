@@ -282,6 +282,11 @@ def test_a_junit_file_that_cannot_be_written(cli: CommandLine) -> None:
     hw = write_assignment(cli.folder / "hw", TOML + '[[sample]]\npath = "ok.txt"\nscore = 10\n')
     (hw / "ok.txt").write_text("ok")
     refused(cli("check", hw, "--junit", "no/such/place.xml"), 2, "junit", "no/such/place.xml")
+    refused(cli("check", hw, "--junit", hw), 2, "junit", "is a folder")
+    (cli.folder / "old.xml").write_text("old")
+    refused(cli("check", hw, "--junit", "old.xml", "--sandbox", "no"), 2, "sandbox_name")
+    assert (cli.folder / "old.xml").read_text() == "old", "it is written whole, or not at all"
+    assert [path.name for path in cli.folder.glob(".minitango-*")] == []
 
 
 # --- hand-ins ---------------------------------------------------------------------------------

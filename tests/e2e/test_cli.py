@@ -490,6 +490,9 @@ def test_check_holds_samples_to_what_is_expected(cli: CommandLine) -> None:
     assert missed.code == 1, missed
     assert "scored 0 instead of 10" in missed.out
     assert missed.out.splitlines()[-1] == "4 samples: 3 as expected, 1 missed."
+    (cli.folder / "any").touch()
+    modes = {(cli.folder / name).stat().st_mode for name in ("any", "report.xml")}
+    assert len(modes) == 1, "whoever may read any file may read what CI shows"
     suites = ET.parse(cli.folder / "report.xml").getroot()
     assert [(s.get("tests"), s.get("failures"), s.get("errors")) for s in suites] == [("4", "1", "0")]
     cases = list(suites.iter("testcase"))
