@@ -97,17 +97,18 @@ local function is_solo(job) return tonumber(job.interruptions or 0) >= C.SOLO_AF
 local function place(job) return string.format('%04x', math.min(tonumber(job.late or 0), 65535)) .. job.order .. job.id end
 local function shelf(job) return P .. (is_solo(job) and 'alone:' or 'ready:') .. job.lane end
 
--- Lanes from which a job was taken, or in which none was found: `books` strikes those that are empty.
-local thinned = {}
+-- Lanes to which a job was added, and those from which one was taken, or in which none was found: `books` strikes those
+-- that are empty.
+local stocked, thinned = {}, {}
+local function stock(job)
+  call('ZADD', shelf(job), 0, place(job))
+  if not stocked[job.lane] then call('SADD', P .. 'lanes', job.lane) end
+  stocked[job.lane] = true
+end
 
 -- Put a queued job into the indexes of queued jobs; `unshelve`, with the same values in it, takes it out.
 local function shelve(job)
-  if job.due then
-    call('ZADD', P .. 'due', job.due, job.id)
-  else
-    call('ZADD', shelf(job), 0, place(job))
-    call('SADD', P .. 'lanes', job.lane)
-  end
+  if job.due then call('ZADD', P .. 'due', job.due, job.id) else stock(job) end
   call('SADD', P .. 'spec:' .. job.spec, job.id)
   if is_solo(job) then call('ZADD', P .. 'solo', job.due_since, job.id) end
   local held = tonumber(job.held or 0)

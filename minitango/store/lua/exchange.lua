@@ -180,8 +180,7 @@ local function promote(low, high)
     call('ZREM', P .. 'due', id)
     if j.order then -- else nothing is left of it
       call('HDEL', P .. 'j:' .. id, 'due')
-      call('ZADD', shelf(j), 0, place(j))
-      call('SADD', P .. 'lanes', j.lane)
+      stock(j)
     end
   end
 end
