@@ -242,8 +242,8 @@ def test_a_sandbox_that_is_closed_while_a_box_opens(
     sandbox.probe()
     hello = Containers._hello
 
-    def close_then(self: Containers, line: Line, name: str) -> Hello:
-        said = hello(self, line, name)
+    def close_then(self: Containers, line: Line, name: str, id: str) -> Hello:
+        said = hello(self, line, name, id)
         sandbox.close()
         return said
 
