@@ -14,6 +14,10 @@ if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
     sys.dont_write_bytecode = False
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "also(*places): of a sandbox's contract, see tests/contract/conftest.py")
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _little_to_collect() -> None:
     """Some tests collect garbage, some of them again and again, which goes through all there is: some thousand tests,

@@ -24,10 +24,6 @@ def also(*places: str) -> pytest.MarkDecorator:
     return pytest.mark.also(*places)
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "also(*places): where a sentence of the sandbox's contract is tried beside BOTH")
-
-
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if os.environ.get("MINITANGO_LONG"):
         return
