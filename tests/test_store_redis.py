@@ -28,6 +28,7 @@ from minitango.store._brought import MOST_BROUGHT
 from minitango.store._redis_look import a_replica
 from minitango.store._redis_rows import exchanged_of
 from minitango.store._redis_url import parse
+from minitango.store.portable import Post
 from minitango.store.redis import RedisStore
 from tests import redis_server
 from tests.redis_server import Server
@@ -638,6 +639,9 @@ def test_a_callback_of_which_it_is_lost_what_became_of_it_is_delivered(
         store.cancel(job, now=1000.0)
     told = f"minitango:{{default}}:cb:{ids[0]}"
     server.client().hset(told, mapping=spoilt) if spoilt else server.client().delete(told)
+    if not spoilt:
+        posts = {dumped.job.id: dumped.post for dumped in store.dump()}
+        assert posts[ids[0]] == posts[ids[1]] == Post(since=1000.0, due=1000.0), "also where it is carried elsewhere"
     taken = {errand.job: errand for errand in store.take_callbacks(2, now=1001.0)}
     assert sorted(taken) == sorted(ids)
     assert (taken[ids[0]].tries, taken[ids[0]].since) == (0, 1001.0)

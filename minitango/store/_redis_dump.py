@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from minitango.errors import StoreError, reach_of
+from minitango.job import Delivery, Job
 from minitango.retry import POISON, Hold
 from minitango.store import _redis_rows as redis_rows
 from minitango.store import _rows as rows
@@ -227,9 +228,9 @@ def _said_of(post: Post) -> list[Value]:
     return [*said, "error", post.error] if post.error else said
 
 
-def _post_of(raw: dict[bytes, bytes], due: bytes) -> Post | None:
-    if not raw:
-        return None
+def _post_of(job: Job, raw: dict[bytes, bytes], due: bytes) -> Post | None:
+    if not raw:  # what became of it is lost: it begins anew
+        return Post(since=float(due), due=float(due)) if due and job.delivery is Delivery.PENDING else None
     token = raw.get(b"token")
     return Post(
         since=float(raw[b"since"]),
@@ -267,7 +268,7 @@ def _dumped(
             result=result or None,
             outputs=tuple(redis_rows.outputs_of(job.id, outputs)),
             streak=streak,
-            post=_post_of(redis_rows.from_flat(post), due),
+            post=_post_of(job, redis_rows.from_flat(post), due),
             token=None if token is None else token.decode(),
             solo_lease=raw.get(b"solo_lease") == b"1",
             holder=holder == b"1",
