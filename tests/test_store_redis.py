@@ -634,7 +634,9 @@ def test_a_callback_of_whose_job_nothing_is_left_keeps_no_other_waiting(server: 
 def test_a_callback_of_which_it_is_lost_what_became_of_it_is_delivered(
     server: Server, store: RedisStore, spoilt: dict[str, Any]
 ) -> None:
-    ids = [one.id for one in store.submit([spec(str(n), callback="https://x.example/") for n in range(2)])]
+    blob = "a" * 64
+    specs = [spec(str(n), callback="https://x.example/") for n in range(2)]
+    ids = [one.id for one in store.submit([structs.replace(one, spec=blob, inputs=blob, refs=()) for one in specs])]
     for job in ids:
         store.cancel(job, now=1000.0)
     told = f"minitango:{{default}}:cb:{ids[0]}"
