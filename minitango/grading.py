@@ -89,7 +89,8 @@ class Grading:
         try:
             self._member.leave()
         except StoreError as error:  # what it would have told is told by our silence, later
-            log.warning("this node could not sign off, and is taken for lost in a while: %s", error)
+            if self._store.shared:
+                log.warning("this node could not sign off, and is taken for lost in a while: %s", error)
 
     @property
     def node(self) -> str:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from minitango.errors import HOPELESS, EngineStopped, MinitangoError, StoreError
+from minitango.errors import HOPELESS, PASSING, EngineStopped, MinitangoError, StoreError
 from minitango.events import EventKind, Telling, Troubles, said
 from minitango.handle import Handles
 from minitango.job import Job, Lease, Result
@@ -76,12 +76,16 @@ class EngineObserver:
         self.error = error
         stopped = self.died()
         stopped.__cause__ = error
-        why = (
-            f"the engine stops: {said(error)}" if isinstance(error, MinitangoError) else f"the {thread} died: {error!r}"
-        )
+        kind: EventKind = "crashed"
+        if not isinstance(error, MinitangoError):
+            why = f"the {thread} died: {error!r}"
+        elif error.id in PASSING:  # it was told to stop, and tried for as long as it may
+            kind, why = "store_trouble", f"what was graded is not recorded, and is graded again: {said(error)}"
+        else:
+            why = f"the engine stops: {said(error)}"
         if not self._telling:
             log.critical(why)
-        self.event("crashed", None, why)
+        self.event(kind, None, why)
         self._handles.fail(stopped)
 
     # --- for an engine ----------------------------------------------------------------------------
@@ -109,11 +113,15 @@ class EngineObserver:
 
     def died(self) -> EngineStopped:
         """What an engine says that `error` killed."""
-        if isinstance(self.error, MinitangoError) and self.error.id in HOPELESS:  # neither is a mistake, nor goes on
+        if not isinstance(self.error, MinitangoError):  # a mistake of ours
+            return EngineStopped(
+                f"the engine died: {self.error!r}; every job is safe in the store",
+                hint="run the same command again to go on",
+            )
+        if self.error.id in HOPELESS:
             stopped = EngineStopped(f"the engine stopped: {self.error}", hint=self.error.hint, id=self.error.id)
-            stopped.exit_code = self.error.exit_code
-            return stopped
-        return EngineStopped(
-            f"the engine died: {self.error!r}; every job is safe in the store",
-            hint="run the same command again to go on",
-        )
+        else:
+            what = "every job is safe in the store, and what is not recorded is graded again"
+            stopped = EngineStopped(f"the engine stopped: {self.error}; {what}", hint=self.error.hint)
+        stopped.exit_code = self.error.exit_code
+        return stopped

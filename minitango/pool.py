@@ -144,7 +144,7 @@ class Pool:
     def stop(self, grace: float, *, force: Callable[[], None] = lambda: None) -> None:
         """Stop, give running jobs `grace` seconds, put the others back uncharged, wait until all threads ended.
 
-        A store that fails meanwhile is tried for GIVE_UP seconds more; then the pool ends with its error.
+        A store that fails meanwhile is tried as long, and for GIVE_UP seconds more; then the pool ends with its error.
 
         `force` ends whatever a job may be waiting for that was to be put back and still goes on: it may be called.
 
@@ -152,6 +152,8 @@ class Pool:
         The pool stops all the same.
         """
         self.request_stop(release=grace <= 0)
+        if not self._releasing:
+            self._try_until = max(self._try_until, time.monotonic() + grace)
         if threading.get_ident() in self._idents:
             raise RuntimeError("an engine cannot be waited for by one of its own threads: use request_stop")
         if self._over and not wait_for(self._over[0], max(0.0, grace)):
@@ -355,7 +357,7 @@ class Pool:
             raise error
         have_grace = not self._releasing and len(self._work.running) > len(self._work.ended)
         if self._trouble_since is None or have_grace:
-            self._try_until = time.monotonic() + GIVE_UP
+            self._try_until = max(self._try_until, time.monotonic() + GIVE_UP)
         if self._trouble_since is None:
             self._trouble_since = now
         self._observer.trouble("producer", error)

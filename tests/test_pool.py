@@ -859,12 +859,13 @@ def test_who_did_nothing_stops_without_an_error_though_its_store_fails(
 def test_a_stop_gives_up_on_a_store_that_fails_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("minitango.pool.GIVE_UP", 0.01)
     gate = Gate()
-    engine = open_engine(tmp_path, gate)
+    events: list[Event] = []
+    engine = open_engine(tmp_path, gate, on_event=events.append)
     handle = engine.submit(submission())
     gate.wait_entered()
 
     def fail(*_: Any, **__: Any) -> Any:
-        raise StoreError("the disk is on fire", id="store_full")  # which alone would be waited out
+        raise StoreError("the disk is on fire", hint="put it out", id="store_full")  # which alone would be waited out
 
     monkeypatch.setattr(engine.store, "exchange", fail)
     gate.open.set()
@@ -876,8 +877,36 @@ def test_a_stop_gives_up_on_a_store_that_fails_for_ever(tmp_path: Path, monkeypa
         in_time(engine.wait)
     assert caught.value.id == "engine_stopped"
     assert caught.value.__cause__ is engine.error
+    assert (caught.value.exit_code, caught.value.hint) == (3, "put it out")
+    assert "StoreError(" not in str(caught.value)
+    assert "crashed" not in {event.kind for event in events}, "it was told to stop"
+    said = "what was graded is not recorded, and is graded again: the disk is on fire; next: put it out"
+    assert (events[-1].kind, events[-1].message) == ("store_trouble", said)
     with open_engine(tmp_path, scoring(2)) as after:  # and nothing is lost
         assert after.job(handle.id).result(PATIENCE).score == 2
+
+
+def test_a_stop_tries_to_record_for_as_long_as_it_would_have_waited_for_jobs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("minitango.pool.GIVE_UP", 0.01)
+    engine = open_engine(tmp_path, scoring(1), paused=True)
+    handle = engine.submit(submission())
+    real, tries = engine.store.exchange, 0
+
+    def fail(acks: Any = (), **more: Any) -> Any:
+        nonlocal tries
+        tries += bool(acks)
+        if acks and tries < 4:
+            raise StoreError("nobody answers", id="store_unreachable")
+        return real(acks, **more)
+
+    monkeypatch.setattr(engine.store, "exchange", fail)
+    engine.resume()
+    eventually(lambda: tries > 0)
+    in_time(lambda: engine.stop(grace=PATIENCE))
+    assert engine.error is None
+    assert handle.result(0).score == 1
 
 
 def test_what_is_claimed_while_a_stop_is_asked_for_is_put_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
