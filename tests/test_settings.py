@@ -110,6 +110,35 @@ def test_a_setting_in_the_wrong_place_is_told_its_own(tmp_path: Path, text: str,
     assert caught.value.hint.startswith(hint), caught.value.hint
 
 
+@pytest.mark.parametrize("name", ["minitango.toml", "pyproject.toml"])
+def test_a_file_that_may_have_named_the_queue_is_never_passed_over(tmp_path: Path, name: str) -> None:
+    """Another queue would be begun beside it, without a word."""
+
+    def refused(*words: str) -> None:
+        with pytest.raises(ConfigError) as caught:
+            resolve(environ={}, folder=tmp_path)
+        assert caught.value.id == "settings"
+        assert all(word in caught.value.message for word in (str(tmp_path / name), *words)), caught.value.message
+
+    table = "[tool.minitango]\n" if name == "pyproject.toml" else ""
+    file = tmp_path / name
+    file.write_text(f'{table}store = "redis://h/0?queue=q"\n[x\n')
+    refused("line")
+    for key in ("store", "state", "blobs"):
+        file.write_text(f'{table}{key} = ""\n')
+        refused(f"{key} is empty")
+    file.unlink()
+    if name == "minitango.toml":
+        file.symlink_to("/nowhere/course.toml")
+        refused("a link to what is not there")
+        file.unlink()
+        file.mkdir()
+        refused("it is no file")
+    else:
+        file.write_text("[x\n")
+        assert resolve(environ={}, folder=tmp_path).store == ".minitango", "its own tools will complain"
+
+
 def test_limits_that_are_required(tmp_path: Path) -> None:
     (tmp_path / "minitango.toml").write_text('workers = 1\nrequire = ["memory", "disc"]\n')
     for flags, environ, text in (

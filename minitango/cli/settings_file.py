@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -51,7 +52,7 @@ def nearest(folder: Path) -> File | None:
     for place in (folder, *folder.parents):
         for name in ("minitango.toml", "pyproject.toml"):
             path = place / name
-            if not path.is_file():
+            if not _is_there(path):
                 continue
             table = _read(path)
             if name == "pyproject.toml":
@@ -63,13 +64,27 @@ def nearest(folder: Path) -> File | None:
     return None
 
 
+def _is_there(path: Path) -> bool:
+    """Whether there is such a file. ConfigError `settings` where what has our own name cannot be read as one: it may
+    have named the queue, and another one would be begun."""
+    try:
+        if path.is_file():
+            return True
+        if path.name == "pyproject.toml" or not os.path.lexists(path):
+            return False
+        why = "it is a link to what is not there" if path.is_symlink() and not path.exists() else "it is no file"
+        raise ConfigError(f"{path}: {why}", hint="mend it, or remove it", id="settings")
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}", hint="make it readable", id="settings") from error
+
+
 def _read(path: Path) -> dict[str, Any]:
     text = ""
     try:
         text = path.read_text(encoding="utf-8-sig")
         return tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # ValueError: a number of thousands of digits, too
-        if path.name == "pyproject.toml":
+        if path.name == "pyproject.toml" and "tool.minitango" not in text:
             return {}  # another tool's file: its own tools will complain
         end = f"(at line {text.rstrip().count(chr(10)) + 1}, the last one)"
         why = str(error).replace("(at end of document)", end)
@@ -93,6 +108,8 @@ def _checked(table: Any, path: Path) -> dict[str, Any]:
                 hint=f"correct {key} in {path.name}{_example(key, value)}",
                 id="settings",
             )
+        if value == "" and key in ("state", "store", "blobs"):
+            raise ConfigError(f"{path}: {key} is empty", hint=f"name a place, or remove {key}", id="settings")
     made = dict(table)
     for key in ("state", "store", "blobs"):
         if key in made:
