@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from minitango.errors import EngineRunning, MinitangoError, StoreError
+from minitango.errors import ConfigError, EngineRunning, MinitangoError, StoreError
 from minitango.room import FULL, full
 from minitango.sandbox import open_sandbox
 from minitango.store import check_place
@@ -38,6 +38,9 @@ _MAX_TRIED: Final = 200
 def locate(store: str | os.PathLike[str], state: str | os.PathLike[str] | None) -> tuple[str, Path]:
     """The store's URL and the state directory, absolute. A `store` that is no URL is a state directory."""
     text = os.fspath(store)
+    for name in (text, "" if state is None else os.fspath(state)):
+        if "\0" in name:
+            raise ConfigError(f"{name!r} cannot be the name of anything", hint="name another place", id="path")
     check_place(text)
     if "://" not in text:
         folder = Path(text).absolute()

@@ -87,6 +87,7 @@ ERRORS: Final[dict[str, str]] = {
     "not_storable": "contract/test_store.py::test_submit_is_all_or_nothing",
     "nothing_to_grade": "e2e/test_bad_input.py::test_an_assignment_without_samples",
     "output": "test_gradebook.py::test_a_folder_is_no_file",
+    "path": "e2e/test_bad_input.py::test_a_name_that_nothing_can_have",
     "plan": "test_assignment.py::test_what_is_no_plan",
     "plan_too_new": "test_assignment.py::test_what_is_no_plan",
     "poison": "test_engine.py::test_a_poison_job_ends_dead_and_harms_nobody",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import errno
 import os
 import re
 import signal
@@ -35,6 +36,9 @@ from minitango.cli.run import run
 from minitango.cli.submit import submit
 from minitango.cli.worker import worker
 from minitango.errors import ConfigError, MinitangoError
+
+_NO_NAMES = (errno.ENAMETOOLONG, errno.ELOOP)
+"""What the system says of a path that was typed, whatever it was to be."""
 
 
 class _Interrupted(Exception):
@@ -146,7 +150,10 @@ def _main(argv: list[str] | None) -> int:
     except (KeyboardInterrupt, click.Abort):
         said.say("stopping", "info", "interrupted")
         return INTERRUPTED
-    except Exception:
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in _NO_NAMES and error.filename is not None:
+            text = f"{os.fsdecode(error.filename)} cannot be the name of anything: {error.strerror}"
+            return said.failed(ConfigError(text, hint="name another place", id="path"))
         return said.died(traceback.format_exc())
     return code if isinstance(code, int) else 0
 

@@ -278,6 +278,14 @@ def test_a_sample_that_is_no_hand_in(cli: CommandLine) -> None:
     refused(cli("check", hw), 2, "archive_empty", "bad.zip")
 
 
+def test_a_name_that_nothing_can_have(cli: CommandLine) -> None:
+    long = "a" * 300
+    for words in (["restore", long], ["restore", f"{long}.tar"], ["migrate", long, "x"], ["doctor", "--store", long]):
+        refused(cli(*words), 2, "path", "aaa")
+    (cli.folder / "minitango.toml").write_text('store = "a\\u0000b"\n')
+    refused(cli("jobs"), 2, "path")
+
+
 def test_a_junit_file_that_cannot_be_written(cli: CommandLine) -> None:
     hw = write_assignment(cli.folder / "hw", TOML + '[[sample]]\npath = "ok.txt"\nscore = 10\n')
     (hw / "ok.txt").write_text("ok")
