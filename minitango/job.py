@@ -18,6 +18,8 @@ from msgspec import Struct, field
 
 from minitango.group import members
 
+_LABEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
 SCHEMA: Final = 1
 """Version of every record that is kept or printed as JSON."""
 
@@ -338,6 +340,11 @@ class Job(Struct, frozen=True, omit_defaults=True):
     def solo(self) -> bool:
         """Whether its next attempt is to be run alone."""
         return self.interruptions >= SOLO_AFTER
+
+
+def is_label(text: object) -> bool:
+    """Whether a node may be called so, or offer that, and an assignment ask for it."""
+    return isinstance(text, str) and _LABEL.fullmatch(text) is not None
 
 
 def lane_of(needs: Iterable[str]) -> str:

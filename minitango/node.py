@@ -19,6 +19,7 @@ from msgspec import structs
 
 from minitango import statedir
 from minitango.errors import ConfigError
+from minitango.job import is_label
 from minitango.store import Node, Store
 
 BEAT: Final = 5.0
@@ -30,18 +31,17 @@ MISSED: Final = 2
 _SOON: Final = 0.5
 _MOST_BEFORE: Final = 50
 """Instances that are noted: of starts in a row that were killed before they were through."""
-_LABEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 def check_label(label: Any, what: str) -> str:
     """A node's name, or something that it offers. ConfigError `label`."""
-    if not isinstance(label, str) or not _LABEL.fullmatch(label):
+    if not is_label(label):
         raise ConfigError(
             f"{str(label)[:80]!r} cannot be {what}",
             hint="take up to 64 letters, digits, '.', '_' and '-', such as gpu or lab-3",
             id="label",
         )
-    return label
+    return str(label)
 
 
 def identify(store: Store, folder: Path, wanted: str, beat: Callable[[str, str, Collection[str]], None]) -> None:

@@ -278,6 +278,15 @@ def test_a_key_in_the_wrong_table_is_told_its_place(folder: Path, text: str, lin
     assert error.hint.startswith(hint), error.hint
 
 
+@pytest.mark.parametrize("need", ["a b", "a,b", "", "-x", "é", "x" * 65])
+def test_what_no_node_can_offer_is_not_asked_for(folder: Path, need: str) -> None:
+    """Its jobs would wait for ever."""
+    error = mistake(folder, simple(f'needs = ["gpu", "{need}"]'))
+    assert (error.id, error.line) == ("assignment", 2)
+    assert "is nothing that a node could offer" in error.message
+    assert 'needs = ["gpu"]' in error.hint
+
+
 def test_the_settings_that_are_told_from_keys_are_those_that_there_are() -> None:
     assert KEYS.keys() - {"name", "image"} == SETTINGS
 

@@ -11,7 +11,7 @@ from minitango.archive import check_path
 from minitango.assignment.guarded import check_guarded
 from minitango.assignment.places import Key, Places
 from minitango.errors import ArchiveError
-from minitango.job import FORMATS, Limits, Outcome
+from minitango.job import FORMATS, Limits, Outcome, is_label
 from minitango.text import human_size
 
 if TYPE_CHECKING:
@@ -49,6 +49,10 @@ def check(assignment: Assignment, places: Places) -> None:
         )
     _check_score(assignment, places)
     _check_problems(assignment.problems, places)
+    for need in assignment.needs:
+        if not is_label(need):
+            text = f"{_repr(need)} is nothing that a node could offer"
+            raise places.error(("needs",), text, 'letters, digits, ".", "_" and "-": needs = ["gpu"]')
     _check_rule(assignment.submission, places)
     if not assignment.steps:
         hint = 'write [[step]] and below it, say, command = ["python3", "grade.py"]'
