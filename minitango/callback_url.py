@@ -93,7 +93,8 @@ def parse(url: str, allow: Collection[str] = ()) -> Target:
     if parts.scheme not in ("http", "https"):
         raise _bad(url, "it is neither http nor https")
     if "@" in parts.netloc:
-        raise _bad(url, "it has a user's name or password in it")
+        shown = f"{parts.scheme}://...@{parts.netloc.rpartition('@')[2]}{parts.path}"
+        raise _bad(shown, "it has a user's name or password in it")
     if "#" in url:
         raise _bad(url, "it has a fragment (#), which is never sent")
     if port == 0 or parts.netloc.endswith(":"):

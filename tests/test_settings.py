@@ -157,6 +157,28 @@ def test_limits_that_are_required(tmp_path: Path) -> None:
     assert resolve(environ={}, folder=tmp_path).require == ()
 
 
+def test_how_long_jobs_are_kept_is_told_where_it_was_named(tmp_path: Path) -> None:
+    (tmp_path / "minitango.toml").write_text('workers = 1\nkeep = "5"\n')
+    for flags, environ, place, hint in (
+        ({"keep": "5"}, {}, "--keep: '5' is no duration", "--keep 180d"),
+        ({"keep": "59min"}, {}, "--keep: '59min' is too short", "--keep 180d"),
+        ({}, {"MINITANGO_KEEP": "5"}, "MINITANGO_KEEP: '5' is no duration", "MINITANGO_KEEP=180d"),
+        ({}, {}, f"{tmp_path}/minitango.toml:2: '5' is no duration", 'keep = "180d"'),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            resolve(**flags, environ=environ, folder=tmp_path)
+        assert caught.value.id == "keep"
+        assert caught.value.message.startswith(place), caught.value.message
+        assert caught.value.hint.startswith(hint)
+
+
+def test_a_node_is_called_as_it_can_be(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"'a b' cannot be a node's name \(MINITANGO_NAME\)") as caught:
+        resolve(environ={"MINITANGO_NAME": "a b"}, folder=tmp_path)
+    assert caught.value.id == "label"
+    assert resolve(environ={"MINITANGO_NAME": "lab-3"}, folder=tmp_path).name == "lab-3"
+
+
 def test_what_a_node_offers(tmp_path: Path) -> None:
     def offered(given: tuple[str, ...] = (), **environ: str) -> tuple[str, ...]:
         return resolve(capabilities=given, environ=environ, folder=tmp_path).capabilities

@@ -161,6 +161,13 @@ def test_a_colon_that_was_forgotten_makes_no_folder_of_a_password(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_password_that_ends_no_url_for_people_is_not_shown() -> None:
+    for url in ("redis://u:secret?x@h/0", "redis://u:secret@h/0?queue=q", "redis://u:secret?a@h:1/0?queue=b"):
+        assert "secret" not in shown(url), shown(url)
+    for url in ("redis://h:1/0?queue=q", "redis://u@h/0?queue=a@b", "redis+cluster://h:1,i:2?queue=q"):
+        assert shown(url) == url
+
+
 def test_a_folder_that_is_called_like_a_server_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "redis").mkdir()

@@ -25,13 +25,19 @@ def age(text: str) -> float:
     raise click.BadParameter(f"{text!r} is no duration: write one such as 30d, 12h or 2w")
 
 
-def keep(text: Any) -> float | None:
-    """The setting `keep` in seconds; None: it is not set. ConfigError `keep`."""
+def keep(text: Any, place: str = "keep") -> float | None:
+    """The setting `keep` in seconds; None: it is not set. `place` is where it stands: a flag, a variable, a file.
+    ConfigError `keep`."""
     if not text:
         return None
     if text == "forever":
         return math.inf
+    written = {"--": "--keep 180d, or --keep forever", "MI": "MINITANGO_KEEP=180d, or forever"}
+    hint = written.get(place[:2], 'keep = "180d", or keep = "forever"')
     try:
         return kept_for(age(text), shared=False)
     except click.BadParameter as error:
-        raise ConfigError(f"keep: {error.message}", hint="keep = 180d, or forever", id="keep") from error
+        raise ConfigError(f"{place}: {error.message}", hint=hint, id="keep") from error
+    except ConfigError as error:
+        text = f"{place}: {text!r} is too short: jobs that ended are kept for an hour at least"
+        raise ConfigError(text, hint=hint, id="keep") from error

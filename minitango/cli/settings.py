@@ -233,6 +233,9 @@ def resolve(
     def pick(key: str) -> Any:
         return next((source.values[key] for source in found if source.has(key)), None)
 
+    def place_of(key: str) -> str:
+        return next((source.place(key) for source in found if source.has(key)), key)
+
     place = of_place(found)
     where = place.values if place is not None else {}
     named_as = (
@@ -252,7 +255,9 @@ def resolve(
     elif is_redis(chosen_store):
         chosen_state = pick("state")  # a node's own, whoever names it
     count, sandboxes = _number(pick("workers")), pick("sandbox")
-    ages.keep(pick("keep"))  # so that what cannot be is told now
+    ages.keep(pick("keep"), place_of("keep"))  # so that what cannot be is told now
+    if pick("name"):
+        check_label(pick("name"), f"a node's name ({place_of('name')})")
     telling = ("store", "blobs") if surprising else ("store", "state", "blobs")
     named = [(f"--{key}", shown(str(flags[key]))) for key in telling if flags[key]]
     return Settings(

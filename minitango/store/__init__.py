@@ -540,7 +540,10 @@ def shown(url: str) -> str:
     before, separator, rest = url.partition("://")
     if not separator:
         return hidden(url) if _COLON_FORGOTTEN.match(url) else url
-    user, at, _ = rest.partition("?")[0].rpartition("@")
+    before_query = rest.partition("?")[0]
+    if "/" not in before_query and "@" not in before_query:  # a password may have a question mark in it
+        before_query = rest
+    user, at, _ = before_query.rpartition("@")
     if at and ":" in user:
         rest = f"{user.partition(':')[0]}:...@{rest[len(user) + 1 :]}"
     return f"{before}://{_without(rest)}"
