@@ -26,8 +26,11 @@ from minitango.text import one_line, plural
 FAILED: Final = 3
 _WORDS: Final = {"ok": "ok", "warning": "warning", "failed": "FAILED"}
 _WIDE: Final = 1000
-_OF_VARIABLES: Final = {"workers": "workers", "image_name": "image", "sandbox_name": "sandbox"}
-"""Ids of errors, and the setting whose variable may be at fault."""
+_OF_VARIABLES: Final = {
+    "workers": ("workers",), "image_name": ("image",), "sandbox_name": ("sandbox",), "keep": ("keep",),
+    "require": ("require",), "label": ("name", "capabilities"), "callback_url": ("callback_allow",),
+}  # fmt: skip
+"""Ids of errors, and the settings of which a variable may be at fault: of several, the one that the error names."""
 _ANY: Final = "bubblewrap"
 """What `kind_of` is to take for `auto`, so that it asks no Docker engine: only the name is looked at."""
 
@@ -103,12 +106,15 @@ def _resolved(where: dict[str, Any]) -> tuple[Settings, list[Check], dict[str, s
             kind_of(settings.sandbox, last=_ANY)
             return settings, checks, environ
         except ConfigError as error:
-            key = _OF_VARIABLES.get(error.id, "")
+            keys = _OF_VARIABLES.get(error.id, ())
+            key = next((key for key in keys if len(keys) == 1 or variable(key) in error.message), "")
             name = variable(key)
-            if where.get(key) is not None or not environ.get(name):
+            if where.get(key) not in (None, ()) or not environ.get(name):
                 raise
             hint = f"correct it ({error.hint}), or: unset {name}"
-            checks.append(Check("settings", "failed", f"{name}: {error.message}", hint, facts={"error": error.id}))
+            said = error.message.removesuffix(f" ({name})")
+            text = said if said.startswith(f"{name}: ") else f"{name}: {said}"
+            checks.append(Check("settings", "failed", text, hint, facts={"error": error.id}))
             del environ[name]
 
 

@@ -307,7 +307,8 @@ def _labels(source: Source | None) -> tuple[str, ...]:
     if source.kind != "file":
         named = [part.strip() for each in named for part in each.split(",")]
         named = [part for part in named if part] or named[:1]  # a comma at the end names nothing
-    return tuple(dict.fromkeys(check_label(label.strip(), "what a node offers") for label in named))
+    what = f"what a node offers ({source.place('capabilities')})"
+    return tuple(dict.fromkeys(check_label(label.strip(), what) for label in named))
 
 
 def _limits(source: Source | None) -> tuple[str, ...]:

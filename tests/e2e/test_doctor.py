@@ -131,6 +131,11 @@ def test_settings_that_cannot_be_used_are_refused(cli: CommandLine) -> None:
     [
         ("MINITANGO_WORKERS", "many", "workers"),
         ("MINITANGO_WORKERS", "0", "workers"),
+        ("MINITANGO_KEEP", "5", "keep"),
+        ("MINITANGO_REQUIRE", "foo", "require"),
+        ("MINITANGO_NAME", "a b", "label"),
+        ("MINITANGO_CAPABILITIES", "a b", "label"),
+        ("MINITANGO_CALLBACK_ALLOW", "http://h", "callback_url"),
         ("MINITANGO_IMAGE", "gcc 14", "image_name"),
         ("MINITANGO_SANDBOX", "nonsense", "sandbox_name"),
     ],
