@@ -81,6 +81,8 @@ def parse(url: str, allow: Collection[str] = ()) -> Target:
     """
     if not isinstance(url, str):
         raise _bad(repr(url), "it is not a string")
+    if not url:
+        raise _bad(url, "it is empty")
     if len(url) > MAX_URL:
         raise _bad(url[:60] + "...", f"it is longer than {MAX_URL} characters")
     if not re.fullmatch(r"[!-\[\]-~]+", url):  # printable, no blank, no backslash

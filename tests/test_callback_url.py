@@ -135,6 +135,8 @@ def test_hosts_are_compared_however_they_are_written() -> None:
 
 
 def test_a_secret_is_not_shown() -> None:
+    with pytest.raises(ConfigError, match="it is empty"):
+        parse("")
     with pytest.raises(ConfigError) as caught:
         parse("https://user:hush@lms.example/x?hush")
     assert "'https://...@lms.example/x'" in caught.value.message

@@ -238,10 +238,15 @@ class _File:
     def _end_suite(self, suite: _Suite) -> None:
         if suite.claims > suite.not_passed:
             text = f"failures and errors: {suite.claims:,}, tests that did not pass: {suite.not_passed:,}"
-            self._found.warn(Notice("test_count", f"the suite {one_line(suite.name, 60)} says: {text}"))
+            self._found.warn(Notice("test_count", f"{_called(suite.name)} says: {text}"))
         elif suite.claimed_tests > suite.tests:
             text = f"tests: {suite.claimed_tests:,}, and has {suite.tests:,}"
-            self._found.warn(Notice("test_count", f"the suite {one_line(suite.name, 60)} says: {text}"))
+            self._found.warn(Notice("test_count", f"{_called(suite.name)} says: {text}"))
         if self._suites:
             self._suites[-1].tests += suite.tests
             self._suites[-1].not_passed += suite.not_passed
+
+
+def _called(suite: str) -> str:
+    name = one_line(suite, 60)
+    return f"the suite {name}" if name else "a suite without a name"
