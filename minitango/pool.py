@@ -327,10 +327,16 @@ class Pool:
         )
 
     def _admit(self, leases: Sequence[Lease]) -> None:
-        """Give new leases to consumers. First all of them, then the telling: a lease must not get lost on the way."""
+        """Give new leases to consumers. First all of them, then the telling: a lease must not get lost on the way.
+
+        What must run alone, and would have others beside it, goes back before it begins; and so does what would be
+        beside it. Its claim may be heard of late."""
         some = [Running(lease, self._runner.wall_limit(lease.spec) + OVERDUE_GRACE) for lease in leases]
-        if self._stopping:  # asked for while the claim was under way
-            for running in some:
+        beside = [running.lease for running in self._work.running.values()]
+        alone = any(lease.solo for lease in beside)
+        several = len(beside) + len(some) > 1
+        for running in some:
+            if self._stopping or alone or (several and running.lease.solo):  # a stop: asked for during the claim
                 running.stop.request("release")
         self._work.give(some)
         for lease in leases:

@@ -89,12 +89,16 @@ class WorkQueue:
         """What consumers made of theirs, in that order, until it is committed. None: the lease was lost."""
 
     def give(self, some: Collection[Running]) -> None:
-        """Have free consumers run these, in their order."""
+        """Have free consumers run these, in their order. What was told to end before goes back, uncharged."""
         if not some:
             return
         for running in some:
             self.running[running.lease.token] = running
-            self._waiting.append(running)
+            if running.stop.why is None:
+                self._waiting.append(running)
+            else:
+                self.ended.append((running.lease, Release(running.lease)))
+                self._ring()
         self._moved = time.monotonic()
         self._enough = (len(self.running) + 1) // 2 if self._beside else len(self.running)
         if self._beside or not self._short:

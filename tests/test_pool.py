@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from minitango import (
     Assignment,
@@ -152,6 +153,87 @@ def test_a_suspect_is_not_started_beside_others(tmp_path: Path, monkeypatch: pyt
         assert in_state(engine, State.QUEUED) == {"suspect"}
         gate.open.set()
         assert engine.drain(PATIENCE)
+
+
+class Alone:
+    """The inside of sandboxes that each wait to be let go, by who is in them; and who was ever in at once."""
+
+    def __init__(self, *names: str) -> None:
+        self.gates = {name: Gate() for name in names}
+        self.together: set[str] = set()
+        self._now: set[str] = set()
+
+    def __call__(self, run: FakeRun) -> End:
+        self._now.add(who(run))
+        if len(self._now) > 1:
+            self.together |= self._now
+        try:
+            return self.gates[who(run)](run)
+        finally:
+            self._now.discard(who(run))
+
+
+def test_what_must_run_alone_and_is_heard_of_with_others_goes_back_before_it_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a claim may be whose answer was lost."""
+    prepare(tmp_path, suspect=True)
+    inside = Alone("a", "suspect")
+    with open_engine(tmp_path, inside, workers=3, paused=True) as engine:
+        engine.submit(submission("a", b"a"))
+        (suspect,) = [job.id for job in engine.jobs() if job.student == "suspect"]
+        real, late = engine.store.exchange, [True]
+
+        def exchange(acks: Any = (), **more: Any) -> Any:
+            out = real(acks, **more)
+            if out.leases and late:
+                late.pop()
+                more_of_them = real(**{**more, "claim": 1, "solo": True}).leases
+                assert [lease.solo for lease in more_of_them] == [True]
+                return structs.replace(out, leases=(*out.leases, *more_of_them))
+            return out
+
+        monkeypatch.setattr(engine.store, "exchange", exchange)
+        engine.resume()
+        inside.gates["a"].wait_entered()
+        eventually(lambda: in_state(engine, State.RUNNING) == {"a"}, "it did not go back")
+        inside.gates["a"].open.set()
+        inside.gates["suspect"].wait_entered()
+        inside.gates["suspect"].open.set()
+        assert engine.job(suspect).result(PATIENCE).score == 10
+        assert not inside.together
+        assert [one.ended_by for one in engine.store.attempts(suspect)][-2:] == ["release", "finish"]
+        assert engine.store.get(suspect).interruptions == SOLO_AFTER, "it was charged nothing"
+
+
+def test_others_that_are_heard_of_while_one_must_run_alone_go_back_before_they_begin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare(tmp_path, suspect=True)
+    inside = Alone("a", "b", "suspect")
+    with open_engine(tmp_path, inside, workers=3) as engine:
+        inside.gates["suspect"].wait_entered()
+        others = engine.submit_many([submission("a", b"a"), submission("b", b"b")])
+        real, late = engine.store.exchange, [True]
+
+        def exchange(acks: Any = (), **more: Any) -> Any:
+            if late:
+                late.pop()
+                monkeypatch.setattr(engine.store, "unheard", False, raising=False)
+                return real(acks, **{**more, "claim": 2})
+            return real(acks, **more)
+
+        monkeypatch.setattr(engine.store, "exchange", exchange)
+        monkeypatch.setattr(engine.store, "unheard", True, raising=False)
+        engine._grading.wake()  # type: ignore[union-attr]
+        eventually(lambda: all(engine.store.attempts(other.id) for other in others))
+        eventually(lambda: in_state(engine, State.RUNNING) == {"suspect"}, "they did not go back")
+        for gate in inside.gates.values():
+            gate.open.set()
+        assert [other.result(PATIENCE).score for other in others] == [10, 10]
+        assert "suspect" not in inside.together
+        for other in others:
+            assert [one.ended_by for one in engine.store.attempts(other.id)] == ["release", "finish"]
 
 
 def test_a_suspect_that_waited_long_gets_its_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

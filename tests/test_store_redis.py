@@ -19,7 +19,7 @@ from msgspec import msgpack, structs
 
 from minitango.errors import ConfigError, MinitangoError, StoreError, StoreFull, StoreTooNew
 from minitango.events import Event
-from minitango.job import Fail, Failure, Finish, JobSpec, Outcome, Release, Result, State, work_key
+from minitango.job import SOLO_AFTER, Fail, Failure, Finish, JobSpec, Outcome, Release, Result, State, work_key
 from minitango.leases import REAP
 from minitango.statedir import locate
 from minitango.store import Node, Query, _redis_ears, _redis_link, _redis_look, open_store, shown
@@ -862,6 +862,38 @@ def test_what_was_claimed_is_not_lost_when_the_next_exchange_fails(
     assert store.counts()[State.RUNNING] == 2
     assert store.extend(heard.leases) == ()
     assert store.exchange([one]).refused == (one.lease,), "what was heard is not said again"
+
+
+@pytest.mark.parametrize("story", [["lost"], ["lost", "answered", "refused"]])
+def test_beside_what_must_run_alone_nothing_is_claimed_though_its_answer_was_lost(
+    store: RedisStore, monkeypatch: pytest.MonkeyPatch, story: list[str]
+) -> None:
+    """It was claimed for a quiet moment; who hears of it asks for others by then, and may have to ask twice."""
+    (suspect,) = store.submit([spec("suspect", key="s")])
+    for _ in range(SOLO_AFTER):
+        (over,) = store.exchange(claim=1).leases
+        store.recover()
+    store.submit([spec("bob", key="b"), spec("cyd", key="c")])
+    call, left = store._link.call, list(story)
+
+    def moody(verb: str, ask: Any, **options: Any) -> Any:
+        then = left.pop(0) if left else "answered"
+        answer = call(verb, ask, **options) if then != "refused" else None
+        if then != "answered":
+            raise StoreError(then, hint="look", id="store_unreachable")
+        return answer
+
+    monkeypatch.setattr(store._link, "call", moody)
+    refused(lambda: store.exchange(claim=1, solo=True))
+    stale = Release(over)
+    if left:
+        refused(lambda: store.exchange([stale], claim=3))
+    heard = store.exchange([stale], claim=3)
+    assert not left
+    assert [(lease.job, lease.solo) for lease in heard.leases] == [(suspect.id, True)]
+    assert heard.refused == (over,), "what is said meanwhile is heard"
+    assert store.counts()[State.RUNNING] == 1
+    assert [lease.solo for lease in store.exchange(claim=3).leases] == [False, False], "and then it goes on"
 
 
 def test_a_submission_whose_answer_was_lost_is_done_once(store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:

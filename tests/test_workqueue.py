@@ -79,6 +79,20 @@ def test_no_more_are_called_than_are_free_and_not_called_yet() -> None:
     assert work._calls.qsize() == 3
 
 
+def test_what_was_told_to_end_before_it_is_given_goes_back_and_nobody_has_it() -> None:
+    """Also where all consumers are busy, who would have come for it late."""
+    rung: list[None] = []
+    work = WorkQueue(1, lambda: rung.append(None))
+    goes, runs = running("goes"), running("runs")
+    goes.stop.request("release")
+    work.give([goes, runs])
+    assert list(work.ended) == [(goes.lease, Release(goes.lease))]
+    assert len(rung) == 1, "it is to be committed"
+    assert set(work.running) == {goes.lease.token, runs.lease.token}, "until then it is this engine's"
+    assert work.take() is runs
+    assert not work._waiting
+
+
 def test_nothing_is_claimed_ahead_before_attempts_are_known_to_be_short() -> None:
     work = WorkQueue(4)
     assert work.room(0.0, [], ahead=True) == 4

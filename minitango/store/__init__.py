@@ -119,7 +119,7 @@ class Queue(Protocol):
     @property
     def unheard(self) -> bool:
         """Whether an exchange that raised may have been done all the same: what it did is told by the next one,
-        whatever that is asked for."""
+        whatever that is asked for. Where that is a job to be run alone, the next one claims nothing beside it."""
         ...
 
     def now(self) -> float:

@@ -197,6 +197,8 @@ class RedisStore(RedisOutbox, RedisDump):
                 self._hear(self._link.run("exchange", arguments, patient=True), asked)
             again = [ack for ack in acks if not any(ack is other for other in self._said)]
             claim = min(max(claim - len(self._owed.leases), 0), _MAX_CLAIM)
+            if any(lease.solo for lease in self._owed.leases):  # it was claimed for a quiet moment: nothing beside it
+                claim = 0
             if again or claim > 0:
                 said = [word for ack in again for word in _said(ack)]
                 tokens = [rows.new_token() for _ in range(claim)]
