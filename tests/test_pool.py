@@ -840,7 +840,7 @@ def test_short_jobs_are_claimed_ahead_and_put_back_when_no_consumer_comes(tmp_pa
 
 
 @pytest.mark.usefixtures("ahead")
-@pytest.mark.parametrize("how", ["stop", "pause", "cancel"])
+@pytest.mark.parametrize("how", ["stop", "pause", "drain", "cancel"])
 def test_what_waits_for_a_consumer_goes_back_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     monkeypatch.setattr("minitango.workqueue.STALE", NEVER)
     inside = ShortThenLong()
@@ -861,13 +861,18 @@ def test_what_waits_for_a_consumer_goes_back_at_once(tmp_path: Path, monkeypatch
             return
         if how == "pause":
             engine.pause()
+        elif how == "drain":
+            engine.store.drain(engine.node)
+            engine._grading.wake(changed=True)  # type: ignore[union-attr]
         else:
             engine.request_stop()
         eventually(lambda: running_now(engine) == 2, "they wait for a consumer, and nobody else may have them")
         assert engine.store.counts()[State.QUEUED] == 6
         inside.gate.open.set()
-        if how == "pause":
+        if how in ("pause", "drain"):
             engine.resume()
+            engine.store.drain(engine.node, False)
+            engine._grading.wake(changed=True)  # type: ignore[union-attr]
             assert [handle.result(PATIENCE).score for handle in handles] == [10] * 8
     if how == "stop":
         with Engine.open(tmp_path, workers=0, sandbox=FakeSandbox()) as engine:
@@ -989,6 +994,51 @@ def test_a_stop_tries_to_record_for_as_long_as_it_would_have_waited_for_jobs(
     in_time(lambda: engine.stop(grace=PATIENCE))
     assert engine.error is None
     assert handle.result(0).score == 1
+
+
+def test_when_a_thread_dies_what_runs_is_ended_and_taken_up_by_the_next_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody would record what became of it: it must not go on for as long as it may."""
+    gate, runs = Gate(), list[FakeRun]()
+
+    def inside(run: FakeRun) -> End:
+        runs.append(run)
+        return gate(run)
+
+    engine = open_engine(tmp_path, inside)
+    handle = engine.submit(submission())
+    gate.wait_entered()
+
+    def die() -> None:
+        raise RuntimeError("a mistake of ours")
+
+    monkeypatch.setattr(engine._grading._pool._observer, "changed", die)  # type: ignore[union-attr]
+    engine._grading.wake(changed=True)  # type: ignore[union-attr]
+    assert runs[0].killed.wait(PATIENCE), "it goes on"
+    with pytest.raises(EngineStopped, match="a mistake of ours"):
+        in_time(engine.wait)
+    in_time(lambda: engine.stop(grace=PATIENCE))
+    with open_engine(tmp_path, scoring(2)) as after:
+        assert after.job(handle.id).result(PATIENCE).score == 2
+        assert [one.ended_by for one in after.store.attempts(handle.id)] == ["recover", "finish"]
+
+
+def test_who_waits_for_a_queue_to_be_empty_is_woken_by_the_last_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gates = {name: Gate() for name in ("a", "b")}
+    woken: queue.SimpleQueue[set[str]] = queue.SimpleQueue()
+    with open_engine(tmp_path, lambda run: gates[who(run)](run)) as engine:
+        monkeypatch.setattr(engine._observer, "idle", lambda: woken.put(in_state(engine, State.DONE)))
+        first, last = engine.submit(submission("a", b"a")), engine.submit(submission("b", b"b"))
+        for gate in gates.values():
+            gate.wait_entered()
+        gates["a"].open.set()
+        assert first.result(PATIENCE).score == 10
+        gates["b"].open.set()
+        assert last.result(PATIENCE).score == 10
+        assert woken.get(timeout=PATIENCE) == {"a", "b"}, "not while one runs"
 
 
 def test_what_is_claimed_while_a_stop_is_asked_for_is_put_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
