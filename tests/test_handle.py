@@ -17,8 +17,10 @@ from typing import Any
 import pytest
 
 from minitango import Engine, EngineStopped, JobDead, JobNotFound, Outcome, Result, State, StoreError
+from minitango.events import Event, Telling
 from minitango.handle import Handles, JobHandle
 from minitango.job import Cancelled, Fail, Failure, Finish, Job, JobSpec, Lease
+from minitango.observer import EngineObserver
 from minitango.store import Store, Submitted, open_store
 from tests import redis_server
 from tests.support import PATIENCE, eventually, open_engine, scoring, submission
@@ -301,6 +303,48 @@ def test_a_store_that_fails_for_a_moment_loses_no_handle(
         assert not second.done()
     tell() if then == verb else handles.follow()
     assert [handle.result(0) for handle in (first, second)] == [GRADED, GRADED]
+
+
+def test_what_ended_while_the_store_failed_is_looked_for_again_where_nothing_grades(
+    store: Store, elsewhere: Store, handles: Handles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A watch does not tell of it another time. Whoever waits for the queue is woken, once that is known."""
+    monkeypatch.setattr("minitango.observer._AGAIN", 0.0)
+    told: list[Event] = []
+    observer = EngineObserver(store, handles, Telling(told.append))
+    (handle,) = handles.submit(lambda: store.submit([spec()]))
+    finish(elsewhere)
+    real, failures, woken = store.ended_since, [StoreError("it is away", id="store_busy")] * 2, list[bool]()
+
+    def failing(cursor: int, *, limit: int = 1000) -> list[Job]:
+        if failures:
+            raise failures.pop()
+        return real(cursor, limit=limit)
+
+    monkeypatch.setattr(store, "ended_since", failing)
+    monkeypatch.setattr(observer, "idle", lambda: woken.append(handle.done()))
+    observer.look()
+    assert handle.result(0) == GRADED
+    assert woken == [True]
+    assert [event.kind for event in told] == ["store_trouble", "resumed"]
+
+
+def test_an_engine_that_stops_does_not_go_on_to_look(
+    store: Store, handles: Handles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    observer = EngineObserver(store, handles, Telling(None))
+
+    def failing(cursor: int, *, limit: int = 1000) -> list[Job]:
+        if observer.stopped:
+            raise RuntimeError("it was asked again")
+        observer.stopped = True
+        raise StoreError("it was closed", id="store_closed")
+
+    monkeypatch.setattr("minitango.observer._AGAIN", 0.0)
+    monkeypatch.setattr(store, "ended_since", failing)
+    observer.look()
+    assert observer.stopped
+    assert observer.error is None
 
 
 @pytest.mark.parametrize("when", ["before", "meanwhile"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import queue
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -209,6 +211,27 @@ def test_a_receiver_is_asked_when_it_wants_to_be(bench: Bench) -> None:
         job_id = bench.job(receiver.url())
         eventually(lambda: bench.tries(job_id) == 1)
         assert bench.store.next_callback() == bench.clock.time + 100
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_due_further_off_than_anything_can_be_is_due_now(tmp_path: Path, kind: str) -> None:
+    """A clock that was set back since left it so."""
+    sent: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def post(call: Call, errand: Errand, data: bytes) -> Verdict:
+        sent.put(errand.job)
+        return Verdict()
+
+    bench = Bench(tmp_path, post, kind=kind)
+    job_id = bench.job("http://lms.example/x")
+    bench.clock.advance(-MOST_DELIVERY_WAIT - 1)
+    due = bench.store.next_callback()
+    assert due is not None
+    assert due > bench.clock() + MOST_DELIVERY_WAIT
+    bench.sender.start()
+    assert sent.get(timeout=PATIENCE) == job_id
+    eventually(lambda: bench.delivery(job_id) is Delivery.DELIVERED)
+    bench.close()
 
 
 def test_a_host_that_hangs_does_not_keep_others_waiting(tmp_path: Path) -> None:
@@ -461,6 +484,39 @@ def test_an_engine_sends_what_ended(tmp_path: Path) -> None:
     store = open_store(f"sqlite:///{tmp_path}/queue.db")
     assert store.get(job.id).delivery is Delivery.DELIVERED
     store.close()
+
+
+def test_what_ends_is_sent_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for the sender to look by itself."""
+    monkeypatch.setattr(sender, "POLL", 3600.0)
+    with receiving() as receiver, open_engine(tmp_path, scoring(7), callbacks=HERE) as engine:
+        waiting = engine._grading._sender  # type: ignore[union-attr]
+        eventually(lambda: waiting._wait == 3600.0, "it does not wait")
+        engine.submit(submission(callback=receiver.url())).result(PATIENCE)
+        receiver.wait(1)
+        engine.cancel(engine.submit(submission("bob", callback=receiver.url())).id)
+        receiver.wait(2)
+
+
+def test_what_is_left_of_the_grace_is_the_callbacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[float] = []
+    with open_engine(tmp_path, scoring(7), callbacks=HERE) as engine:
+        grading, clock = engine._grading, Clock()
+        assert grading is not None
+        stop_pool = grading._pool.stop
+
+        def slow(grace: float, **more: Any) -> None:
+            given.append(grace)
+            stop_pool(0.0, **more)
+            clock.advance(7.0)  # that jobs took to end
+
+        with monkeypatch.context() as patch:
+            patch.setattr("minitango.grading.time", SimpleNamespace(monotonic=clock))
+            patch.setattr(grading._pool, "stop", slow)
+            patch.setattr(grading._sender, "stop", given.append)
+            grading.stop(10.0)
+            grading.stop(5.0)
+    assert given == [10.0, 3.0, 5.0, -2.0]
 
 
 def test_a_job_that_was_cancelled_or_died_is_told_of(tmp_path: Path) -> None:
