@@ -624,6 +624,21 @@ def test_small_hand_ins_come_with_their_claims(
         blobs.get(gone)
 
 
+def test_what_comes_and_is_not_asked_for_is_bounded(
+    store: SqliteStore, blobs: SqliteBlobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As hand-ins that are claimed and go back, since no consumer is free: all are read all the same."""
+    monkeypatch.setattr("minitango.store._brought._HELD", 4)
+    digests = [blobs.put(b"%d" % n) for n in range(10)]
+    submit_of(store, *digests)
+    assert len(store.exchange(claim=3).leases) == 3
+    assert set(blobs._brought._held) == set(digests[:3])
+    assert len(store.exchange(claim=7).leases) == 7
+    assert len(blobs._brought) == 4
+    assert set(blobs._brought._held) <= set(digests[3:]), "the latest"
+    assert [blobs.get(digest) for digest in digests] == [b"%d" % n for n in range(10)]
+
+
 def test_what_came_damaged_or_could_not_be_brought_is_read(
     store: SqliteStore, blobs: SqliteBlobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:

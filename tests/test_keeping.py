@@ -167,6 +167,22 @@ def test_without_a_thread_for_it_nobody_waits_for_its_end(tmp_path: Path, monkey
     open_engine(tmp_path, scoring(1), keep=LEAST).stop()
 
 
+def test_where_all_is_kept_nobody_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[str] = []
+    start = threading.Thread.start
+
+    def noted(thread: threading.Thread) -> None:
+        begun.append(thread.name)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", noted)
+    for keep, there in ((None, False), (math.inf, False), (LEAST, True)):
+        begun.clear()
+        with open_engine(tmp_path, scoring(1), keep=keep):
+            assert "minitango sender" in begun
+            assert ("minitango keeper" in begun) is there
+
+
 def test_how_long() -> None:
     assert kept_for(None, shared=False) == math.inf
     assert kept_for(None, shared=True) == 400 * DAY

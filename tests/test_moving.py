@@ -15,9 +15,9 @@ from msgspec import structs
 from minitango.backup import backup
 from minitango.blobs import Blobs, BlobStore
 from minitango.errors import EngineRunning, StoreError
-from minitango.job import JobSpec
+from minitango.job import JobSpec, State
 from minitango.keeping import GRACE
-from minitango.moving import Place, carry, put_in_place, refuse_living
+from minitango.moving import Place, carry, migrate, put_in_place, refuse_living
 from minitango.store import Node, Store, open_blobs, open_store
 from tests import redis_server
 from tests.support import age_blobs
@@ -109,6 +109,33 @@ def test_a_node_that_comes_while_a_queue_is_carried_ends_that(shared: Callable[[
     here.leave("n1")
     here.dump = original  # type: ignore[method-assign]
     assert carry(here, there, blobs, open_blobs(there, tmp_path / "b")).jobs == 1
+
+
+@pytest.mark.parametrize("kind", ["redis", "a file that is there", "a file that is not"])
+def test_jobs_that_ran_when_their_engine_died_are_queued_where_they_are_carried_to(
+    request: pytest.FixtureRequest, tmp_path: Path, kind: str
+) -> None:
+    """An engine there would leave them to leases of nodes that never were on that queue."""
+    source = Place.of(str(tmp_path / "a"))
+    if kind == "redis":
+        request.getfixturevalue("shared")
+        target = Place.of(redis_server.shared().url("there"), str(tmp_path / "b"))
+    else:
+        target = Place.of(str(tmp_path / "b"))
+        if kind == "a file that is there":
+            open_store(target.url).close()
+    with contextlib.closing(open_store(source.url)) as here:
+        ran, waits = filled(here, open_blobs(here, source.folder), b"x", b"y")
+        (lease,) = here.exchange(claim=1, node="n1", lease_for=3600.0).leases
+        assert lease.job == ran
+    assert migrate(source, target).jobs == 2
+    with contextlib.closing(open_store(target.url)) as there:
+        assert [(job.id, job.state, job.interruptions) for job in there.list()] == [
+            (ran, State.QUEUED, 1), (waits, State.QUEUED, 0),
+        ]  # fmt: skip
+        assert [one.ended_by for one in there.attempts(ran)] == ["recover"]
+    with contextlib.closing(open_store(source.url)) as here:
+        assert here.get(ran).state is State.RUNNING, "the source is only read"
 
 
 # --- a backup beside a prune ------------------------------------------------------------------------

@@ -10,12 +10,13 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from msgspec import structs
 
-from minitango import leases
+from minitango import leases, statedir
 from minitango import node as node_module
 from minitango.engine import Engine
 from minitango.errors import ConfigError, JobNotFound, StoreError
@@ -27,6 +28,7 @@ from minitango.store import Node, Query, _redis_link, open_store
 from minitango.store.redis import RedisStore
 from minitango.testing import FakeRun, FakeSandbox
 from tests import redis_server
+from tests.contract.test_store import Clock
 from tests.redis_server import Server
 from tests.support import PATIENCE, Gate, assignment, eventually, open_engine, scoring, submission
 
@@ -264,6 +266,40 @@ def test_nothing_is_reaped_for_a_while_after_the_server_was_away(
     lasting.close()
 
 
+class Beats:
+    """A shared store, of which only the signs of life are looked at."""
+
+    shared = True
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.drained = False
+
+    def beat(self, node: Node, **_: Any) -> bool:
+        self.count += 1
+        return self.drained
+
+
+def test_what_others_do_has_a_node_look_soon_and_not_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a queue on which much goes on it is told many times a second."""
+    clock, store, told = Clock(), Beats(), list[bool]()
+    monkeypatch.setattr(node_module, "time", SimpleNamespace(monotonic=clock))
+    member = Membership(cast(Any, store), Node("a", "i", host="h", pid=7))
+
+    def look(after: float, *, changed: bool) -> int:
+        clock.advance(after)
+        member.look(0, changed=changed, told=lambda on, why: told.append(on))
+        return store.count
+
+    assert look(0.0, changed=True) == 1
+    assert {look(0.01, changed=True) for _ in range(40)} == {1}
+    store.drained = True
+    assert look(0.2, changed=False) == 2, "a drain is seen within a second, though nothing more is told"
+    assert told == [True]
+    assert look(node_module.BEAT - 0.1, changed=False) == 2
+    assert look(0.2, changed=False) == 3, "and all the same after a while"
+
+
 # --- names ---------------------------------------------------------------------------------------
 
 
@@ -345,6 +381,26 @@ def test_an_engine_that_was_killed_while_it_became_known_keeps_its_name(
     monkeypatch.undo()
     assert join(store, tmp_path, name).node.name == called
     assert [each.name for each in store.nodes()] == [called]
+    store.close()
+
+
+def test_what_came_before_is_noted_until_a_node_is_known(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then the store knows no other instance of it: what is noted does not grow with each start."""
+    store, real = RedisStore(server.url()), RedisStore.beat
+    noted: list[dict[str, str]] = []
+
+    def beat(self: RedisStore, node: Node, **more: Any) -> bool:
+        noted.append(statedir.last_node(tmp_path))
+        return real(self, node, **more)
+
+    monkeypatch.setattr(RedisStore, "beat", beat)
+    instances = [join(store, tmp_path, "a").node.instance for _ in range(3)]
+    assert [note.get("before") for note in noted] == ["", *instances[:2]]
+    assert [note["instance"] for note in noted] == instances
+    note = {"name": "a", "host": node_module.machine(), "instance": instances[-1]}
+    assert statedir.last_node(tmp_path) == note
     store.close()
 
 
