@@ -1041,6 +1041,34 @@ def test_who_waits_for_a_queue_to_be_empty_is_woken_by_the_last_end(
         assert woken.get(timeout=PATIENCE) == {"a", "b"}, "not while one runs"
 
 
+def test_what_does_not_end_when_it_is_put_back_has_its_sandbox_taken_from_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("minitango.pool.LINGER", 0.0)
+    begun, closed, ended = (threading.Event() for _ in range(3))
+
+    class Stubborn(FakeSandbox):
+        def close(self) -> None:
+            closed.set()
+            super().close()
+
+    def inside(run: FakeRun) -> End:
+        begun.set()
+        assert run.killed.wait(PATIENCE)  # which is of no use
+        if closed.wait(PATIENCE):
+            ended.set()
+        raise SandboxFailed("it was closed")
+
+    engine = open_engine(tmp_path, inside, sandbox=Stubborn(inside))
+    engine.submit(submission())
+    assert begun.wait(PATIENCE)
+    in_time(lambda: engine.stop(grace=0))
+    assert ended.is_set(), "it was waited for, and nothing ended it"
+    with Engine.open(tmp_path, workers=0) as after:
+        (job,) = after.jobs()
+        assert (job.state, job.failures, job.interruptions) == (State.QUEUED, 0, 0)
+
+
 def test_what_is_claimed_while_a_stop_is_asked_for_is_put_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sandbox = FakeSandbox(scoring(1))
     engine = open_engine(tmp_path, scoring(1), sandbox=sandbox, paused=True)
@@ -1174,3 +1202,43 @@ def test_a_result_whose_disk_failed_is_told_once_it_is_there(tmp_path: Path, mon
     assert kinds.count("done") == 1
     assert kinds.index("store_trouble") < kinds.index("resumed") < len(kinds)
     assert kinds.index("store_trouble") < kinds.index("done")
+
+
+def test_a_result_whose_disk_failed_is_told_though_the_engine_is_to_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    with open_engine(tmp_path, scoring(1), on_event=lambda event: told.append(event.kind)) as engine:
+        failures, sync = [StoreError("the disk was pulled", id="store_io")], engine.store.sync
+
+        def fail() -> None:
+            if failures:
+                engine.request_stop()
+                raise failures.pop()
+            sync()
+
+        monkeypatch.setattr(engine.store, "sync", fail)
+        handle = engine.submit(submission())
+        in_time(engine.wait)
+        assert handle.result(0).score == 1
+    assert not failures
+    assert "done" in told
+
+
+def test_what_others_changed_while_the_store_failed_is_looked_at_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_polls: dict[str, float]
+) -> None:
+    """It is told of once."""
+    with open_engine(tmp_path, scoring(1), **no_polls) as engine:
+        looks: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        failures, changed = [StoreError("it is away", id="store_busy")] * 2, engine._observer.changed
+
+        def fail() -> None:
+            looks.put(bool(failures))
+            if failures:
+                raise failures.pop()
+            changed()
+
+        monkeypatch.setattr(engine._observer, "changed", fail)
+        engine._grading.wake(changed=True)  # type: ignore[union-attr]
+        assert [looks.get(timeout=PATIENCE) for _ in range(3)] == [True, True, False]
