@@ -86,8 +86,10 @@ class Runner:
         except ConfigError as error:
             return Fail(lease, _failure(error), retry=False)
         except BlobError as error:
-            # Of several nodes, it may be this one alone that does not see them; one that is gone is so for all.
-            return Fail(lease, _failure(error), charge=not self._shared or error.id == "blob_missing")
+            # What cannot be read now, or is not where this node looks, speaks against no job; what is gone from its own
+            # place does. Where several nodes look, bytes may be damaged on the way to one of them alone.
+            charge = error.id == "blob_missing" or (error.id == "blob_corrupt" and not self._shared)
+            return Fail(lease, _failure(error), charge=charge)
         except StoreError as error:
             if error.id == "record_damaged":
                 return Fail(lease, _failure(error), retry=False)

@@ -22,7 +22,8 @@ from minitango import archive
 from minitango.backup import FORMAT, Label, _digest_of, backup, restore
 from minitango.blobs import Blobs, Pruned
 from minitango.engine import Engine
-from minitango.errors import BlobError, StoreError, StoreFull
+from minitango.errors import BlobError, JobDead, StoreError, StoreFull
+from minitango.events import Event
 from minitango.job import JobSpec, State
 from minitango.moving import Place, migrate
 from minitango.store import Store, _database, _schema, _sqlite_blobs, open_blobs, open_store, settle_copy
@@ -30,7 +31,7 @@ from minitango.store._brought import MOST_BROUGHT
 from minitango.store._sqlite_blobs import MOST_INSIDE, SqliteBlobs
 from minitango.store.sqlite import SqliteStore
 from minitango.testing import FakeSandbox
-from tests.support import PATIENCE, age_blobs, assignment, blobs_of, scoring, submission
+from tests.support import PATIENCE, age_blobs, assignment, blobs_of, eventually, scoring, submission
 
 HOUR = 3600.0
 SMALL, LARGE = b"int main(void) { return 0; }\n", bytes(range(256)) * (MOST_INSIDE // 256) + b"!"
@@ -163,6 +164,76 @@ def test_a_shared_directory_has_all_of_them(store: SqliteStore, state: Path, tmp
     digest = shared.put(SMALL)
     assert rows(state) == {}
     assert shared.path(digest).is_relative_to(tmp_path / "nfs")
+
+
+def outage(engine: Engine, told: list[Event]) -> None:
+    """Wait until the engine rests over blobs that it does not get; nobody is charged for that."""
+    eventually(lambda: "paused" in [event.kind for event in told], "it does not rest")
+    assert [job.failures for job in engine.jobs()] == [0] * 6
+
+
+@pytest.mark.parametrize("mounted", [False, True])
+def test_a_directory_that_is_not_mounted_costs_nobody(tmp_path: Path, mounted: bool) -> None:
+    """It is an empty one meanwhile, or there is none at all."""
+    nfs, told, sandbox = tmp_path / "nfs", [], FakeSandbox(scoring(4))
+    with Engine.open(tmp_path, blobs=nfs, workers=2, sandbox=sandbox, paused=True, on_event=told.append) as engine:
+        handles = [engine.submit(submission(f"s{n}", b"s%d" % n)) for n in range(6)]
+        nfs.rename(tmp_path / "away")
+        if mounted:
+            nfs.mkdir()
+        engine.resume()
+        outage(engine, told)
+        failed = next(job.failure for job in engine.jobs() if job.failure)
+        assert failed.id == "blob_elsewhere"
+        assert f"{nfs} is not that one, or is not mounted" in failed.message
+        (tmp_path / "away").rename(nfs)
+        assert [handle.result(PATIENCE).score for handle in handles] == [4] * 6
+
+
+def test_what_cannot_be_read_for_now_costs_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Event] = []
+    with Engine.open(tmp_path, workers=2, sandbox=FakeSandbox(scoring(4)), paused=True, on_event=told.append) as engine:
+        handles = [engine.submit(submission(f"s{n}", b"s%d" % n)) for n in range(6)]
+        assert isinstance(engine.blobs, SqliteBlobs)
+        with monkeypatch.context() as patch:
+
+            def read(digest: str) -> bytes:
+                raise StoreError("disk I/O error", id="store_io")
+
+            patch.setattr(engine.blobs, "_read", read)
+            patch.setattr(engine.blobs, "bring", lambda digests: None)
+            engine.resume()
+            outage(engine, told)
+        assert {job.failure.id for job in engine.jobs() if job.failure} == {"blob_unreadable"}
+        assert [handle.result(PATIENCE).score for handle in handles] == [4] * 6
+
+
+@pytest.mark.parametrize("spoil", ["gone", "damaged"])
+@pytest.mark.parametrize("folder", [True, False])
+def test_a_file_that_is_gone_or_damaged_costs_its_own_job_alone(
+    tmp_path: Path, folder: bool, spoil: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("minitango.retry.backoff", lambda n, **_: 0.001)
+    told: list[str] = []
+    with Engine.open(
+        tmp_path, blobs=tmp_path / "nfs" if folder else None, workers=2, sandbox=FakeSandbox(scoring(4)), paused=True,
+        on_event=lambda event: told.append(event.kind),
+    ) as engine:  # fmt: skip
+        handles = [engine.submit(submission(f"s{n}", b"s%d" % n)) for n in range(6)]
+        digest = handles[0].job().inputs
+        if not folder:
+            execute(tmp_path, "UPDATE blobs SET data = ?, digest = ? WHERE digest = ?", b"other",
+                    digest if spoil == "damaged" else "0" * 64, digest)  # fmt: skip
+        elif spoil == "damaged":
+            (tmp_path / "nfs" / digest[:2] / digest).write_bytes(b"other")
+        else:
+            (tmp_path / "nfs" / digest[:2] / digest).unlink()
+        engine.resume()
+        assert [handle.result(PATIENCE).score for handle in handles[1:]] == [4] * 5
+        with pytest.raises(JobDead, match="blob"):
+            handles[0].result(PATIENCE)
+        assert handles[0].job().failures == 3
+    assert "paused" not in told
 
 
 def test_queues_of_one_file_share_them(store: SqliteStore, state: Path, blobs: SqliteBlobs, tmp_path: Path) -> None:

@@ -20,8 +20,9 @@ from typing import Any, Final, NamedTuple
 from minitango.blobs import Blobs, Pruned
 from minitango.errors import BlobError, ConfigError, StoreError, StoreFull
 from minitango.store._brought import Brought
-from minitango.store._redis_folder import SERVER, check, missing, noted
+from minitango.store._redis_folder import SERVER, check, noted
 from minitango.store._redis_link import Link, Value
+from minitango.store._shared_folder import elsewhere
 
 CHUNK: Final = 512 << 10
 """Bytes. A server that sends or takes one serves the others between."""
@@ -192,7 +193,7 @@ class RedisBlobs:
         try:
             data = b"".join(self._chunks(digest))
         except BlobError as error:
-            raise missing(lambda: check(noted(self._link), SERVER), error) from error
+            raise elsewhere(lambda: check(noted(self._link), SERVER), error) from error
         if hashlib.sha256(data).hexdigest() != digest:
             raise BlobError(
                 f"the blob {digest} on {self._link.place.shown} is damaged ({len(data)} bytes)",

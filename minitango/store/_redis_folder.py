@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from minitango.blobs import Pruned
-from minitango.errors import BlobError, ConfigError, StoreError
+from minitango.errors import ConfigError
 from minitango.store._redis_link import Link
 from minitango.store._shared_folder import SharedFolder
 
@@ -56,18 +56,6 @@ def check(note: str, mine: str) -> None:
     )
 
 
-def missing(look: Callable[[], None], error: BlobError) -> BlobError:
-    """What to say of a file that is not where this node looks: where its queue notes that files are, if elsewhere.
-    `look` raises ConfigError then."""
-    try:
-        look()
-    except ConfigError as differs:
-        return BlobError(f"{error.message}; {differs.message}", hint=differs.hint, id="blob_elsewhere")
-    except StoreError:
-        pass
-    return error
-
-
 def _known(link: Link) -> str:
     """The queue's identity; empty where it has none yet."""
     (found,) = link.pipeline(lambda pipe: pipe.hget(link.key("meta"), "identity"))
@@ -103,28 +91,13 @@ class FolderBlobs(SharedFolder):
         note = noted(self._link)
         check(note, way_of(self.root))
         if note and _known(self._link) and not self.is_marked():
-            mark = shlex.quote(str(self.mark()))
-            raise ConfigError(
-                f"the files of this queue are in a directory that its nodes share ({_place(note)}), and {self.root} is "
-                "not that one, or is not mounted",
-                hint="mount it, or name it as it is called on this machine: --blobs DIR; where it is lost, and this "
-                f"one takes its place: mkdir -p {shlex.quote(str(self.mark().parent))}; touch {mark}",
-                id="blobs_differ",
-            )
+            raise self._differs(f"the files of this queue are in a directory that its nodes share ({_place(note)})")
 
     def put_many(self, blobs: Iterable[bytes], *, ahead: bool = False) -> list[str]:
         """ConfigError `blobs_differ`, as `check`, before this has put anything there."""
         if not self.marked:
             self.check()
         return super().put_many(blobs, ahead=ahead)
-
-    def get(self, digest: str, *, keep: bool = True) -> bytes:
-        try:
-            return super().get(digest, keep=keep)
-        except BlobError as error:
-            if error.id != "blob_missing":
-                raise
-            raise missing(self.check, error) from error
 
     def prune(
         self,
