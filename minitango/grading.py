@@ -54,15 +54,16 @@ class Grading:
         self._store = store
         self._sandbox = sandbox
         self._keeper = Keeper(store, blobs, kept_for(keep, shared=store.shared))
-        self._member = Membership.join(
-            store, state, name=name, workers=workers, sandbox=sandbox.name, capabilities=capabilities
-        )
         there = statedir.watch_over(state)
 
         def look_after() -> None:
             there()
             store.look_after()
 
+        # Last of what can fail: `start` is what takes it back.
+        self._member = Membership.join(
+            store, state, name=name, workers=workers, sandbox=sandbox.name, capabilities=capabilities
+        )
         self._pool = Pool(
             store, runner, observer, member=self._member, lease_for=lease_for, state=state, look_after=look_after,
             paused=paused,

@@ -459,6 +459,19 @@ def test_an_engine_whose_name_another_took_meanwhile_begins_nothing_until_it_is_
     store.close()
 
 
+@pytest.mark.parametrize("what", ["minitango.statedir.watch_over", "minitango.grading.kept_for"])
+def test_an_engine_that_does_not_start_is_no_node(
+    server: Server, tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: Any, **more: Any) -> Any:
+        raise StoreError("it cannot be looked at", id="state")
+
+    monkeypatch.setattr(what, fail)
+    with pytest.raises(StoreError, match="cannot be looked at"):
+        open_engine(server.url(), scoring(1), state=tmp_path)
+    assert open_store(server.url()).nodes() == []
+
+
 def test_a_wanted_name_that_is_taken_is_refused(server: Server, tmp_path: Path) -> None:
     store = RedisStore(server.url())
     known(store, "lab", "x")
