@@ -60,6 +60,11 @@ class Pruned(Struct, frozen=True):
     bytes: int = 0
 
 
+def go_on() -> bool:
+    """What a prune asks that nobody stops."""
+    return False
+
+
 class BlobStore(Protocol):
     """Where blobs are. `Blobs` is one in a directory; each verb's promise is written there."""
 
@@ -90,6 +95,7 @@ class BlobStore(Protocol):
         older_than: float = 3600.0,
         now: float | None = None,
         dry_run: bool = False,
+        stop: Callable[[], bool] = go_on,
     ) -> Pruned: ...
 
 
@@ -194,10 +200,12 @@ class Blobs:
         older_than: float = 3600.0,
         now: float | None = None,
         dry_run: bool = False,
+        stop: Callable[[], bool] = go_on,
     ) -> Pruned:
         """Delete the blobs that nothing refers to and that were not put in the last `older_than` seconds.
 
-        With `dry_run` it deletes nothing, and tells what it would.
+        With `dry_run` it deletes nothing, and tells what it would. `stop` is asked before each batch: once it says
+        so, the rest is left for another time.
 
         `referenced` gets digests and returns those that are needed. Work may be submitted meanwhile, from any
         process, as long as a reference is recorded within `older_than` seconds of the put of its blob. Also
@@ -209,8 +217,12 @@ class Blobs:
             if not dry_run:
                 self._collect_temporaries(now)
             for folder in self._folders():
+                if stop():
+                    break
                 old = self._unused(folder, now - older_than, bring_back=not dry_run)
                 for start in range(0, len(old), _BATCH):
+                    if stop():
+                        return Pruned(count, size)
                     batch = old[start : start + _BATCH]
                     needed = referenced(batch)
                     unneeded = [digest for digest in batch if digest not in needed]

@@ -24,6 +24,9 @@ ON_A_SERVER: Final = 400 * 86400.0
 """Seconds that a job is kept where it is in a server's memory, unless told otherwise: a year, and its appeals."""
 GRACE: Final = 3600.0
 """Seconds for which a blob is kept that no job needs: a submit may be under way."""
+DAILY: Final = 86400.0
+"""Seconds after which blobs are pruned though nothing was forgotten here: others forget, submits fail, and what a node
+fetched is used no more. First an hour after the start."""
 _BATCH: Final = 200
 _ROUNDS: Final = 10
 """Batches in one look."""
@@ -42,6 +45,7 @@ def kept_for(keep: Any, *, shared: bool) -> float:
 
 class Keeper:
     """Forgets jobs that ended more than `keep` seconds ago, the first first, and then the blobs that nobody needs.
+    Those go once a day in any case.
 
     Those stay whose callback is still to be delivered.
     """
@@ -64,18 +68,20 @@ class Keeper:
         self._forgot: float | None = None
         """When jobs were last forgotten; None: all that was needless since is gone."""
         self._prune_at = 0.0
+        self._daily_at = clock() + GRACE
         self._cursor = 0
         """The last `ended_seq` that was looked at: what has to stay keeps nothing behind it from being seen."""
 
     def start(self) -> None:
-        """Look from now on, after a first pause. Does nothing where all is kept for ever."""
-        if math.isinf(self._keep):
+        """Look from now on, after a first pause. Does nothing where all is kept for ever, in a place that is one
+        engine's."""
+        if math.isinf(self._keep) and not self._store.shared:
             return
         threading.Thread(target=self._run, name="minitango keeper", daemon=True).start()
         self._begun = True
 
     def stop(self) -> None:
-        """Look no more; waits for the batch that is under way."""
+        """Look no more; waits for the batch of jobs or blobs that is under way."""
         self._stop.set()
         if self._begun:
             self._over.wait()
@@ -95,11 +101,27 @@ class Keeper:
     def look(self) -> int:
         """Forget what is old enough, at most some thousand jobs, and prune blobs where it is time. Returns how many
         jobs went. StoreError."""
-        before = self._store.now() - self._keep
+        gone = 0 if math.isinf(self._keep) else self._forget(self._store.now() - self._keep)
+        now = self._clock()
+        if gone:
+            self._forgot = now
+            log.info("forgot %d jobs that ended more than %.0f days ago", gone, self._keep / 86400)
+        if not self._stop.is_set() and (now >= self._daily_at or (self._forgot is not None and now >= self._prune_at)):
+            self._prune_at, self._daily_at = now + GRACE, now + DAILY
+            self._blobs.prune(self._store.referenced, older_than=GRACE, stop=self._stop.is_set)
+            if self._forgot is not None and now - self._forgot > GRACE:  # else some of theirs may have been too young
+                self._forgot = None
+        return gone
+
+    def _forget(self, before: float) -> int:
+        """Forget jobs that ended before then, a few batches of them. Returns how many."""
         gone = 0
         for _ in range(_ROUNDS):
             found = self._store.ended_since(self._cursor, limit=_BATCH)
-            old = list(takewhile(lambda job: job.ended is not None and job.ended < before, found))
+            # One whose record has lost when it ended is as old as those after it.
+            old = list(takewhile(lambda job: job.ended is None or job.ended < before, found))
+            while old and old[-1].ended is None and len(old) < _BATCH:
+                old.pop()
             if self._stop.is_set():
                 break
             gone += self._store.forget(job.id for job in old)
@@ -107,13 +129,4 @@ class Keeper:
                 self._cursor = 0
                 break
             self._cursor = old[-1].ended_seq or 0
-        now = self._clock()
-        if gone:
-            self._forgot = now
-            log.info("forgot %d jobs that ended more than %.0f days ago", gone, self._keep / 86400)
-        if self._forgot is not None and now >= self._prune_at:
-            self._prune_at = now + GRACE
-            self._blobs.prune(self._store.referenced, older_than=GRACE)
-            if now - self._forgot > GRACE:  # else some of theirs may have been too young
-                self._forgot = None
         return gone

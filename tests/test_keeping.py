@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,8 +15,9 @@ import pytest
 from minitango import ConfigError, StoreError
 from minitango.blobs import Blobs
 from minitango.cli.settings import resolve
+from minitango.handle import Handles
 from minitango.job import Finish, Job, JobSpec, Outcome, Result
-from minitango.keeping import GRACE, LEAST, Keeper, kept_for
+from minitango.keeping import DAILY, GRACE, LEAST, Keeper, kept_for
 from minitango.store import Query, Store, open_blobs, open_store
 from tests import redis_server
 from tests.support import PATIENCE, age_blobs, eventually, open_engine, refuse_threads, scoring, submission
@@ -129,6 +131,108 @@ def test_it_does_little_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     keeper = Keeper(store, blobs, DAY)
     assert [keeper.look() for _ in range(3)] == [20, 15, 0]
     store.close()
+
+
+def lose(ids: list[str]) -> None:
+    """A server lost the records of these jobs, and not their places."""
+    redis_server.shared().client().delete(*(f"minitango:{{default}}:j:{one}" for one in ids))
+
+
+@pytest.mark.parametrize("store", ["redis"], indirect=True)
+def test_places_of_which_the_jobs_are_lost_stop_nobody(store: Store, tmp_path: Path) -> None:
+    blobs, now = open_blobs(store, tmp_path), store.now()
+    handles = Handles(store, store.cancel)
+    ended(store, blobs, now - 10 * DAY, *(f"s{n:04}" for n in range(900)))
+    jobs = store.list()
+    lose([job.id for job in jobs[:650]])
+    assert [job.student for job in store.ended_since(0, limit=200)] == [f"s{n:04}" for n in range(650, 850)]
+    assert [job.student for job in store.ended_since(5, limit=1)] == ["s0650"]
+    assert len(store.ended_since(0)) == 250
+    waited = handles.get(store.submit([JobSpec("hw", "new", "s", "i")])[0].id)
+    (lease,) = store.exchange(claim=1).leases
+    store.exchange([Finish(lease, Result(Outcome.GRADED, 7.0))])
+    handles.follow()
+    assert waited.result(0).score == 7
+    keeper = Keeper(store, blobs, DAY)
+    assert keeper.look() == 250
+    assert students(store) == ["new"]
+    client = redis_server.shared().client()
+    assert [client.zcard(f"minitango:{{default}}:{place}") for place in ("ended", "jobs", "ids")] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("store", ["redis"], indirect=True)
+def test_one_that_has_lost_its_numbers_stops_nobody(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("minitango.keeping._BATCH", 10)
+    blobs, now = open_blobs(store, tmp_path), store.now()
+    ended(store, blobs, now - 10 * DAY, *(f"s{n:02}" for n in range(25)))
+    ended(store, blobs, now, "new", "newer")
+    for job in store.list():
+        if job.student in ("s00", "s09", "newer"):
+            client, name = redis_server.shared().client(), f"minitango:{{default}}:j:{job.id}"
+            client.hset(name, mapping={"ended": "x", "ended_seq": "x"})
+    assert [job.ended_seq for job in store.ended_since(0)] == list(range(1, 28))
+    assert Keeper(store, blobs, DAY).look() == 25
+    assert sorted(job.ended_seq or 0 for job in store.ended_since(0)) == [26, 27]
+
+
+def test_what_nobody_needs_goes_once_a_day_whatever_was_forgotten(store: Store, tmp_path: Path) -> None:
+    blobs, clock = open_blobs(store, tmp_path), [0.0]
+    orphan = blobs.put(b"nobody's")
+    aged(blobs, store)
+    keeper = Keeper(store, blobs, math.inf, clock=lambda: clock[0])
+    keeper.look()
+    assert blobs.has(orphan), "not as soon as it starts"
+    clock[0] += GRACE
+    keeper.look()
+    assert not blobs.has(orphan)
+    second = blobs.put(b"nobody's, either")
+    aged(blobs, store)
+    clock[0] += DAILY - 1
+    keeper.look()
+    assert blobs.has(second)
+    clock[0] += 1
+    keeper.look()
+    assert not blobs.has(second)
+
+
+@pytest.mark.parametrize("store", ["redis"], indirect=True)
+def test_a_node_forgets_what_it_fetched_and_uses_no_more(store: Store, tmp_path: Path) -> None:
+    digest = open_blobs(store, tmp_path / "other").put(b"x" * 200_000)
+    blobs, clock = open_blobs(store, tmp_path), [0.0]
+    store.submit([JobSpec("hw", "ada", digest, digest)])
+    assert blobs.get(digest)
+    os.utime(blobs.path(digest), (1.0, 1.0))
+    keeper = Keeper(store, blobs, kept_for(None, shared=True), clock=lambda: clock[0])
+    clock[0] += GRACE
+    keeper.look()
+    assert not blobs.path(digest).exists()
+    assert blobs.has(digest), "a job needs it"
+
+
+def test_one_that_is_told_to_stop_leaves_the_rest_for_another_time(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place in ("blobs", "store._sqlite_blobs", "store._redis_blobs"):
+        monkeypatch.setattr(f"minitango.{place}._BATCH", 10)
+    blobs, clock = open_blobs(store, tmp_path), [0.0]
+    small = blobs.put_many(b"%d" % n for n in range(50))
+    large = blobs.put_many(b"%d" % n * 40_000 for n in range(50))
+    aged(blobs, store)
+    keeper = Keeper(store, blobs, DAY, clock=lambda: clock[0])
+    real, asked = store.referenced, []
+
+    def referenced(digests: list[str]) -> set[str]:
+        asked.append(digests)
+        keeper.stop()
+        return real(digests)
+
+    monkeypatch.setattr(store, "referenced", referenced)
+    clock[0] += GRACE
+    keeper.look()
+    assert len(asked) <= 2, "a batch is looked at twice"
+    assert sum(blobs.has(digest) for digest in small + large) == 90
 
 
 def test_an_engine_keeps_what_it_is_told_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

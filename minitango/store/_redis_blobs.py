@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from minitango.blobs import Blobs, Pruned
+from minitango.blobs import Blobs, Pruned, go_on
 from minitango.errors import BlobError, ConfigError, StoreError, StoreFull
 from minitango.store._brought import Brought
 from minitango.store._redis_folder import SERVER, check, noted
@@ -250,12 +250,15 @@ class RedisBlobs:
         older_than: float = 3600.0,
         now: float | None = None,
         dry_run: bool = False,
+        stop: Callable[[], bool] = go_on,
     ) -> Pruned:
         """As `Blobs.prune`; `now` is on the server's clock. Also empties this machine's cache of what was not used for
         two weeks."""
         before = (self._link.now() if now is None else now) - older_than
         count = size = 0
         for batch in self._old(before):
+            if stop():
+                break
             needed = referenced(batch)
             unneeded = [digest for digest in batch if digest not in needed]
             if dry_run:
@@ -266,7 +269,7 @@ class RedisBlobs:
             count += len(sizes)
             size += sum(sizes)
         if not dry_run:
-            self._cache.prune(lambda digests: set(), older_than=_KEPT, now=max(time.time(), now or 0.0))
+            self._cache.prune(lambda digests: set(), older_than=_KEPT, now=max(time.time(), now or 0.0), stop=stop)
         return Pruned(count, size)
 
     def _old(self, before: float) -> Iterator[list[str]]:

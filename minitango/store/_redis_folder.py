@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final
 
-from minitango.blobs import Pruned
+from minitango.blobs import Pruned, go_on
 from minitango.errors import ConfigError
 from minitango.store._redis_link import Link
 from minitango.store._shared_folder import SharedFolder
@@ -106,8 +106,9 @@ class FolderBlobs(SharedFolder):
         older_than: float = 3600.0,
         now: float | None = None,
         dry_run: bool = False,
+        stop: Callable[[], bool] = go_on,
     ) -> Pruned:
         """ConfigError `blobs_differ` where the queue has its files elsewhere: it needs none of these, and somebody else
         may."""
         self.check()
-        return super().prune(referenced, older_than=older_than, now=now, dry_run=dry_run)
+        return super().prune(referenced, older_than=older_than, now=now, dry_run=dry_run, stop=stop)

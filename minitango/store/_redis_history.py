@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, Final
+
+from msgspec.structs import replace
 
 from minitango.errors import JobNotFound
 from minitango.job import Attempt, Job, JobSpec, Result, State, StepOutput
@@ -73,13 +76,18 @@ class RedisHistory:
         return raw, *more
 
     def ended_since(self, cursor: int, *, limit: int = 1000) -> list[Job]:
-        if limit <= 0:
-            return []
-        ids = self._link.call(
-            "read",
-            lambda client: client.zrangebyscore(self._key("ended"), f"({cursor}", "+inf", start=0, num=limit),
-        )
-        return [redis_rows.readable(raw) for raw in self._read(ids)]
+        found: builtins.list[Job] = []
+        low, most = f"({cursor}", limit
+        while most > 0 and len(found) < limit:
+            page = self._link.call("read", partial(_page, key=self._key("ended"), low=low, most=most))
+            numbers = {one.decode("ascii", "replace"): int(number) for one, number in page}
+            for job in map(redis_rows.readable, self._read([one for one, _ in page])):
+                # It is what the next call goes on from, also where the record has lost it.
+                found.append(job if job.ended_seq is not None else replace(job, ended_seq=numbers.get(job.id)))
+            if len(page) < most:
+                break
+            low, most = f"({page[-1][1]:.0f}", _BATCH  # nothing is left of some of them
+        return found[:limit]
 
     def last_ended(self) -> int:
         return int(self._link.call("read", lambda client: client.hget(self._key("meta"), "ended_seq")) or 0)
@@ -159,3 +167,8 @@ class RedisHistory:
 
     def _key(self, name: str) -> str:
         return self._link.key(name)
+
+
+def _page(client: Any, *, key: str, low: str, most: int) -> list[tuple[bytes, float]]:
+    found: list[tuple[bytes, float]] = client.zrangebyscore(key, low, "+inf", start=0, num=most, withscores=True)
+    return found

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
-from minitango.blobs import Blobs, Pruned, sync
+from minitango.blobs import Blobs, Pruned, go_on, sync
 from minitango.errors import BlobError, ConfigError
 
 _MARKS: Final = "queues"
@@ -93,6 +93,7 @@ class SharedFolder(Blobs):
         older_than: float = 3600.0,
         now: float | None = None,
         dry_run: bool = False,
+        stop: Callable[[], bool] = go_on,
     ) -> Pruned:
         """ConfigError `blobs_shared` where another queue has files here, too."""
         folder = self.root / _MARKS
@@ -104,4 +105,4 @@ class SharedFolder(Blobs):
                 hint=f"name a directory of its own for each queue (--blobs DIR); if that queue is no more: rm {mark}",
                 id="blobs_shared",
             )
-        return super().prune(referenced, older_than=older_than, now=now, dry_run=dry_run)
+        return super().prune(referenced, older_than=older_than, now=now, dry_run=dry_run, stop=stop)

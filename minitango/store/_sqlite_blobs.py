@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from minitango.blobs import Blobs, Pruned, check_digest, verify
+from minitango.blobs import Blobs, Pruned, check_digest, go_on, verify
 from minitango.errors import BlobError, StoreError, StoreFull
 from minitango.room import check_room
 from minitango.store._brought import MOST_BROUGHT, Brought
@@ -171,16 +171,19 @@ class SqliteBlobs:
         older_than: float = 3600.0,
         now: float | None = None,
         dry_run: bool = False,
+        stop: Callable[[], bool] = go_on,
     ) -> Pruned:
         """As `Blobs.prune`. What is deleted from the queue's file is overwritten there, as by `Upkeep.forget`."""
         now = time.time() if now is None else now
-        count, size = self._prune_rows(referenced, now - older_than, dry_run)
-        files = self._files.prune(referenced, older_than=older_than, now=now, dry_run=dry_run)
+        count, size = self._prune_rows(referenced, now - older_than, dry_run, stop)
+        files = self._files.prune(referenced, older_than=older_than, now=now, dry_run=dry_run, stop=stop)
         return Pruned(count + files.count, size + files.bytes)
 
-    def _prune_rows(self, referenced: Callable[[list[str]], set[str]], before: float, dry_run: bool) -> tuple[int, int]:
+    def _prune_rows(
+        self, referenced: Callable[[list[str]], set[str]], before: float, dry_run: bool, stop: Callable[[], bool]
+    ) -> tuple[int, int]:
         count = size = last = 0
-        while found := self._db.read(_OLD, last, before, _BATCH):
+        while not stop() and (found := self._db.read(_OLD, last, before, _BATCH)):
             last = found[-1][0]
             needed = referenced([digest for _, digest, _ in found])
             unneeded = {digest: length for _, digest, length in found if digest not in needed}

@@ -24,5 +24,12 @@ for i = 2, #ARGV do
     gone = gone + 1
   end
 end
+-- Jobs of which nothing but their places is left are named by nobody: those that are met among the first to have ended.
+for _, id in ipairs(call('ZRANGE', P .. 'ended', 0, 499)) do
+  if call('EXISTS', P .. 'j:' .. id) == 0 then
+    call('DEL', P .. 'a:' .. id, P .. 'r:' .. id, P .. 'o:' .. id, P .. 'cb:' .. id)
+    for _, place in ipairs({ 'ended', 'jobs', 'ids', 'outbox' }) do call('ZREM', P .. place, id) end
+  end
+end
 if gone > 0 then tell() end
 return gone
