@@ -248,10 +248,15 @@ class Sender:
         self._store.callback_failed(errand, host.error, again_in=again_in, counts=False)
 
     def _try(self, errand: Errand, call: Call, host: _Host) -> None:
-        job = self._store.get(errand.job)
-        result = self._store.result(errand.job) if job.state is State.DONE else None
+        try:
+            data = self._body(errand.job)
+        except StoreError as error:
+            if error.id != "record_damaged":
+                raise
+            self._give_up(errand, error)
+            return
         failpoint("callback.before_post")
-        verdict = self._post(call, errand, callbacks.body(job, result))
+        verdict = self._post(call, errand, data)
         failpoint("callback.after_post")
         if verdict.error and call.broken_off:
             self._store.callback_failed(errand, "the engine stopped meanwhile", again_in=0.0, counts=False)
@@ -273,6 +278,27 @@ class Sender:
             again_in = after_delivery(errand.tries + 1, lasting=lasting, chance=self._chance(), asked=verdict.asked)
         if self._record(lambda: self._store.callback_failed(errand, verdict.error, again_in=again_in)):
             self._tell_of_failure(errand, verdict, host, given_up=again_in is None)
+
+    def _body(self, id: str) -> bytes:
+        """What is sent of this job. JobNotFound; StoreError, `record_damaged` also where that cannot be told."""
+        job = self._store.get(id)
+        result = self._store.result(id) if job.state is State.DONE else None
+        try:
+            return callbacks.body(job, result)
+        except Exception as error:
+            log.exception("what is to be told of job %s cannot be written", id)
+            raise StoreError(
+                f"what is to be told of job {id} cannot be written: {type(error).__name__}: {error}",
+                hint="please report this as a bug",
+                id="record_damaged",
+            ) from error
+
+    def _give_up(self, errand: Errand, error: StoreError) -> None:
+        """Nothing can be sent, and no waiting mends that: so somebody sees it, and its job can be forgotten one day."""
+        if self._record(lambda: self._store.callback_failed(errand, error.message, again_in=None)):
+            text = f"the callback of job {errand.job} is given up: {error.message}"
+            then = f"{error.hint}; then: minitango jobs redeliver {errand.job}"
+            self._tell("callback_undelivered", None, f"{text}; next: {then}")
 
     def _record(self, say: Callable[[], bool]) -> bool:
         """Say it to the store, again and again while it fails, as long as the errand is ours."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -189,6 +191,76 @@ def test_what_cannot_go_well_is_given_up_at_once_and_can_be_asked_for(bench: Ben
         bench.sender.wake()
         eventually(lambda: bench.delivery(job_id) is Delivery.DELIVERED, "it was not delivered")
         assert len(receiver.requests) == 2
+
+
+def spoil(bench: Bench, id: str, field: str, value: object) -> None:
+    """Damage one field of a job's record, or its whole result."""
+    if isinstance(bench.store, SqliteStore):
+        with contextlib.closing(sqlite3.connect(bench.store._db.path)) as db, db:
+            if field == "result":
+                db.execute("UPDATE results SET result = ?", (value,))
+            else:
+                db.execute(f"UPDATE jobs SET {field} = ? WHERE id = ?", (value, id))
+        return
+    client, queue = redis_server.shared().client(), "minitango:{callbacks}:"
+    if field == "result":
+        client.set(f"{queue}r:{id}", str(value))
+    else:
+        client.hset(f"{queue}j:{id}", field, str(value))
+
+
+@pytest.mark.parametrize(("field", "value"), [("labels", "{not json"), ("result", b"{not json")])
+def test_a_job_whose_record_is_damaged_is_given_up(bench: Bench, field: str, value: object) -> None:
+    """Or its job could never be forgotten. Others are delivered."""
+    with receiving() as receiver:
+        bench.sender._begin, begin = lambda errand: None, bench.sender._begin  # type: ignore[method-assign]
+        damaged = bench.job(receiver.url())
+        eventually(lambda: getattr(bench.store.callback(damaged), "trying", False))
+        spoil(bench, damaged, field, value)
+        bench.sender._begin = begin  # type: ignore[method-assign]
+        whole = bench.job(receiver.url(), "bob")
+        bench.pass_time(sender.LEASE + 1)
+        eventually(lambda: bench.delivery(whole) is Delivery.DELIVERED, "it was not delivered")
+        eventually(lambda: "callback_undelivered" in dict(bench.told), "nobody was told")
+        assert damaged in dict(bench.told)["callback_undelivered"]
+        assert bench.store.next_callback() is None
+        assert [request.key for request in receiver.requests] == [whole]
+        assert bench.store.forget([damaged]) == 1
+
+
+def test_what_cannot_be_written_is_given_up(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def body(job: Job, result: Result | None) -> bytes:
+        raise TypeError("a mistake of ours")
+
+    monkeypatch.setattr("minitango.callbacks.body", body)
+    with receiving() as receiver:
+        job_id = bench.job(receiver.url())
+        eventually(lambda: bench.delivery(job_id) is Delivery.UNDELIVERED, "it was not given up")
+        assert "TypeError: a mistake of ours" in bench.store.callback(job_id).error  # type: ignore[union-attr]
+        monkeypatch.undo()
+        bench.store.redeliver(job_id)
+        bench.sender.wake()
+        eventually(lambda: bench.delivery(job_id) is Delivery.DELIVERED, "it was not delivered")
+
+
+@pytest.mark.parametrize("column", ["tries", "since", "callback"])
+@pytest.mark.parametrize("value", ["x", b"\xff", 1e300, 2**62, -1])
+def test_what_is_damaged_of_a_callback_in_a_file_stops_no_other(tmp_path: Path, column: str, value: object) -> None:
+    bench = Bench(tmp_path)
+    with receiving() as receiver:
+        damaged, whole = bench.job(receiver.url()), bench.job(receiver.url(), "bob")
+        table = "jobs" if column == "callback" else "outbox"
+        with contextlib.closing(sqlite3.connect(tmp_path / "queue.db")) as db, db:
+            db.execute(f"UPDATE {table} SET {column} = ? WHERE rowid = 1", (value,))
+        bench.sender.start()
+        eventually(lambda: bench.delivery(whole) is Delivery.DELIVERED, "it was not delivered")
+        if column != "callback":
+            eventually(lambda: bench.delivery(damaged) is Delivery.DELIVERED, "it was not delivered")
+            told = bench.store.callback(damaged)
+            assert told is not None
+            known = column == "since" and value == -1  # a time, if an early one
+            assert (told.tries, told.since) == (1, -1 if known else bench.clock.time)
+    bench.close()
 
 
 def test_it_is_given_up_after_three_days(tmp_path: Path) -> None:

@@ -8,11 +8,12 @@ from msgspec.structs import replace
 
 from minitango.errors import ConfigError
 from minitango.job import Delivery, Job
-from minitango.retry import MOST_DELIVERY_WAIT
+from minitango.retry import DELIVER_FOR, MOST_DELIVERY_WAIT
 from minitango.store import Callback, Errand
 from minitango.store import _rows as rows
 from minitango.store._database import Transaction
 from minitango.store._history import SELECT, SqliteHistory, not_found
+from minitango.store._rows import Row
 
 _DUE: Final = """
     SELECT job FROM outbox INDEXED BY outbox_due
@@ -24,6 +25,9 @@ _SETTLE: Final = """
     UPDATE outbox SET due = ?, settled = ?, tries = tries + ?, error = coalesce(?, error), token = NULL
     WHERE job = (SELECT seq FROM jobs WHERE id = ? AND queue = ?) AND token = ?
 """
+
+_MOST_TRIES: Final = 1_000_000
+"""What counts more tries than these was never counted."""
 
 
 class SqliteOutbox(SqliteHistory):
@@ -49,7 +53,7 @@ class SqliteOutbox(SqliteHistory):
                 if errand is None:  # nothing is left of its job, and nobody is to be told
                     tx.execute("DELETE FROM outbox WHERE job = ?", (job,))
                 else:
-                    taken.append(Errand(*errand))
+                    taken.append(_errand(tx, job, errand))
             return taken
 
         return self._db.transact("take_callbacks", body, now)
@@ -103,6 +107,17 @@ class SqliteOutbox(SqliteHistory):
         if delivery is None:
             return None
         return Callback(url, Delivery(delivery), tries, since, due, token is not None, settled, error)
+
+
+def _errand(tx: Transaction, job: int, row: Row) -> Errand:
+    """Where what became of a callback so far is lost, it begins anew; where its URL is, nothing can be sent, and it is
+    given up as others are."""
+    one, token, url, tries, since = row
+    known = isinstance(tries, int) and 0 <= tries < _MOST_TRIES
+    if not (known and isinstance(since, float) and since <= tx.now + DELIVER_FOR):
+        tries, since = 0, tx.now
+        tx.execute("UPDATE outbox SET tries = ?, since = ? WHERE job = ?", (tries, since, job))
+    return Errand(one, token, url if isinstance(url, str) else "", tries, since)
 
 
 def check_redelivery(job: Job) -> None:
