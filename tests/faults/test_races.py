@@ -145,8 +145,17 @@ def test_a_worker_that_is_told_to_stop(place: Place, number: signal.Signals) -> 
     try:
         course = place.submitter()
         (long,) = course.submit_many(hand_ins(assignment(19), [1]))
-        quick = course.submit_many(hand_ins(assignment(0.4), range(2, 40)))
+        quick = course.submit_many(hand_ins(assignment(1.0), range(2, 20)))
         eventually(lambda: done(store) >= 2, "it does not grade")
+
+        def just_begun() -> bool:
+            """Whether a quick one is under way that has most of its time before it: between two of them none is."""
+            return any(
+                job.id != long.id and job.started is not None and store.now() - job.started < 0.3
+                for job in running(store)
+            )
+
+        eventually(just_begun, "it does not go on")
         told = store.now()
         worker.send_signal(number)
         _, said = worker.communicate(timeout=60)
