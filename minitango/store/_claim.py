@@ -8,7 +8,7 @@ from typing import Final
 from minitango.job import State, serves
 from minitango.retry import MOST_BACKOFF, TRIAL_AMONG
 from minitango.store._database import Transaction
-from minitango.store._rows import Row
+from minitango.store._rows import Row, is_ordered
 
 _PROMOTE: Final = """
     UPDATE jobs SET due = NULL WHERE seq IN (
@@ -78,10 +78,11 @@ def claim(
         claimed = tx.execute(_CLAIM % first, (node, tx.now, tx.now + lease_for, *places, most)).fetchall()
         if claimed:
             break
-    # RETURNING promises no order.
-    claimed.sort(key=lambda row: (row[15], -row[13], row[14], row[12]))
-    tx.executemany(
-        "INSERT INTO attempts (job, number, node, started) VALUES (?, ?, ?, ?)",
+    # RETURNING promises no order. Those that have none are damaged, and become no leases.
+    lost = [row for row in claimed if not is_ordered(row)]
+    claimed = sorted(filter(is_ordered, claimed), key=lambda row: (row[15], -row[13], row[14], row[12])) + lost
+    tx.executemany(  # instead of one of that number, which is there where the row's own was damaged
+        "INSERT OR REPLACE INTO attempts (job, number, node, started) VALUES (?, ?, ?, ?)",
         [(row[12], row[1], node, tx.now) for row in claimed],
     )
     tx.move(State.QUEUED, "claim", State.RUNNING, len(claimed))

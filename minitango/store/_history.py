@@ -14,6 +14,11 @@ from minitango.store._rows import JOB_COLUMNS, WIDTH, Row
 
 SELECT: Final = f"SELECT {JOB_COLUMNS}, solo_lease FROM jobs"  # noqa: S608 - a constant
 """Rows for `job_of`; in the column after the job's own, whether its lease was claimed to be run alone."""
+_GIVEN: Final = """
+    ended_seq <= (SELECT value FROM meta WHERE name = 'ended_seq') AND typeof(ended_seq) = 'integer'
+    AND state IN ('done', 'dead', 'cancelled')
+"""
+"""That a number was given to a job that ended: whoever goes on from one that is damaged sees none of the others."""
 
 
 class SqliteHistory:
@@ -66,7 +71,7 @@ class SqliteHistory:
 
     def ended_since(self, cursor: int, *, limit: int = 1000) -> list[Job]:
         found = self._db.read(
-            f"{SELECT} INDEXED BY jobs_ended WHERE queue = ? AND ended_seq > ? ORDER BY ended_seq LIMIT ?",
+            f"{SELECT} INDEXED BY jobs_ended WHERE queue = ? AND ended_seq > ? AND {_GIVEN} ORDER BY ended_seq LIMIT ?",
             self.queue,
             cursor,
             max(limit, 0),

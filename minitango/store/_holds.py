@@ -5,24 +5,28 @@ What becomes of one is decided in `retry.after_hold`; here is what that has to k
 
 from __future__ import annotations
 
+import math
+from contextlib import suppress
 from typing import Final
 
-from minitango.errors import Reach, reach_of
+from minitango.errors import Reach, StoreError, reach_of
 from minitango.job import Failure, Job
 from minitango.retry import APART, Hold, Next, after_hold
 from minitango.store import _rows as rows
 from minitango.store._database import Transaction
+from minitango.store._rows import Row
 
 _COLUMNS: Final = "held, held_since, held_alone, held_at, held_mark"
 _WRITE: Final = """
     held = :times, held_since = :since, held_alone = :alone, late = :late, held_at = :at, held_mark = :mark
 """
+_MOST_TIMES: Final = 1_000_000
 _OWN: Final = f"SELECT {_COLUMNS} FROM jobs WHERE seq = ?"  # noqa: S608 - constants, here and below
 _HOLD: Final = f"UPDATE jobs SET {_WRITE} WHERE seq = :seq"  # noqa: S608
 _FORGET: Final = "UPDATE jobs SET held = 0, held_alone = 0, late = 0 WHERE seq = ? AND held > 0"
 _MATE: Final = f"""
     SELECT {_COLUMNS}, due FROM jobs INDEXED BY jobs_held
-    WHERE queue = ? AND spec = ? AND state = 'queued' AND held > 0
+    WHERE queue = ? AND spec = ? AND state = 'queued' AND held > 0 AND typeof(held) = 'integer'
     ORDER BY held DESC, seq DESC LIMIT 1
 """  # noqa: S608
 _HOLD_MATES: Final = f"""
@@ -53,10 +57,12 @@ def hold(tx: Transaction, queue: str, job: Job, failure: Failure) -> tuple[Next,
     reach = reach_of(failure.id)
     together = reach != "sandbox"
     last = tx.execute(_OWN, (job.seq,)).fetchone()
+    last = last if _is_known(last) else (0, None, 0, None, None)
     mate = tx.execute(_MATE, (queue, job.spec)).fetchone() if together else None
+    mate = mate if mate is not None and _is_known(mate) else None
     joins: float | None = None  # when another is due that was held after this attempt had begun: that counts once
     if mate is not None:
-        if job.started is not None and mate[3] >= job.started and mate[5] is not None and mate[5] > tx.now:
+        if job.started is not None and mate[3] >= job.started and isinstance(mate[5], float) and mate[5] > tx.now:
             joins = mate[5]
         if joins is not None or mate[0] > last[0]:
             last = mate[:5]
@@ -86,6 +92,15 @@ def forget(tx: Transaction, job: Job) -> None:
     tx.execute(_FORGET, (job.seq,))
 
 
+def _is_known(row: Row) -> bool:
+    """Whether the _COLUMNS of a row can be read: a damaged one was not held, as far as others are concerned."""
+    times, since, _, at, mark = row[:5]
+    if times == 0:
+        return True
+    held = isinstance(times, int) and 0 < times < _MOST_TIMES and isinstance(mark, int)
+    return held and all(isinstance(value, float) and math.isfinite(value) for value in (since, at))
+
+
 def _graded(tx: Transaction, queue: str, job: Job, reach: Reach, mark: int, at: float) -> bool:
     """Whether a job was graded that was claimed since `at`: of this assignment, where it is about its image."""
     anybody = reach != "image"
@@ -94,5 +109,9 @@ def _graded(tx: Transaction, queue: str, job: Job, reach: Reach, mark: int, at: 
 
 def _others(tx: Transaction, queue: str) -> bool:
     """Whether a queued job against which nothing speaks failed for want of a sandbox as well."""
-    failures = (rows.failure_of(text) for (text,) in tx.execute(_OTHERS, (queue,)))
-    return any(failure is not None and reach_of(failure.id) == "sandbox" for failure in failures)
+    for (text,) in tx.execute(_OTHERS, (queue,)):
+        with suppress(StoreError):  # one that is damaged speaks of nothing
+            failure = rows.failure_of(text)
+            if failure is not None and reach_of(failure.id) == "sandbox":
+                return True
+    return False

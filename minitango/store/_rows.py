@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import math
 import secrets
+from types import NoneType
 from typing import Any, Final
 
 import msgspec
@@ -24,6 +27,31 @@ _STATES: Final = {state.value: state for state in State}
 _OUTCOMES: Final = {None: None} | {outcome.value: outcome for outcome in Outcome}
 _TRUSTS: Final = {None: None} | {trust.value: trust for trust in Trust}
 _DELIVERIES: Final = {None: None} | {delivery.value: delivery for delivery in Delivery}
+
+_COUNT: Final = 1 << 53
+"""What counts further was never counted."""
+_NUMBERS: Final = {"seq", "priority", "rank"}
+_COUNTS: Final = {
+    "attempt", "failures", "interruptions", "solo_deaths", "ended_seq", "warnings", "handed_seq",
+    "cancel_requested",
+}  # fmt: skip
+_TIMES: Final = {"submitted", "due", "started", "expires", "ended", "score", "max_score", "wall", "handed"}
+_KINDS: Final[dict[str, type]] = {
+    name: int if name in _NUMBERS | _COUNTS else float if name in _TIMES else str for name in Job.__struct_fields__
+}
+"""What is in each column. SQLite does not hold anybody to it, nor does a disk."""
+_NULL: Final = {
+    "key", "supersedes", "node", "due", "started", "expires", "ended", "ended_seq", "outcome", "score", "max_score",
+    "trust", "wall", "failure", "delivery", "labels", "handed", "handed_seq",
+}  # fmt: skip
+"""Columns that may have none."""
+_BOUNDED: Final = [(_AT[name], name) for name in sorted(_COUNTS | _TIMES)]
+_LEASED: Final[tuple[tuple[str, type], ...]] = (
+    *(("id", str), ("attempt", int), ("token", str), ("expires", float), ("spec", str), ("inputs", str)),
+    *(("assignment", str), ("student", str), ("solo_lease", int), ("submitted", float), ("course", str)),
+    *(("labels", str), ("seq", int), ("priority", int), ("rank", int), ("late", int)),
+)
+"""The columns of a claim, and what is in them."""
 
 _encoder: Final = msgspec.json.Encoder()
 _labels: Final = msgspec.json.Decoder(dict[str, str])
@@ -64,6 +92,8 @@ UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 def job_of(row: Row) -> Job:
     """The job in the first WIDTH columns of a row that was selected as JOB_COLUMNS."""
     values = list(row[:WIDTH])
+    if wrong := _misfit(tuple(map(type, values))) or _beyond(values):
+        raise damaged(f"job {values[0]}", ValueError(f"{wrong} is {values[_AT[wrong]]!r:.100}"))
     try:
         values[_STATE] = _STATES[values[_STATE]]
         values[_LABELS] = _labels.decode(values[_LABELS]) if values[_LABELS] else {}
@@ -84,6 +114,10 @@ def readable(row: Row) -> Job:
         return job_of(row)
     except StoreError:
         values = list(row[:WIDTH])
+        for place, (name, kind) in enumerate(_KINDS.items()):
+            value = values[place]
+            if not (value is None and name in _NULL) and not _fits(name, value, kind):
+                values[place] = None if name in _NULL else kind()
         for place, read in ((_LABELS, labels_of), (_FAILURE, failure_of)):
             try:
                 read(values[place])
@@ -92,6 +126,39 @@ def readable(row: Row) -> Job:
         for place, known in ((_OUTCOME, _OUTCOMES), (_TRUST, _TRUSTS), (_DELIVERY, _DELIVERIES)):
             values[place] = values[place] if values[place] in known else None
         return job_of(tuple(values))
+
+
+@functools.lru_cache(maxsize=4096)
+def _misfit(types: tuple[type, ...]) -> str:
+    """The first column in which there is never what one of these types is; empty: none. A row has few kinds of them."""
+    for (name, kind), found in zip(_KINDS.items(), types, strict=True):
+        if not _is(found, kind) and not (found is NoneType and name in _NULL):
+            return name
+    return ""
+
+
+def _beyond(values: list[Any]) -> str:
+    """The first column with a number that was never one of its; empty: none."""
+    for place, name in _BOUNDED:
+        value = values[place]
+        if value is not None and not (-math.inf < value < math.inf if name in _TIMES else 0 <= value < _COUNT):
+            return name
+    return ""
+
+
+def _is(found: type, kind: type) -> bool:
+    return found is kind or (kind is float and found is int)  # what was just written is given back as it was
+
+
+def _fits(name: str, value: Any, kind: type) -> bool:
+    if not _is(type(value), kind):
+        return False
+    return math.isfinite(value) if name in _TIMES else name not in _COUNTS or 0 <= value < _COUNT
+
+
+def is_ordered(row: Row) -> bool:
+    """Whether a claimed row has what tells its place among others."""
+    return all(type(value) is int for value in row[12:16])
 
 
 def labels_of(text: str | bytes | None) -> dict[str, str]:
@@ -133,8 +200,10 @@ def attempt_of(job: str, row: Row) -> Attempt:
 
 
 def lease_of(row: Row) -> Lease:
-    """From: id, attempt, token, expires, spec, inputs, assignment, student, solo_lease, submitted, course, labels, and
-    more."""
+    """From the columns of a claim. StoreError `record_damaged`."""
+    for (name, kind), value in zip(_LEASED, row, strict=True):
+        if not _fits(name, value, kind) and not (name == "labels" and value is None):
+            raise damaged(f"job {row[0]}", ValueError(f"{name} is {value!r:.100}"))
     job, attempt, token, expires, spec, inputs, assignment, student, solo, submitted, course, labels = row[:12]
     whose = (spec, inputs, assignment, student, bool(solo), submitted, course, labels_of(labels))
     return Lease(job, attempt, token, expires, *whose)

@@ -7,6 +7,7 @@ is written down.
 
 from __future__ import annotations
 
+import math
 import secrets
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -226,7 +227,7 @@ class SqliteStore(SqliteOutbox, SqliteNodes, SqliteDump):
         job = rows.readable(row)
         if job.cancel_requested:
             return self._leave(tx, job, "cancelled", State.CANCELLED)
-        job = replace(job, interruptions=job.interruptions + 1, solo_deaths=job.solo_deaths + row[WIDTH])
+        job = replace(job, interruptions=job.interruptions + 1, solo_deaths=job.solo_deaths + (row[WIDTH] == 1))
         after = after_interruption(job.solo_deaths, died=True, interruptions=job.interruptions)
         if after.state is State.DEAD:
             job = replace(job, failure=POISON)
@@ -266,7 +267,7 @@ class SqliteStore(SqliteOutbox, SqliteNodes, SqliteDump):
 
     def _give_up(self, tx: Transaction, claimed: Row, error: StoreError) -> Job:
         """A job that was claimed, and whose record cannot be read: the others are not to wait for it."""
-        row = tx.execute(f"{SELECT} WHERE id = ?", (claimed[0],)).fetchone()
+        row = tx.execute(f"{SELECT} WHERE seq = ?", (claimed[12],)).fetchone()
         job, failure = rows.readable(row), rows.unreadable(error)
         holds.forget(tx, job)
         job = replace(job, failures=job.failures + 1, failure=failure)
@@ -338,7 +339,7 @@ class SqliteStore(SqliteOutbox, SqliteNodes, SqliteDump):
             "SELECT min(due) FROM jobs INDEXED BY jobs_due WHERE queue = ? AND state = 'queued' AND due IS NOT NULL",
             self.queue,
         )
-        return None if due is None else float(due)
+        return None if due is None else _time(due)
 
     def solo_since(self, *, capabilities: Collection[str] = ()) -> float | None:
         waiting = self._db.read(
@@ -346,7 +347,7 @@ class SqliteStore(SqliteOutbox, SqliteNodes, SqliteDump):
             "ORDER BY due_since",
             self.queue,
         )
-        return next((float(since) for since, lane in waiting if serves(capabilities, lane)), None)
+        return next((_time(since) for since, lane in waiting if serves(capabilities, str(lane))), None)
 
     def counts(self) -> Mapping[State, int]:
         found: dict[str, int] = dict(self._db.read("SELECT state, n FROM counts WHERE queue = ?", self.queue))
@@ -444,3 +445,8 @@ class SqliteStore(SqliteOutbox, SqliteNodes, SqliteDump):
 
     def close(self) -> None:
         self._db.close()
+
+
+def _time(found: object) -> float:
+    """When something is due; at once, where that is damaged: a claim looks at it then."""
+    return found if isinstance(found, float) and math.isfinite(found) else 0.0
