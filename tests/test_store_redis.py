@@ -1151,8 +1151,11 @@ def test_an_idle_watch_asks_nothing(server: Server, store: RedisStore) -> None:
     stop()
 
 
-def test_lanes_that_have_no_job_are_not_kept(server: Server, store: RedisStore) -> None:
+def test_lanes_that_have_no_job_are_not_kept_where_there_are_many(
+    server: Server, store: RedisStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each claim looks at all that there are: whatever took the last job of one, it goes."""
+    monkeypatch.setitem(_redis_link._CONSTANTS, "MANY_LANES", 0)
 
     def lanes() -> list[str]:
         return sorted(lane.decode() for lane in server.client().smembers("minitango:{default}:lanes"))
@@ -1180,6 +1183,23 @@ def test_lanes_that_have_no_job_are_not_kept(server: Server, store: RedisStore) 
     assert (len(leases), lanes()) == (3, [])
     store.exchange([Release(leases[0])])
     assert lanes() == [next(job.lane for job in store.list() if job.id == leases[0].job)]
+
+
+def test_lanes_stay_listed_where_there_are_few(server: Server, store: RedisStore) -> None:
+    """A node of an earlier version lists no lane when it takes a job back, and gives away only what is in one."""
+    key, client = "minitango:{default}:lanes", server.client()
+    store.submit([spec(lane="gpu")])
+    (lease,) = store.exchange(claim=9, capabilities=["gpu"]).leases
+    assert client.smembers(key) == {b"gpu"}
+    store.exchange([Finish(lease, RESULT)])
+    names = [f"l{n}" for n in range(150)]
+    store.submit([spec(name, lane=name) for name in names])
+    while leases := store.exchange(claim=9, capabilities=names).leases:
+        assert {job.lane for job in store.list(Query(states=(State.QUEUED,)))} <= {
+            lane.decode() for lane in client.smembers(key)
+        }
+        store.exchange([Finish(lease, RESULT) for lease in leases])
+    assert 50 < client.scard(key) <= 100
 
 
 def test_what_is_forgotten_leaves_no_key(server: Server, store: RedisStore) -> None:

@@ -60,6 +60,8 @@ _CONSTANTS: Final = {
     "HOLD_BASE": retry.HOLD_BASE,
     "APART": retry.APART,
     "ID_AT": 4 + ORDER_LENGTH + 1,
+    "ORDER_LENGTH": ORDER_LENGTH,
+    "MANY_LANES": 100,
     "PROMOTE": 2000,
     "WAVE": 200,
     "REPLY_KEPT": 86_400,
@@ -73,14 +75,26 @@ _CONSTANTS: Final = {
 together one script moves; the others are seconds."""
 
 
+_ENDING: Final = """
+local done, answer = pcall(main)
+if not done then
+  pcall(books)
+  error(answer, 0)
+end
+books()
+return answer
+"""
+"""A script's own part is a function, so that the books are written wherever it returns, and where it errs: a server
+takes back nothing of what was done by then."""
+
+
 def _script(verb: str) -> str:
     folder = importlib.resources.files("minitango.store") / "lua"
     constants = ", ".join(f"{name} = {value!r}" for name, value in _CONSTANTS.items())
     poison = msgspec.json.encode(retry.POISON).decode()
     head = f"local VERB, C = {verb!r}, {{ {constants}, POISON = [==[{poison}]==] }}\n"
-    common, own = ((folder / f"{name}.lua").read_text() for name in ("common", verb))
-    # its own part is a function, so that the books are written wherever it returns
-    return f"{head}{common}\nlocal function main()\n{own}\nend\nlocal answer = main()\nbooks()\nreturn answer\n"
+    common, moving, own = ((folder / f"{name}.lua").read_text() for name in ("common", "moving", verb))
+    return f"{head}{common}\n{moving}\nlocal function main()\n{own}\nend\n{_ENDING}"
 
 
 class Link:

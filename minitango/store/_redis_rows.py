@@ -170,9 +170,12 @@ def _lease_of(row: Sequence[str]) -> Lease:
     try:
         job, attempt, token, expires, spec, inputs, assignment, student, solo, submitted, course, labels = row
         whose = (spec, inputs, assignment, student, solo == "1", _real(submitted), course, rows.labels_of(labels))
-        return Lease(job, int(attempt), token, _real(expires), *whose)
+        lease = Lease(job, int(attempt), token, _real(expires), *whose)
     except ValueError as error:
         raise damaged("a lease", error) from error
+    if not (spec and inputs and assignment and student):
+        raise damaged("a lease", ValueError("it does not say what is to be graded"))
+    return lease
 
 
 def submit_arguments(id: str, spec: JobSpec, queue: str) -> list[str]:

@@ -10,7 +10,7 @@ for i = 2, #ARGV do
   if job then
     local holder = '0'
     local latest = job.key and call('HGET', P .. 'keys', job.key)
-    if latest and (latest == job.id or tonumber(call('HGET', P .. 'j:' .. latest, 'seq') or 0) > top) then holder = '1' end
+    if latest and (latest == job.id or tonumber(call('ZSCORE', P .. 'jobs', latest) or 0) > top) then holder = '1' end
     out[#out + 1] = {
       flat(job), call('HGETALL', P .. 'a:' .. job.id), call('GET', P .. 'r:' .. job.id) or '',
       call('LRANGE', P .. 'o:' .. job.id, 0, -1), call('HGETALL', P .. 'cb:' .. job.id),

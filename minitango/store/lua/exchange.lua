@@ -34,13 +34,27 @@ local function graded(job, reach, mark, since)
   flush()
   local from = '(' .. mark
   while true do
-    local ids = call('ZRANGEBYSCORE', P .. 'ended', from, '+inf', 'LIMIT', 0, 100)
+    local ids = call('ZRANGEBYSCORE', P .. 'ended', from, '+inf', 'WITHSCORES', 'LIMIT', 0, 100)
     if #ids == 0 then return false end
-    for _, id in ipairs(ids) do
-      local j = call('HMGET', P .. 'j:' .. id, 'state', 'started', 'spec', 'ended_seq')
-      if j[1] == 'done' and tonumber(j[2]) >= since and (reach ~= 'image' or j[3] == job.spec) then return true end
-      if j[4] then from = '(' .. j[4] else call('ZREM', P .. 'ended', id) end -- nothing is left of it
+    for i = 1, #ids, 2 do
+      local j = read(ids[i], 'state', 'started', 'spec', 'ended_seq')
+      local started = is_real(j[2] or '') and tonumber(j[2])
+      if j[1] == 'done' and started and started >= since and (reach ~= 'image' or j[3] == job.spec) then return true end
+      if not j[1] and not j[4] then call('ZREM', P .. 'ended', ids[i]) end -- nothing is left of it
+      from = '(' .. ids[i + 1]
     end
+  end
+end
+
+-- The job, if it is queued and held.
+local function is_held(job) return job and job.state == 'queued' and tonumber(job.held or 0) > 0 and job end
+
+-- Whether others are held for want of any sandbox.
+local function others_wait()
+  while true do
+    local id = call('SRANDMEMBER', P .. 'others')
+    if not id or is_held(load(id)) then return id and true end
+    call('SREM', P .. 'others', id)
   end
 end
 
@@ -50,12 +64,12 @@ local function hold(job, reach)
   local together = reach ~= 'sandbox'
   local h = { times = tonumber(job.held or 0), since = job.held_since, alone = job.held_alone == '1', at = job.held_at, mark = job.held_mark }
   local joins
-  local mate_id = together and call('ZREVRANGE', P .. 'held:' .. job.spec, 0, 0)[1]
-  local mate = mate_id and load(mate_id)
-  while mate_id and not mate do -- nothing is left of it
-    call('ZREM', P .. 'held:' .. job.spec, mate_id)
-    mate_id = call('ZREVRANGE', P .. 'held:' .. job.spec, 0, 0)[1]
-    mate = mate_id and load(mate_id)
+  local mate
+  while together and not mate do
+    local mate_id = call('ZREVRANGE', P .. 'held:' .. job.spec, 0, 0)[1]
+    if not mate_id then break end
+    mate = is_held(load(mate_id))
+    if not mate then call('ZREM', P .. 'held:' .. job.spec, mate_id) end -- nothing is left of it, or of that it is held
   end
   if mate then
     local due = tonumber(mate.due)
@@ -74,7 +88,7 @@ local function hold(job, reach)
     late = tostring(math.max(0, h.times - C.LATE_AFTER + 1)),
   }
   write(job, row)
-  local others = not together and h.alone and call('SCARD', P .. 'others') > 0
+  local others = not together and h.alone and others_wait()
   local delay = backoff(h.times, C.HOLD_BASE, together and C.MOST_BACKOFF - C.APART or C.MOST_BACKOFF)
   local state, charged = 'queued', 0
   if h.alone and h.times > C.MAX_HELD and now - tonumber(h.since) > C.HELD_FOR and not others then
@@ -108,7 +122,8 @@ local function rekey(job, new)
     if heir then call('HSET', P .. 'keys', old, heir) else call('HDEL', P .. 'keys', old) end
   end
   local holder = call('HGET', P .. 'keys', new)
-  local before = holder and call('HGET', P .. 'j:' .. holder, 'seq')
+  local other = holder and load(holder)
+  local before = other and other.seq
   if not before then holder = nil end -- nothing is left of it
   if holder and call('EXISTS', P .. 'key:' .. new) == 0 then call('ZADD', P .. 'key:' .. new, before, holder) end
   if holder or call('EXISTS', P .. 'key:' .. new) == 1 then call('ZADD', P .. 'key:' .. new, job.seq, job.id) end
@@ -174,12 +189,16 @@ local more = surge()
 -- Those whose time has come are ready; so are those whose due time a clock gave that was set back since.
 local function promote(low, high)
   for _, id in ipairs(call('ZRANGEBYSCORE', P .. 'due', low, high, 'LIMIT', 0, C.PROMOTE)) do
-    local j = as_table({ 'id', id })
-    local got = call('HMGET', P .. 'j:' .. id, 'order', 'lane', 'late', 'interruptions')
-    j.order, j.lane, j.late, j.interruptions = got[1], got[2], got[3] or nil, got[4] or nil
     call('ZREM', P .. 'due', id)
-    if j.order then -- else nothing is left of it
+    local got = read(id, 'order', 'lane', 'late', 'interruptions', 'state')
+    local j = { id = id, order = got[1], lane = got[2], late = got[3] or nil, interruptions = got[4] or nil, state = got[5] }
+    if not j.lane or not is_order(j.order or '') or not is_natural(j.late or '0') or not is_natural(j.interruptions or '0')
+      or not STATES[j.state or ''] then
+      j = load(id) or {}
+    end
+    if j.state == 'queued' then -- else nothing is left of it
       call('HDEL', P .. 'j:' .. id, 'due')
+      j.due = nil
       stock(j)
     end
   end
@@ -195,43 +214,61 @@ if wanted > 0 and call('SISMEMBER', P .. 'drain', node) == 0 then
     for need in string.gmatch(lane, '[^,]+') do served = served and offered[need] end
     if served then lanes[#lanes + 1] = lane end
   end
-  local places = {}
+  local places, lane_of = {}, {}
   local function look(most, unheld)
     for _, lane in ipairs(lanes) do
       local found = call('ZRANGE', P .. (solo and 'alone:' or 'ready:') .. lane, 0, most - 1)
       if #found == 0 then thinned[lane] = true end
       for _, member in ipairs(found) do
-        local held = unheld and call('HGET', P .. 'j:' .. string.sub(member, C.ID_AT), 'held')
-        if tonumber(held or 0) == 0 then places[#places + 1] = member end
+        local held = unheld and read(string.sub(member, C.ID_AT), 'held')[1]
+        if tonumber(held or 0) == 0 then
+          places[#places + 1] = member
+          lane_of[member] = lane
+        end
       end
     end
   end
   if which == 'trial' then look(C.TRIAL_AMONG, true) end
   if #places == 0 then look(wanted, false) end
   table.sort(places)
-  local jobs = {}
+  local jobs, met = {}, {}
   for i = 1, math.min(#places, solo and 1 or wanted) do
-    local job = load(string.sub(places[i], C.ID_AT))
-    if not job then -- nothing is left of it but its place, which is not to be another's
-      for _, lane in ipairs(lanes) do
-        if call('ZREM', P .. (solo and 'alone:' or 'ready:') .. lane, places[i]) == 1 then thinned[lane] = true end
-      end
-    elseif more == 0 or not caught(job) then
+    local id, lane = string.sub(places[i], C.ID_AT), lane_of[places[i]]
+    local job = load(id)
+    local waits = job and job.state == 'queued' and not met[id]
+    if waits and more ~= 0 and caught(job) then
+      waits = false
+    elseif waits then
+      if mended[job] and mended[job].lane == false then job.lane = lane end
       jobs[#jobs + 1] = job
+    end
+    met[id] = true
+    -- By what was found: where nothing is left of a job but that, or its record has another place, it is not to be met again.
+    later('ZREM', P .. (solo and 'alone:' or 'ready:') .. lane, places[i])
+    thinned[lane] = true
+  end
+  if solo and #jobs == 0 then -- who is listed there is waited for by all others
+    for _, id in ipairs(call('ZRANGE', P .. 'solo', 0, 99)) do
+      local job = load(id)
+      if not job or job.state ~= 'queued' or not is_solo(job) then
+        call('ZREM', P .. 'solo', id)
+      elseif not call('ZSCORE', P .. 'due', id) then
+        stock(job)
+      end
     end
   end
   for i, job in ipairs(jobs) do
-    if is_solo(job) or job.held then
+    if solo or is_solo(job) or job.held or job.due or mended[job] then
       unshelve(job)
+      call('ZREM', P .. 'due', job.id)
+      call('ZREM', P .. 'solo', job.id)
     else
-      later('ZREM', shelf(job), place(job))
-      thinned[job.lane] = true
       later('SREM', P .. 'spec:' .. job.spec, job.id)
     end
     local attempt, token = tostring(tonumber(job.attempt or 0) + 1), tokens[i]
     local expires = num(now + lease_for)
     write(job, {
-      state = 'running', attempt = attempt, token = token, node = node, started = num(now), expires = expires,
+      state = 'running', due = false, attempt = attempt, token = token, node = node, started = num(now), expires = expires,
       solo_lease = is_solo(job) and '1' or false,
     })
     call('HSET', P .. 'a:' .. job.id, attempt .. ':node', node, attempt .. ':started', num(now))
@@ -244,6 +281,7 @@ if wanted > 0 and call('SISMEMBER', P .. 'drain', node) == 0 then
   end
 end
 
+for i, job in ipairs(settled) do settled[i] = as_read(job) end
 local reply = { cmsgpack.pack({ refused, settled, leases }), {}, more }
 if #leases > 0 or number > 0 then
   call('HSET', slot, 'request', request, 'reply', reply[1])

@@ -5,7 +5,7 @@ local now = clock(ARGV[1])
 local expires = num(now + tonumber(ARGV[2]))
 local lost = {}
 for at = 3, #ARGV, 3 do
-  local got = call('HMGET', P .. 'j:' .. ARGV[at], 'attempt', 'token')
+  local got = read(ARGV[at], 'attempt', 'token')
   if got[1] == ARGV[at + 1] and got[2] == ARGV[at + 2] then
     call('HSET', P .. 'j:' .. ARGV[at], 'expires', expires)
     call('ZADD', P .. 'running', expires, ARGV[at])

@@ -81,7 +81,7 @@ while at <= #ARGV do
     if key then
       local before = call('HGET', P .. 'keys', key)
       if before and call('EXISTS', P .. 'key:' .. key) == 0 then
-        call('ZADD', P .. 'key:' .. key, call('HGET', P .. 'j:' .. before, 'seq'), before)
+        call('ZADD', P .. 'key:' .. key, call('ZSCORE', P .. 'jobs', before) or 0, before)
       end
       if before or not holder or call('EXISTS', P .. 'key:' .. key) == 1 then call('ZADD', P .. 'key:' .. key, seq, id) end
       if holder then call('HSET', P .. 'keys', key, id) end

@@ -4,12 +4,12 @@
 local now, verb = clock(ARGV[1]), ARGV[2]
 if verb == 'reap' and ARGV[1] == '' then
   -- Engines ask every two seconds. Where nobody did, the server stood still or was away, and nobody could extend a lease.
-  local last = tonumber(call('HGET', KEYS[1], 'reaped') or 0)
+  local last = tonumber(call('HGET', KEYS[1], 'reaped')) or 0
   call('HSET', KEYS[1], 'reaped', num(now))
   if now < last then -- the clock was set back: leases that it gave last no longer for that
     local given = call('ZRANGE', P .. 'running', 0, -1, 'WITHSCORES')
     for i = 1, #given, 2 do
-      if call('HEXISTS', P .. 'j:' .. given[i], 'id') == 1 then
+      if load(given[i]) then
         local expires = num(tonumber(given[i + 1]) - (last - now))
         call('HSET', P .. 'j:' .. given[i], 'expires', expires)
         call('ZADD', P .. 'running', expires, given[i])
@@ -17,7 +17,7 @@ if verb == 'reap' and ARGV[1] == '' then
     end
   end
   if now - last > C.DEAF or now < last then call('HSET', KEYS[1], 'settled', num(now + C.SETTLE)) end
-  if now < tonumber(call('HGET', KEYS[1], 'settled')) then return {} end
+  if now < (tonumber(call('HGET', KEYS[1], 'settled')) or 0) then return {} end
 end
 local ids
 if verb == 'reap' then

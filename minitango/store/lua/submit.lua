@@ -24,7 +24,7 @@ for i = 0, n - 1 do
       local id = said[1 + k * WIDTH]
       out[#out + 1] = id
       out[#out + 1] = '1'
-      out[#out + 1] = call('HGET', P .. 'j:' .. id, 'state') or 'cancelled' -- it has ended, and was forgotten
+      out[#out + 1] = (load(id) or {}).state or 'cancelled' -- it has ended, and was forgotten
     end
     return out
   end
@@ -40,7 +40,7 @@ end
 
 local out, told, named, lanes = {}, false, {}, {}
 local first, mixed = nil, false -- the first id that was taken, and whether another was not
-local seq = tonumber(call('HGET', KEYS[1], 'seq') or 0)
+local seq = last_number('seq', 'jobs')
 for i = 0, n - 1 do
   local at = 1 + i * WIDTH
   local id, order, lane, assignment, student = said[at], said[at + 1], said[at + 2], said[at + 3], said[at + 4]
@@ -54,7 +54,11 @@ for i = 0, n - 1 do
   end
   local kept_by
   if holder then
-    local h = call('HMGET', P .. 'j:' .. holder, 'state', 'cancel_requested', 'failure_id', 'lane')
+    local h = read(holder, 'state', 'cancel_requested', 'failure_id', 'lane')
+    if not STATES[h[1] or ''] then
+      flush()
+      h[1] = (load(holder) or {}).state
+    end
     local kept = h[1] == 'done' or (h[1] == 'dead' and h[3] == 'poison')
     if ((h[1] == 'queued' or h[1] == 'running') and not h[2]) or (kept and not fresh) then
       kept_by = h[1]
@@ -106,7 +110,7 @@ for i = 0, n - 1 do
     later('ZADD', P .. 'of:s:' .. student, seq, id)
     if said[at + 9] ~= '' then
       if holder and call('EXISTS', P .. 'key:' .. key) == 0 then
-        call('ZADD', P .. 'key:' .. key, call('HGET', P .. 'j:' .. holder, 'seq'), holder)
+        call('ZADD', P .. 'key:' .. key, (load(holder) or {}).seq or 0, holder)
       end
       if holder or call('EXISTS', P .. 'key:' .. key) == 1 then call('ZADD', P .. 'key:' .. key, seq, id) end
       call('HSET', P .. 'keys', key, id)

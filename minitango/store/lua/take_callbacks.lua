@@ -20,7 +20,7 @@ repeat
   local lost = false
   ids, urls = due(), {}
   for i, id in ipairs(ids) do
-    urls[i] = call('HGET', P .. 'j:' .. id, 'callback')
+    urls[i] = read(id, 'callback')[1]
     if not urls[i] then -- nothing is left of it, and nobody is to be told
       call('ZREM', P .. 'outbox', id)
       call('DEL', P .. 'cb:' .. id)
