@@ -22,6 +22,8 @@ _ELSEWHERE = (
 """Also MovedError. What such a server was asked for it did not do."""
 _NOT_HERE = ("READONLY", "MASTERDOWN", "CLUSTERDOWN", "LOADING", "TRYAGAIN", "MOVED", "ASK")
 MAKE_ROOM: Final = "raise its maxmemory, or make room in this queue: minitango prune --older-than 30d"
+_MAY_NOT = "user executing the script"
+"""How a server begins to say what a script may not, as its user may not."""
 _INSIDE = re.compile(r"@user_script: ?[0-9]+: -?([A-Z]+) ")
 
 
@@ -53,11 +55,14 @@ def from_redis(error: Foreign, place: Place, queue: str = "default") -> StoreErr
             hint="write redis+cluster:// for redis://, or rediss+cluster:// for rediss://",
             id="redis_kind",
         )
-    if isinstance(error, exceptions.AuthenticationError | exceptions.NoPermissionError) or word in (
-        "NOAUTH",
-        "WRONGPASS",
-        "NOPERM",
-    ):
+    cli = place.cli() if place.kind == "server" else "redis-cli -h HOST"
+    if isinstance(error, exceptions.NoPermissionError) or word == "NOPERM" or _MAY_NOT in said:
+        return StoreError(
+            f"Redis at {shown} does not let us do all that we must: {said}",
+            hint=f"let USER, that of the store's URL: {cli} acl setuser USER '~minitango:*' '&minitango:*' +@all",
+            id="store_auth",
+        )
+    if isinstance(error, exceptions.AuthenticationError) or word in ("NOAUTH", "WRONGPASS"):
         return StoreError(
             f"Redis at {shown} does not let us in: {said}",
             hint=f"name a user that may use all of minitango:*: {place.scheme}://USER:PASSWORD@HOST",

@@ -24,6 +24,7 @@ def inspect(url: str) -> ServerHealth:
     store = RedisStore(url)
     try:
         link = store._link
+        link.try_out()
 
         def look(client: redis.Redis) -> dict[str, Any]:
             took = []

@@ -116,6 +116,7 @@ class Link:
         self._clock_of = 0
         self._way = way_to(place, queue)
         self._looked_at = 0
+        self._tried: int | None = None
         self._seen = 0.0
         self._memory_left = math.inf
         self.remarks: tuple[str, ...] = ()
@@ -174,6 +175,20 @@ class Link:
         if replication.get("role") == "slave" and self.place.kind == "server":
             raise a_replica(replication, self.place)
         self._take_in(memory)
+
+    def try_out(self, *, patient: bool = False) -> None:
+        """Whether we may do what scripts do beside reading and writing our keys; once with each server, before it runs
+        one: of a script that is refused something, what it did by then stays done. StoreError `store_auth`."""
+        turn = self._way.turn
+        if self._tried == turn:
+            return
+
+        def ask(pipe: Any) -> None:
+            pipe.time()
+            pipe.publish(self.key("changed"), "")
+
+        self.pipeline(ask, patient=patient)
+        self._tried = turn
 
     def _take_in(self, info: Mapping[str, Any]) -> None:
         most = int(info.get("maxmemory", 0))
@@ -276,6 +291,7 @@ class Link:
             self._scripts[verb] = text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
         text, digest = self._scripts[verb]
         self._see(patient=patient)
+        self.try_out(patient=patient)
         failpoint(f"store.{verb}.before_commit")
         keys = [self.key("meta"), *self._way.keys(self.prefix)]
         wait = 0
