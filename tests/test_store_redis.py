@@ -75,6 +75,12 @@ def refused(action: Any) -> StoreError:
     return caught.value
 
 
+def refused_config(action: Any) -> ConfigError:
+    with pytest.raises(ConfigError) as caught:
+        action()
+    return caught.value
+
+
 # --- URLs --------------------------------------------------------------------------------------
 
 
@@ -1236,9 +1242,45 @@ def test_what_is_forgotten_leaves_no_key(server: Server, store: RedisStore) -> N
         store.exchange([Finish(lease, RESULT) for lease in leases])
     assert store.forget([job.id for job in store.list()]) == store.last_ended()
     left = {key for key in server.client().scan_iter() if b"last:" not in key} - empty
-    assert left == {b"minitango:{default}:meta"}
+    assert left == {b"minitango:{default}:meta", b"minitango:{default}:lanes"}
+    assert server.client().smembers("minitango:{default}:lanes") == {b"", b"g"}, "few are kept, for earlier versions"
     for state in State:
         assert store.counts()[state] == 0
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        b"", b"{", b"\xff", b"[]", b"7", b"null", b'"n"', b"[" * 2000, b"{}", b'{"name":"n"}',
+        b'{"name":"n","instance":"x","good_for":"y"}', b'{"name":"n","instance":{},"good_for":[]}',
+        b'{"name":"n","instance":"x","good_for":1e300}', b'{"name":"n","instance":"x","good_for":-1}',
+        b'{"name":"other","instance":"x"}', b'{"instance":"x","good_for":30}',
+    ],
+)  # fmt: skip
+def test_a_node_whose_record_was_damaged_is_lost_until_it_says_a_word(
+    server: Server, store: RedisStore, record: bytes
+) -> None:
+    nodes, client = "minitango:{default}:nodes", server.client()
+    other = Node("m", "j")
+    for node in (NODE, other):
+        assert not store.beat(node)
+    assert store.drain("n")
+    client.hset(nodes, "n", record)
+    whole, lost = store.nodes()
+    assert (whole.name, whole.instance) == ("m", "j")
+    assert (lost.name, lost.good_for, lost.draining) == ("n", 0.0, True)
+    assert not store.beat(other)
+    assert store.beat(NODE), "it is to take no more"
+    assert store.nodes()[1].instance == "i"
+    assert refused_config(lambda: store.beat(Node("n", "another"))).id == "node_taken"
+    client.hset(nodes, "n", record)
+    assert store.leave("n", "i")
+    assert [node.name for node in store.nodes()] == ["m"]
+
+
+def test_a_node_that_is_called_by_no_text_is_listed(server: Server, store: RedisStore) -> None:
+    server.client().hset("minitango:{default}:nodes", b"\xff", b"{}")
+    assert [node.good_for for node in store.nodes()] == [0.0]
 
 
 def test_threads_share_a_store(store: RedisStore) -> None:

@@ -11,7 +11,7 @@ import msgspec
 
 from minitango.errors import ConfigError, StoreError
 from minitango.job import Attempt, Job, JobSpec, Lease, StepOutput
-from minitango.store import Callback, Errand
+from minitango.store import UNHEARD, Callback, Errand, Node
 from minitango.store import _rows as rows
 
 _TOP: Final = 1 << 63
@@ -176,6 +176,16 @@ def _lease_of(row: Sequence[str]) -> Lease:
     if not (spec and inputs and assignment and student):
         raise damaged("a lease", ValueError("it does not say what is to be graded"))
     return lease
+
+
+def node_of(name: bytes, record: bytes, seen: float, draining: bool) -> Node:
+    """The node of this name. One whose record was damaged is lost, until it says a word again: that writes it anew."""
+    called = name.decode("utf-8", "replace")
+    with suppress(StoreError):
+        node = rows.node_of(record, seen, draining)
+        if node.name == called and 0 <= node.good_for <= UNHEARD:
+            return node
+    return Node(called, "", good_for=0.0, seen=seen, draining=draining)
 
 
 def submit_arguments(id: str, spec: JobSpec, queue: str) -> list[str]:

@@ -325,7 +325,7 @@ class RedisStore(RedisOutbox, RedisDump):
         said: list[Value] = [redis_rows.text(node.name), rows.to_json(node), node.instance, *after]
         answer = self._link.run("nodes", [self._at(now), "beat", *said], patient=True)
         if isinstance(answer, bytes):
-            raise node_taken(rows.node_of(answer, 0.0, False))
+            raise node_taken(redis_rows.node_of(node.name.encode(), answer, 0.0, False))
         return bool(answer)
 
     def leave(self, name: str, instance: str | None = None) -> bool:
@@ -343,7 +343,7 @@ class RedisStore(RedisOutbox, RedisDump):
         records, seen, drained = self._link.pipeline(ask)
         when = dict(seen)
         return [
-            rows.node_of(record, float(when.get(name, 0.0)), name in drained)
+            redis_rows.node_of(name, record, float(when.get(name, 0.0)), name in drained)
             for name, record in sorted(records.items())
         ]
 
