@@ -12,6 +12,7 @@ from msgspec import structs
 
 from minitango.errors import JobNotFound, StoreError
 from minitango.job import Cancelled, Fail, Failure, Finish, JobSpec, Lease, Outcome, Result, State
+from minitango.store._redis_look import check
 from minitango.store.redis import RedisStore
 from tests import redis_server
 
@@ -295,3 +296,51 @@ def test_a_number_that_is_lost_is_not_given_again(queue: Any, said: str | None) 
     assert one.store.get(made.id).seq == 5
     one.store.exchange([Finish(one.beside, RESULT)])
     assert [job.ended_seq for job in one.store.ended_since(0)] == [1, 2]
+
+
+@pytest.mark.parametrize("said", [b"", b"x", b"\xff", b"nan", b"1e999", b"9" * 9000])
+@pytest.mark.parametrize("field", ["version", "seq", "ended_seq", "n:queued", "n:done", "reaped", "settled", "blobs"])
+def test_what_a_queue_says_of_itself_is_hostile(queue: Any, field: str, said: bytes) -> None:
+    """Where it stops somebody, that is told; of most there is no need."""
+    one = queue("queued")
+    one.client.hset(P + "meta", field, said)
+
+    def opened() -> None:
+        RedisStore(one.server.url("q")).close()
+
+    looks = [opened, one.store.counts, one.store.last_ended, one.store.books, lambda: list(one.store.dump())]
+    told: list[StoreError] = []
+    for action in (*looks, one.store.reap, lambda: one.store.submit([spec("x")])):
+        try:
+            action()
+        except StoreError as error:
+            told.append(error)
+        assert action in looks or field == "version" or not told, "no script minds"
+        while told:
+            error = told.pop()
+            assert error.hint
+            assert len(error.message) < 400
+            assert error.id == "store_corrupt" or (error.id, field) == ("store_too_new", "version")
+    if field != "version":
+        one.settle([Finish(one.beside, RESULT)])
+        one.grade_all()
+
+
+@pytest.mark.parametrize("memory", [{}, {"maxmemory": "x", "used_memory": "y"}, {"maxmemory": 1e400}, [], None])
+@pytest.mark.parametrize("replication", [{}, {"role": 7}, None])
+def test_a_server_that_says_nonsense_of_itself_is_used(
+    queue: Any, memory: Any, replication: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = queue("queued")
+    with monkeypatch.context() as patch:
+        patch.setattr(one.store._link, "_seen", -1e9)
+        patch.setattr(one.store._link, "pipeline", lambda *_, **__: [memory, replication])
+        assert one.store.submit([spec("x")])[0].created
+    info = {
+        "redis_version": "7.0.1",
+        "maxmemory": "x",
+        "used_memory": "y",
+        "aof_enabled": 1,
+        "maxmemory_policy": "allkeys",
+    }
+    assert check(info, one.store._link.place, "redis-cli") == ()

@@ -15,7 +15,7 @@ from minitango.job import Delivery, Job
 from minitango.retry import POISON, Hold
 from minitango.store import _redis_rows as redis_rows
 from minitango.store import _rows as rows
-from minitango.store._redis_errors import not_whole
+from minitango.store._redis_errors import not_whole, number_of
 from minitango.store._redis_history import RedisHistory
 from minitango.store._redis_link import Value
 from minitango.store.portable import Books, JobDump, Post, Streak, not_empty, posts_digest
@@ -56,8 +56,10 @@ class RedisDump(RedisHistory):
             return numbers, cancels, posts
 
         ((seq, ended), drained, jobs), cancels, posts = self._link.call("read", ask)
+        place = self._link.place
         return Books(
-            int(seq or 0), int(ended or 0), _sorted(drained), int(jobs), _sorted(cancels),
+            number_of("seq", seq, place), number_of("ended_seq", ended, place), _sorted(drained), int(jobs),
+            _sorted(cancels),
             posts_digest((job.decode(), due) for job, due in posts.items()),
         )  # fmt: skip
 
@@ -69,7 +71,8 @@ class RedisDump(RedisHistory):
             yield from self._dump()
 
     def _dump(self) -> Iterator[JobDump]:
-        top = int(self._link.call("read", lambda client: client.hget(self._key("meta"), "seq")) or 0)
+        said = self._link.call("read", lambda client: client.hget(self._key("meta"), "seq"))
+        top = number_of("seq", said, self._link.place)
         low, lost = "-inf", []
         while page := self._page("jobs", low, str(top), newest_first=False):
             ids = iter([one for one, _ in page])

@@ -11,7 +11,7 @@ from redis import exceptions
 from minitango.errors import StoreError, StoreFull, StoreTooNew
 from minitango.store import _redis_tls as tls
 from minitango.store._redis_url import Place
-from minitango.text import plural
+from minitango.text import one_line, plural
 
 Foreign = redis.RedisError | OSError | ValueError
 """What redis-py raises: the last where it is told what is no answer."""
@@ -83,8 +83,9 @@ def from_redis(error: Foreign, place: Place, queue: str = "default") -> StoreErr
             hint="make room on its disk, and look at its log",
         )
     if word == "TOONEW":
+        version = one_line(said.split()[-1], 20)
         return StoreTooNew(
-            f"the queue on Redis at {shown} was written by a later minitango (store version {said.split()[-1]})",
+            f"the queue on Redis at {shown} was written by a later minitango (store version {version})",
             hint="upgrade minitango here, or name another queue: ?queue=NAME",
         )
     if word == "FILLING":
@@ -123,6 +124,19 @@ def from_redis(error: Foreign, place: Place, queue: str = "default") -> StoreErr
             id="store_io",
         )
     return StoreError(f"Redis at {shown} refused: {said}", hint="look at its log", id="store_io")
+
+
+def number_of(field: str, said: bytes | None, place: Place) -> int:
+    """What a queue's `meta` says in this field; 0: nothing. StoreError `store_corrupt` where that is no number."""
+    try:
+        return int(said or 0)
+    except ValueError as error:
+        wrong = one_line(repr(said), 60)
+        raise StoreError(
+            f"what the queue on Redis at {place.shown} says of itself is damaged: {field} is {wrong}",
+            hint="restore it from a backup, or name another queue with ?queue=NAME",
+            id="store_corrupt",
+        ) from error
 
 
 def unconfirmed(place: Place, reached: int) -> StoreError:

@@ -15,6 +15,7 @@ from minitango.store import Query
 from minitango.store import _redis_rows as redis_rows
 from minitango.store import _rows as rows
 from minitango.store._history import not_found
+from minitango.store._redis_errors import number_of
 from minitango.store._redis_link import Link
 
 _BATCH: Final = 500
@@ -90,7 +91,8 @@ class RedisHistory:
         return found[:limit]
 
     def last_ended(self) -> int:
-        return int(self._link.call("read", lambda client: client.hget(self._key("meta"), "ended_seq")) or 0)
+        said = self._link.call("read", lambda client: client.hget(self._key("meta"), "ended_seq"))
+        return number_of("ended_seq", said, self._link.place)
 
     def list(self, query: Query = Query()) -> list[Job]:
         left = query.limit

@@ -11,6 +11,7 @@ import redis
 
 from minitango.errors import StoreError
 from minitango.store._redis_errors import from_redis
+from minitango.store._redis_look import size
 from minitango.store._redis_url import parse
 from minitango.store.health import ServerHealth
 from minitango.store.redis import RedisStore
@@ -51,8 +52,8 @@ def inspect(url: str) -> ServerHealth:
             queue=store.queue,
             server=str(info.get("valkey_version") or info.get("redis_version", "")),
             policy=str(info.get("maxmemory_policy", "")),
-            memory=int(info.get("used_memory", 0)),
-            max_memory=int(info.get("maxmemory", 0)),
+            memory=size(info, "used_memory"),
+            max_memory=size(info, "maxmemory"),
             appends=bool(info.get("aof_enabled")),
             fsync=fsync,
             latency=info["latency"],
@@ -64,7 +65,7 @@ def inspect(url: str) -> ServerHealth:
             waiting={lane: count for lane, count in waiting.items() if count},
             cli=link.cli,
             fails_over=place.kind != "server",
-            replicas=int(info.get("connected_slaves", 0)),
+            replicas=size(info, "connected_slaves"),
             confirmed=place.replicas,
             wants_replicas="min_slaves_good_slaves" in info,
         )

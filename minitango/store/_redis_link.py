@@ -9,7 +9,7 @@ import hashlib
 import importlib.resources
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from typing import Any, Final, cast
 
@@ -24,8 +24,17 @@ from minitango.job import SOLO_AFTER
 from minitango.store import GOOD_FOR, UNHEARD
 from minitango.store._redis_clients import ANSWER, PATIENCE, Clients
 from minitango.store._redis_ears import watch
-from minitango.store._redis_errors import MAKE_ROOM, Foreign, elsewhere, filling, from_redis, is_replica, unconfirmed
-from minitango.store._redis_look import a_replica, check
+from minitango.store._redis_errors import (
+    MAKE_ROOM,
+    Foreign,
+    elsewhere,
+    filling,
+    from_redis,
+    is_replica,
+    number_of,
+    unconfirmed,
+)
+from minitango.store._redis_look import a_replica, check, size
 from minitango.store._redis_probe import diagnosed
 from minitango.store._redis_url import Place
 from minitango.store._redis_way import way_to
@@ -136,10 +145,11 @@ class Link:
         self.remarks = check(info, self.place, self._way.cli)
         self._take_in(info)
         wrote, loading = self.call("open", lambda client: client.hmget(self.key("meta"), "version", "loading"))
-        if wrote is not None and int(wrote) > VERSION:
+        version = number_of("version", wrote, self.place)
+        if version > VERSION:
             raise StoreTooNew(
                 f"the queue {self.queue!r} on Redis at {self.place.shown} was written by a later minitango "
-                f"(store version {int(wrote)}; this one knows {VERSION})",
+                f"(store version {version}; this one knows {VERSION})",
                 hint="upgrade minitango here, or name another queue: ?queue=NAME",
             )
         if loading is not None and not self._filling:
@@ -172,7 +182,7 @@ class Link:
             pipe.info("replication")
 
         memory, replication = self.pipeline(ask, patient=patient)
-        if replication.get("role") == "slave" and self.place.kind == "server":
+        if isinstance(replication, dict) and replication.get("role") == "slave" and self.place.kind == "server":
             raise a_replica(replication, self.place)
         self._take_in(memory)
 
@@ -190,9 +200,9 @@ class Link:
         self.pipeline(ask, patient=patient)
         self._tried = turn
 
-    def _take_in(self, info: Mapping[str, Any]) -> None:
-        most = int(info.get("maxmemory", 0))
-        self._memory_left = most * _FULL_AT - int(info.get("used_memory", 0)) if most else math.inf
+    def _take_in(self, info: Any) -> None:
+        most = size(info, "maxmemory")
+        self._memory_left = most * _FULL_AT - size(info, "used_memory") if most else math.inf
         self._seen = time.monotonic()
 
     def key(self, name: str) -> str:
@@ -338,7 +348,7 @@ class Link:
         while time.monotonic() < deadline:
             after = self.call("shrink", lambda client: client.info("persistence"))
             if not after.get("aof_rewrite_in_progress") and not after.get("aof_rewrite_scheduled"):
-                return max(0, int(before.get("aof_current_size", 0)) - int(after.get("aof_current_size", 0)))
+                return max(0, size(before, "aof_current_size") - size(after, "aof_current_size"))
             time.sleep(0.02)
         return 0
 

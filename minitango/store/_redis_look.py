@@ -15,6 +15,12 @@ from minitango.store._redis_url import Place, found_host
 OLDEST: Final = (6, 0)
 
 
+def size(info: Any, name: str) -> int:
+    """A number in what INFO says; 0 where it says none, or nonsense."""
+    said = info.get(name) if isinstance(info, dict) else None
+    return said if isinstance(said, int) and said > 0 else 0
+
+
 def check(info: Any, place: Place, cli: str) -> tuple[str, ...]:
     """What INFO says of a server: what of it weakens what a store promises. StoreError where it will not do.
 
@@ -38,8 +44,8 @@ def check(info: Any, place: Place, cli: str) -> tuple[str, ...]:
             id="redis_too_old",
         )
     remarks = () if place.durability == "any" else _check_durability(info, place, cli)
-    most = int(info.get("maxmemory", 0))
-    if most and int(info.get("used_memory", 0)) >= most:
+    most = size(info, "maxmemory")
+    if most and size(info, "used_memory") >= most:
         full = f"the memory of Redis at {place.shown} is full: nothing is accepted or recorded until there is room"
         remarks += (f"{full}; next: {MAKE_ROOM}",)
     return remarks
@@ -47,7 +53,7 @@ def check(info: Any, place: Place, cli: str) -> tuple[str, ...]:
 
 def _check_durability(info: Mapping[str, Any], place: Place, cli: str) -> tuple[str, ...]:
     shown, policy = place.shown, str(info.get("maxmemory_policy", "noeviction"))
-    if policy.startswith("allkeys") and int(info.get("maxmemory", 0)):
+    if policy.startswith("allkeys") and size(info, "maxmemory"):
         raise StoreError(
             f"Redis at {shown} throws jobs away when its memory is full (maxmemory-policy {policy})",
             hint=f"{cli} config set maxmemory-policy noeviction, and the same in its redis.conf",

@@ -34,6 +34,7 @@ from minitango.store._brought import MOST_BROUGHT
 from minitango.store._history import not_found
 from minitango.store._redis_blobs import RedisBlobs
 from minitango.store._redis_dump import RedisDump
+from minitango.store._redis_errors import number_of
 from minitango.store._redis_link import Link, Value
 from minitango.store._redis_outbox import RedisOutbox
 from minitango.store._redis_url import check_queue, parse
@@ -314,7 +315,8 @@ class RedisStore(RedisOutbox, RedisDump):
     def counts(self) -> Mapping[State, int]:
         names = [f"n:{state.value}" for state in State]
         found = self._link.call("read", lambda client: client.hmget(self._key("meta"), names))
-        return {state: int(n or 0) for state, n in zip(State, found, strict=True)}
+        place = self._link.place
+        return {state: number_of(f"n:{state.value}", n, place) for state, n in zip(State, found, strict=True)}
 
     def watch(self, changed: Callable[[], None]) -> Callable[[], None]:
         return self._link.watch(changed, own=self._client)
