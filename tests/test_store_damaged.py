@@ -248,6 +248,34 @@ def test_what_costs_nothing_is_mended_when_a_job_is_claimed(queue: Any) -> None:
     one.agree()
 
 
+@pytest.mark.parametrize("field", ["held_at", "held_since", "held_mark", "held", "state"])
+@pytest.mark.parametrize("value", ["x", "", None])
+def test_a_hold_does_not_go_by_a_mate_whose_record_was_damaged(queue: Any, field: str, value: str | None) -> None:
+    one = queue("held")
+    one.one = one.client.zrevrange(f"{P}held:{'5' * 64}", 0, 0)[0].decode()  # to which others look
+    one.damage(field, value)
+    (lease,) = one.store.exchange(claim=1, node="b").leases
+    (held,) = one.store.exchange([Fail(lease, IMAGE, charge=False)]).settled
+    assert held.state is State.QUEUED
+    assert held.due is not None
+    one.grade_all()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("ended_seq", "x"), ("ended_seq", "0"), ("started", "x"), ("started", None)]
+)
+def test_a_hold_does_not_go_by_one_that_ended_and_was_damaged(queue: Any, field: str, value: str | None) -> None:
+    one = queue("queued")
+    ours, other = sorted(one.store.exchange(claim=2, node="b").leases, key=lambda lease: lease.job == one.one)
+    one.store.exchange([Fail(ours, IMAGE, charge=False)])
+    died = Fail(other, Failure("x", "no"), retry=False)
+    one.store.exchange([Finish(other, RESULT) if field == "started" else died])
+    one.damage(field, value)
+    one.now += 100
+    (again,) = one.store.exchange(claim=1, node="b").leases
+    assert one.store.exchange([Fail(again, IMAGE, charge=False)]).settled[0].state is State.QUEUED
+
+
 def test_what_a_script_had_done_before_it_erred_is_booked(queue: Any) -> None:
     one = queue("queued")
     one.client.set(f"{P}a:{one.one}", "no hash")

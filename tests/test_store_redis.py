@@ -1253,7 +1253,8 @@ def test_what_is_forgotten_leaves_no_key(server: Server, store: RedisStore) -> N
     [
         b"", b"{", b"\xff", b"[]", b"7", b"null", b'"n"', b"[" * 2000, b"{}", b'{"name":"n"}',
         b'{"name":"n","instance":"x","good_for":"y"}', b'{"name":"n","instance":{},"good_for":[]}',
-        b'{"name":"n","instance":"x","good_for":1e300}', b'{"name":"n","instance":"x","good_for":-1}',
+        b'{"name":"n","instance":{}}', b'{"name":"n","instance":"x","good_for":1e300}',
+        b'{"name":"n","instance":"x","good_for":-1}',
         b'{"name":"other","instance":"x"}', b'{"instance":"x","good_for":30}',
     ],
 )  # fmt: skip
