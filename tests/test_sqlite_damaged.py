@@ -142,3 +142,14 @@ def test_an_engine_grades_all_others(tmp_path: Path) -> None:
     with open_engine(tmp_path, scoring(7)) as engine:
         assert [engine.job(one).result(PATIENCE).score for one in whole] == [7] * 20
         assert engine.error is None
+
+
+@pytest.mark.parametrize("column", ["id", "student", "labels", "assignment", "spec", "lane", "course", "key"])
+def test_a_text_that_is_none_costs_its_own_job_alone(tmp_path: Path, column: str) -> None:
+    """One bit of a text may make it none, and Python refuses all of an answer that has such a one."""
+    with open_engine(tmp_path, scoring(1), paused=True) as engine:
+        bad, *good = (engine.submit(submission(f"s{n}", b"%d" % n)) for n in range(3))
+        assert write(tmp_path / "queue.db", f"UPDATE jobs SET {column} = CAST(x'ff41' AS TEXT) WHERE id = ?", bad.id)
+        engine.resume()
+        assert [handle.result(PATIENCE).score for handle in good] == [1, 1]
+        assert engine.error is None

@@ -197,37 +197,47 @@ class Database:
         if self._unsafe and not ahead:
             self.sync()  # else it would stand in the log behind what may be lost
         with self._write_lock:
-            writer = self._writer
             try:
-                if ahead is not self._ahead:
-                    writer.execute(f"PRAGMA synchronous = {'NORMAL' if ahead else 'FULL'}")
-                    self._ahead = ahead
-                _begin(writer)
-                transaction = Transaction(writer, self._queue, self._clock() if now is None else now)
-                self._within = threading.get_ident(), transaction
                 try:
-                    answer = body(transaction)
-                finally:
-                    self._within = None
-                transaction.flush()
-                failpoint(f"store.{verb}.before_commit")
-                writer.execute("COMMIT")
-            except BaseException as error:
-                # Also for KeyboardInterrupt, wherever it fell: no lock of the file outlives this frame.
-                with suppress(sqlite3.Error):
-                    if writer.in_transaction:
-                        writer.execute("ROLLBACK")
-                if isinstance(error, sqlite3.Error):
-                    self._unsafe = self._unsafe or is_io(error)
-                    raise from_sqlite(error, self.path) from error
-                if isinstance(error, UnicodeEncodeError | OverflowError):
-                    raise ConfigError(
-                        f"a value cannot be stored: {error}",
-                        hint="text must be Unicode, and integers must have 64 bits at most",
-                        id="not_storable",
-                    ) from error
-                raise
+                    answer = self._transacted(verb, body, now, ahead=ahead)
+                except sqlite3.OperationalError as error:
+                    if not bears_any_text(self._writer, error):
+                        raise
+                    answer = self._transacted(verb, body, now, ahead=ahead)
+            except sqlite3.Error as error:
+                self._unsafe = self._unsafe or is_io(error)
+                raise from_sqlite(error, self.path) from error
+            except (UnicodeEncodeError, OverflowError) as error:
+                raise ConfigError(
+                    f"a value cannot be stored: {error}",
+                    hint="text must be Unicode, and integers must have 64 bits at most",
+                    id="not_storable",
+                ) from error
         failpoint(f"store.{verb}.after_commit")
+        return answer
+
+    def _transacted(self, verb: str, body: Callable[[Transaction], T], now: float | None, *, ahead: bool) -> T:
+        writer = self._writer
+        try:
+            if ahead is not self._ahead:
+                writer.execute(f"PRAGMA synchronous = {'NORMAL' if ahead else 'FULL'}")
+                self._ahead = ahead
+            _begin(writer)
+            transaction = Transaction(writer, self._queue, self._clock() if now is None else now)
+            self._within = threading.get_ident(), transaction
+            try:
+                answer = body(transaction)
+            finally:
+                self._within = None
+            transaction.flush()
+            failpoint(f"store.{verb}.before_commit")
+            writer.execute("COMMIT")
+        except BaseException:
+            # Also for KeyboardInterrupt, wherever it fell: no lock of the file outlives this frame.
+            with suppress(sqlite3.Error):
+                if writer.in_transaction:
+                    writer.execute("ROLLBACK")
+            raise
         return answer
 
     def _is_within(self) -> bool:
@@ -255,7 +265,12 @@ class Database:
         """The rows of one SELECT, all from one moment."""
         try:
             with self._read_lock:
-                return self._reader.execute(sql, parameters).fetchall()
+                try:
+                    return self._reader.execute(sql, parameters).fetchall()
+                except sqlite3.OperationalError as error:
+                    if not bears_any_text(self._reader, error):
+                        raise
+                    return self._reader.execute(sql, parameters).fetchall()
         except sqlite3.Error as error:
             raise from_sqlite(error, self.path) from error
         except (UnicodeEncodeError, OverflowError):
@@ -473,3 +488,16 @@ def _set_wal(db: sqlite3.Connection) -> None:
             time.sleep(0.005)
         else:
             return
+
+
+def bears_any_text(connection: sqlite3.Connection, error: sqlite3.Error) -> bool:
+    """Whether it is worth to ask again what met this: a text was damaged so that it is none, and from now on such a one
+    is read as far as it can be. Not from the beginning, as each text that is read costs more then."""
+    if "decode to UTF-8" not in str(error) or connection.text_factory is not str:
+        return False
+    connection.text_factory = _any_text
+    return True
+
+
+def _any_text(data: bytes) -> str:
+    return data.decode("utf-8", "replace")
