@@ -186,6 +186,8 @@ class FakeBox:
         """What a program gets that connects to us."""
         ours, theirs = FakeChannel.pair()
         self._channels.append(theirs)
+        if self._killed.is_set():  # who killed it may not have seen this one
+            theirs.close()
         calls(ours)
         return theirs
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from minitango import Assignment, Limits, SandboxFailed, SandboxUnavailable, Step, Trust
 from minitango.archive import File
 from minitango.job import Cancelled, Fail, Finish, Result, Usage
-from minitango.sandbox import BoxSpec, ChannelClosed, Collected, End
-from minitango.students import AT_ONCE, Habits, Students, frames
+from minitango.sandbox import BoxSpec, ChannelClosed, Collected, End, Mount
+from minitango.students import AT_ONCE, INSIDE, Habits, Students, frames
 from minitango.students.calling import Called
 from minitango.students.frames import BadCall, Ending, How, Request
 from minitango.testing import FakeBox, FakeChannel, FakeRun, FakeSandbox
@@ -750,6 +750,26 @@ def test_a_frame_that_is_too_long_is_refused_before_it_is_read() -> None:
 @pytest.mark.parametrize("ending", [Ending(How.EXITED, 7), Ending(How.LIMIT, text="wall"), Ending(How.REFUSED, 0, "é")])
 def test_an_ending_is_read_as_it_was_written(ending: Ending) -> None:
     assert Ending.decode(ending.encode()) == ending
+
+
+def test_a_fake_box_that_is_killed_while_a_channel_is_opened_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    box = FakeSandbox().open(BoxSpec(mounts=(Mount("/job"),), workdir="/job", helper=True))
+    real = FakeChannel.pair
+
+    def killed_meanwhile() -> tuple[FakeChannel, FakeChannel]:
+        box.kill()
+        return real()
+
+    monkeypatch.setattr(FakeChannel, "pair", killed_meanwhile)
+    ended: Future[End] = Future()
+    opened: list[Any] = []
+
+    def run() -> None:
+        ended.set_result(box.run(INSIDE, env={}, output=lambda data: None, calls=opened.append))
+
+    threading.Thread(target=run, daemon=True).start()
+    assert ended.result(PATIENCE).cancelled
+    opened[0].close()
 
 
 @pytest.mark.parametrize(
