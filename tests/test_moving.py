@@ -80,7 +80,7 @@ def test_a_node_that_was_heard_of_lately_grades_the_queue(shared: Callable[[str]
     assert caught.value.pid == 7
     assert "the node n1 (h, process 7) grades this queue" in str(caught.value)
     assert f"one that died counts for {NODE.good_for:.0f} s" in caught.value.hint
-    store.beat(structs.replace(NODE, good_for=1e6), now=now - 1e5)
+    store.beat(structs.replace(NODE, good_for=50_000.0), now=now - 40_000.0)
     with pytest.raises(EngineRunning):
         refuse_living(store)
 

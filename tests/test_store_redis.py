@@ -169,6 +169,22 @@ def test_a_colon_that_was_forgotten_makes_no_folder_of_a_password(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_claim_that_finds_no_memory_changes_nothing(own: Server) -> None:
+    """A place that was struck without a claim would be nobody's."""
+    with contextlib.closing(RedisStore(own.url())) as store:
+        ids = [one.id for one in store.submit([spec(str(n)) for n in range(3)])]
+        (first,) = store.exchange(claim=1).leases
+        own.client().config_set("maxmemory", 1 << 20)
+        for acks in ((), [Finish(first, Result(Outcome.GRADED, score=1, max_score=1))]):
+            with pytest.raises(StoreFull):
+                store.exchange(acks, claim=2)
+        own.client().config_set("maxmemory", 0)
+        out = store.exchange([Finish(first, Result(Outcome.GRADED, score=1, max_score=1))], claim=2)
+        assert {first.job, *(lease.job for lease in out.leases)} == set(ids)
+        assert [job.id for job in out.settled] == [first.job]
+        assert store.counts()[State.RUNNING] == 2
+
+
 def test_a_password_that_ends_no_url_for_people_is_not_shown() -> None:
     for url in ("redis://u:secret?x@h/0", "redis://u:secret@h/0?queue=q", "redis://u:secret?a@h:1/0?queue=b"):
         assert "secret" not in shown(url), shown(url)

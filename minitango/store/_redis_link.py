@@ -87,14 +87,19 @@ together one script moves; the others are seconds."""
 _ENDING: Final = """
 local done, answer = pcall(main)
 if not done then
-  pcall(books)
+  local why, refused = type(answer) == 'table' and answer.err or tostring(answer), false
+  for _, word in ipairs({ 'OOM command', 'MISCONF', 'NOREPLICAS', 'READONLY', 'NOPERM' }) do
+    refused = refused or string.find(why, word, 1, true) ~= nil
+  end
+  if not refused then pcall(books) end
   error(answer, 0)
 end
 books()
 return answer
 """
 """A script's own part is a function, so that the books are written wherever it returns, and where it errs: a server
-takes back nothing of what was done by then."""
+takes back nothing of what was done by then. Not where the server refuses what it is to write: that is said to the first
+write, and what was gathered for later is of what was not done."""
 
 
 def _script(verb: str) -> str:
