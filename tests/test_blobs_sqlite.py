@@ -169,6 +169,7 @@ def test_a_shared_directory_has_all_of_them(store: SqliteStore, state: Path, tmp
 def outage(engine: Engine, told: list[Event]) -> None:
     """Wait until the engine rests over blobs that it does not get; nobody is charged for that."""
     eventually(lambda: "paused" in [event.kind for event in told], "it does not rest")
+    eventually(lambda: any(job.failure for job in engine.jobs()), "it does not record why")
     assert [job.failures for job in engine.jobs()] == [0] * 6
 
 
@@ -204,7 +205,7 @@ def test_what_cannot_be_read_for_now_costs_nobody(tmp_path: Path, monkeypatch: p
             patch.setattr(engine.blobs, "bring", lambda digests: None)
             engine.resume()
             outage(engine, told)
-        assert {job.failure.id for job in engine.jobs() if job.failure} == {"blob_unreadable"}
+            assert {job.failure.id for job in engine.jobs() if job.failure} == {"blob_unreadable"}
         assert [handle.result(PATIENCE).score for handle in handles] == [4] * 6
 
 
