@@ -375,6 +375,7 @@ def test_a_worker_is_stopped_though_its_server_hangs(
 ) -> None:
     """It says at once that it stops, and a node that cannot sign off is no error."""
     worker = start(cli, shared, "one")
+    eventually(lambda: "queued" in said(cli, 0), "it is not ready")
     server.freeze()
     try:
         worker.send_signal(number)
@@ -395,6 +396,7 @@ def test_a_second_signal_ends_a_worker_whose_server_hangs(
     cli("submit", hw, handins(cli, "wait 600"), env=shared)
     worker = start(cli, shared, "one")
     eventually(lambda: nodes(cli, shared)["one"]["running"] == 1, "it is not taken up")
+    eventually(lambda: "queued" in said(cli, 0), "it is not ready")
     server.freeze()
     try:
         worker.send_signal(number)
