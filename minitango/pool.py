@@ -119,10 +119,6 @@ class Pool:
         self._bell.ring()
 
     @property
-    def node(self) -> str:
-        return self._node
-
-    @property
     def resting(self) -> bool:
         """Whether it is paused, and the last word of all that ran was recorded and told."""
         return self._paused and self._resting
